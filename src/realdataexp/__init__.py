@@ -1,0 +1,27 @@
+"""Replay real logs through a recommender's training loop, and test A/B designs against the truth.
+
+``import realdataexp as rx`` costs nothing: `run`, `load_config` and `Result` are imported on
+first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realdataexp.api import Result, load_config, run
+
+__version__ = "0.1.0"
+__all__ = ["Result", "__version__", "load_config", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name in __all__:
+        return getattr(importlib.import_module("realdataexp.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

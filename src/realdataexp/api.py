@@ -1,0 +1,78 @@
+"""The package from Python: run a config, look at its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from realdataexp.config import Config
+from realdataexp.config import load_config as load_config
+from realdataexp.report.files import read_result, read_table
+from realdataexp.report.plots import write_plot
+from realdataexp.runs.experiment import run_experiment
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run folder holds.
+
+    Attributes:
+        folder: the run folder.
+    """
+
+    folder: Path
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """result.json."""
+        return read_result(self.folder)
+
+    @property
+    def comparison(self) -> pl.DataFrame:
+        """Each design and label against the truth; empty unless the mode was compare."""
+        return pl.DataFrame(self.summary["comparison"], infer_schema_length=None)
+
+    @property
+    def estimates(self) -> pl.DataFrame:
+        """Each world's estimate: estimates.parquet."""
+        return read_table(self.folder, "estimates")
+
+    @property
+    def outcomes(self) -> pl.DataFrame:
+        """Sums of outcomes per world, step, arm and label: outcomes.parquet."""
+        return read_table(self.folder, "outcomes")
+
+    @property
+    def metrics(self) -> pl.DataFrame:
+        """Losses over steps: metrics.parquet."""
+        return read_table(self.folder, "metrics")
+
+    def plot(self) -> Path:
+        """Draw plot.svg again; returns the file."""
+        return write_plot(self.folder)
+
+
+def run(
+    config: Config | dict[str, Any] | str | Path = "demo",
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+) -> Result:
+    """Run an experiment.
+
+    Args:
+        config: a loaded config, its content, a YAML file, or the name of a built-in config.
+        overrides: as ``--set`` takes them, such as "simulation.n_steps=50".
+        out: the run folder; None makes one under ``logging.log_dir``.
+
+    Raises:
+        InputError: something given is wrong.
+        RunError: the run failed.
+    """
+    loaded = config if isinstance(config, Config) else load_config(config, overrides)
+    return Result(run_experiment(loaded, None if out is None else Path(out)))

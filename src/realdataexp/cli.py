@@ -1,0 +1,255 @@
+"""The command line. `--help` must answer at once: a command imports what it needs when it runs.
+
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted after saving.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from realdataexp import __version__, terminal
+from realdataexp.errors import InputError, RunError
+
+app = typer.Typer(
+    name="realdataexp",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; errors become lines on stderr."""
+    try:
+        code = app(args=argv, prog_name="realdataexp", standalone_mode=False)
+    except typer.TyperException as error:
+        return _fail(2, _usage_line(error))
+    except InputError as error:
+        return _fail(2, str(error))
+    except RunError as error:
+        return _fail(1, str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        if os.environ.get("REALDATAEXP_DEBUG") == "1":
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        hint = "REALDATAEXP_DEBUG=1 shows where"
+        return _fail(1, f"unexpected {type(error).__name__}: {text} ({hint})")
+    if code == 130:
+        return _fail(130, "interrupted")
+    return code if isinstance(code, int) else 0
+
+
+def _fail(code: int, message: str) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def _usage_line(error: typer.TyperException) -> str:
+    """A usage error as one line that names the command whose help explains it."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "realdataexp"
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return f"{command}: {' '.join(message.split())} (see {command} --help)"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"realdataexp {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog="Example: realdataexp run demo",
+)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Replay real logs through a recommender's training loop, and test A/B designs on them."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(
+    epilog="Example: realdataexp run kuairand-pure --data data/KuaiRand-Pure --mode global "
+    "--set simulation.n_steps=50",
+)
+def run(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="A YAML file or the name of a built-in config; default: demo."),
+    ] = None,
+    config_option: Annotated[
+        str | None, typer.Option("--config", "-c", help="The same as CONFIG.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", "-m", help="global, compare, or a design's name.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run folder; default: results/<timestamp>-<mode>."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, xpu, mps or dml.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY.SUB=VALUE", help="Replace a setting (YAML value); repeatable."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Resolve and check everything, run nothing.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show warnings and the result only.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show details too.")] = False,
+) -> None:
+    """Run an experiment; print its result table and its run folder."""
+    if config is not None and config_option is not None:
+        raise InputError(f"CONFIG {config} and --config {config_option}: give one of them")
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose: give one of them")
+    from realdataexp.config import load_config
+
+    loaded = load_config(
+        config or config_option or "demo",
+        overrides or (),
+        mode=mode,
+        data=data,
+        seed=seed,
+        device=device,
+    )
+    terminal.log_lines(loaded.logging.level, quiet=quiet, verbose=verbose)
+    from realdataexp.runs.experiment import check_experiment, run_experiment
+
+    if dry_run:
+        for line in check_experiment(loaded):
+            typer.echo(line)
+        return
+    run_dir = run_experiment(loaded, out)
+    from realdataexp.report.table import print_result
+
+    print_result(run_dir)
+    typer.echo(f"Run folder: {run_dir}")
+
+
+@app.command(
+    epilog="Example: realdataexp prepare data/KuaiRand-Pure --logs standard_late",
+)
+def prepare(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A KuaiRand folder.")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache folder; default: the user's cache folder.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Import again, cached or not.")] = False,
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="Config whose features and labels to import.")
+    ] = "kuairand-pure",
+    logs: Annotated[
+        list[str] | None,
+        typer.Option(help="random, standard_early or standard_late; repeatable; default: all."),
+    ] = None,
+) -> None:
+    """Import a KuaiRand folder into the cache, check it, and print what is in it."""
+    from realdataexp.config import load_config
+
+    chosen = [f"dataset.logs=[{', '.join(logs)}]"] if logs else []
+    loaded = load_config(config, chosen, data=directory)
+    terminal.log_lines(loaded.logging.level)
+    from realdataexp.data.kuairand import ImportRequest
+    from realdataexp.data.kuairand import prepare as import_data
+    from realdataexp.errors import Warnings
+
+    request = ImportRequest(
+        path=directory,
+        logs=loaded.dataset.logs,
+        numerical=loaded.feature.numerical,
+        categorical=loaded.feature.categorical,
+        targets=tuple(dict.fromkeys(label.target for label in loaded.labels)),
+    )
+    data = import_data(request, cache or loaded.cache_dir(), Warnings(), force)
+    terminal.print_stats(f"{directory}: KuaiRand {data.version}", data.stats)
+
+
+@app.command(
+    epilog="Example: realdataexp synth data/small --version pure --users 2000 --rows 120000",
+)
+def synth(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")],
+    version: Annotated[
+        str, typer.Option(help="Whose file names to use: pure, 1k or 27k.")
+    ] = "pure",
+    users: Annotated[int, typer.Option(help="Number of users.")] = 2000,
+    videos: Annotated[int, typer.Option(help="Number of videos.")] = 1500,
+    rows: Annotated[int, typer.Option(help="Log rows over all logs.")] = 120_000,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed writes the same files.")] = 0,
+) -> None:
+    """Write a synthetic data set in KuaiRand's exact file layout."""
+    from realdataexp.config import SyntheticConfig, check_block
+
+    sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
+    check_block(SyntheticConfig, sizes, "synth")
+    from realdataexp.data.synthetic import write_synthetic
+
+    counts = write_synthetic(
+        directory, version=version, n_users=users, n_videos=videos, n_rows=rows, seed=seed
+    )
+    terminal.print_stats(str(directory), counts)
+
+
+@app.command(
+    epilog="Example: realdataexp validate experiment.yaml --data data/KuaiRand-Pure",
+)
+def validate(
+    config: Annotated[str, typer.Argument(help="A YAML file or the name of a built-in config.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
+) -> None:
+    """Check a config against the schema and the data; list every fault."""
+    from realdataexp.config import load_config
+
+    loaded = load_config(config, data=data)
+    if loaded.dataset.name != "synthetic" and loaded.dataset.path is None:
+        typer.echo(f"{config}: ok; the data was not checked: give --data DIR")
+        return
+    from realdataexp.runs.experiment import check_experiment
+
+    check_experiment(loaded)
+    typer.echo(f"{config}: ok")
+
+
+@app.command(epilog="Example: realdataexp schema > realdataexp.schema.json")
+def schema() -> None:
+    """Print the JSON schema of the config."""
+    import json
+
+    from realdataexp.config import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command(epilog="Example: realdataexp report results/20260101-120000-compare")
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+) -> None:
+    """Make a run's plot again from the files in its folder."""
+    if not (run_dir / "result.json").is_file():
+        raise InputError(f"{run_dir}: no run folder: it has no result.json; give one made by run")
+    from realdataexp.report.plots import write_plot
+
+    write_plot(run_dir)
+    typer.echo(f"Wrote {run_dir / 'plot.svg'}")

@@ -1,0 +1,51 @@
+"""The config: its schema with every bound, and loading it from YAML with overrides.
+
+One frozen model per block. All faults of a config are found in one pass and raised as one
+`InputError`, a line each.
+"""
+
+from realdataexp.config.blocks import (
+    DESIGNS,
+    LOSSES,
+    MODELS,
+    MODES,
+    DatasetConfig,
+    FeatureConfig,
+    LabelConfig,
+    LoggingConfig,
+    MLPParams,
+    PretrainConfig,
+    SimulationConfig,
+    SyntheticConfig,
+    ValidationConfig,
+)
+from realdataexp.config.draft import built_in_names
+from realdataexp.config.experiment import DesignConfig, ExperimentConfig, SplittingOptions
+from realdataexp.config.load import check_block, json_schema, load_config, parse_mlp_params
+from realdataexp.config.schema import Config, default_cache_dir
+
+__all__ = [
+    "DESIGNS",
+    "LOSSES",
+    "MODELS",
+    "MODES",
+    "Config",
+    "DatasetConfig",
+    "DesignConfig",
+    "ExperimentConfig",
+    "FeatureConfig",
+    "LabelConfig",
+    "LoggingConfig",
+    "MLPParams",
+    "PretrainConfig",
+    "SimulationConfig",
+    "SplittingOptions",
+    "SyntheticConfig",
+    "ValidationConfig",
+    "built_in_names",
+    "check_block",
+    "default_cache_dir",
+    "json_schema",
+    "load_config",
+    "parse_mlp_params",
+]

@@ -1,0 +1,308 @@
+"""The blocks of a config: every setting with its bounds and its meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from realdataexp.config.faults import NestedFaults, unknown_name
+
+# The names a config may use; tests hold the registries to the same names.
+DESIGNS = ("pooling", "snapshot", "splitting")
+MODES = ("global", "compare", *DESIGNS)
+LOSSES = ("logMAE", "BCE", "MSE", "MAE", "CE")
+MODELS = ("MLP",)
+
+_LOSS_TYPES: dict[str, tuple[str, ...]] = {
+    "logMAE": ("numerical",),
+    "MSE": ("numerical",),
+    "MAE": ("numerical",),
+    "BCE": ("binary",),
+    "CE": ("binary", "categorical"),
+}
+_OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def registered(what: str, known: tuple[str, ...]) -> AfterValidator:
+    """Accept a registered name or ``package.module:Name`` from outside the package."""
+
+    def check(name: str) -> str:
+        if name in known or _OUTSIDE.fullmatch(name):
+            return name
+        raise ValueError(unknown_name(what, name, known))
+
+    return AfterValidator(check)
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """The names that stand more than once, each once."""
+    return [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+
+
+class Block(BaseModel):
+    """A block of settings: immutable, no unknown keys, no silent conversion, finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def checked(values: dict[str, Any], model: type[Block]) -> Block:
+    """Check a free block against the model it turns out to have."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise NestedFaults(error, model) from None
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0)]
+# YAML has lists only; they are kept as tuples so that a config cannot change.
+Names = Annotated[tuple[Text, ...], Field(strict=False)]
+
+
+class SyntheticConfig(Block):
+    """Size of generated data (`dataset.name: synthetic`)."""
+
+    version: Literal["pure", "1k", "27k"] = Field("pure", description="whose file names to use")
+    users: Count = Field(2000, description="number of users")
+    videos: Count = Field(1500, description="number of videos")
+    rows: Count = Field(120_000, description="log rows over all logs")
+    seed: int = Field(0, ge=0, description="seed of the generated data, apart from the run's seed")
+
+
+class DatasetConfig(Block):
+    """Where the logs come from."""
+
+    name: Literal["KuaiRand-Pure", "KuaiRand-1K", "KuaiRand-27K", "synthetic"] = Field(
+        description="the data set"
+    )
+    path: Text | None = Field(None, description="folder with the CSV files; none for synthetic")
+    cache_path: Text | None = Field(
+        None, description="folder of the imported data; null: the user's cache folder"
+    )
+    logs: Annotated[
+        tuple[Literal["random", "standard_early", "standard_late"], ...],
+        Field(strict=False, min_length=1),
+    ] = Field(("random", "standard_early", "standard_late"), description="the logs to replay")
+    leakage: Literal["allow", "forbid"] = Field(
+        "allow", description="whether monthly video statistics, which see the future, may be used"
+    )
+    synthetic: SyntheticConfig | None = Field(
+        None, validate_default=True, description="size of the data of the data set synthetic"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _no_path_for_synthetic(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is not None and info.data.get("name") == "synthetic":
+            raise ValueError("the data set synthetic is generated and has no folder: leave it out")
+        return path
+
+    @field_validator("logs")
+    @classmethod
+    def _no_log_twice(cls, logs: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := repeated(logs):
+            raise ValueError(f"each log once: remove the second {', '.join(twice)}")
+        return logs
+
+    @field_validator("synthetic")
+    @classmethod
+    def _only_for_synthetic(
+        cls, block: SyntheticConfig | None, info: ValidationInfo
+    ) -> SyntheticConfig | None:
+        name = info.data.get("name", "synthetic" if block else None)
+        if block is not None and name != "synthetic":
+            raise ValueError(f"has no effect on the data set {name}: leave it out")
+        return SyntheticConfig() if block is None and name == "synthetic" else block
+
+
+class FeatureConfig(Block):
+    """The features; only what is listed is used."""
+
+    numerical: Names = Field((), description="columns used as numbers, standardised")
+    categorical: Names = Field(
+        (), validate_default=True, description="columns used as categories or lists of tags"
+    )
+    missing_indicator: bool = Field(
+        False, description="whether a number that is missing gets an indicator of its own"
+    )
+
+    @field_validator("numerical")
+    @classmethod
+    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := repeated(names):
+            raise ValueError(f"each feature once: remove the second {', '.join(twice)}")
+        return names
+
+    @field_validator("categorical")
+    @classmethod
+    def _no_name_in_both(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        cls._no_name_twice(names)
+        numerical = info.data.get("numerical")
+        if numerical is not None and (both := [name for name in names if name in numerical]):
+            raise ValueError(f"{', '.join(both)} is also in feature.numerical: keep one")
+        if numerical == () and not names:
+            raise ValueError("feature.numerical and feature.categorical are empty: list a feature")
+        return names
+
+
+class MLPParams(Block):
+    """`model_params` of the model MLP."""
+
+    hidden_layers: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
+        (64, 32), description="units of each hidden layer; empty: a linear model"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
+    embedding_dim: Count | None = Field(
+        None, description="size of a category's embedding; null: one-hot"
+    )
+
+
+class LabelConfig(Block):
+    """An outcome, the model that predicts it, and its weight in each arm's score."""
+
+    name: Text = Field(description="name in results and overrides, an identifier")
+    target: Text = Field(description="log column that holds the outcome")
+    type: Literal["numerical", "binary", "categorical"] = Field(description="kind of outcome")
+    n_classes: int | None = Field(
+        None, ge=2, validate_default=True, description="number of classes of a categorical label"
+    )
+    loss_function: Annotated[str, registered("loss", LOSSES)] = Field(
+        description=f"one of {', '.join(LOSSES)}, or package.module:Name"
+    )
+    model: Annotated[str, registered("model", MODELS)] = Field(
+        "MLP", description=f"one of {', '.join(MODELS)}, or package.module:Name"
+    )
+    model_params: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="settings of the model"
+    )
+    learning_rate: Rate | None = Field(
+        None, description="learning rate of a phase that gives none of its own"
+    )
+    weight_decay: Decay | None = Field(
+        None, description="weight decay of a phase that gives none of its own; null: 0"
+    )
+    alpha_T: float = Field(1.0, description="weight in the treatment arm's score")
+    alpha_C: float = Field(1.0, description="weight in the control arm's score")
+    score_unit: Literal["standard", "raw"] = Field(
+        "standard", description="whether predictions enter the score standardised or as they are"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _identifier(cls, name: str) -> str:
+        if not _IDENTIFIER.fullmatch(name):
+            raise ValueError("must be letters, digits and _, not starting with a digit")
+        return name
+
+    @field_validator("n_classes")
+    @classmethod
+    def _only_for_categorical(cls, n_classes: int | None, info: ValidationInfo) -> int | None:
+        kind = info.data.get("type")
+        if kind == "categorical" and n_classes is None:
+            raise ValueError("must be given for type categorical: at least 2")
+        if kind in ("numerical", "binary") and n_classes is not None:
+            raise ValueError(f"has no effect for type {kind}: leave it out")
+        return n_classes
+
+    @field_validator("loss_function")
+    @classmethod
+    def _fits_type(cls, loss: str, info: ValidationInfo) -> str:
+        kind = info.data.get("type")
+        if kind and loss in _LOSS_TYPES and kind not in _LOSS_TYPES[loss]:
+            fitting = [name for name, types in _LOSS_TYPES.items() if kind in types]
+            raise ValueError(f"does not fit type {kind}: use {' or '.join(fitting)}")
+        return loss
+
+    @field_validator("model_params")
+    @classmethod
+    def _check_model_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.data.get("model") != "MLP":
+            return params
+        return checked(params, MLPParams).model_dump(mode="json")
+
+
+class PretrainConfig(Block):
+    """Training of the starting model that all worlds share."""
+
+    enabled: bool = Field(True, description="whether to pretrain; otherwise models start untrained")
+    batch_size: Count = Field(1024, description="rows of a batch")
+    epochs: Count = Field(1, description="passes over the pretraining rows")
+    learning_rate: Rate = Field(1e-3, description="learning rate")
+    weight_decay: Decay | None = Field(None, description="weight decay; null: each label's own")
+    early_stopping: Count | None = Field(
+        None, description="stop after this many checks without improvement; null: never"
+    )
+    max_rows: Count | None = Field(None, description="use at most this many rows; null: all")
+    rows: Literal["auto", "early", "share", "overlap"] = Field(
+        "auto",
+        description="which rows: the early log, a share of each user's, all (they are replayed "
+        "later: the model has seen its answers), or the early log where there is one",
+    )
+    share: Share = Field(
+        0.3, description="share of each user's rows, the earliest, where rows is share (or falls "
+        "back to it)"
+    )  # fmt: skip
+    validate_every_iters: Count | None = Field(
+        None, description="batches between two checks; null: one check an epoch"
+    )
+
+
+class SimulationConfig(Block):
+    """The loop's settings, for every mode; `global` is the block's older name."""
+
+    user_p_val: Share = Field(0.2, description="share of users kept for validation")
+    batch_size: Count = Field(64, description="visits a step in each world")
+    n_candidate: Count = Field(
+        10, description="videos on a visit's slate; with 0 there is nothing to recommend"
+    )
+    n_steps: Count = Field(200, description="steps of the loop; with 0 nothing happens")
+    validate_every: Count = Field(25, description="steps between two validations")
+    save_every: Count = Field(50, description="steps between two checkpoints")
+    learning_rate: Rate | None = Field(
+        5e-4, description="learning rate in the loop; null: each label's own"
+    )
+    weight_decay: Decay | None = Field(
+        None, description="weight decay in the loop; null: each label's own"
+    )
+    gradient_clip: Rate | None = Field(
+        None, description="largest gradient norm of a network; null: no clipping"
+    )
+    min_candidates: Count = Field(
+        1, description="a user with fewer unused videos than this is not drawn"
+    )
+
+    @field_validator("min_candidates")
+    @classmethod
+    def _within_slate(cls, value: int, info: ValidationInfo) -> int:
+        n_candidate = info.data.get("n_candidate")
+        if n_candidate is not None and value > n_candidate:
+            raise ValueError(f"must be at most n_candidate, which is {n_candidate}")
+        return value
+
+
+class ValidationConfig(Block):
+    """Validation of the models on the validation users' rows."""
+
+    max_rows: Count = Field(4096, description="rows of a validation, at most")
+
+
+class LoggingConfig(Block):
+    """What is logged, and where run folders are made."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="log level")
+    log_dir: Text = Field("results", description="folder in which run folders are made")

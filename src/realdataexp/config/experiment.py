@@ -1,0 +1,112 @@
+"""The test's block, and the designs in it with their options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from realdataexp.config.blocks import DESIGNS, Block, Count, checked, registered, repeated
+
+
+class SplittingOptions(Block):
+    """Options of the design splitting."""
+
+    normalize: bool = Field(
+        True, description="whether a visit of the model's own arm weighs 1/P(arm) instead of 1"
+    )
+
+
+class NoOptions(Block):
+    """Options of a design that has none."""
+
+
+DESIGN_OPTIONS: dict[str, type[Block]] = {
+    "pooling": NoOptions,
+    "snapshot": NoOptions,
+    "splitting": SplittingOptions,
+}
+
+
+class DesignConfig(Block):
+    """A design to run: its name alone, or `{name, label, <options of the design>}`."""
+
+    name: Annotated[str, registered("design", DESIGNS)] = Field(
+        description=f"one of {', '.join(DESIGNS)}, or package.module:Name"
+    )
+    label: str = Field("", validate_default=True, description="name in results; default: the name")
+    options: dict[str, Any] = Field(default_factory=dict, description="the options that were given")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict) or "options" in value:
+            return value
+        own = {key: value[key] for key in ("name", "label") if key in value}
+        return {**own, "options": {key: value[key] for key in value if key not in own}}
+
+    @field_validator("label")
+    @classmethod
+    def _default_label(cls, label: str, info: ValidationInfo) -> str:
+        return label or str(info.data.get("name", "")).rpartition(":")[2]
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        model = DESIGN_OPTIONS.get(info.data.get("name", ""))
+        return checked(options, model).model_dump(exclude_unset=True) if model else options
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        if self.label == self.name and not self.options:
+            return self.name
+        return {"name": self.name, "label": self.label, **self.options}
+
+
+_DESIGN_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string"},
+            {
+                "type": "object",
+                "description": DesignConfig.__doc__,
+                "properties": {"name": {"type": "string"}, "label": {"type": "string"}},
+                "required": ["name"],
+            },
+        ]
+    }
+)
+
+
+class ExperimentConfig(Block):
+    """The test: how arms are assigned, how often it is replicated, which designs are compared."""
+
+    p_treatment: float = Field(0.5, ge=0, le=1, description="probability of the treatment arm")
+    assignment: Literal["user", "visit"] = Field(
+        "user", description="whether a user keeps one arm or each visit draws its own"
+    )
+    replications: Count = Field(20, description="worlds of each design, run in lockstep")
+    designs: Annotated[
+        tuple[Annotated[DesignConfig, _DESIGN_SCHEMA], ...], Field(strict=False, min_length=1)
+    ] = Field(
+        tuple(DesignConfig(name=name) for name in DESIGNS),
+        description="the designs that mode compare runs",
+    )
+
+    @field_validator("designs")
+    @classmethod
+    def _unique_labels(cls, designs: tuple[DesignConfig, ...]) -> tuple[DesignConfig, ...]:
+        if twice := repeated([design.label for design in designs]):
+            raise ValueError(
+                f"{', '.join(twice)} stands more than once: give each a label of its own"
+            )
+        return designs

@@ -1,0 +1,109 @@
+"""Loading a config, checking it, and its JSON schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from realdataexp.config.blocks import Block, MLPParams, repeated
+from realdataexp.config.draft import Draft, apply_override, read_draft, set_value
+from realdataexp.config.faults import faults_of
+from realdataexp.config.schema import LABEL_TWICE, Config
+from realdataexp.errors import InputError
+
+_AnyBlock = TypeVar("_AnyBlock", bound=Block)
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    mode: str | None = None,
+    data: str | Path | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+) -> Config:
+    """Load and check a config.
+
+    Args:
+        source: A YAML file, the name of a built-in config, or the settings as a mapping.
+        overrides: ``key.sub=value`` each, applied in order; the value is YAML, and items of a
+            list go by index or by their ``name`` (``labels.click.alpha_T=1``).
+        mode: Replaces `mode`.
+        data: Replaces `dataset.path`; relative to the current folder.
+        seed: Replaces `seed`.
+        device: Replaces `device`.
+
+    Raises:
+        InputError: With one line for every fault that was found.
+    """
+    draft = read_draft(source)
+    if data is not None and draft.values.get("base_dir", ".") != ".":
+        data = Path(data).absolute()  # base_dir moves the paths in the config, not this one
+    given = {"--mode": mode, "--data": data and str(data), "--seed": seed, "--device": device}
+    for option, value in given.items():
+        if value is not None:
+            keys = ["dataset", "path"] if option == "--data" else [option.removeprefix("--")]
+            _collect(draft, set_value, keys, value, option)
+    for text in overrides:
+        _collect(draft, apply_override, text)
+    try:
+        config = Config.model_validate(draft.values)
+    except ValidationError as error:
+        draft.faults += [draft.line(loc, fault) for loc, fault in faults_of(error, Config)]
+        draft.faults += _hidden_faults(draft)
+    if draft.faults:
+        raise InputError("\n".join(dict.fromkeys(draft.faults)))
+    return config
+
+
+def _collect(draft: Draft, change: Callable[..., None], *args: Any) -> None:
+    """Make a change to a draft, or note why it cannot be made."""
+    try:
+        change(draft, *args)
+    except InputError as error:
+        draft.faults.append(str(error))
+
+
+def _hidden_faults(draft: Draft) -> list[str]:
+    """Label names that stand twice; pydantic looks only where every label is right."""
+    labels = draft.values.get("labels")
+    if not isinstance(labels, list):
+        return []
+    names = [label["name"] for label in labels if isinstance(label, dict) and "name" in label]
+    twice = repeated([name for name in names if isinstance(name, str)])
+    return [draft.line(("labels",), f": {LABEL_TWICE.format(', '.join(twice))}")] if twice else []
+
+
+def check_block(model: type[_AnyBlock], values: Mapping[str, Any], where: str) -> _AnyBlock:
+    """Check the settings of one block by themselves.
+
+    Args:
+        model: The block's model.
+        values: The settings.
+        where: What a fault's line starts with, such as ``labels.click.model_params``.
+
+    Raises:
+        InputError: With one line for every fault.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        draft = Draft({}, where)
+        lines = [draft.line(loc, fault) for loc, fault in faults_of(error, model)]
+        raise InputError("\n".join(lines)) from None
+
+
+def parse_mlp_params(params: Mapping[str, Any], where: str) -> MLPParams:
+    """The `model_params` of an MLP, checked; ``where`` starts a fault's line."""
+    return check_block(MLPParams, params, where)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config file."""
+    schema = Config.model_json_schema()
+    schema["properties"]["global"] = schema["properties"]["simulation"]
+    return schema

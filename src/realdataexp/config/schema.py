@@ -1,0 +1,117 @@
+"""The config as a whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from realdataexp.config import draft
+from realdataexp.config.blocks import (
+    DESIGNS,
+    MODES,
+    Block,
+    DatasetConfig,
+    FeatureConfig,
+    LabelConfig,
+    LoggingConfig,
+    PretrainConfig,
+    SimulationConfig,
+    Text,
+    ValidationConfig,
+    registered,
+    repeated,
+)
+from realdataexp.config.experiment import DesignConfig, ExperimentConfig, SplittingOptions
+
+LABEL_TWICE = "the name {} stands more than once: give each label a name of its own"
+
+
+class Config(Block):
+    """A whole experiment. Make one with `load_config`."""
+
+    base_dir: Text = Field(".", description="what relative paths of the config are relative to")
+    mode: Annotated[str, registered("mode", MODES)] = Field(
+        "compare", description=f"one of {', '.join(MODES)}, or a design as package.module:Name"
+    )
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of every random draw")
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps", "dml"] = Field(
+        "auto", description="where to compute"
+    )
+    use_amp: bool = Field(False, description="whether to compute in bf16 where the device can")
+    dataset: DatasetConfig = Field(description="where the logs come from")
+    feature: FeatureConfig = Field(description="the features")
+    labels: Annotated[tuple[LabelConfig, ...], Field(strict=False, min_length=1)] = Field(
+        description="the outcomes, with a model for each"
+    )
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="the shared starting model")
+    simulation: SimulationConfig = Field(
+        SimulationConfig(), description="the loop, for every mode (older name: global)"
+    )
+    experiment: ExperimentConfig = Field(ExperimentConfig(), description="the test")
+    splitting: SplittingOptions = Field(
+        SplittingOptions(), description="options of the design splitting, in every mode"
+    )
+    validation: ValidationConfig = Field(ValidationConfig(), description="validation")
+    logging: LoggingConfig = Field(LoggingConfig(), description="logs and run folders")
+
+    @field_validator("labels")
+    @classmethod
+    def _unique_names(cls, labels: tuple[LabelConfig, ...]) -> tuple[LabelConfig, ...]:
+        if twice := repeated([label.name for label in labels]):
+            raise ValueError(LABEL_TWICE.format(", ".join(twice)))
+        return labels
+
+    @field_validator("simulation")
+    @classmethod
+    def _learning_rate_somewhere(cls, loop: SimulationConfig, info: ValidationInfo) -> Any:
+        lacking = [lab.name for lab in info.data.get("labels", ()) if lab.learning_rate is None]
+        if loop.learning_rate is None and lacking:
+            raise ValueError(f"no learning_rate, and none in the labels {', '.join(lacking)}")
+        return loop
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, defaults too, as plain values; loading them gives this config again."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """`resolved` as YAML text."""
+        return draft.to_yaml(self.resolved())
+
+    def designs(self) -> tuple[DesignConfig, ...]:
+        """The designs that this config's mode runs (none for global), their options filled in."""
+        if self.mode == "global":
+            return ()
+        chosen = self.experiment.designs
+        if self.mode != "compare":
+            chosen = (DesignConfig(name=self.mode),)
+        return tuple(self._filled(design) for design in chosen)
+
+    def _filled(self, design: DesignConfig) -> DesignConfig:
+        block = getattr(self, design.name, None) if design.name in DESIGNS else None
+        defaults = block.model_dump() if isinstance(block, Block) else {}
+        return design.model_copy(update={"options": {**defaults, **design.options}})
+
+    def path(self, text: str) -> Path:
+        """A path of this config: absolute, or relative to `base_dir`."""
+        return Path(self.base_dir).expanduser() / Path(text).expanduser()
+
+    def data_dir(self) -> Path | None:
+        """The folder with the data set's files, or None where none was given."""
+        return None if self.dataset.path is None else self.path(self.dataset.path)
+
+    def cache_dir(self) -> Path:
+        """The folder for imported data: `dataset.cache_path`, or the user's cache folder."""
+        if self.dataset.cache_path is not None:
+            return self.path(self.dataset.cache_path)
+        return default_cache_dir()
+
+
+def default_cache_dir() -> Path:
+    """$REALDATAEXP_CACHE, or realdataexp in the user's cache folder."""
+    if own := os.environ.get("REALDATAEXP_CACHE"):
+        return Path(own).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "realdataexp"

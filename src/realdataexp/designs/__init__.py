@@ -1,0 +1,48 @@
+"""Ways to run an A/B test, one file each.
+
+The true effect needs no design of its own: it is pooling with everybody treated (p = 1) against
+pooling with nobody treated (p = 0), in separate worlds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from realdataexp.components import resolve
+from realdataexp.designs.base import CONTROL, TREATMENT, Design, Outcome
+from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.snapshot import Snapshot
+from realdataexp.designs.splitting import Splitting
+from realdataexp.errors import InputError
+
+DESIGNS: dict[str, type[Design]] = {
+    "pooling": Pooling,
+    "snapshot": Snapshot,
+    "splitting": Splitting,
+}
+
+__all__ = ["CONTROL", "DESIGNS", "TREATMENT", "Design", "Outcome", "build_design"]
+
+
+def build_design(name: str, options: Mapping[str, Any], where: str) -> Design:
+    """The design called ``name``, or an outside class given as ``package.module:Name``.
+
+    Raises:
+        InputError: no such design, or it refuses an option; ``where`` is the config path.
+    """
+    component = resolve(name, DESIGNS, where)
+    if not (isinstance(component, type) and issubclass(component, Design)):
+        raise InputError(f"{where} = {name!r}: is not a realdataexp.designs.Design")
+    try:
+        return component(**options)
+    except ValidationError as error:
+        known = ", ".join(component.model_fields) or "none"
+        faults = [
+            f"{where}.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']} "
+            f"(options of {name}: {known})"
+            for e in error.errors()
+        ]
+        raise InputError("\n".join(faults)) from error

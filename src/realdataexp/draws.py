@@ -1,0 +1,143 @@
+"""Every random number of realdataexp: a pure function of a key, never of call order.
+
+A key is a 64-bit integer mixed from (seed, purpose, replication, step, ...). From a key comes a
+SplitMix64 stream (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"):
+element i is ``mix64(key + (i + 1) * GOLDEN)``. The arithmetic is on int64 tensors, which wrap
+around, so that one definition serves every device and every number of worlds.
+
+Axes: R replications, n draws a key.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits as ``value`` (taken modulo 2**64)."""
+    value &= 0xFFFFFFFFFFFFFFFF
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of the 64-bit pattern (torch's own shift keeps the sign)."""
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+
+def mix64(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64 bit patterns, elementwise: a bijection that scatters."""
+    x = x.bitwise_xor(_shift_right(x, 30)).mul_(_signed(_MIX_1))
+    x.bitwise_xor_(_shift_right(x, 27)).mul_(_signed(_MIX_2))
+    return x.bitwise_xor_(_shift_right(x, 31))
+
+
+def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
+    """Mix a seed, a purpose and any counters into keys.
+
+    Args:
+        seed: the run's seed, any integer.
+        purpose: what the draws are for ("users", "arms", ...); distinct names, distinct streams.
+        counters: integers or int64 tensors (they broadcast), such as replication and step.
+
+    Returns:
+        int64 tensor of the counters' broadcast shape, () without tensor counters.
+    """
+    mixed = mix64(torch.tensor(_signed(seed * 2 + 1)))
+    for part in (zlib.crc32(purpose.encode()), *counters):
+        counter = part if isinstance(part, Tensor) else torch.tensor(_signed(part))
+        mixed = mix64(mixed * _signed(_GOLDEN) + counter.to(torch.int64))
+    return mixed
+
+
+def bits(keys: Tensor, n: int) -> Tensor:
+    """The first ``n`` elements of each key's stream: int64 of shape keys.shape + (n,)."""
+    steps = torch.arange(1, n + 1, dtype=torch.int64, device=keys.device)
+    return mix64(keys.unsqueeze(-1) + steps.mul_(_signed(_GOLDEN)))
+
+
+def uniform(keys: Tensor, n: int) -> Tensor:
+    """``n`` draws a key from U[0, 1), with 53 bits: float64 of shape keys.shape + (n,)."""
+    return _shift_right(bits(keys, n), 11).to(torch.float64).mul_(2.0**-53)
+
+
+def below(u: Tensor, n: Tensor) -> Tensor:
+    """Integers in [0, n) from uniforms ``u`` (same shape): floor(u * n), int64."""
+    return (u * n).to(torch.int64).clamp_max_(n - 1)
+
+
+def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
+    """Choose K distinct numbers out of range(n) for each element, uniformly over subsets.
+
+    Robert Floyd's algorithm (Bentley & Floyd 1987, CACM 30(9)): its cost is K**2 and does not
+    depend on n.
+
+    Args:
+        u_XK: float64 uniforms; the last axis holds the K draws of one choice.
+        n_X: int64, how many there are to choose from; where n < K only n are chosen.
+
+    Returns:
+        int64 of the shape of ``u_XK``: the chosen numbers, -1 behind the n-th where n < K.
+    """
+    n_choices = u_XK.shape[-1]
+    chosen = torch.full(u_XK.shape, -1, dtype=torch.int64, device=u_XK.device)
+    n_taken = n_X.clamp_max(n_choices)
+    for k in range(n_choices):
+        last = n_X - n_taken + k
+        drawn = below(u_XK[..., k], last + 1)
+        if k:
+            taken = (chosen[..., :k] == drawn.unsqueeze(-1)).any(-1)
+            drawn = torch.where(taken, last, drawn)
+        chosen[..., k] = torch.where(k < n_taken, drawn, -1)
+    return chosen
+
+
+def permutation(keys: Tensor, n: int) -> Tensor:
+    """A random order of range(n) for one key, int64 of shape (n,)."""
+    return torch.argsort(bits(keys, n), stable=True)
+
+
+def subset(keys: Tensor, n: int, k: int) -> Tensor:
+    """At most ``k`` distinct numbers out of range(n) for one key, ascending; all where k >= n.
+
+    Its cost is that of k draws where k is a small part of n.
+    """
+    if k >= n:
+        return torch.arange(n)
+    if 4 * k >= n:
+        return permutation(keys, n)[:k].sort().values
+    drawn = below(uniform(keys, 2 * k), torch.tensor(n))
+    # the first k distinct ones, in the order drawn; 2k draws hold k distinct ones for 4k < n
+    ordered, place = torch.sort(drawn, stable=True)
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return drawn[place[is_first].sort().values[:k]].sort().values
+
+
+def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
+    """Dropout masks: 0 with probability ``drop``, else 1 / (1 - drop).
+
+    Sixteen bits decide an element, so ``drop`` is rounded to a multiple of 2**-16 and the scale
+    uses the rounded value: the mean stays exactly 1.
+
+    Args:
+        keys: int64 of any shape K, one stream each.
+        shape: shape of one key's mask.
+        drop: probability in [0, 1).
+
+    Returns:
+        float32 of shape K + shape.
+    """
+    size = math.prod(shape)
+    lanes = bits(keys, -(-size // 4)).view(torch.int16)[..., :size]
+    threshold = round(drop * 65536)
+    scale = 65536.0 / (65536 - threshold)
+    kept = lanes >= threshold - 32768
+    return kept.reshape(*keys.shape, *shape).to(torch.float32).mul_(scale)

@@ -1,0 +1,252 @@
+"""THE STORY of one step, told for all worlds at once.
+
+    1. users visit                          world.draw       (same for all designs)
+    2. the design gives each visit an arm   design.assign
+    3. each visit gets a slate              world.slate, design.candidates
+    4. the models score it                  learner.predict
+    5. each arm fuses the labels            alpha
+    6. the visit's arm picks the best       argmax
+    7. the log answers                      world.feedback
+    8. the design weighs the outcomes       design.weights
+    9. the models learn                     learner.update
+
+Axes: W worlds (block x replication), R replications, M models a world, A arms (0 = control,
+1 = treatment), B visits, C candidates, L labels, S stacked networks (block x model x
+replication).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from realdataexp import draws
+from realdataexp.designs.base import Design, Outcome
+from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.models import Batch
+from realdataexp.worlds.base import Slate, Visits, World
+
+
+@dataclass(frozen=True)
+class Block:
+    """One design, run in every replication.
+
+    Attributes:
+        label: its name in the results.
+        design: who gets which arm and what the models learn.
+        p: the treatment probability.
+    """
+
+    label: str
+    design: Design
+    p: float
+
+
+@dataclass(frozen=True)
+class LabelPolicy:
+    """How a label enters the arms' scores, and how its networks learn.
+
+    Attributes:
+        name: the label.
+        alpha_A: its factor in the control's and the treatment's score.
+        unit: its predictions are divided by this before they are fused.
+        optimizer: of its networks.
+    """
+
+    name: str
+    alpha_A: tuple[float, float]
+    unit: float
+    optimizer: OptimizerSettings
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step leaves behind, on the device.
+
+    Attributes:
+        step: counted from 0.
+        is_treated_WB, is_visit_WB: each visit's arm, and whether it took place.
+        y_WBL: the outcomes; NaN = missing.
+        differs_WB: whether the two arms would have picked different candidates.
+        n_candidates_WB: candidates on the slate.
+        loss_SL: each network's mean training loss, NaN where it learned nothing.
+        score_share_WAL: each label's share of the variance of the arm's fused score over a
+            slate's candidates (the shares of an arm sum to 1); NaN where all scores are equal.
+        n_short: see Visits.
+    """
+
+    step: int
+    is_treated_WB: Tensor
+    is_visit_WB: Tensor
+    y_WBL: Tensor
+    differs_WB: Tensor
+    n_candidates_WB: Tensor
+    loss_SL: Tensor
+    score_share_WAL: Tensor
+    n_short: float
+
+
+class Loop:
+    """All worlds' data-training loops, in lockstep."""
+
+    def __init__(
+        self,
+        world: World,
+        blocks: Sequence[Block],
+        labels: Sequence[LabelPolicy],
+        learners: Sequence[Learner],
+        seed: int,
+    ) -> None:
+        """Join a world, the designs and the learners.
+
+        Args:
+            world: R replications for as many designs as there are blocks.
+            blocks: the designs.
+            labels: L labels, and learners: theirs, each with ``n_networks(blocks, R)`` networks.
+            seed: of the dropout draws.
+        """
+        self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
+        self._seed = seed
+
+    def steps(self, first: int, last: int) -> Iterator[Step]:
+        """Run the steps [first, last); ends early when nobody is left to visit."""
+        for step in range(first, last):
+            visits = self.world.draw(step)
+            if visits is None:
+                return
+            yield self.step(visits)
+
+    def step(self, visits: Visits) -> Step:
+        """Lines 2 to 9 of the story."""
+        R = len(visits.replication_R)
+        worlds = [slice(i * R, (i + 1) * R) for i in range(len(self.blocks))]
+        is_treated_WB = torch.cat([b.design.assign(visits, b.p) for b in self.blocks])
+        slate = self.world.slate(visits)
+        allowed_WBC = torch.cat(
+            [
+                b.design.candidates(visits, part_of(slate, w), is_treated_WB[w])
+                for b, w in zip(self.blocks, worlds, strict=True)
+            ]
+        )
+        slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
+        prediction_WABCL = self._predict(slate, R)
+        term_WABCL = prediction_WABCL * self._factors(prediction_WABCL)
+        score_WABC = term_WABCL.sum(-1)
+        padding_W1BC = ~slate.is_candidate_WBC.unsqueeze(1)
+        score_WABC = score_WABC.masked_fill(padding_W1BC, -torch.inf)
+        pick_WAB = score_WABC.argmax(-1)
+        choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
+        y_WBL = self.world.feedback(visits, slate, choice_WB)
+        loss_SL = self._learn(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
+        is_visit_WB = slate.is_candidate_WBC.any(-1)
+        return Step(
+            visits.step,
+            is_treated_WB,
+            is_visit_WB,
+            y_WBL,
+            (pick_WAB[:, 0] != pick_WAB[:, 1]) & is_visit_WB,
+            slate.is_candidate_WBC.sum(-1),
+            loss_SL,
+            score_shares(term_WABCL, slate.is_candidate_WBC),
+            visits.n_short,
+        )
+
+    def _predict(self, slate: Slate, R: int) -> Tensor:
+        """Both arms' predictions W, A, B, C, L; a one-model design's arms share them."""
+        per_label = []
+        for learner in self.learners:
+            parts, s = [], 0
+            for i, block in enumerate(self.blocks):
+                batch = slate.batch[slice(i * R, (i + 1) * R)]
+                models = [
+                    learner.predict(batch, slice(s + m * R, s + (m + 1) * R))
+                    for m in range(block.design.n_models)
+                ]
+                s += len(models) * R
+                parts.append(torch.stack([models[0], models[-1]], dim=1))
+            per_label.append(torch.cat(parts))
+        return torch.stack(per_label, dim=-1)
+
+    def _factors(self, like: Tensor) -> Tensor:
+        alpha = [[p.alpha_A[a] / p.unit for p in self.labels] for a in (0, 1)]
+        return like.new_tensor(alpha).view(1, 2, 1, 1, -1)
+
+    def _learn(
+        self,
+        visits: Visits,
+        slate: Slate,
+        worlds: Sequence[slice],
+        is_treated_WB: Tensor,
+        score_WABC: Tensor,
+        pick_WAB: Tensor,
+        y_WBL: Tensor,
+    ) -> Tensor:
+        """Lines 8 and 9: every network takes one step; returns the training losses S, L."""
+        weight, world_of = [], []
+        for block, w in zip(self.blocks, worlds, strict=True):
+            outcome = Outcome(
+                visits,
+                part_of(slate, w),
+                is_treated_WB[w],
+                block.p,
+                score_WABC[w],
+                pick_WAB[w],
+                y_WBL[w],
+            )
+            weight.append(block.design.weights(outcome).transpose(0, 1).flatten(0, 1))
+            world_of += list(range(w.start, w.stop)) * block.design.n_models
+        world_S = torch.tensor(world_of, device=y_WBL.device)
+        weight_SB = torch.cat(weight)
+        is_visit_SB = slate.is_candidate_WBC.any(-1)[world_S]
+        weight_SB = weight_SB.masked_fill(~is_visit_SB, torch.nan)
+        choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
+        batch = chosen(slate, choice_WB)[world_S]
+        replication_S = visits.replication_R.repeat(len(self.blocks))[world_S]
+        losses = []
+        for i, (policy, learner) in enumerate(zip(self.labels, self.learners, strict=True)):
+            key_S = draws.key(self._seed, f"dropout {policy.name}", replication_S, visits.step)
+            y_SB = y_WBL[..., i][world_S]
+            losses.append(learner.update(batch, y_SB, weight_SB, policy.optimizer, key_S))
+        return torch.stack(losses, dim=-1)
+
+
+def n_networks(blocks: Sequence[Block], n_replications: int) -> int:
+    """S: one network per block, model and replication, in this order."""
+    return sum(b.design.n_models for b in blocks) * n_replications
+
+
+def part_of(slate: Slate, worlds: slice) -> Slate:
+    """The slates of some worlds."""
+    return Slate(slate.item_WBC[worlds], slate.is_candidate_WBC[worlds], slate.batch[worlds])
+
+
+def chosen(slate: Slate, choice_WB: Tensor) -> Batch:
+    """The chosen candidates' features, C = 1."""
+    b = slate.batch
+
+    def at(x_WBCX: Tensor) -> Tensor:
+        index = choice_WB[..., None, None].expand(-1, -1, 1, x_WBCX.shape[-1])
+        return x_WBCX.gather(2, index)
+
+    return replace(
+        b,
+        video_num_SBCD=at(b.video_num_SBCD),
+        video_cat_SBCK=at(b.video_cat_SBCK),
+        video_weight_SBCK=at(b.video_weight_SBCK),
+    )
+
+
+def score_shares(term_WABCL: Tensor, is_candidate_WBC: Tensor) -> Tensor:
+    """Each label's share of the variance of the fused score within slates: W, A, L.
+
+    A share is cov(term, score) / var(score), summed over the step's slates; it can be negative
+    where labels work against each other.
+    """
+    on = is_candidate_WBC[:, None, :, :, None].to(term_WABCL.dtype)
+    n = on.sum(3, keepdim=True).clamp_min(1)
+    term = (term_WABCL - (term_WABCL * on).sum(3, keepdim=True) / n) * on
+    score = term.sum(-1, keepdim=True)
+    return (term * score).sum((2, 3)) / score.square().sum((2, 3))

@@ -1,0 +1,172 @@
+"""The multilayer perceptron, S of them at once.
+
+Axes: S stacked networks, B visits, C candidates, N = B x C rows, D numerical features, K category
+slots, H a layer's width, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from realdataexp import draws
+from realdataexp.config import parse_mlp_params
+from realdataexp.models.base import Batch, FeatureSchema, SideSchema
+
+
+class MLP:
+    """ReLU layers over a user's and a video's features, dropout behind each hidden layer.
+
+    The first layer is a sum of a user's part, computed once per visit, and a video's part: the
+    same function as a layer over the joined row. A categorical feature is one-hot (its columns of
+    the first layer's weight are looked up, not multiplied), or an embedding of ``embedding_dim``
+    numbers; a multi-hot feature sums the embeddings of its entries.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
+    ) -> None:
+        self.schema = schema
+        self.options = parse_mlp_params(params, where)
+        self.widths = [*self.options.hidden_layers, n_outputs]
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many activations one row needs."""
+        return sum(self.widths) + self._n_inputs(self.schema.video)
+
+    def _n_inputs(self, side: SideSchema) -> int:
+        """Columns of a side that are multiplied with the first layer's weight."""
+        return side.n_numerical + len(side.fields) * (self.options.embedding_dim or 0)
+
+    def init(self, key: Tensor) -> dict[str, Tensor]:
+        """Weights and biases U(-1, 1) / sqrt(fan-in), as torch.nn.Linear; embeddings N(0, 1).
+
+        The first layer's fan-in counts a one-hot feature's columns as one: only one is not zero.
+        """
+        sides = {"user": self.schema.user, "video": self.schema.video}
+        one_hot = self.options.embedding_dim is None
+        fan_in = sum(self._n_inputs(s) + (s.n_slots if one_hot else 0) for s in sides.values())
+        shapes: dict[str, tuple[tuple[int, ...], int]] = {}
+        for name, side in sides.items():
+            if self._n_inputs(side):
+                shapes[f"{name}_weight"] = ((self._n_inputs(side), self.widths[0]), fan_in)
+            if side.fields and one_hot:
+                shapes[f"{name}_one_hot"] = ((side.n_ids, self.widths[0]), fan_in)
+        shapes["bias_0"] = ((self.widths[0],), fan_in)
+        for i in range(1, len(self.widths)):
+            shapes[f"weight_{i}"] = ((self.widths[i - 1], self.widths[i]), self.widths[i - 1])
+            shapes[f"bias_{i}"] = ((self.widths[i],), self.widths[i - 1])
+        params = {}
+        for name, (shape, fan) in shapes.items():
+            n = int(torch.Size(shape).numel())
+            u = draws.uniform(draws.key(0, name, key), n).reshape(shape)
+            params[name] = ((2.0 * u - 1.0) / max(fan, 1) ** 0.5).to(torch.float32)
+        for name, side in sides.items():
+            if side.fields and not one_hot:
+                shape = (side.n_ids, self.options.embedding_dim or 0)
+                n = shape[0] * shape[1]
+                u = draws.uniform(draws.key(0, f"{name}_embedding", key), n).reshape(shape)
+                normal = torch.special.ndtri(u.clamp(2.0**-53, 1.0 - 2.0**-53))
+                params[f"{name}_embedding"] = normal.to(torch.float32)
+        return params
+
+    def forward(
+        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        """Raw outputs of shape S, B, C, O."""
+        S, B, C = batch.shape
+        flat = (S, B * C, -1)
+        h = self._first_part(
+            "video",
+            self.schema.video,
+            params,
+            batch.video_num_SBCD.reshape(flat),
+            batch.video_cat_SBCK.reshape(flat),
+            batch.video_weight_SBCK.reshape(flat),
+        )
+        user = self._first_part(
+            "user",
+            self.schema.user,
+            params,
+            batch.user_num_SBD,
+            batch.user_cat_SBK,
+            batch.user_weight_SBK,
+        )
+        bias = params["bias_0"].unsqueeze(1)
+        user = bias.expand(S, B, -1) if user is None else user + bias
+        h = user.unsqueeze(2).expand(S, B, C, -1) if h is None else _add(h, user, B, C)
+        h = h.reshape(S, B * C, -1)
+        for i in range(1, len(self.widths)):
+            h = self._activate(h, i, dropout_key_S)
+            h = torch.baddbmm(params[f"bias_{i}"].unsqueeze(1), h, params[f"weight_{i}"])
+        return h.reshape(S, B, C, -1)
+
+    def _first_part(
+        self,
+        name: str,
+        side: SideSchema,
+        params: Mapping[str, Tensor],
+        num_SND: Tensor,
+        cat_SNK: Tensor,
+        weight_SNK: Tensor,
+    ) -> Tensor | None:
+        """One side's share of the first layer's sum, S, N, H; None where it has no features."""
+        inputs = [num_SND] if side.n_numerical else []
+        part = None
+        if side.fields:
+            table = params.get(f"{name}_one_hot")
+            if table is not None:
+                part = _bag(table, cat_SNK, weight_SNK)
+            else:
+                table = params[f"{name}_embedding"]
+                inputs += [
+                    _bag(table, cat_SNK[..., first:last], weight_SNK[..., first:last])
+                    for _, first, last in side.fields
+                ]
+        if inputs:
+            x_SND = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
+            weight = params[f"{name}_weight"]
+            if part is None:
+                part = torch.bmm(x_SND, weight)
+            else:
+                part = torch.baddbmm(part, x_SND, weight)
+        return part
+
+    def _activate(self, h_SNH: Tensor, layer: int, dropout_key_S: Tensor | None) -> Tensor:
+        if dropout_key_S is None:
+            # nothing needs the value before the ReLU while scoring
+            return h_SNH.relu_() if not torch.is_grad_enabled() else h_SNH.relu()
+        h_SNH = h_SNH.relu()
+        if self.options.dropout:
+            keys_S = draws.key(0, f"layer_{layer}", dropout_key_S)
+            shape = (h_SNH.shape[1], h_SNH.shape[2])
+            h_SNH = h_SNH * draws.keep_mask(keys_S, shape, self.options.dropout)
+        return h_SNH
+
+
+def _add(video_SNH: Tensor, user_SBH: Tensor, B: int, C: int) -> Tensor:
+    """Add each visit's user part to its C candidates' video parts."""
+    h = video_SNH.view(video_SNH.shape[0], B, C, -1)
+    if torch.is_grad_enabled():
+        return h + user_SBH.unsqueeze(2)
+    return h.add_(user_SBH.unsqueeze(2))
+
+
+def _bag(table_SVH: Tensor, cat_SNK: Tensor, weight_SNK: Tensor) -> Tensor:
+    """Weighted sums of table rows: S, N, H."""
+    S, V, H = table_SVH.shape
+    n_slots = cat_SNK.shape[-1]
+    start_S = torch.arange(0, S * V, V, dtype=cat_SNK.dtype, device=cat_SNK.device)
+    ids = (cat_SNK + start_S.view(S, 1, 1)).reshape(-1, n_slots)
+    rows = F.embedding_bag(
+        ids,
+        table_SVH.reshape(S * V, H),
+        mode="sum",
+        per_sample_weights=weight_SNK.reshape(-1, n_slots),
+    )
+    return rows.view(S, -1, H)

@@ -1,0 +1,103 @@
+"""Any torch.nn.Module as a stacked model, through torch.func.
+
+Axes: S stacked networks, B visits, C candidates, N = B x C rows, D numerical features, K category
+slots, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.modules.dropout import _DropoutNd
+
+from realdataexp.errors import InputError
+from realdataexp.models.base import Batch, FeatureSchema
+
+
+class ModuleStack:
+    """S copies of a plain module, computed with ``vmap`` over ``functional_call``.
+
+    The module's constructor takes ``(schema, n_outputs, **params)``; its forward takes
+    ``num_ND`` (the user's then the video's numerical features) and ``cat_NK`` (the user's then
+    the video's category ids, the video's shifted behind the user's; an empty slot of a multi-hot
+    feature is ``schema.user.n_ids + schema.video.n_ids``) and returns ``raw_NO``.
+
+    A module with dropout layers is trained network by network, each under its own seed, so that
+    its masks do not depend on the other worlds. Layers with running statistics over the batch are refused: they would let one
+    world's result depend on another's.
+    """
+
+    def __init__(
+        self,
+        module: Callable[..., nn.Module],
+        schema: FeatureSchema,
+        n_outputs: int,
+        params: Mapping[str, Any],
+        where: str,
+    ) -> None:
+        self.schema = schema
+        self._build = lambda: module(schema, n_outputs, **params)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self.module = self._build().to("meta")
+        except TypeError as error:
+            raise InputError(
+                f"{where} = {dict(params)!r}: refused by the module: {error}"
+            ) from error
+        if any(True for _ in self.module.buffers()):
+            names = ", ".join(name for name, _ in self.module.named_buffers())
+            raise InputError(
+                f"{where}: the module keeps buffers ({names}), such as batch statistics; "
+                "worlds must not share state: use LayerNorm or parameters instead"
+            )
+
+        self._has_dropout = any(isinstance(m, _DropoutNd) for m in self.module.modules())
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many activations one row needs: the widths of all weights."""
+        return sum(p.shape[0] for p in self.module.parameters() if p.dim() > 1) + 1
+
+    def init(self, key: Tensor) -> dict[str, Tensor]:
+        """The module's own initialisation, under a seed made from the key."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(key) & (2**63 - 1))
+            return {name: p.detach().clone() for name, p in self._build().named_parameters()}
+
+    def forward(
+        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        """Raw outputs of shape S, B, C, O."""
+        num_SND, cat_SNK = self._rows(batch)
+        S, B, C = batch.shape
+        self.module.train(dropout_key_S is not None)
+
+        def one(network: Mapping[str, Tensor], num_ND: Tensor, cat_NK: Tensor) -> Tensor:
+            return functional_call(self.module, dict(network), (num_ND, cat_NK))
+
+        if dropout_key_S is None or not self._has_dropout:
+            return vmap(one)(dict(params), num_SND, cat_SNK).view(S, B, C, -1)
+        raws = []
+        for s in range(S):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(dropout_key_S[s]) & (2**63 - 1))
+                raws.append(one({k: v[s] for k, v in params.items()}, num_SND[s], cat_SNK[s]))
+        return torch.stack(raws).view(S, B, C, -1)
+
+    def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Joined user and video rows: num S, N, D and cat S, N, K."""
+        S, B, C = batch.shape
+        n_user, n_ids = self.schema.user.n_ids, self.schema.user.n_ids + self.schema.video.n_ids
+
+        def pair(user_SBX: Tensor, video_SBCX: Tensor) -> Tensor:
+            user = user_SBX.unsqueeze(2).expand(S, B, C, -1)
+            return torch.cat([user, video_SBCX], dim=-1).reshape(S, B * C, -1)
+
+        num = pair(batch.user_num_SBD, batch.video_num_SBCD)
+        cat = pair(batch.user_cat_SBK, batch.video_cat_SBCK + n_user)
+        weight = pair(batch.user_weight_SBK, batch.video_weight_SBCK)
+        return num, torch.where(weight > 0, cat, n_ids)

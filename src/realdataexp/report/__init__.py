@@ -1,0 +1,1 @@
+"""What people see of a run, made from the files of its folder alone."""

@@ -1,0 +1,43 @@
+"""Reading a run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from realdataexp.errors import InputError
+
+
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """result.json of a run folder.
+
+    Raises:
+        InputError: there is none, or it is not what a run writes.
+    """
+    path = run_dir / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not there; give a run folder made by run") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); run again") from error
+    if not isinstance(result, dict) or "schema_version" not in result:
+        raise InputError(f"{path}: is not a result of realdataexp; give a run folder made by run")
+    return result
+
+
+def read_table(run_dir: Path, name: str) -> pl.DataFrame:
+    """One of the Parquet tables of a run folder, such as "outcomes".
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = run_dir / f"{name}.parquet"
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read ({reason}); run again") from error

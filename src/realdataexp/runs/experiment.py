@@ -1,0 +1,446 @@
+"""A config's whole life: set up, pretrain, loop, results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from realdataexp import __version__, draws
+from realdataexp.config import Config
+from realdataexp.errors import RunError, Warnings
+from realdataexp.learner import Learner
+from realdataexp.loop import Loop, n_networks
+from realdataexp.pretrain import PretrainSettings, RowReader, pretrain
+from realdataexp.report.plots import write_plot
+from realdataexp.runs.checkpoint import save_checkpoint
+from realdataexp.runs.folder import (
+    RunLog,
+    check_new,
+    make_folder,
+    write_json,
+    write_parquet,
+    write_text,
+)
+from realdataexp.runs.progress import PhaseProgress
+from realdataexp.runs.recorder import Recorder
+from realdataexp.runs.setup import set_up
+from realdataexp.stats.comparison import compare, gte_results
+from realdataexp.stats.estimates import summarise, world_estimates
+from realdataexp.worlds.replay import ReplaySettings, ReplayWorld
+
+logger = logging.getLogger("realdataexp")
+
+SCHEMA_VERSION = 1
+_LIBRARIES = ("torch", "numpy", "polars", "scipy", "pydantic", "safetensors")
+
+
+def check_experiment(config: Config) -> list[str]:
+    """Check a config against the machine and the data; describe what would run.
+
+    Raises:
+        InputError: with every fault found, a line each.
+    """
+    warnings = Warnings()
+    setup = set_up(config, warnings)
+    loop, R = config.simulation, config.experiment.replications
+    names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
+    lines = [
+        f"mode {config.mode}: {names}; {R} replications, {len(setup.blocks) * R} worlds",
+        f"device {setup.device.torch} ({setup.device.reason})",
+        f"data: {setup.data.log.n_rows:,} rows, {setup.data.log.n_users:,} users, "
+        f"{setup.data.videos.height:,} videos",
+        f"pretraining: {setup.split.pretrain.n_rows:,} rows ({setup.split.kind})",
+        f"loop: {loop.n_steps} steps of {loop.batch_size} visits x {loop.n_candidate} candidates",
+        f"labels: {', '.join(label.name for label in config.labels)}",
+    ]
+    return lines
+
+
+def run_experiment(config: Config, out: Path | None = None) -> Path:
+    """Run an experiment and write its folder; returns the folder.
+
+    Args:
+        config: what to run.
+        out: the run folder; None makes ``<log_dir>/<timestamp>-<mode>``.
+
+    Raises:
+        InputError: something given is wrong; no folder is left behind.
+        RunError: the run failed.
+        KeyboardInterrupt: interrupted; the folder holds what there is, with status "partial".
+    """
+    log = RunLog()
+    log.setLevel(config.logging.level)
+    logger.addHandler(log)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(config.logging.level)
+    try:
+        if out is not None:
+            check_new(out)
+        return _Run(config, out, log).finish()
+    finally:
+        logger.removeHandler(log)
+
+
+class _Run:
+    """One run: what was set up, and where its time goes."""
+
+    def __init__(self, config: Config, out: Path | None, log: RunLog) -> None:
+        self.config, self.warnings = config, Warnings()
+        self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
+        with self._timed("setup"):
+            self.setup = set_up(config, self.warnings)
+        self.folder = make_folder(out, config.path(config.logging.log_dir), config.mode)
+        log.open(self.folder / "run.log")
+        write_text(self.folder / "config.yaml", config.to_yaml())
+        logger.info("[run] device %s (%s)", self.setup.device.torch, self.setup.device.reason)
+        self.recorder = Recorder(
+            self.setup.blocks,
+            tuple(range(config.experiment.replications)),
+            tuple(label.config.name for label in self.setup.labels),
+            config.simulation.n_candidate,
+        )
+        self.n_steps_done = 0
+        self.learners: list[Learner] = []
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def finish(self) -> Path:
+        """Pretrain, loop, write the results; an interrupt still writes what there is."""
+        try:
+            with self._timed("pretrain"):
+                start = self._pretrain()
+            with self._timed("loop"):
+                self._loop(start)
+        except KeyboardInterrupt:
+            self._results("partial")
+            raise
+        except torch.OutOfMemoryError as error:
+            self._results("partial")
+            raise RunError(
+                f"out of memory on {self.setup.device.torch}: lower experiment.replications or "
+                "the number of designs"
+            ) from error
+        self._results("complete")
+        return self.folder
+
+    # --- pretraining -----------------------------------------------------------------------
+
+    def _learner(self, index: int, start: dict[str, torch.Tensor], n: int) -> Learner:
+        label = self.setup.labels[index]
+        return Learner.start(label.model, label.loss, label.scale, self.setup.device, start, n)
+
+    def _pretrain(self) -> list[dict[str, torch.Tensor]]:
+        """Parameters of the starting model of each label."""
+        config, setup = self.config, self.setup
+        starts = [
+            label.model.init(draws.key(config.seed, f"init {label.config.name}"))
+            for label in setup.labels
+        ]
+        learners = [self._learner(i, start, 1) for i, start in enumerate(starts)]
+        self._validation_reader()
+        n_rows = min(setup.split.pretrain.n_rows, config.pretrain.max_rows or sys.maxsize)
+        if not config.pretrain.enabled:
+            return starts
+        if n_rows == 0:
+            self.warnings.add(
+                "no_pretraining_rows", "no row to pretrain on: models start untrained"
+            )
+            return starts
+        settings = PretrainSettings(
+            config.seed,
+            config.pretrain.batch_size,
+            config.pretrain.epochs,
+            config.pretrain.max_rows,
+            config.pretrain.validate_every_iters,
+            config.pretrain.early_stopping,
+        )
+        reader = RowReader(
+            setup.data.log, setup.targets, setup.split.pretrain, setup.store, setup.device
+        )
+        checks = pretrain(
+            learners,
+            [label.pretrain_optimizer for label in setup.labels],
+            reader,
+            setup.split.pretrain.n_rows,
+            lambda: tuple(self._validation_loss(i, x) for i, x in enumerate(learners)),
+            settings,
+        )
+        done = 0
+        with PhaseProgress("pretrain", n_rows * config.pretrain.epochs, "rows") as progress:
+            for check in checks:
+                progress.advance(check.n_rows - done)
+                done = check.n_rows
+                self._log_check(check.iteration, check.training_L, check.validation_L)
+        self.pretrained_rows = done
+        return [learner.network(0) for learner in learners]
+
+    def _log_check(
+        self, iteration: int, training_L: tuple[float, ...], validation_L: tuple[float, ...]
+    ) -> None:
+        for i, name in enumerate(self.recorder.labels):
+            for split, value in (("train", training_L[i]), ("validation", validation_L[i])):
+                self.recorder.metric(
+                    "pretrain", iteration, "", 0, "start", name, split, "loss", value,
+                    self.n_validation,
+                )  # fmt: skip
+            logger.info(
+                "[pretrain] iteration %d: %s loss %.4f, validation %.4f",
+                iteration, name, training_L[i], validation_L[i],
+            )  # fmt: skip
+
+    # --- validation ------------------------------------------------------------------------
+
+    def _validation_reader(self) -> None:
+        """Read the fixed sample of held-out users' rows once."""
+        setup = self.setup
+        reader = RowReader(
+            setup.data.log, setup.targets, setup.split.validation, setup.store, setup.device
+        )
+        place = draws.subset(
+            draws.key(self.config.seed, "validation rows"),
+            setup.split.validation.n_rows,
+            self.config.validation.max_rows,
+        )
+        self.n_validation = len(place)
+        self.validation_batch, self.validation_y_L = reader.read(place.numpy())
+
+    def _validation_losses(self, index: int, learner: Learner) -> torch.Tensor:
+        """Each network's mean loss on the validation rows: S."""
+        n = learner.n_networks
+        batch = self.validation_batch.expand(n)
+        y_SB = self.validation_y_L[index].expand(n, -1)
+        return learner.losses(batch, y_SB, slice(0, n)).nanmean(1)
+
+    def _validation_loss(self, index: int, learner: Learner) -> float:
+        return float(self._validation_losses(index, learner)[0])
+
+    def _validate(self, step: int) -> None:
+        with self._timed("validation"):
+            for i, (name, learner) in enumerate(
+                zip(self.recorder.labels, self.learners, strict=True)
+            ):
+                loss_S = self._validation_losses(i, learner).cpu().tolist()
+                for (design, world, model), loss in zip(
+                    self.recorder.networks, loss_S, strict=True
+                ):
+                    self.recorder.metric(
+                        "loop", step, design, world, model, name, "validation", "loss", loss,
+                        self.n_validation,
+                    )  # fmt: skip
+                logger.info(
+                    "[validate] step %d: %s loss %.4f (mean of %d networks, %d rows)",
+                    step, name, sum(loss_S) / len(loss_S), len(loss_S), self.n_validation,
+                )  # fmt: skip
+
+    # --- the loop --------------------------------------------------------------------------
+
+    def _world(self) -> ReplayWorld:
+        s, config = self.setup, self.config
+        loop, test = config.simulation, config.experiment
+        return ReplayWorld(
+            s.data.log,
+            s.targets,
+            s.store,
+            s.split.replay.start_U,
+            s.split.replay.end_U,
+            ReplaySettings(
+                seed=config.seed,
+                replications=self.recorder.replications,
+                n_blocks=len(s.blocks),
+                batch_size=loop.batch_size,
+                n_candidates=loop.n_candidate,
+                n_steps=loop.n_steps,
+                min_candidates=loop.min_candidates,
+                assignment=test.assignment,
+            ),
+            s.device,
+        )
+
+    def _loop(self, starts: list[dict[str, torch.Tensor]]) -> None:
+        config, recorder = self.config.simulation, self.recorder
+        n = n_networks(self.setup.blocks, len(recorder.replications))
+        self.learners = [self._learner(i, start, n) for i, start in enumerate(starts)]
+        world = self._world()
+        policies = [label.policy for label in self.setup.labels]
+        loop = Loop(world, self.setup.blocks, policies, self.learners, self.config.seed)
+        self._validate(0)
+        with PhaseProgress("loop", config.n_steps, "steps") as progress:
+            for step in loop.steps(0, config.n_steps):
+                recorder.add(step)
+                self.n_steps_done = done = step.step + 1
+                is_last = done == config.n_steps
+                if done % config.validate_every == 0 or is_last:
+                    recorder.flush()
+                    self._report(done)
+                    self._validate(done)
+                if done % config.save_every == 0 or is_last:
+                    self._save(world, done)
+                progress.advance(1)
+        recorder.flush()
+        if self.n_steps_done < config.n_steps:
+            self.warnings.add(
+                "data_exhausted",
+                f"nobody had {config.min_candidates} unused rows left after step "
+                f"{self.n_steps_done} of {config.n_steps}: the run ended there",
+            )
+
+    def _report(self, step: int) -> None:
+        """A line about the step, and the first warning when data run out."""
+        point = self.recorder.last_short
+        assert point is not None
+        logger.info(
+            "[loop] step %d: %.1f %% of training users and %.1f %% of slates have fewer than %d "
+            "candidates",
+            step, 100 * point["users_short"], 100 * point["slates_short"],
+            self.config.simulation.n_candidate,
+        )  # fmt: skip
+
+    def _save(self, world: ReplayWorld, step: int) -> None:
+        with self._timed("checkpoint"):
+            tensors = {f"world.{name}": t for name, t in world.state().items()}
+            for name, learner in zip(self.recorder.labels, self.learners, strict=True):
+                tensors.update({f"{name}.{k}": t for k, t in learner.state().items()})
+            save_checkpoint(self.folder, step, tensors, {"networks": self.recorder.networks})
+
+    # --- results ---------------------------------------------------------------------------
+
+    def _results(self, status: str) -> None:
+        """Write every file of the run folder from what there is."""
+        recorder = self.recorder
+        recorder.flush()
+        outcomes = recorder.outcomes()
+        estimates = world_estimates(outcomes)
+        self._warn(estimates)
+        write_parquet(self.folder / "outcomes.parquet", outcomes)
+        write_parquet(self.folder / "metrics.parquet", recorder.metrics())
+        write_parquet(self.folder / "estimates.parquet", estimates)
+        is_true = self.config.mode in ("global", "compare")
+        result = {
+            "schema_version": SCHEMA_VERSION,
+            "mode": self.config.mode,
+            "seed": self.config.seed,
+            "status": status,
+            "n_steps_done": self.n_steps_done,
+            "config": self.config.resolved(),
+            "dataset_stats": self._dataset_stats(),
+            "gte_results": gte_results(outcomes) if is_true else {},
+            "estimates": summarise(estimates),
+            "comparison": compare(estimates) if self.config.mode == "compare" else [],
+            "metrics_summary": _last_losses(recorder.metrics()),
+            "diagnostics": recorder.diagnostics(),
+            "warnings": self.warnings.items,
+            "device": {
+                "name": str(self.setup.device.torch),
+                "reason": self.setup.device.reason,
+                "threads": torch.get_num_threads(),
+            },
+            "timing": self._timing(),
+            "versions": _versions(),
+        }
+        write_json(self.folder / "result.json", result, self.warnings)
+        write_plot(self.folder)
+        logger.info("[result] %s after %d steps: %s", status, self.n_steps_done, self.folder)
+
+    def _dataset_stats(self) -> dict[str, Any]:
+        s = self.setup
+        return {
+            **s.data.stats,
+            "n_training_users": int(s.split.is_training_U.sum()),
+            "n_pretrain_rows": s.split.pretrain.n_rows,
+            "n_replay_rows": s.split.replay.n_rows,
+            "n_validation_rows": s.split.validation.n_rows,
+            "pretrain_rows": s.split.kind,
+            "label_scales": {
+                x.config.name: {"mean": x.scale.mean, "sd": x.scale.sd, "unit_sd": x.scale.unit_sd}
+                for x in s.labels
+            },
+        }
+
+    def _warn(self, estimates: pl.DataFrame) -> None:
+        """Say where the test can show nothing, and what was skipped."""
+        diagnostics = self.recorder.diagnostics()
+        for name, share in diagnostics["share_of_visits_where_arms_differ"].items():
+            if share is not None and share < 0.1:
+                self.warnings.add(
+                    "arms_hardly_differ",
+                    f"{name}: the arms would pick different items in {100 * share:.1f} % of "
+                    "visits; so small a contrast can show next to nothing: set alphas further "
+                    "apart",
+                )
+        for point in diagnostics["exhaustion"]:
+            if point["users_short"] > 0.5:
+                self.warnings.add(
+                    "data_running_out",
+                    f"from step {point['step']} on, more than half of the training users have "
+                    f"fewer than {self.config.simulation.n_candidate} unused rows: slates shrink "
+                    "and the arms' choice with them; lower n_candidate, n_steps or batch_size, or "
+                    "add logs",
+                )
+                break
+        for row in estimates.filter(pl.col("value").is_null()).iter_rows(named=True):
+            self.warnings.add(
+                "one_arm_only",
+                f"{row['design']}, world {row['world']}, {row['label']}: no outcome in one arm "
+                f"({row['n_T']} treated, {row['n_C']} control): no estimate",
+            )
+        for name, learner in zip(self.recorder.labels, self.learners, strict=False):
+            skipped = int(learner.n_skipped_S.sum())
+            if skipped:
+                self.warnings.add(
+                    "updates_skipped",
+                    f"label {name}: {skipped} updates skipped because a loss or gradient was not "
+                    "finite; lower the learning rate or set gradient_clip",
+                )
+
+    def _timing(self) -> dict[str, Any]:
+        loop = self.seconds.get("loop", 0.0)
+        stepping = loop - self.seconds.get("validation", 0.0) - self.seconds.get("checkpoint", 0.0)
+        n = len(self.recorder.networks) * self.n_steps_done
+        pretraining = self.seconds.get("pretrain", 0.0)
+        rows = getattr(self, "pretrained_rows", 0)
+        return {
+            "total_seconds": time.perf_counter() - self.started,
+            **{f"{phase}_seconds": s for phase, s in self.seconds.items()},
+            "arm_steps_per_second": n / stepping if stepping > 0 and n else None,
+            "pretrain_rows_per_second": rows / pretraining if rows and pretraining else None,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+
+def _last_losses(metrics: pl.DataFrame) -> list[dict[str, Any]]:
+    """The last value of each metric, averaged over worlds."""
+    losses = metrics.filter(pl.col("split") != "data")
+    keys = ["phase", "design", "model", "label", "split", "metric"]
+    last = losses.filter(pl.col("step") == pl.col("step").max().over(keys))
+    return (
+        last.group_by(keys, maintain_order=True)
+        .agg(pl.col("step").first(), pl.col("value").mean(), pl.len().alias("n_networks"))
+        .to_dicts()
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "realdataexp": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }

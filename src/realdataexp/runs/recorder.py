@@ -1,0 +1,201 @@
+"""Turns what the loop yields into the tables of a run folder.
+
+Axes: W worlds (block x replication), A arms, L labels, S stacked networks, T steps kept until the
+next flush.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from realdataexp.loop import Block, Step
+from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table
+
+METRIC_SCHEMA = {
+    "phase": pl.String,
+    "step": pl.Int32,
+    "design": pl.String,
+    "world": pl.Int32,
+    "model": pl.String,
+    "label": pl.String,
+    "split": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "n": pl.Int64,
+}
+
+
+@dataclass
+class Recorder:
+    """Collects steps on the device, and reads them out only when asked.
+
+    Attributes:
+        blocks: the designs. replications: the worlds' numbers. labels: the labels' names.
+        n_candidate: C, a full slate.
+    """
+
+    blocks: tuple[Block, ...]
+    replications: tuple[int, ...]
+    labels: tuple[str, ...]
+    n_candidate: int
+    _pending: list[Step] = field(default_factory=list)
+    _outcomes: list[pl.DataFrame] = field(default_factory=list)
+    _metrics: list[dict[str, Any]] = field(default_factory=list)
+    _curve: list[dict[str, Any]] = field(default_factory=list)
+    _n_differ_W: np.ndarray = field(init=False)
+    _n_visits_W: np.ndarray = field(init=False)
+    _share_sum_WAL: np.ndarray = field(init=False)
+    _share_n_WAL: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.worlds = [(b.label, r) for b in self.blocks for r in self.replications]
+        self.networks = network_names(self.blocks, self.replications)
+        n, shape = len(self.worlds), (len(self.worlds), 2, len(self.labels))
+        self._n_differ_W, self._n_visits_W = np.zeros(n, dtype=int), np.zeros(n, dtype=int)
+        self._share_sum_WAL, self._share_n_WAL = np.zeros(shape), np.zeros(shape)
+
+    def add(self, step: Step) -> None:
+        """Keep a step for the next flush."""
+        self._pending.append(step)
+
+    def flush(self) -> None:
+        """Read the kept steps from the device into the tables."""
+        steps, self._pending = self._pending, []
+        if not steps:
+            return
+        sums = []
+        for s in steps:
+            is_visit = s.is_visit_WB.cpu().numpy()
+            sums.append(arm_sums(s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()))
+            n_visits = is_visit.sum(1)
+            n_short = (s.n_candidates_WB.cpu().numpy() < self.n_candidate) & is_visit
+            self._n_differ_W += s.differs_WB.sum(1).cpu().numpy()
+            self._n_visits_W += n_visits
+            if s.score_share_WAL is not None:
+                share = s.score_share_WAL.cpu().numpy()
+                self._share_sum_WAL += np.nan_to_num(share)
+                self._share_n_WAL += np.isfinite(share)
+            self._curve.append(
+                {
+                    "step": s.step,
+                    "visits": int(n_visits.sum()),
+                    "users_short": s.n_short,
+                    "slates_short": float(n_short.sum() / max(1, n_visits.sum())),
+                }
+            )
+        table = outcome_table(
+            np.stack(sums), [s.step for s in steps], self.worlds, list(self.labels)
+        )
+        self._outcomes.append(table)
+        self._training_losses(steps)
+
+    def _training_losses(self, steps: list[Step]) -> None:
+        """Each network's mean training loss over the kept steps, under the last one's number."""
+        loss_TSL = torch.stack([s.loss_SL for s in steps]).cpu().double().numpy()
+        n_SL = np.isfinite(loss_TSL).sum(0)
+        mean_SL = np.nansum(loss_TSL, axis=0) / np.maximum(n_SL, 1)
+        for i, (design, world, model) in enumerate(self.networks):
+            for j, label in enumerate(self.labels):
+                if n_SL[i, j]:
+                    self.metric(
+                        "loop",
+                        steps[-1].step + 1,
+                        design,
+                        world,
+                        model,
+                        label,
+                        "train",
+                        "loss",
+                        mean_SL[i, j],
+                        int(n_SL[i, j]),
+                    )
+
+    def metric(
+        self,
+        phase: str,
+        step: int,
+        design: str,
+        world: int,
+        model: str,
+        label: str,
+        split: str,
+        metric: str,
+        value: float,
+        n: int,
+    ) -> None:
+        """Add a row to metrics.parquet; ``n`` counts what the value rests on."""
+        row = (phase, step, design, world, model, label, split, metric, float(value), n)
+        self._metrics.append(dict(zip(METRIC_SCHEMA, row, strict=True)))
+
+    @property
+    def last_short(self) -> dict[str, Any] | None:
+        """The newest point of the exhaustion curve."""
+        return self._curve[-1] if self._curve else None
+
+    def outcomes(self) -> pl.DataFrame:
+        """The table of outcomes.parquet so far."""
+        return pl.concat(self._outcomes) if self._outcomes else pl.DataFrame(schema=OUTCOME_SCHEMA)
+
+    def metrics(self) -> pl.DataFrame:
+        """The table of metrics.parquet so far, the exhaustion curve included."""
+        rows = list(self._metrics)
+        for point in self._curve:
+            for name in ("users_short", "slates_short"):
+                row = ("loop", point["step"] + 1, "", None, "", "", "data", name)
+                rows.append(
+                    dict(zip(METRIC_SCHEMA, (*row, point[name], point["visits"]), strict=True))
+                )
+        return pl.DataFrame(rows, schema=METRIC_SCHEMA)
+
+    def diagnostics(self) -> dict[str, Any]:
+        """What tells whether the test could show anything."""
+        differ, shares = {}, {}
+        R = len(self.replications)
+        for i, block in enumerate(self.blocks):
+            part = slice(i * R, (i + 1) * R)
+            name = block_name(self.blocks, i)
+            visits = int(self._n_visits_W[part].sum())
+            differ[name] = int(self._n_differ_W[part].sum()) / visits if visits else None
+            n_AL = self._share_n_WAL[part].sum(0)
+            mean_AL = np.where(n_AL, self._share_sum_WAL[part].sum(0) / np.maximum(n_AL, 1), np.nan)
+            shares[name] = {
+                arm: {
+                    label: None if np.isnan(mean_AL[a, j]) else float(mean_AL[a, j])
+                    for j, label in enumerate(self.labels)
+                }
+                for a, arm in enumerate(("C", "T"))
+            }
+        every = max(1, len(self._curve) // 50)
+        points = [
+            p for i, p in enumerate(self._curve) if i % every == 0 or i == len(self._curve) - 1
+        ]
+        return {
+            "share_of_visits_where_arms_differ": differ,
+            "label_share_of_score_variance": shares,
+            "exhaustion": [
+                {k: p[k] for k in ("step", "users_short", "slates_short")} for p in points
+            ],
+        }
+
+
+def block_name(blocks: tuple[Block, ...], index: int) -> str:
+    """A block's label; the two worlds of the truth are told apart by their arm."""
+    same = [b for b in blocks if b.label == blocks[index].label]
+    return blocks[index].label + ("" if len(same) == 1 else f"_{'T' if blocks[index].p else 'C'}")
+
+
+def network_names(
+    blocks: tuple[Block, ...], replications: tuple[int, ...]
+) -> list[tuple[str, int, str]]:
+    """Design, replication and model of each of the S networks, in their order."""
+    names = []
+    for i, block in enumerate(blocks):
+        for m in range(block.design.n_models):
+            model = "shared" if block.design.n_models == 1 else "CT"[m]
+            names += [(block_name(blocks, i), r, model) for r in replications]
+    return names

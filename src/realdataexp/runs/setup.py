@@ -1,0 +1,315 @@
+"""From a config to everything a run needs: data, features, models and designs, all checked.
+
+Axes: U users, L labels, M models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from realdataexp import draws
+from realdataexp.config import Config, LabelConfig
+from realdataexp.data.features import Features, fit_features
+from realdataexp.data.kuairand import ImportRequest, prepare
+from realdataexp.data.log import DataSet
+from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
+from realdataexp.data.split import Split, split_log, training_blocks
+from realdataexp.data.synthetic import write_synthetic
+from realdataexp.designs import build_design
+from realdataexp.device import Device, choose_device
+from realdataexp.errors import InputError, Warnings
+from realdataexp.learner import OptimizerSettings
+from realdataexp.loop import Block, LabelPolicy
+from realdataexp.models import LabelScale, Loss, StackedModel, build_loss, build_model
+from realdataexp.stats.comparison import TRUTH
+from realdataexp.worlds.replay import FeatureStore, schema_of
+
+logger = logging.getLogger("realdataexp")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class LabelParts:
+    """One label: its config, network architecture, loss, and scale over training rows."""
+
+    config: LabelConfig
+    model: StackedModel
+    loss: Loss
+    scale: LabelScale
+    policy: LabelPolicy
+    pretrain_optimizer: OptimizerSettings
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run needs."""
+
+    config: Config
+    device: Device
+    data: DataSet
+    split: Split
+    features: Features
+    store: FeatureStore
+    labels: tuple[LabelParts, ...]
+    blocks: tuple[Block, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The labels' columns in the log."""
+        return tuple(label.config.target for label in self.labels)
+
+
+def set_up(config: Config, warnings: Warnings) -> Setup:
+    """Check a config against the machine and the data, and build what a run needs.
+
+    Raises:
+        InputError: with every fault found, a line each.
+    """
+    faults: list[str] = []
+
+    def attempt(make: Callable[[], _T]) -> _T | None:
+        try:
+            return make()
+        except InputError as error:
+            faults.append(str(error))
+            return None
+
+    device = attempt(lambda: choose_device(config.device, config.use_amp))
+    blocks = attempt(lambda: make_blocks(config))
+    losses = [
+        attempt(lambda x=label, i=i: build_loss(x.loss_function, f"labels.{i}.loss_function"))
+        for i, label in enumerate(config.labels)
+    ]
+    attempt(lambda: _check_leakage(config, warnings))
+    data = attempt(lambda: _open_data(config, warnings))
+    if data is None or device is None or faults:
+        raise InputError("\n".join(faults))
+    split = split_users_and_rows(config, data, warnings)
+    is_training_U = split.is_training_U
+    features = fit_features(
+        data,
+        config.feature.numerical,
+        config.feature.categorical,
+        is_training_U,
+        missing_indicator=config.feature.missing_indicator,
+        warnings=warnings,
+    )
+    labels = [
+        attempt(
+            lambda i=i, loss=loss: _label_parts(config, i, loss, data, split, features, warnings)
+        )
+        for i, loss in enumerate(losses)
+    ]
+    if faults:
+        raise InputError("\n".join(faults))
+    store = FeatureStore(features, device)
+    _warn_unused_rates(config, warnings)
+    return Setup(config, device, data, split, features, store, tuple(labels), blocks)
+
+
+def make_blocks(config: Config) -> tuple[Block, ...]:
+    """The designs that the mode runs; the truth is two worlds of pooling, p = 1 and p = 0."""
+    blocks = []
+    if config.mode in ("global", "compare"):
+        pooling = build_design("pooling", {}, "mode")
+        blocks += [Block(TRUTH, pooling, 1.0), Block(TRUTH, pooling, 0.0)]
+    for i, d in enumerate(config.designs()):
+        where = f"experiment.designs.{i}" if config.mode == "compare" else "mode"
+        if d.label == TRUTH:
+            raise InputError(f"{where}.label = {TRUTH!r}: stands for the truth; use another label")
+        design = build_design(d.name, d.options, where)
+        blocks.append(Block(d.label, design, config.experiment.p_treatment))
+    return tuple(blocks)
+
+
+def _check_leakage(config: Config, warnings: Warnings) -> None:
+    leaking = []
+    for name in (*config.feature.numerical, *config.feature.categorical):
+        try:
+            column = resolve_feature(name)
+        except InputError:
+            continue  # reported with the other faults of the import request
+        if column.file == VIDEO_STATISTIC:
+            leaking.append(name)
+    if not leaking:
+        return
+    text = f"{', '.join(leaking)}: averages over the whole month, so they look into the future"
+    if config.dataset.leakage == "forbid":
+        raise InputError(f"feature: {text}; leave them out or set dataset.leakage: allow")
+    warnings.add("leakage", f"feature {text} of every row (dataset.leakage: forbid refuses them)")
+
+
+def _open_data(config: Config, warnings: Warnings) -> DataSet:
+    """Import the data set, or open its cache; synthetic data are made on first use."""
+    path = config.data_dir()
+    if config.dataset.synthetic is not None:
+        made = config.dataset.synthetic.model_dump(mode="json")
+        text = json.dumps([1, made], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        path = config.cache_dir() / f"synthetic-{digest}"
+        if not path.exists():
+            logger.info("[data] making synthetic data in %s", path)
+            write_synthetic(
+                path,
+                version=made["version"],
+                n_users=made["users"],
+                n_videos=made["videos"],
+                n_rows=made["rows"],
+                seed=made["seed"],
+            )
+    if path is None:
+        raise InputError("dataset.path = null: no data; give --data DIR with a KuaiRand folder")
+    request = ImportRequest(
+        path=path,
+        logs=config.dataset.logs,
+        numerical=config.feature.numerical,
+        categorical=config.feature.categorical,
+        targets=tuple(dict.fromkeys(label.target for label in config.labels)),
+    )
+    data = prepare(request, config.cache_dir(), warnings)
+    wanted = config.dataset.name.rpartition("-")[2].lower()
+    if config.dataset.synthetic is None and wanted != data.version:
+        warnings.add(
+            "other_version",
+            f"dataset.name = {config.dataset.name!r} but {path} holds the files of {data.version!r}",
+        )
+    logger.info(
+        "[data] %s rows, %s users, %s videos",
+        f"{data.log.n_rows:,}", f"{data.log.n_users:,}", f"{data.videos.height:,}",
+    )  # fmt: skip
+    return data
+
+
+def split_users_and_rows(config: Config, data: DataSet, warnings: Warnings) -> Split:
+    """The split of users and rows that a config asks for."""
+    uniform_2U = draws.uniform(
+        draws.key(config.seed, "split", torch.arange(2)), data.log.n_users
+    ).numpy()
+    split = split_log(
+        data.log,
+        uniform_2U=uniform_2U,
+        share_validation=config.simulation.user_p_val,
+        pretrain_rows=config.pretrain.rows if config.pretrain.enabled else "none",
+        pretrain_share=config.pretrain.share,
+        warnings=warnings,
+    )
+    logger.info(
+        "[data] %s training users; rows: %s pretrain (%s), %s replay, %s validation",
+        f"{int(split.is_training_U.sum()):,}", f"{split.pretrain.n_rows:,}", split.kind,
+        f"{split.replay.n_rows:,}", f"{split.validation.n_rows:,}",
+    )  # fmt: skip
+    return split
+
+
+def _label_parts(
+    config: Config,
+    index: int,
+    loss: Loss,
+    data: DataSet,
+    split: Split,
+    features: Features,
+    warnings: Warnings,
+) -> LabelParts:
+    label, where = config.labels[index], f"labels.{index}"
+    n_outputs = 1
+    if loss.is_class:
+        n_outputs = label.n_classes or 2
+    scale = fit_scale(label, where, data, split.is_training_U, loss, warnings)
+    model = build_model(
+        label.model, schema_of(features), n_outputs, label.model_params, f"{where}.model_params"
+    )
+    loop, pretrain = config.simulation, config.pretrain
+    rate = loop.learning_rate or label.learning_rate
+    assert rate is not None  # the config's schema sees to it
+    decay = _first(loop.weight_decay, label.weight_decay)
+    policy = LabelPolicy(
+        label.name,
+        (label.alpha_C, label.alpha_T),
+        scale.unit_sd if label.score_unit == "standard" else 1.0,
+        OptimizerSettings(rate, decay, loop.gradient_clip),
+    )
+    optimizer = OptimizerSettings(
+        pretrain.learning_rate, _first(pretrain.weight_decay, label.weight_decay)
+    )
+    return LabelParts(label, model, loss, scale, policy, optimizer)
+
+
+def _first(phase: float | None, label: float | None) -> float:
+    """A phase's own setting, else the label's, else none."""
+    return phase if phase is not None else label or 0.0
+
+
+def fit_scale(
+    label: LabelConfig,
+    where: str,
+    data: DataSet,
+    is_training_U: np.ndarray,
+    loss: Loss,
+    warnings: Warnings,
+) -> LabelScale:
+    """Mean and spread of a label over the training users' rows.
+
+    Raises:
+        InputError: there is no value, or one that the label's type does not allow.
+    """
+    values_N = data.log.targets[label.target]
+    n, low, high, is_whole = 0, np.inf, -np.inf, True
+    moments = np.zeros((2, 2))
+    for rows, is_training in training_blocks(data.log, is_training_U):
+        y = values_N[rows][is_training]
+        y = y[np.isfinite(y)].astype(np.float64)
+        if y.size:
+            n += y.size
+            low, high = min(low, y.min()), max(high, y.max())
+            is_whole &= bool((y == np.round(y)).all())
+            transformed = loss.transform(torch.from_numpy(y)).numpy()
+            moments += [[v.sum(), (v * v).sum()] for v in (y, transformed)]
+    target = f"{where}.target = {label.target!r}"
+    if n == 0:
+        raise InputError(f"{target}: no training row has a value; choose another target or log")
+    n_classes = {"binary": 2, "categorical": label.n_classes}.get(label.type)
+    if n_classes and not (is_whole and low >= 0 and high < n_classes):
+        raise InputError(
+            f"{target}: values from {low:g} to {high:g}{'' if is_whole else ', not whole'}; type "
+            f"{label.type} needs whole numbers from 0 to {n_classes - 1}"
+        )
+    mean, square = moments[:, 0] / n, moments[:, 1] / n
+    sd = np.sqrt(np.maximum(square - mean**2, 0.0))
+    if sd[0] <= 1e-9 * max(1.0, abs(mean[0])):
+        warnings.add(
+            "constant_label",
+            f"label {label.name}: {label.target} is {mean[0]:g} in every training row; it can "
+            "show no effect",
+        )
+        sd = np.ones(2)
+    return LabelScale(float(mean[1]), float(sd[1]), float(sd[0]))
+
+
+def _warn_unused_rates(config: Config, warnings: Warnings) -> None:
+    """A label's own rates act only in a phase that gives none."""
+    loop, pretrain = config.simulation, config.pretrain
+    if loop.learning_rate is not None:
+        names = [x.name for x in config.labels if x.learning_rate is not None]
+        if names:
+            warnings.add(
+                "label_rate_unused",
+                f"learning_rate of {', '.join(names)} has no effect: pretrain.learning_rate and "
+                "simulation.learning_rate give their own (null lets the labels' act in the loop)",
+            )
+    is_decay_given = loop.weight_decay is not None and (
+        pretrain.weight_decay is not None or not pretrain.enabled
+    )
+    if is_decay_given and any(x.weight_decay is not None for x in config.labels):
+        warnings.add(
+            "label_decay_unused",
+            "weight_decay of the labels has no effect: pretrain and simulation give their own",
+        )

@@ -1,0 +1,117 @@
+"""What each world's experimenter would report, and what all worlds of a design report together.
+
+The estimand is the effect per visit: mean outcome of treated visits minus that of control visits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+ESTIMAND = "mean_per_visit"
+CONFIDENCE = 0.95
+
+
+def world_estimates(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Difference in means of every design, world and label, with Welch's interval.
+
+    Visits are taken as independent, as a plain two-sample test does (Welch 1947, Biometrika
+    34:28); a training loop correlates an arm's visits, so the interval may be too narrow.
+
+    Args:
+        outcomes: the table of outcomes.parquet.
+
+    Returns:
+        One row per design, world and label: design, world, label, estimand, value, se, ci_low,
+        ci_high, p_value, se_method, n_T, n_C; value and what follows are null where an arm has
+        no outcome, se and what follows where an arm has fewer than two.
+    """
+    keys = ["design", "world", "label"]
+    sums = outcomes.group_by([*keys, "arm"], maintain_order=True).agg(
+        pl.col("n", "sum", "sum_sq").cast(pl.Float64).sum()
+    )
+    arms = [
+        sums.filter(pl.col("arm") == arm).select(
+            *keys, pl.col("n", "sum", "sum_sq").name.suffix(f"_{arm}")
+        )
+        for arm in ("T", "C")
+    ]
+    both = (
+        sums.select(keys)
+        .unique(maintain_order=True)
+        .join(arms[0], on=keys, how="left", maintain_order="left")
+        .join(arms[1], on=keys, how="left", maintain_order="left")
+    )
+    rows = [
+        _welch(*(row[f"{x}_{arm}"] for arm in "TC" for x in ("n", "sum", "sum_sq")))
+        for row in both.iter_rows(named=True)
+    ]
+    columns = ["value", "se", "ci_low", "ci_high", "p_value"]
+    found = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.Float64), orient="row")
+    return both.select(
+        *keys,
+        pl.lit(ESTIMAND).alias("estimand"),
+        *(found[c] for c in columns),
+        pl.lit("welch").alias("se_method"),
+        pl.col("n_T").fill_null(0).cast(pl.Int64),
+        pl.col("n_C").fill_null(0).cast(pl.Int64),
+    )
+
+
+def _welch(
+    n_t: float | None, sum_t: float, sq_t: float, n_c: float | None, sum_c: float, sq_c: float
+) -> tuple[float | None, ...]:
+    """Value, standard error, interval and p-value from the arms' sums."""
+    if not n_t or not n_c:
+        return (None,) * 5
+    mean_t, mean_c = sum_t / n_t, sum_c / n_c
+    value = mean_t - mean_c
+    if n_t < 2 or n_c < 2:
+        return (value, None, None, None, None)
+    # a sum of squares minus a square can come out a hair below zero
+    part_t = max(0.0, (sq_t - n_t * mean_t**2) / (n_t - 1)) / n_t
+    part_c = max(0.0, (sq_c - n_c * mean_c**2) / (n_c - 1)) / n_c
+    se = math.sqrt(part_t + part_c)
+    if se == 0.0:
+        return (value, 0.0, value, value, None)
+    df = (part_t + part_c) ** 2 / (part_t**2 / (n_t - 1) + part_c**2 / (n_c - 1))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * se
+    p_value = 2.0 * float(stats.t.sf(abs(value) / se, df))
+    return (value, se, value - half, value + half, p_value)
+
+
+def summarise(estimates: pl.DataFrame) -> list[dict[str, Any]]:
+    """One entry per design and label: the mean over worlds with the interval of that mean.
+
+    With several worlds the standard error comes from how the worlds' estimates vary
+    (``se_method`` "between_worlds"); with one it is that world's own.
+    """
+    entries = []
+    for (design, label), group in estimates.group_by(["design", "label"], maintain_order=True):
+        known = group.filter(pl.col("value").is_not_null())
+        base = {"design": design, "label": label, "estimand": ESTIMAND, "n_worlds": known.height}
+        if known.height == 1:
+            one = known.row(0, named=True)
+            names = ("value", "se", "ci_low", "ci_high", "p_value", "se_method")
+            entries.append({**base, **{name: one[name] for name in names}})
+        else:
+            entries.append({**base, **between_worlds(known["value"].to_numpy())})
+    return entries
+
+
+def between_worlds(values: np.ndarray) -> dict[str, Any]:
+    """Mean of independent worlds' values with Student's t interval; nulls where there is none."""
+    n = len(values)
+    mean = float(values.mean()) if n else None
+    out: dict[str, Any] = dict.fromkeys(("value", "se", "ci_low", "ci_high", "p_value"))
+    out.update(value=mean, se_method="between_worlds")
+    if n >= 2 and mean is not None:
+        se = float(values.std(ddof=1)) / math.sqrt(n)
+        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * se
+        p_value = 2.0 * float(stats.t.sf(abs(mean) / se, n - 1)) if se > 0 else None
+        out.update(se=se, ci_low=mean - half, ci_high=mean + half, p_value=p_value)
+    return out

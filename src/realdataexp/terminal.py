@@ -1,0 +1,67 @@
+"""What the commands show on a terminal: log lines and tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
+    """Show the package's log lines on stderr, from ``level`` or as quiet or verbose says."""
+    handler = logging.StreamHandler()
+    handler.setLevel("WARNING" if quiet else "DEBUG" if verbose else level)
+    logger = logging.getLogger("realdataexp")
+    logger.handlers = [handler]
+    # A log file with a handler of its own still gets the config's level from a quiet run.
+    logger.setLevel(min(handler.level, logging.getLevelNamesMapping()[level]))
+
+
+def print_stats(title: str, stats: Mapping[str, Any]) -> None:
+    """Print a mapping as tables: its plain values in one, each inner mapping in one of its own."""
+    from rich.console import Console
+
+    console = Console()
+    plain = {name: value for name, value in stats.items() if not isinstance(value, Mapping)}
+    console.print(_pairs(title, plain))
+    for name, value in stats.items():
+        if isinstance(value, Mapping) and value:
+            nested = all(isinstance(row, Mapping) for row in value.values())
+            console.print(_grid(name, value) if nested else _pairs(name, value))
+
+
+def _pairs(title: str, values: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in values.items():
+        table.add_row(name, _text(value))
+    return table
+
+
+def _grid(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A table with a line for each entry; the columns are all the keys that entries have."""
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(_text(row.get(column)) for column in columns))
+    return table
+
+
+def _text(value: Any) -> str:
+    """A number with thousands separators; anything else as it prints."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

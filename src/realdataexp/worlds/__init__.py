@@ -1,0 +1,1 @@
+"""Where slates and feedback come from."""

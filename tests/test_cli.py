@@ -1,0 +1,311 @@
+"""The command line: help, usage errors, exit codes, and what each command hands on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import realdataexp
+from realdataexp import cli
+from realdataexp.config import Config, load_config
+from realdataexp.errors import InputError, RunError
+
+COMMANDS = ("run", "prepare", "synth", "validate", "schema", "report")
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    code = cli.main(args)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+class Stub:
+    """Stands for the modules behind the commands and notes how they are called."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.raises: BaseException | None = None
+
+    def run_experiment(self, config: Config, out: Path | None) -> Path:
+        self.calls.append(("run", config, out))
+        if self.raises:
+            raise self.raises
+        return out or Path("results/a-run")
+
+    def check_experiment(self, config: Config) -> list[str]:
+        self.calls.append(("check", config))
+        if self.raises:
+            raise self.raises
+        return ["20 worlds of pooling", "nothing was run"]
+
+    def print_result(self, run_dir: Path) -> None:
+        self.calls.append(("print", run_dir))
+        print("the table")
+
+    def prepare(self, *args: Any) -> Any:
+        self.calls.append(("prepare", *args))
+        stats = {"n_rows": 1234, "targets": {"is_click": {"mean": 0.5, "n_missing": 0}}}
+        return types.SimpleNamespace(version="pure", stats=stats)
+
+    def write_synthetic(self, directory: Path, **sizes: Any) -> dict[str, int]:
+        self.calls.append(("synth", directory, sizes))
+        return {"log_rows": 120_000}
+
+    def write_plot(self, run_dir: Path) -> None:
+        self.calls.append(("plot", run_dir))
+
+
+@pytest.fixture(autouse=True)
+def _own_log_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command shows log lines on the stderr of its test only."""
+    logger = logging.getLogger("realdataexp")
+    monkeypatch.setattr(logger, "handlers", list(logger.handlers))
+    monkeypatch.setattr(logger, "level", logger.level)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    """Put a stub in the place of everything that would do real work."""
+    stub = Stub()
+    modules = {
+        "realdataexp.runs.experiment": ("run_experiment", "check_experiment"),
+        "realdataexp.report.table": ("print_result",),
+        "realdataexp.report.plots": ("write_plot",),
+        "realdataexp.data.synthetic": ("write_synthetic",),
+        "realdataexp.data.kuairand": ("prepare",),
+    }
+    for name, functions in modules.items():
+        module = types.ModuleType(name)
+        for function in functions:
+            setattr(module, function, getattr(stub, function))
+        monkeypatch.setitem(sys.modules, name, module)
+    sys.modules["realdataexp.data.kuairand"].ImportRequest = types.SimpleNamespace  # type: ignore[attr-defined]
+    yield stub
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]):
+    code, out, err = call(capsys, "--help")
+    assert (code, err) == (0, "")
+    assert all(f"  {command} " in out for command in COMMANDS)
+    assert call(capsys) == (0, out, "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_commands_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"Example: realdataexp {command}" in out
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, realdataexp, realdataexp.cli as cli; cli.main(['--help'])\n"
+        "heavy = {'torch', 'polars', 'numpy', 'scipy', 'pydantic', 'matplotlib', 'pyarrow'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "realdataexp", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"realdataexp {realdataexp.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["runn"], "Did you mean 'run'?"),
+        (["run", "--sed", "1"], "--seed"),
+        (["run", "a", "b"], "unexpected extra argument"),
+        (["run", "--seed", "x"], "--seed"),
+        (["run", "demo", "-c", "demo"], "give one of them"),
+        (["run", "--quiet", "--verbose"], "give one of them"),
+        (["run", "--set"], "requires an argument"),
+        (["run", "nosuch"], "no such config file"),
+        (["run", "--set", "simulation.n_steps=0"], "simulation.n_steps = 0: must be at least 1"),
+        (["run", "--mode", "shado"], "unknown mode"),
+        (["run", "--data", "x"], "--data: dataset.path"),
+        (["prepare"], "Missing argument 'DIR'"),
+        (["prepare", "x", "--logs", "randon"], "must be one of random"),
+        (["synth", "x", "--rows", "0"], "rows = 0: must be at least 1"),
+        (["synth", "x", "--version", "2k"], "must be one of pure"),
+        (["validate"], "Missing argument"),
+        (["report", "nosuch"], "no run folder"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(
+    args: list[str], said: str, stub: Stub, capsys: pytest.CaptureFixture[str]
+):
+    code, out, err = call(capsys, *args)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err
+    assert not stub.calls
+
+
+def test_run_hands_its_options_on_and_ends_with_the_run_folder(
+    stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    args = [
+        "-c",
+        "kuairand-pure",
+        "-m",
+        "global",
+        "--data",
+        "d",
+        "--seed",
+        "3",
+        "--device",
+        "cpu",
+        "--set",
+        "global.n_steps=7",
+    ]
+    code, out, err = call(capsys, "run", *args, "--set", "seed=4", "--out", str(tmp_path / "r"))
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["the table", f"Run folder: {tmp_path / 'r'}"]
+    (_, config, out_dir), printed = stub.calls
+    assert out_dir == tmp_path / "r"
+    assert printed == ("print", tmp_path / "r")
+    expected = load_config(
+        "kuairand-pure", ["simulation.n_steps=7"], mode="global", data="d", seed=4, device="cpu"
+    )
+    assert config == expected
+
+
+def test_run_without_a_config_runs_the_demo(stub: Stub, capsys: pytest.CaptureFixture[str]):
+    assert call(capsys, "run")[0] == 0
+    assert stub.calls[0] == ("run", load_config("demo"), None)
+
+
+def test_dry_run_says_what_would_run_and_runs_nothing(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+):
+    code, out, _ = call(capsys, "run", "demo", "--dry-run")
+    assert code == 0
+    assert out == "20 worlds of pooling\nnothing was run\n"
+    assert [entry[0] for entry in stub.calls] == ["check"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("a: wrong\nb: wrong"), 2, "a: wrong\nb: wrong\n"),
+        (RunError("the disk is full"), 1, "the disk is full\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            ZeroDivisionError("by\nzero"),
+            1,
+            "unexpected ZeroDivisionError: by zero (REALDATAEXP_DEBUG=1 shows where)\n",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_of_the_run_is_its_exit_code_and_no_traceback(
+    error: BaseException,
+    code: int,
+    said: str,
+    stub: Stub,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.delenv("REALDATAEXP_DEBUG", raising=False)
+    stub.raises = error
+    assert call(capsys, "run") == (code, "", said)
+
+
+def test_debugging_shows_where_an_unexpected_error_came_from(
+    stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REALDATAEXP_DEBUG", "1")
+    stub.raises = ZeroDivisionError("x")
+    code, _, err = call(capsys, "run")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_validate_lists_every_fault(stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    values = load_config("kuairand-pure").resolved()
+    values["labels"][0]["alpha_T"] = float("nan")
+    values["simulation"]["n_steps"] = 0
+    values["sed"] = 1
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(values))
+    code, out, err = call(capsys, "validate", str(path))
+    assert (code, out, err.count("\n")) == (2, "", 3)
+
+
+def test_validate_asks_for_the_data_where_there_are_none(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+):
+    code, out, _ = call(capsys, "validate", "kuairand-1k")
+    assert code == 0
+    assert "the data was not checked" in out
+    assert not stub.calls
+
+
+def test_validate_checks_the_data(stub: Stub, capsys: pytest.CaptureFixture[str]):
+    assert call(capsys, "validate", "kuairand-1k", "--data", "d") == (0, "kuairand-1k: ok\n", "")
+    assert stub.calls == [("check", load_config("kuairand-1k", data="d"))]
+    stub.raises = InputError("d: no such folder")
+    assert call(capsys, "validate", "kuairand-1k", "--data", "d") == (2, "", "d: no such folder\n")
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = call(capsys, "schema")
+    assert code == 0
+    assert "labels" in json.loads(out)["properties"]
+
+
+def test_prepare_imports_what_the_config_needs_and_prints_what_is_there(
+    stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    args = ["--cache", str(tmp_path), "--force", "--logs", "random", "--logs", "standard_late"]
+    code, out, _ = call(capsys, "prepare", "d", *args)
+    assert code == 0
+    assert "1,234" in out
+    assert "is_click" in out
+    ((_, request, cache, _, force),) = stub.calls
+    config = load_config("kuairand-pure")
+    assert (request.path, cache, force) == (Path("d"), tmp_path, True)
+    assert request.logs == ("random", "standard_late")
+    assert request.numerical == config.feature.numerical
+    assert request.targets == ("play_time_ms", "is_click")
+
+
+def test_synth_hands_its_sizes_on(stub: Stub, capsys: pytest.CaptureFixture[str]):
+    code, out, _ = call(capsys, "synth", "d", "--version", "1k", "--users", "5", "--seed", "2")
+    assert code == 0
+    assert "120,000" in out
+    sizes = {"version": "1k", "n_users": 5, "n_videos": 1500, "n_rows": 120_000, "seed": 2}
+    assert stub.calls == [("synth", Path("d"), sizes)]
+
+
+def test_report_makes_the_plot_again(
+    stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    (tmp_path / "result.json").write_text("{}")
+    code, out, _ = call(capsys, "report", str(tmp_path))
+    assert (code, out) == (0, f"Wrote {tmp_path / 'plot.svg'}\n")
+    assert stub.calls == [("plot", tmp_path)]
+
+
+def test_the_public_api_is_imported_on_first_use():
+    assert set(realdataexp.__all__) == {"Result", "__version__", "load_config", "run"}
+    assert set(realdataexp.__all__) <= set(dir(realdataexp))
+    with pytest.raises(AttributeError, match="no attribute 'rum'"):
+        _ = realdataexp.rum
+    if importlib.util.find_spec("realdataexp.api"):
+        assert realdataexp.load_config is load_config
