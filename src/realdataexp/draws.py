@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,7 +78,7 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
     """Choose K distinct numbers out of range(n) for each element, uniformly over subsets.
 
     Robert Floyd's algorithm (Bentley & Floyd 1987, CACM 30(9)): its cost is K**2 and does not
-    depend on n.
+    depend on n. It runs on the host.
 
     Args:
         u_XK: float64 uniforms; the last axis holds the K draws of one choice.
@@ -86,17 +87,17 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
     Returns:
         int64 of the shape of ``u_XK``: the chosen numbers, -1 behind the n-th where n < K.
     """
-    n_choices = u_XK.shape[-1]
-    chosen = torch.full(u_XK.shape, -1, dtype=torch.int64, device=u_XK.device)
-    n_taken = n_X.clamp_max(n_choices)
-    for k in range(n_choices):
-        last = n_X - n_taken + k
-        drawn = below(u_XK[..., k], last + 1)
+    u, n = u_XK.numpy(), n_X.numpy()
+    chosen = np.full(u.shape, -1, dtype=np.int64)
+    n_taken = np.minimum(n, u.shape[-1])
+    for k in range(u.shape[-1]):
+        last = n - n_taken + k
+        drawn = np.minimum((u[..., k] * (last + 1)).astype(np.int64), last)
         if k:
-            taken = (chosen[..., :k] == drawn.unsqueeze(-1)).any(-1)
-            drawn = torch.where(taken, last, drawn)
-        chosen[..., k] = torch.where(k < n_taken, drawn, -1)
-    return chosen
+            is_taken = (chosen[..., :k] == drawn[..., None]).any(-1)
+            drawn = np.where(is_taken, last, drawn)
+        chosen[..., k] = np.where(k < n_taken, drawn, -1)
+    return torch.from_numpy(chosen)
 
 
 def permutation(keys: Tensor, n: int) -> Tensor:

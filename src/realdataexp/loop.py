@@ -74,7 +74,8 @@ class Step:
         n_candidates_WB: candidates on the slate.
         loss_SL: each network's mean training loss, NaN where it learned nothing.
         score_share_WAL: each label's share of the variance of the arm's fused score over a
-            slate's candidates (the shares of an arm sum to 1); NaN where all scores are equal.
+            slate's candidates (the shares of an arm sum to 1); NaN where all scores are equal,
+            None in steps that are not diagnosed.
         n_short: see Visits.
     """
 
@@ -85,7 +86,7 @@ class Step:
     differs_WB: Tensor
     n_candidates_WB: Tensor
     loss_SL: Tensor
-    score_share_WAL: Tensor
+    score_share_WAL: Tensor | None
     n_short: float
 
 
@@ -99,6 +100,7 @@ class Loop:
         labels: Sequence[LabelPolicy],
         learners: Sequence[Learner],
         seed: int,
+        diagnose_every: int = 1,
     ) -> None:
         """Join a world, the designs and the learners.
 
@@ -107,9 +109,10 @@ class Loop:
             blocks: the designs.
             labels: L labels, and learners: theirs, each with ``n_networks(blocks, R)`` networks.
             seed: of the dropout draws.
+            diagnose_every: steps between two looks at the scores' variance.
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
-        self._seed = seed
+        self._seed, self._diagnose_every = seed, diagnose_every
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
         """Run the steps [first, last); ends early when nobody is left to visit."""
@@ -142,6 +145,9 @@ class Loop:
         y_WBL = self.world.feedback(visits, slate, choice_WB)
         loss_SL = self._learn(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
         is_visit_WB = slate.is_candidate_WBC.any(-1)
+        shares = None
+        if visits.step % self._diagnose_every == 0:
+            shares = score_shares(term_WABCL, slate.is_candidate_WBC)
         return Step(
             visits.step,
             is_treated_WB,
@@ -150,7 +156,7 @@ class Loop:
             (pick_WAB[:, 0] != pick_WAB[:, 1]) & is_visit_WB,
             slate.is_candidate_WBC.sum(-1),
             loss_SL,
-            score_shares(term_WABCL, slate.is_candidate_WBC),
+            shares,
             visits.n_short,
         )
 
@@ -248,5 +254,5 @@ def score_shares(term_WABCL: Tensor, is_candidate_WBC: Tensor) -> Tensor:
     on = is_candidate_WBC[:, None, :, :, None].to(term_WABCL.dtype)
     n = on.sum(3, keepdim=True).clamp_min(1)
     term = (term_WABCL - (term_WABCL * on).sum(3, keepdim=True) / n) * on
-    score = term.sum(-1, keepdim=True)
-    return (term * score).sum((2, 3)) / score.square().sum((2, 3))
+    covariance_WAL = (term * term.sum(-1, keepdim=True)).sum((2, 3))
+    return covariance_WAL / covariance_WAL.sum(-1, keepdim=True)

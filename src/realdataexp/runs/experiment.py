@@ -280,7 +280,14 @@ class _Run:
         self.learners = [self._learner(i, start, n) for i, start in enumerate(starts)]
         world = self._world()
         policies = [label.policy for label in self.setup.labels]
-        loop = Loop(world, self.setup.blocks, policies, self.learners, self.config.seed)
+        loop = Loop(
+            world,
+            self.setup.blocks,
+            policies,
+            self.learners,
+            self.config.seed,
+            diagnose_every=config.validate_every,
+        )
         self._validate(0)
         with PhaseProgress("loop", config.n_steps, "steps") as progress:
             for step in loop.steps(0, config.n_steps):
