@@ -42,11 +42,16 @@ class Stub:
             raise self.raises
         return out or Path("results/a-run")
 
-    def check_experiment(self, config: Config) -> list[str]:
-        self.calls.append(("check", config))
+    def check_experiment(
+        self, config: Config, out: Path | None = None, *, every_fault: bool = False
+    ) -> list[str]:
+        self.calls.append(("check", config, out, every_fault))
         if self.raises:
             raise self.raises
         return ["20 worlds of pooling", "nothing was run"]
+
+    def without_faults(self, source: str, data: Path | None) -> None:
+        return None
 
     def print_result(self, run_dir: Path) -> None:
         self.calls.append(("print", run_dir))
@@ -79,6 +84,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     stub = Stub()
     modules = {
         "realdataexp.runs.experiment": ("run_experiment", "check_experiment"),
+        "realdataexp.runs.checks": ("without_faults",),
         "realdataexp.report.table": ("print_result",),
         "realdataexp.report.plots": ("write_plot",),
         "realdataexp.data.synthetic": ("write_synthetic",),
@@ -193,10 +199,10 @@ def test_run_without_a_config_runs_the_demo(stub: Stub, capsys: pytest.CaptureFi
 def test_dry_run_says_what_would_run_and_runs_nothing(
     stub: Stub, capsys: pytest.CaptureFixture[str]
 ):
-    code, out, _ = call(capsys, "run", "demo", "--dry-run")
+    code, out, _ = call(capsys, "run", "demo", "--dry-run", "--out", "x")
     assert code == 0
     assert out == "20 worlds of pooling\nnothing was run\n"
-    assert [entry[0] for entry in stub.calls] == ["check"]
+    assert stub.calls == [("check", load_config("demo"), Path("x"), False)]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +211,7 @@ def test_dry_run_says_what_would_run_and_runs_nothing(
         (InputError("a: wrong\nb: wrong"), 2, "a: wrong\nb: wrong\n"),
         (RunError("the disk is full"), 1, "the disk is full\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt("interrupted; r stays"), 130, "interrupted; r stays\n"),
         (
             ZeroDivisionError("by\nzero"),
             1,
@@ -224,6 +231,16 @@ def test_an_error_of_the_run_is_its_exit_code_and_no_traceback(
     monkeypatch.delenv("REALDATAEXP_DEBUG", raising=False)
     stub.raises = error
     assert call(capsys, "run") == (code, "", said)
+
+
+def test_what_became_of_a_failed_run_stands_in_its_line(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+):
+    stub.raises = ZeroDivisionError("x")
+    stub.raises.add_note("after 3 of 9 steps; r holds the run so far")
+    code, _, err = call(capsys, "run")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "x (after 3 of 9 steps; r holds the run so far; REALDATAEXP_DEBUG=1" in err
 
 
 def test_debugging_shows_where_an_unexpected_error_came_from(
@@ -258,7 +275,7 @@ def test_validate_asks_for_the_data_where_there_are_none(
 
 def test_validate_checks_the_data(stub: Stub, capsys: pytest.CaptureFixture[str]):
     assert call(capsys, "validate", "kuairand-1k", "--data", "d") == (0, "kuairand-1k: ok\n", "")
-    assert stub.calls == [("check", load_config("kuairand-1k", data="d"))]
+    assert stub.calls == [("check", load_config("kuairand-1k", data="d"), None, True)]
     stub.raises = InputError("d: no such folder")
     assert call(capsys, "validate", "kuairand-1k", "--data", "d") == (2, "", "d: no such folder\n")
 

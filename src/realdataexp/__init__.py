@@ -7,10 +7,15 @@ first use.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realdataexp.api import Result, load_config, run
+
+# MKL's matrix products then do not depend on where in memory a network lies, so that a world's
+# result is the same to the bit whatever runs beside it. It must be set before MKL's first call.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.1.0"
 __all__ = ["Result", "__version__", "load_config", "run"]

@@ -12,6 +12,7 @@ import polars as pl
 
 from realdataexp.config import Config
 from realdataexp.config import load_config as load_config
+from realdataexp.errors import InputError
 from realdataexp.report.files import read_result, read_table
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.experiment import run_experiment
@@ -74,5 +75,13 @@ def run(
         InputError: something given is wrong.
         RunError: the run failed.
     """
-    loaded = config if isinstance(config, Config) else load_config(config, overrides)
+    if isinstance(config, Config):
+        if overrides:
+            raise InputError(
+                f"overrides = {list(overrides)!r}: have no effect on a config that is loaded; give "
+                "them to load_config"
+            )
+        loaded = config
+    else:
+        loaded = load_config(config, overrides)
     return Result(run_experiment(loaded, None if out is None else Path(out)))

@@ -6,16 +6,21 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted afte
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from realdataexp import __version__, terminal
 from realdataexp.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from realdataexp.config import Config
 
 app = typer.Typer(
     name="realdataexp",
@@ -26,8 +31,15 @@ app = typer.Typer(
 )
 
 
+class _Interrupted(Exception):
+    """A KeyboardInterrupt that says what became of the run; typer would drop that."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors become lines on stderr."""
+    if threading.current_thread() is threading.main_thread():
+        # what batch systems send ends a command as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(args=argv, prog_name="realdataexp", standalone_mode=False)
     except typer.TyperException as error:
@@ -36,14 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(2, str(error))
     except RunError as error:
         return _fail(1, str(error))
+    except _Interrupted as error:
+        return _fail(130, str(error) or "interrupted")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
         if os.environ.get("REALDATAEXP_DEBUG") == "1":
             traceback.print_exc()
         text = " ".join(str(error).split())
-        hint = "REALDATAEXP_DEBUG=1 shows where"
-        return _fail(1, f"unexpected {type(error).__name__}: {text} ({hint})")
+        notes = "; ".join([*getattr(error, "__notes__", ()), "REALDATAEXP_DEBUG=1 shows where"])
+        return _fail(1, f"unexpected {type(error).__name__}: {text} ({notes})")
     if code == 130:
         return _fail(130, "interrupted")
     return code if isinstance(code, int) else 0
@@ -138,10 +152,13 @@ def run(
     from realdataexp.runs.experiment import check_experiment, run_experiment
 
     if dry_run:
-        for line in check_experiment(loaded):
+        for line in check_experiment(loaded, out):
             typer.echo(line)
         return
-    run_dir = run_experiment(loaded, out)
+    try:
+        run_dir = run_experiment(loaded, out)
+    except KeyboardInterrupt as error:
+        raise _Interrupted(*error.args) from error
     from realdataexp.report.table import print_result
 
     print_result(run_dir)
@@ -222,14 +239,27 @@ def validate(
     """Check a config against the schema and the data; list every fault."""
     from realdataexp.config import load_config
 
-    loaded = load_config(config, data=data)
-    if loaded.dataset.name != "synthetic" and loaded.dataset.path is None:
-        typer.echo(f"{config}: ok; the data was not checked: give --data DIR")
-        return
-    from realdataexp.runs.experiment import check_experiment
+    terminal.log_lines("ERROR")
+    faults = []
+    try:
+        loaded: Config | None = load_config(config, data=data)
+    except InputError as error:
+        from realdataexp.runs.checks import without_faults
 
-    check_experiment(loaded)
-    typer.echo(f"{config}: ok")
+        faults.append(str(error))
+        loaded = without_faults(config, data)
+    has_data = loaded and (loaded.dataset.name == "synthetic" or loaded.dataset.path)
+    if loaded and has_data:
+        from realdataexp.runs.experiment import check_experiment
+
+        try:
+            check_experiment(loaded, every_fault=True)
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    hint = "" if has_data else "; the data was not checked: give --data DIR"
+    typer.echo(f"{config}: ok{hint}")
 
 
 @app.command(epilog="Example: realdataexp schema > realdataexp.schema.json")

@@ -112,10 +112,10 @@ def subset(keys: Tensor, n: int, k: int) -> Tensor:
     """
     if k >= n:
         return torch.arange(n)
-    if 4 * k >= n:
+    if 4 * k >= n or n < 1024:
         return permutation(keys, n)[:k].sort().values
     drawn = below(uniform(keys, 2 * k), torch.tensor(n))
-    # the first k distinct ones, in the order drawn; 2k draws hold k distinct ones for 4k < n
+    # the first k distinct ones, in the order drawn: 2k draws from so many hold at least k
     ordered, place = torch.sort(drawn, stable=True)
     is_first = torch.ones_like(ordered, dtype=torch.bool)
     is_first[1:] = ordered[1:] != ordered[:-1]
@@ -138,7 +138,7 @@ def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
     """
     size = math.prod(shape)
     lanes = bits(keys, -(-size // 4)).view(torch.int16)[..., :size]
-    threshold = round(drop * 65536)
+    threshold = min(round(drop * 65536), 65535)
     scale = 65536.0 / (65536 - threshold)
     kept = lanes >= threshold - 32768
     return kept.reshape(*keys.shape, *shape).to(torch.float32).mul_(scale)

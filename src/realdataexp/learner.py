@@ -9,15 +9,18 @@ Axes: S stacked networks, B visits, C candidates, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from realdataexp.device import Device
 from realdataexp.models import Batch, LabelScale, Loss, StackedModel
 
+_LANES = 64  # a multiple of the elements that any CPU's vector loop takes at once
+_ROWS_BEFORE_THREADS = 32768
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -100,7 +103,7 @@ class Learner:
         with torch.no_grad(), self.device.autocast():
             for chunk in self._chunks(networks, batch):
                 raw = self.model.forward(self._views(chunk), batch[_shift(chunk, networks)], None)
-                predictions.append(self.loss.predict(raw.float(), self.scale))
+                predictions.append(by_rows(self._predict, raw.float()))
         return torch.cat(predictions)
 
     def losses(self, batch: Batch, y_SB: Tensor, networks: slice) -> Tensor:
@@ -110,9 +113,9 @@ class Learner:
             for chunk in self._chunks(networks, batch):
                 part = _shift(chunk, networks)
                 raw = self.model.forward(self._views(chunk), batch[part], None).float()[:, :, 0]
-                known = torch.isfinite(y_SB[part])
-                loss = self.loss.elementwise(raw, y_SB[part].nan_to_num(), self.scale)
-                values.append(torch.where(known, loss, torch.nan))
+                is_known = torch.isfinite(y_SB[part])
+                loss = by_rows(self._elementwise, raw, torch.where(is_known, y_SB[part], 0.0))
+                values.append(torch.where(is_known, loss, torch.nan))
         return torch.cat(values)
 
     def update(
@@ -165,17 +168,23 @@ class Learner:
     ) -> Tensor:
         leaves = {name: p.detach().requires_grad_() for name, p in self._views(chunk).items()}
         counts_SB = torch.isfinite(y_SB) & torch.isfinite(weight_SB)
-        weight_SB = torch.where(counts_SB, weight_SB, 0.0)
+        learned_SB = counts_SB & (weight_SB > 0)
+        weight_SB = torch.where(learned_SB, weight_SB, 0.0)
         with self.device.autocast():
             raw = self.model.forward(leaves, batch, dropout_key_S)
-        loss_SB = self.loss.elementwise(raw.float()[:, :, 0], y_SB.nan_to_num(), self.scale)
-        n_S = counts_SB.sum(1).clamp_min(1)
-        loss_S = (weight_SB * loss_SB).sum(1) / n_S
+        # a row that teaches nothing must not overflow either: 0 times infinity is no number
+        y_SB = torch.where(learned_SB, y_SB, 0.0)
+        loss_SB = by_rows(self._elementwise, raw.float()[:, :, 0], y_SB)
+        loss_S = (weight_SB * loss_SB).sum(1) / counts_SB.sum(1).clamp_min(1)
         grads = torch.autograd.grad(loss_S.sum(), list(leaves.values()))
-        self._adam(chunk, grads, loss_S.detach(), (weight_SB > 0).any(1), settings)
-        learned_SB = weight_SB > 0
-        n_learned_S = learned_SB.sum(1)
-        return torch.where(learned_SB, loss_SB.detach(), 0.0).sum(1) / n_learned_S
+        self._adam(chunk, grads, loss_S.detach(), learned_SB.any(1), settings)
+        return torch.where(learned_SB, loss_SB.detach(), 0.0).sum(1) / learned_SB.sum(1)
+
+    def _predict(self, raw_XO: Tensor) -> Tensor:
+        return self.loss.predict(raw_XO, self.scale)
+
+    def _elementwise(self, raw_XO: Tensor, y_X: Tensor) -> Tensor:
+        return self.loss.elementwise(raw_XO, y_X, self.scale)
 
     def _adam(
         self,
@@ -186,7 +195,8 @@ class Learner:
         settings: OptimizerSettings,
     ) -> None:
         """Adam in place; networks without rows or without a finite gradient stay as they are."""
-        norm_S = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
+        # one after the other: a sum over a leading axis has other last bits at a tensor's end
+        norm_S = sum((g.flatten(1).square().sum(1) for g in grads), loss_S.new_zeros(())).sqrt()
         finite_S = torch.isfinite(norm_S) & torch.isfinite(loss_S)
         active_S = has_rows_S & finite_S
         self.n_skipped_S[chunk] += has_rows_S & ~finite_S
@@ -228,6 +238,29 @@ class Learner:
         for part in ("params", "moment_1", "moment_2"):
             tensors.update({f"{part}.{k}": v for k, v in getattr(self, part).items()})
         return tensors
+
+
+def by_rows(function: Callable[..., Tensor], raw_XO: Tensor, *others_X: Tensor) -> Tensor:
+    """Apply a function of rows so that a row's result does not depend on its place, to the bit.
+
+    PyTorch computes exp, log and their kin in SIMD lanes, but the last few elements of a tensor
+    (or of a thread's share of it) one by one, with other last bits. Padded to whole lanes, in
+    blocks below the size from which threads share the work, there are no last few.
+
+    Args:
+        function: (raw_XO, *others_X) -> result_X, each row for itself.
+        raw_XO: any shape X, with a last axis O.
+        others_X: of the shape X.
+    """
+    shape, n = raw_XO.shape[:-1], raw_XO.shape[:-1].numel()
+    pad = -n % _LANES
+    raw_NO = F.pad(raw_XO.reshape(n, -1), (0, 0, 0, pad))
+    others_N = [F.pad(x.reshape(n), (0, pad)) for x in others_X]
+    starts = range(0, n + pad, _ROWS_BEFORE_THREADS)
+    parts = [
+        function(*(x[i : i + _ROWS_BEFORE_THREADS] for x in (raw_NO, *others_N))) for i in starts
+    ]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[:n].view(shape)
 
 
 def _shift(chunk: slice, networks: slice) -> slice:

@@ -39,7 +39,8 @@ class Check:
 
     Attributes:
         iteration: batches done.
-        training_L, validation_L: mean losses since the last check, and on validation rows.
+        training_L, validation_L: mean losses since the last check (NaN where a label learned
+            nothing), and on validation rows.
         n_rows: rows trained on so far.
     """
 
@@ -93,7 +94,8 @@ def pretrain(
         settings: the rest.
     """
     best = [_Best(settings.early_stopping) for _ in learners]
-    loss_sum_L, n_batches, iteration, n_done = torch.zeros(len(learners)), 0, 0, 0
+    losses_L: list[list[Tensor]] = [[] for _ in learners]
+    n_done = 0
     for iteration, (place_B, is_last) in enumerate(_batches(n_rows, settings), start=1):
         batch, y_L = reader.read(place_B)
         for i, (learner, optimizer) in enumerate(zip(learners, optimizers, strict=True)):
@@ -102,18 +104,24 @@ def pretrain(
             key_S = draws.key(settings.seed, f"pretrain dropout {i}", torch.tensor([iteration]))
             ones_SB = torch.ones_like(y_L[i])
             loss_S = learner.update(batch, y_L[i], ones_SB, optimizer, key_S.to(y_L[i].device))
-            loss_sum_L[i] += loss_S[0].nan_to_num().cpu()
-        n_batches, n_done = n_batches + 1, n_done + len(place_B)
+            losses_L[i].append(loss_S[0])
+        n_done += len(place_B)
         if is_last or (settings.validate_every and iteration % settings.validate_every == 0):
             validation_L = validate()
             for state, learner, loss in zip(best, learners, validation_L, strict=True):
                 state.look(learner, loss)
-            yield Check(iteration, tuple((loss_sum_L / n_batches).tolist()), validation_L, n_done)
-            loss_sum_L, n_batches = torch.zeros(len(learners)), 0
+            training_L = tuple(_mean(losses) for losses in losses_L)
+            yield Check(iteration, training_L, validation_L, n_done)
+            losses_L = [[] for _ in learners]
             if all(state.has_stopped for state in best):
                 break
     for state, learner in zip(best, learners, strict=True):
         state.restore(learner)
+
+
+def _mean(losses: list[Tensor]) -> float:
+    """Mean of the batches that had something to learn from; NaN where there was none."""
+    return float(torch.stack(losses).nanmean()) if losses else float("nan")
 
 
 def _batches(n_rows: int, settings: PretrainSettings) -> Iterator[tuple[np.ndarray, bool]]:

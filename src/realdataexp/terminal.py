@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at the time: a progress bar puts lines above itself there."""
+
+    def __init__(self, level: str) -> None:
+        logging.Handler.__init__(self, level)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
-    """Show the package's log lines on stderr, from ``level`` or as quiet or verbose says."""
-    handler = logging.StreamHandler()
-    handler.setLevel("WARNING" if quiet else "DEBUG" if verbose else level)
+    """Show the package's log lines on stderr, from ``level`` or as quiet or verbose says.
+
+    Quiet leaves the warnings to the result, which ends with them.
+    """
+    handler = _StderrHandler("ERROR" if quiet else "DEBUG" if verbose else level)
     logger = logging.getLogger("realdataexp")
     logger.handlers = [handler]
-    # A log file with a handler of its own still gets the config's level from a quiet run.
-    logger.setLevel(min(handler.level, logging.getLevelNamesMapping()[level]))
+    logger.setLevel(handler.level)
 
 
 def print_stats(title: str, stats: Mapping[str, Any]) -> None:

@@ -62,7 +62,8 @@ class Design(BaseModel):
     def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
         """Which candidates the visit's arm may show: bool R, B, C. By default all there are.
 
-        A visit left without any candidate does not take place.
+        A visit left without any candidate does not take place; it still costs its user a row,
+        so that all designs have the same number of rows left.
         """
         return slate.is_candidate_WBC
 

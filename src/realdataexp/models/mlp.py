@@ -162,11 +162,27 @@ def _bag(table_SVH: Tensor, cat_SNK: Tensor, weight_SNK: Tensor) -> Tensor:
     S, V, H = table_SVH.shape
     n_slots = cat_SNK.shape[-1]
     start_S = torch.arange(0, S * V, V, dtype=cat_SNK.dtype, device=cat_SNK.device)
-    ids = (cat_SNK + start_S.view(S, 1, 1)).reshape(-1, n_slots)
-    rows = F.embedding_bag(
-        ids,
-        table_SVH.reshape(S * V, H),
-        mode="sum",
-        per_sample_weights=weight_SNK.reshape(-1, n_slots),
-    )
-    return rows.view(S, -1, H)
+    ids_XK = (cat_SNK + start_S.view(S, 1, 1)).reshape(-1, n_slots)
+    rows_XH = _Bag.apply(table_SVH.reshape(S * V, H), ids_XK, weight_SNK.reshape(-1, n_slots))
+    return rows_XH.view(S, -1, H)
+
+
+class _Bag(torch.autograd.Function):
+    """``embedding_bag`` whose gradient is summed in the rows' order.
+
+    PyTorch's own sums them in an order that depends on what else is in the batch, so that a
+    network's last bits would depend on the networks stacked beside it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table_YH: Tensor, ids_XK: Tensor, weight_XK: Tensor) -> Tensor:
+        ctx.save_for_backward(ids_XK, weight_XK)
+        ctx.n_rows = table_YH.shape[0]
+        return F.embedding_bag(ids_XK, table_YH, mode="sum", per_sample_weights=weight_XK)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        ids_XK, weight_XK = ctx.saved_tensors
+        rows_XKH = grads[0].unsqueeze(1) * weight_XK.unsqueeze(2)
+        table = torch.ops.aten.embedding_dense_backward(rows_XKH, ids_XK, ctx.n_rows, -1, False)
+        return table, None, None

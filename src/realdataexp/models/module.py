@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from realdataexp.errors import InputError
@@ -26,8 +27,8 @@ class ModuleStack:
     the video's category ids, the video's shifted behind the user's; an empty slot of a multi-hot
     feature is ``schema.user.n_ids + schema.video.n_ids``) and returns ``raw_NO``.
 
-    A module with dropout layers is trained network by network, each under its own seed, so that
-    its masks do not depend on the other worlds. Layers with running statistics over the batch are refused: they would let one
+    A module with dropout layers or an embedding's ``padding_idx`` is trained network by network,
+    each under its own seed, so that its masks do not depend on the other worlds. Layers with running statistics over the batch are refused: they would let one
     world's result depend on another's.
     """
 
@@ -44,18 +45,23 @@ class ModuleStack:
         try:
             with torch.random.fork_rng(devices=[]):
                 self.module = self._build().to("meta")
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(
                 f"{where} = {dict(params)!r}: refused by the module: {error}"
             ) from error
-        if any(True for _ in self.module.buffers()):
-            names = ", ".join(name for name, _ in self.module.named_buffers())
+        names = [name for name, _ in self.module.named_buffers()]
+        names += [name for name, m in self.module.named_modules() if isinstance(m, _NormBase)]
+        if names:
             raise InputError(
-                f"{where}: the module keeps buffers ({names}), such as batch statistics; "
+                f"{where}: the module keeps buffers or batch statistics ({', '.join(names)}); "
                 "worlds must not share state: use LayerNorm or parameters instead"
             )
 
-        self._has_dropout = any(isinstance(m, _DropoutNd) for m in self.module.modules())
+        # vmap would share a dropout mask, and forgets an embedding's padding_idx in the gradient
+        self._learns_alone = any(
+            isinstance(m, _DropoutNd) or getattr(m, "padding_idx", None) is not None
+            for m in self.module.modules()
+        )
 
     @property
     def floats_per_row(self) -> int:
@@ -79,7 +85,7 @@ class ModuleStack:
         def one(network: Mapping[str, Tensor], num_ND: Tensor, cat_NK: Tensor) -> Tensor:
             return functional_call(self.module, dict(network), (num_ND, cat_NK))
 
-        if dropout_key_S is None or not self._has_dropout:
+        if dropout_key_S is None or not self._learns_alone:
             return vmap(one)(dict(params), num_SND, cat_SNK).view(S, B, C, -1)
         raws = []
         for s in range(S):

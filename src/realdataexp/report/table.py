@@ -2,89 +2,198 @@
 
 from __future__ import annotations
 
+import textwrap
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from realdataexp.report.files import read_result
+from realdataexp.report.numbers import Scale, number
+
+_NOTABLE = 2.0  # Monte-Carlo standard errors
+_GAP = "  "
+_LEAST_NAME = 12
+_LEGEND = (
+    "bias: estimate minus truth on the same random numbers ± its Monte-Carlo standard error, * if "
+    "more than 2 of these from 0. SD, RMSE: of a single test. coverage: how often the 95 % "
+    "interval of a single test holds the truth."
+)
 
 
 def print_result(run_dir: Path, console: Console | None = None) -> None:
     """Print a run's answer: the truth, what each design says, and the warnings."""
-    console = console or Console()
+    console = console or Console(highlight=False)
     result = read_result(run_dir)
+    units = {x["name"]: unit_of(x["target"]) for x in result["config"]["labels"]}
     if result["status"] != "complete":
-        console.print(f"[yellow]partial: stopped after {result['n_steps_done']} steps")
-    if result["gte_results"]:
-        console.print(_truth(result))
+        _print_text(console, f"partial: stopped after {result['n_steps_done']} steps", "yellow")
+    truth = [e for e in result["estimates"] if e["design"] == "global"]
+    if truth:
+        _truth(truth, result["gte_results"], units).show(console)
+    for entry in truth:
+        answers = [e for e in result["comparison"] if e["label"] == entry["label"]]
+        if answers:
+            _comparison(entry, answers, units).show(console)
     if result["comparison"]:
-        console.print(_comparison(result["comparison"]))
+        console.print()
+        _print_text(console, _LEGEND, "dim")
     else:
         designs = [e for e in result["estimates"] if e["design"] != "global"]
         if designs:
-            console.print(_estimates(designs))
+            _estimates(designs, units).show(console)
+    if result["warnings"]:
+        console.print()
     for warning in result["warnings"]:
-        console.print(f"[yellow]warning[/] {warning['code']}: ", end="")
-        console.print(warning["message"], markup=False, highlight=False)
+        _print_text(console, f"! {warning['code']}: {warning['message']}", "yellow", hang="  ")
 
 
-def _truth(result: dict[str, Any]) -> Table:
+def unit_of(target: str) -> str:
+    """The unit that a column's name tells, such as "ms", or ""."""
+    return "ms" if target.endswith("_ms") else ""
+
+
+@dataclass
+class _Table:
+    """Lines of cells: the first column of names, on the left, the others on the right.
+
+    Nothing is ever cut: a name too long for the room that the numbers leave stands on a line of its
+    own, and where a terminal is narrower than the numbers their lines run on.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[tuple[list[str], str]] = field(default_factory=list)
+
+    def add(self, cells: list[str], style: str = "") -> None:
+        """Add a line of cells."""
+        self.rows.append((cells, style))
+
+    def show(self, console: Console) -> None:
+        """Print the table."""
+        columns = list(zip(self.header, *(cells for cells, _ in self.rows), strict=True))
+        widths = [max(map(len, column)) for column in columns[1:]]
+        taken = sum(widths) + len(_GAP) * len(widths)
+        room = max(_LEAST_NAME, console.width - taken - 1)
+        first = max((len(name) for name in columns[0] if len(name) <= room), default=0)
+
+        def line(cells: list[str], style: str) -> None:
+            name, *values = cells
+            if len(name) > room:
+                console.print(Text(name, style=style), soft_wrap=True)
+                name = ""
+            right = [value.rjust(width) for value, width in zip(values, widths, strict=True)]
+            text = _GAP.join([name.ljust(first), *right]).rstrip()
+            console.print(Text(text, style=style), soft_wrap=True)
+
+        console.print()
+        _print_text(console, self.title, "bold")
+        line(self.header, "")
+        console.print(Text("─" * (first + taken), style="dim"), soft_wrap=True)
+        for cells, style in self.rows:
+            line(cells, style)
+
+
+def _print_text(console: Console, text: str, style: str, hang: str = "") -> None:
+    lines = textwrap.fill(
+        text, max(40, console.width - 1), subsequent_indent=hang,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    console.print(Text(lines, style=style), soft_wrap=True)
+
+
+def _truth(
+    entries: list[dict[str, Any]], gte: dict[str, float | None], units: dict[str, str]
+) -> _Table:
     """Totals of the treated and the control world, and the effect per visit."""
-    gte = result["gte_results"]
-    per_visit = {e["label"]: e for e in result["estimates"] if e["design"] == "global"}
-    n_worlds = max((e["n_worlds"] for e in per_visit.values()), default=0)
-    table = Table(
-        title=f"True effect of launching (GTE), {n_worlds} replications", title_justify="left"
-    )
-    for name in ("label", "treated world", "control world", "GTE", "GTE %", "per visit", "± SE"):
-        table.add_column(name, justify="left" if name == "label" else "right")
-    for label, e in per_visit.items():
-        table.add_row(
-            label,
-            *(number(gte.get(f"{x}_{label}")) for x in ("GT", "GC", "GTE")),
-            number(gte.get(f"GTE_{label}_relative")),
-            number(e["value"]),
-            number(e["se"]),
+    worlds = _worlds(entries)
+    title = f"The truth: everybody treated minus everybody in control (GTE), {worlds}"
+    header = ["", "treated", "control", "GTE", "GTE %", "GTE per visit ± SE"]
+    table = _Table(title, header)
+    for e in entries:
+        label = e["label"]
+        scale = Scale.of([e["value"]], [e["se"]])
+        relative = gte.get(f"GTE_{label}_relative")
+        table.add(
+            [
+                _with_unit(label, units),
+                *(number(gte.get(f"{x}_{label}")) for x in ("GT", "GC", "GTE")),
+                "-" if relative is None else f"{relative:.3g} %",
+                _plus_minus([scale.text(e["value"])], [scale.text(e["se"])])[0],
+            ]
         )
     return table
 
 
-def _comparison(entries: list[dict[str, Any]]) -> Table:
-    table = Table(title="What each design would have answered, per visit", title_justify="left")
-    names = ("label", "design", "truth", "estimate", "bias", "± MC SE", "SD", "RMSE", "coverage")
-    for name in names:
-        table.add_column(name, justify="left" if name in ("label", "design") else "right")
-    labels = list(dict.fromkeys(e["label"] for e in entries))
-    for label in labels:
-        for e in entries:
-            if e["label"] == label:
-                keys = ("gte", "estimate", "bias", "bias_mc_se", "sd", "rmse")
-                cells = [number(e[key]) for key in keys]
-                coverage = "-" if e["coverage"] is None else f"{100 * e['coverage']:.0f} %"
-                table.add_row(label, e["design"], *cells, coverage)
-        table.add_section()
+def _comparison(
+    truth: dict[str, Any], entries: list[dict[str, Any]], units: dict[str, str]
+) -> _Table:
+    """One label: the truth, and how far each design's answers are from it."""
+    values = [truth["value"], *(e[k] for e in entries for k in ("estimate", "bias", "sd", "rmse"))]
+    scale = Scale.of(values, [e["bias_mc_se"] for e in entries])
+    table = _Table(
+        f"{_with_unit(truth['label'], units)}: effect per visit",
+        ["", "estimate", "bias ± MC SE  ", "SD", "RMSE", "coverage"],
+    )
+    table.add(["truth (GTE)", scale.text(truth["value"]), "", "", "", ""], "bold")
+    biases = _plus_minus(
+        [scale.text(e["bias"]) for e in entries],
+        [scale.text(e["bias_mc_se"]) for e in entries],
+    )
+    for e, bias in zip(entries, biases, strict=True):
+        se = e["bias_mc_se"]
+        is_notable = e["bias"] is not None and bool(se) and abs(e["bias"]) > _NOTABLE * se
+        table.add(
+            [
+                e["design"],
+                scale.text(e["estimate"]),
+                bias + (" *" if is_notable else "  "),
+                scale.text(e["sd"]),
+                scale.text(e["rmse"]),
+                "-" if e["coverage"] is None else f"{100 * e['coverage']:.0f} %",
+            ],
+            "red" if is_notable else "",
+        )
     return table
 
 
-def _estimates(entries: list[dict[str, Any]]) -> Table:
-    table = Table(title="Estimated effect per visit", title_justify="left")
-    for name in ("design", "label", "estimate", "± SE", "95 % interval", "p", "worlds"):
-        table.add_column(name, justify="left" if name in ("label", "design") else "right")
+def _estimates(entries: list[dict[str, Any]], units: dict[str, str]) -> _Table:
+    """One design's own estimates."""
+    table = _Table(
+        f"Effect per visit, as the design {entries[0]['design']} answers, {_worlds(entries)}",
+        ["", "estimate ± SE", "95 % interval", "p"],
+    )
     for e in entries:
-        interval = f"{number(e['ci_low'])} to {number(e['ci_high'])}"
-        table.add_row(
-            e["design"], e["label"], number(e["value"]), number(e["se"]), interval,
-            number(e["p_value"]), str(e["n_worlds"]),
-        )  # fmt: skip
+        scale = Scale.of([e["value"], e["ci_low"], e["ci_high"]], [e["se"]])
+        interval = "-"
+        if e["ci_low"] is not None:
+            interval = f"{scale.text(e['ci_low'])} to {scale.text(e['ci_high'])}"
+        table.add(
+            [
+                _with_unit(e["label"], units),
+                _plus_minus([scale.text(e["value"])], [scale.text(e["se"])])[0],
+                interval,
+                "-" if e["p_value"] is None else f"{e['p_value']:.2g}",
+            ]
+        )
     return table
 
 
-def number(value: float | None) -> str:
-    """Four significant digits with thousands separators; "-" where there is no number."""
-    if value is None:
-        return "-"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+def _plus_minus(values: list[str], errors: list[str]) -> list[str]:
+    """``value ± error`` each, the signs in one column; values alone where there are no errors."""
+    if set(errors) == {"-"}:
+        return values
+    width = max(map(len, errors))
+    return [f"{v} ± {e.rjust(width)}" for v, e in zip(values, errors, strict=True)]
+
+
+def _with_unit(label: str, units: dict[str, str]) -> str:
+    unit = units.get(label)
+    return f"{label} ({unit})" if unit else label
+
+
+def _worlds(entries: list[dict[str, Any]]) -> str:
+    n = max(e["n_worlds"] for e in entries)
+    return f"{n} replication{'' if n == 1 else 's'}"

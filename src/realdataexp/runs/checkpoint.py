@@ -11,7 +11,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from realdataexp.runs.folder import disk_faults, write_json
+from realdataexp.runs.folder import disk_faults, sync, write_json
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run folder holds a whole checkpoint."""
+    return (folder / "checkpoints" / "index.json").is_file()
 
 
 def save_checkpoint(
@@ -32,9 +37,10 @@ def save_checkpoint(
             temporary.mkdir(parents=True)
             path = temporary / "state.safetensors"
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+            path.chmod(temporary.stat().st_mode & 0o666)  # safetensors writes for the owner alone
+            sync(path)
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
             write_json(temporary / "state.json", {**state, "step": step, "sha256": digest})
             temporary.rename(final)
         finally:

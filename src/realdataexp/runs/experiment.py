@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import platform
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -13,25 +10,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
-from realdataexp import __version__, draws
+from realdataexp import draws
 from realdataexp.config import Config
-from realdataexp.errors import RunError, Warnings
+from realdataexp.errors import InputError, RunError, Warnings
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, n_networks
+from realdataexp.models import Batch
 from realdataexp.pretrain import PretrainSettings, RowReader, pretrain
 from realdataexp.report.plots import write_plot
-from realdataexp.runs.checkpoint import save_checkpoint
+from realdataexp.runs.checkpoint import has_checkpoint, save_checkpoint
+from realdataexp.runs.doubts import warn_of_arms, warn_of_design, warn_of_nulls, warn_of_updates
 from realdataexp.runs.folder import (
+    Folder,
     RunLog,
-    check_new,
+    check_place,
+    disk_faults,
+    finite,
     make_folder,
     write_json,
     write_parquet,
     write_text,
 )
+from realdataexp.runs.interrupts import Interrupts
+from realdataexp.runs.machine import peak_memory_mb, versions
 from realdataexp.runs.progress import PhaseProgress
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.setup import set_up
@@ -42,17 +47,24 @@ from realdataexp.worlds.replay import ReplaySettings, ReplayWorld
 logger = logging.getLogger("realdataexp")
 
 SCHEMA_VERSION = 1
-_LIBRARIES = ("torch", "numpy", "polars", "scipy", "pydantic", "safetensors")
 
 
-def check_experiment(config: Config) -> list[str]:
+def check_experiment(
+    config: Config, out: Path | None = None, *, every_fault: bool = False
+) -> list[str]:
     """Check a config against the machine and the data; describe what would run.
+
+    Args:
+        config: what to check.
+        out: the run folder it would get; None makes one in the config's log_dir.
+        every_fault: import the data in any case, and check them too.
 
     Raises:
         InputError: with every fault found, a line each.
     """
+    check_place(out, config.path(config.logging.log_dir))
     warnings = Warnings()
-    setup = set_up(config, warnings)
+    setup = set_up(config, warnings, every_fault=every_fault)
     loop, R = config.simulation, config.experiment.replications
     names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
     lines = [
@@ -75,43 +87,52 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
         out: the run folder; None makes ``<log_dir>/<timestamp>-<mode>``.
 
     Raises:
-        InputError: something given is wrong; no folder is left behind.
+        InputError: something given is wrong, and no folder is left behind; or the disk is full,
+            and a folder is left only if it holds a checkpoint.
         RunError: the run failed.
-        KeyboardInterrupt: interrupted; the folder holds what there is, with status "partial".
+        KeyboardInterrupt: interrupted; the folder, once there is one, holds the run so far, with
+            status "partial".
     """
-    log = RunLog()
-    log.setLevel(config.logging.level)
+    check_place(out, config.path(config.logging.log_dir))
+    log = RunLog(config.logging.level)
+    level = logger.level
+    logger.setLevel(log.level if level == logging.NOTSET else min(level, log.level))
     logger.addHandler(log)
-    if logger.level == logging.NOTSET:
-        logger.setLevel(config.logging.level)
     try:
-        if out is not None:
-            check_new(out)
-        return _Run(config, out, log).finish()
+        with Interrupts() as interrupts:
+            return _Run(config, log, interrupts).finish(out)
     finally:
         logger.removeHandler(log)
+        logger.setLevel(level)
+
+
+class _CountingReader(RowReader):
+    """Moves a progress bar on with every batch it reads."""
+
+    progress: PhaseProgress
+
+    def read(self, place_B: np.ndarray) -> tuple[Batch, list[torch.Tensor]]:
+        self.progress.advance(len(place_B))
+        return super().read(place_B)
 
 
 class _Run:
     """One run: what was set up, and where its time goes."""
 
-    def __init__(self, config: Config, out: Path | None, log: RunLog) -> None:
-        self.config, self.warnings = config, Warnings()
+    def __init__(self, config: Config, log: RunLog, interrupts: Interrupts) -> None:
+        self.config, self.log, self.interrupts = config, log, interrupts
+        self.warnings = Warnings()
         self.seconds: dict[str, float] = {}
         self.started = time.perf_counter()
         with self._timed("setup"):
             self.setup = set_up(config, self.warnings)
-        self.folder = make_folder(out, config.path(config.logging.log_dir), config.mode)
-        log.open(self.folder / "run.log")
-        write_text(self.folder / "config.yaml", config.to_yaml())
-        logger.info("[run] device %s (%s)", self.setup.device.torch, self.setup.device.reason)
         self.recorder = Recorder(
             self.setup.blocks,
             tuple(range(config.experiment.replications)),
             tuple(label.config.name for label in self.setup.labels),
             config.simulation.n_candidate,
         )
-        self.n_steps_done = 0
+        self.n_steps_done = self.pretrained_rows = 0
         self.learners: list[Learner] = []
 
     @contextmanager
@@ -122,24 +143,70 @@ class _Run:
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
-    def finish(self) -> Path:
-        """Pretrain, loop, write the results; an interrupt still writes what there is."""
+    def finish(self, out: Path | None) -> Path:
+        """Make the folder, pretrain, loop, write the results.
+
+        Whatever ends the run early, what there is gets written.
+        """
+        log_dir = self.config.path(self.config.logging.log_dir)
+        with self.interrupts.postponed():
+            made = make_folder(out, log_dir, self.config.mode)
+            self.folder = made.path
+            try:
+                self._begin()
+            except BaseException:
+                self.log.stop()
+                made.discard()
+                raise
         try:
+            self.interrupts.check()
             with self._timed("pretrain"):
                 start = self._pretrain()
             with self._timed("loop"):
                 self._loop(start)
-        except KeyboardInterrupt:
-            self._results("partial")
-            raise
+            self._results("complete")
+        except KeyboardInterrupt as error:
+            so_far = self._save_rest(made)
+            raise KeyboardInterrupt(f"interrupted {so_far}") from error
         except torch.OutOfMemoryError as error:
-            self._results("partial")
             raise RunError(
                 f"out of memory on {self.setup.device.torch}: lower experiment.replications or "
-                "the number of designs"
+                f"the number of designs ({self._save_rest(made)})"
             ) from error
-        self._results("complete")
+        except InputError as error:
+            so_far = self._save_rest(made, needs_checkpoint=True)
+            raise InputError(f"{error} ({so_far})") from error
+        except Exception as error:
+            error.add_note(self._save_rest(made))
+            raise
         return self.folder
+
+    def _begin(self) -> None:
+        self.log.open(self.folder / "run.log")
+        write_text(self.folder / "config.yaml", self.config.to_yaml())
+        logger.info("[run] device %s (%s)", self.setup.device.torch, self.setup.device.reason)
+
+    def _save_rest(self, made: Folder, *, needs_checkpoint: bool = False) -> str:
+        """Write what there is of a run that ends early; returns what became of it.
+
+        Args:
+            made: the run folder.
+            needs_checkpoint: remove the folder unless it holds a checkpoint, as is done in any
+                case where the results cannot be written: a full disk should not stay full.
+        """
+        done = f"after {self.n_steps_done} of {self.config.simulation.n_steps} steps"
+        try:
+            self._results("partial")
+            kept = "holds the run so far, with status partial"
+        except InputError:
+            kept, needs_checkpoint = "keeps its checkpoints", True
+        except Exception as error:
+            kept = f"lacks results: {type(error).__name__}: {error}"
+        if needs_checkpoint and not has_checkpoint(self.folder):
+            self.log.stop()
+            made.discard()
+            return f"{done}; nothing was kept"
+        return f"{done}; {self.folder} {kept}"
 
     # --- pretraining -----------------------------------------------------------------------
 
@@ -172,9 +239,11 @@ class _Run:
             config.pretrain.validate_every_iters,
             config.pretrain.early_stopping,
         )
-        reader = RowReader(
+        progress = PhaseProgress("pretrain", n_rows * config.pretrain.epochs, "rows")
+        reader = _CountingReader(
             setup.data.log, setup.targets, setup.split.pretrain, setup.store, setup.device
         )
+        reader.progress = progress
         checks = pretrain(
             learners,
             [label.pretrain_optimizer for label in setup.labels],
@@ -183,13 +252,10 @@ class _Run:
             lambda: tuple(self._validation_loss(i, x) for i, x in enumerate(learners)),
             settings,
         )
-        done = 0
-        with PhaseProgress("pretrain", n_rows * config.pretrain.epochs, "rows") as progress:
+        with progress:
             for check in checks:
-                progress.advance(check.n_rows - done)
-                done = check.n_rows
+                self.pretrained_rows = check.n_rows
                 self._log_check(check.iteration, check.training_L, check.validation_L)
-        self.pretrained_rows = done
         return [learner.network(0) for learner in learners]
 
     def _log_check(
@@ -289,25 +355,37 @@ class _Run:
             diagnose_every=config.validate_every,
         )
         self._validate(0)
-        with PhaseProgress("loop", config.n_steps, "steps") as progress:
+        with (
+            PhaseProgress("loop", config.n_steps, "steps") as progress,
+            self.interrupts.postponed(may_insist=True),
+        ):
             for step in loop.steps(0, config.n_steps):
                 recorder.add(step)
                 self.n_steps_done = done = step.step + 1
                 is_last = done == config.n_steps
                 if done % config.validate_every == 0 or is_last:
-                    recorder.flush()
-                    self._report(done)
-                    self._validate(done)
+                    self._look(done)
                 if done % config.save_every == 0 or is_last:
                     self._save(world, done)
                 progress.advance(1)
-        recorder.flush()
-        if self.n_steps_done < config.n_steps:
+                self.interrupts.check()
+        done = self.n_steps_done
+        if done < config.n_steps:
             self.warnings.add(
                 "data_exhausted",
-                f"nobody had {config.min_candidates} unused rows left after step "
-                f"{self.n_steps_done} of {config.n_steps}: the run ended there",
+                f"nobody had {config.min_candidates} unused rows left after step {done} of "
+                f"{config.n_steps}: the run ended there",
             )
+            if done and done % config.validate_every:
+                self._look(done)
+            if done and done % config.save_every:
+                self._save(world, done)
+
+    def _look(self, step: int) -> None:
+        """Read out the steps since the last look, and validate."""
+        self.recorder.flush()
+        self._report(step)
+        self._validate(step)
 
     def _report(self, step: int) -> None:
         """A line about the step, and the first warning when data run out."""
@@ -321,7 +399,7 @@ class _Run:
         )  # fmt: skip
 
     def _save(self, world: ReplayWorld, step: int) -> None:
-        with self._timed("checkpoint"):
+        with self._timed("checkpoint"), self.interrupts.postponed():
             tensors = {f"world.{name}": t for name, t in world.state().items()}
             for name, learner in zip(self.recorder.labels, self.learners, strict=True):
                 tensors.update({f"{name}.{k}": t for k, t in learner.state().items()})
@@ -330,41 +408,55 @@ class _Run:
     # --- results ---------------------------------------------------------------------------
 
     def _results(self, status: str) -> None:
-        """Write every file of the run folder from what there is."""
-        recorder = self.recorder
+        """Write every file of the run folder from what there is; signals wait."""
+        with self.interrupts.postponed():
+            self._write_results(status)
+
+    def _write_results(self, status: str) -> None:
+        recorder, warnings = self.recorder, self.warnings
         recorder.flush()
-        outcomes = recorder.outcomes()
-        estimates = world_estimates(outcomes)
-        self._warn(estimates)
+        outcomes, metrics = recorder.outcomes(), recorder.metrics()
+        estimates, diagnostics = world_estimates(outcomes), recorder.diagnostics()
         write_parquet(self.folder / "outcomes.parquet", outcomes)
-        write_parquet(self.folder / "metrics.parquet", recorder.metrics())
+        write_parquet(self.folder / "metrics.parquet", metrics)
         write_parquet(self.folder / "estimates.parquet", estimates)
         is_true = self.config.mode in ("global", "compare")
-        result = {
-            "schema_version": SCHEMA_VERSION,
-            "mode": self.config.mode,
-            "seed": self.config.seed,
-            "status": status,
-            "n_steps_done": self.n_steps_done,
-            "config": self.config.resolved(),
-            "dataset_stats": self._dataset_stats(),
-            "gte_results": gte_results(outcomes) if is_true else {},
-            "estimates": summarise(estimates),
-            "comparison": compare(estimates) if self.config.mode == "compare" else [],
-            "metrics_summary": _last_losses(recorder.metrics()),
-            "diagnostics": recorder.diagnostics(),
-            "warnings": self.warnings.items,
-            "device": {
-                "name": str(self.setup.device.torch),
-                "reason": self.setup.device.reason,
-                "threads": torch.get_num_threads(),
+        result = finite(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "mode": self.config.mode,
+                "seed": self.config.seed,
+                "status": status,
+                "n_steps_done": self.n_steps_done,
+                "config": self.config.resolved(),
+                "dataset_stats": self._dataset_stats(),
+                "gte_results": gte_results(outcomes) if is_true else {},
+                "estimates": summarise(estimates),
+                "comparison": compare(estimates) if self.config.mode == "compare" else [],
+                "metrics_summary": _last_losses(metrics),
+                "diagnostics": diagnostics,
+                "warnings": [],
+                "device": {
+                    "name": str(self.setup.device.torch),
+                    "reason": self.setup.device.reason,
+                    "threads": torch.get_num_threads(),
+                },
+                "timing": self._timing(),
+                "versions": versions(),
             },
-            "timing": self._timing(),
-            "versions": _versions(),
-        }
-        write_json(self.folder / "result.json", result, self.warnings)
-        write_plot(self.folder)
-        logger.info("[result] %s after %d steps: %s", status, self.n_steps_done, self.folder)
+            warnings,
+        )
+        n_candidate = self.config.simulation.n_candidate
+        warn_of_design(diagnostics, n_candidate, self.n_steps_done, warnings)
+        warn_of_updates(recorder.labels, self.learners, warnings)
+        warn_of_arms(estimates, warnings)
+        warn_of_nulls(result, warnings)
+        result["warnings"] = warnings.items
+        write_json(self.folder / "result.json", result)
+        with disk_faults(self.folder / "plot.svg"):
+            write_plot(self.folder)
+        say = logger.info if status == "complete" else logger.warning
+        say("[result] %s after %d steps: %s", status, self.n_steps_done, self.folder)
 
     def _dataset_stats(self) -> dict[str, Any]:
         s = self.setup
@@ -381,55 +473,20 @@ class _Run:
             },
         }
 
-    def _warn(self, estimates: pl.DataFrame) -> None:
-        """Say where the test can show nothing, and what was skipped."""
-        diagnostics = self.recorder.diagnostics()
-        for name, share in diagnostics["share_of_visits_where_arms_differ"].items():
-            if share is not None and share < 0.1:
-                self.warnings.add(
-                    "arms_hardly_differ",
-                    f"{name}: the arms would pick different items in {100 * share:.1f} % of "
-                    "visits; so small a contrast can show next to nothing: set alphas further "
-                    "apart",
-                )
-        for point in diagnostics["exhaustion"]:
-            if point["users_short"] > 0.5:
-                self.warnings.add(
-                    "data_running_out",
-                    f"from step {point['step']} on, more than half of the training users have "
-                    f"fewer than {self.config.simulation.n_candidate} unused rows: slates shrink "
-                    "and the arms' choice with them; lower n_candidate, n_steps or batch_size, or "
-                    "add logs",
-                )
-                break
-        for row in estimates.filter(pl.col("value").is_null()).iter_rows(named=True):
-            self.warnings.add(
-                "one_arm_only",
-                f"{row['design']}, world {row['world']}, {row['label']}: no outcome in one arm "
-                f"({row['n_T']} treated, {row['n_C']} control): no estimate",
-            )
-        for name, learner in zip(self.recorder.labels, self.learners, strict=False):
-            skipped = int(learner.n_skipped_S.sum())
-            if skipped:
-                self.warnings.add(
-                    "updates_skipped",
-                    f"label {name}: {skipped} updates skipped because a loss or gradient was not "
-                    "finite; lower the learning rate or set gradient_clip",
-                )
-
     def _timing(self) -> dict[str, Any]:
         loop = self.seconds.get("loop", 0.0)
         stepping = loop - self.seconds.get("validation", 0.0) - self.seconds.get("checkpoint", 0.0)
         n = len(self.recorder.networks) * self.n_steps_done
         pretraining = self.seconds.get("pretrain", 0.0)
-        rows = getattr(self, "pretrained_rows", 0)
-        return {
+        timing = {
             "total_seconds": time.perf_counter() - self.started,
             **{f"{phase}_seconds": s for phase, s in self.seconds.items()},
             "arm_steps_per_second": n / stepping if stepping > 0 and n else None,
-            "pretrain_rows_per_second": rows / pretraining if rows and pretraining else None,
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_memory_mb": peak_memory_mb(),
         }
+        if self.pretrained_rows and pretraining:
+            timing["pretrain_rows_per_second"] = self.pretrained_rows / pretraining
+        return timing
 
 
 def _last_losses(metrics: pl.DataFrame) -> list[dict[str, Any]]:
@@ -442,12 +499,3 @@ def _last_losses(metrics: pl.DataFrame) -> list[dict[str, Any]]:
         .agg(pl.col("step").first(), pl.col("value").mean(), pl.len().alias("n_networks"))
         .to_dicts()
     )
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "realdataexp": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
-    }

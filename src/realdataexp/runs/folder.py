@@ -7,34 +7,37 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from safetensors import SafetensorError
 
 from realdataexp.errors import InputError, Warnings
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Polars and safetensors report a full disk in words only.
+_FULL_WORDS = ("os error 28", "code: 28", "No space left", "StorageFull")
 
 
 @contextmanager
 def disk_faults(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that may not be written into one clear line."""
+    """Turn a full disk, or a place that cannot be written, into one clear line."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise InputError(
-                f"{path}: no space left on the device; free some or choose another --out"
-            ) from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-            raise InputError(
-                f"{path}: cannot be written: {error.strerror}; choose another --out"
-            ) from error
-        raise
+    except (OSError, pl.exceptions.PolarsError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        if number in _FULL or any(words in str(error) for words in _FULL_WORDS):
+            fault = "no space left on the device; free some or choose another --out"
+        else:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            fault = f"cannot be written: {reason}; choose another --out"
+        raise InputError(f"{path}: {fault}") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -43,16 +46,25 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     with disk_faults(path):
         try:
             write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.rename(path)
+            sync(temporary)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Have a file's content on the disk, not only in the system's memory."""
+    with path.open("rb+") as file:  # Windows syncs only what is open for writing
+        os.fsync(file.fileno())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
@@ -60,65 +72,111 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     write_atomically(path, frame.write_parquet)
 
 
-def write_json(path: Path, value: Any, warnings: Warnings | None = None) -> None:
-    """Write JSON atomically; a number that is not finite becomes null, with a warning."""
-    text = json.dumps(_finite(value, "", warnings), indent=2, ensure_ascii=False)
-    write_text(path, text + "\n")
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; every number in it must be finite."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _finite(value: Any, where: str, warnings: Warnings | None) -> Any:
+def finite(value: Any, warnings: Warnings, where: str = "") -> Any:
+    """The value with null, and a warning, for every number in it that is not finite."""
     if isinstance(value, dict):
-        return {
-            k: _finite(v, f"{where}.{k}" if where else str(k), warnings) for k, v in value.items()
-        }
+        return {k: finite(v, warnings, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v, f"{where}.{i}", warnings) for i, v in enumerate(value)]
+        return [finite(v, warnings, f"{where}.{i}") for i, v in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        if warnings is not None:
-            warnings.add("not_finite", f"{where} is {value}; null in result.json")
+        warnings.add("not_finite", f"{where} is {value}; null in result.json")
         return None
     return value
 
 
-def check_new(out: Path) -> None:
-    """Refuse a run folder that exists with something in it.
+@dataclass(frozen=True)
+class Folder:
+    """A run folder that this run made, or found empty.
+
+    Attributes:
+        path: the folder.
+        made: the folders that had to be made for it, innermost first.
+    """
+
+    path: Path
+    made: tuple[Path, ...]
+
+    def discard(self) -> None:
+        """Remove the folder's content, then what was made for it."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """Remove the folders that were made, as far as nothing is in them."""
+        with suppress(OSError):
+            for path in self.made:
+                path.rmdir()
+
+
+def check_place(out: Path | None, log_dir: Path) -> None:
+    """Refuse a place for the run folder where it cannot be made.
 
     Raises:
-        InputError: it exists and is not an empty folder.
+        InputError: ``out`` exists with something in it, or nothing can be written there.
     """
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists() or out.is_symlink():
+    path = log_dir if out is None else out
+    if out is not None and (out.exists() or out.is_symlink()) and not _is_empty(out):
         raise InputError(f"{out}: exists; a run never overwrites another: choose another --out")
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    where = f"{path}" if out is not None else f"logging.log_dir = {str(log_dir)!r}"
+    if not there.is_dir():
+        raise InputError(f"{where}: {there} is a file, not a folder; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{where}: no permission to write in {there}; choose another --out")
 
 
-def make_folder(out: Path | None, log_dir: Path, mode: str) -> Path:
-    """Make the run folder: ``out``, or a new ``<log_dir>/<timestamp>-<mode>``."""
+def _is_empty(path: Path) -> bool:
+    with disk_faults(path):
+        return path.is_dir() and not any(path.iterdir())
+
+
+def make_folder(out: Path | None, log_dir: Path, mode: str) -> Folder:
+    """Make the run folder: ``out``, or a new ``<log_dir>/<timestamp>-<mode>``.
+
+    Raises:
+        InputError: it cannot be made, or another run is there; nothing is left behind.
+    """
+    check_place(out, log_dir)
     if out is not None:
-        check_new(out)
-        with disk_faults(out):
-            out.mkdir(parents=True, exist_ok=True)
-        return out
+        return _make(out)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{mode.rpartition(':')[2]}"
-    with disk_faults(log_dir):
-        log_dir.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, 1000):
-            path = log_dir / (stem if attempt == 1 else f"{stem}-{attempt}")
-            try:
-                path.mkdir()
-            except FileExistsError:
-                if not path.is_dir():
-                    raise
-                continue
-            return path
+    for attempt in range(1, 1000):
+        path = log_dir / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            return _make(path, is_new=True)
+        except InputError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
     raise InputError(f"{log_dir}: a thousand runs began in this second; give --out")
+
+
+def _make(path: Path, *, is_new: bool = False) -> Folder:
+    """Make a folder and its parents; ``is_new`` refuses one that is there, empty or not."""
+    folder = Folder(path, tuple(p for p in (path, *path.parents) if not p.exists()))
+    with disk_faults(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=not is_new)
+        except OSError:
+            folder.leave()
+            raise
+    return folder
 
 
 class RunLog(logging.Handler):
     """Holds the log's lines until the run folder exists, then writes them to run.log."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
+    def __init__(self, level: str) -> None:
+        super().__init__(level)
         self._waiting: list[str] = []
         self._path: Path | None = None
 
@@ -132,9 +190,19 @@ class RunLog(logging.Handler):
         self._flush_to_file()
 
     def open(self, path: Path) -> None:
-        """From now on lines go to this file, those that waited first."""
+        """From now on lines go to this file, which must be new; those that waited come first.
+
+        Raises:
+            InputError: another run writes there, or the disk is full.
+        """
+        with disk_faults(path):
+            path.touch(exist_ok=False)
         self._path = path
         self._flush_to_file()
+
+    def stop(self) -> None:
+        """From now on lines go nowhere."""
+        self._path = None
 
     def _flush_to_file(self) -> None:
         if self._path is not None:

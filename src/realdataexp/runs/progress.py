@@ -1,4 +1,8 @@
-"""Progress of a long run: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a long run: a bar on a terminal, a plain line now and then elsewhere.
+
+The bar stays below the log lines: rich puts above it what is written to sys.stderr meanwhile, and
+the command line's handler writes to the sys.stderr of the moment.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,7 @@ class PhaseProgress:
         )
         if sys.stderr.isatty() and is_shown:
             self._bar = Progress(
-                TextColumn(f"[bold]{self._phase}"),
+                TextColumn(self._phase, style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),

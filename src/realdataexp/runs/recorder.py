@@ -156,7 +156,7 @@ class Recorder:
         """What tells whether the test could show anything."""
         differ, shares = {}, {}
         R = len(self.replications)
-        for i, block in enumerate(self.blocks):
+        for i in range(len(self.blocks)):
             part = slice(i * R, (i + 1) * R)
             name = block_name(self.blocks, i)
             visits = int(self._n_visits_W[part].sum())

@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from realdataexp import draws
+from realdataexp.components import resolve
 from realdataexp.config import Config, LabelConfig
 from realdataexp.data.features import Features, fit_features
 from realdataexp.data.kuairand import ImportRequest, prepare
@@ -28,7 +31,8 @@ from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings
 from realdataexp.learner import OptimizerSettings
 from realdataexp.loop import Block, LabelPolicy
-from realdataexp.models import LabelScale, Loss, StackedModel, build_loss, build_model
+from realdataexp.models import MODELS, LabelScale, Loss, StackedModel, build_loss, build_model
+from realdataexp.runs.checks import data_faults
 from realdataexp.stats.comparison import TRUTH
 from realdataexp.worlds.replay import FeatureStore, schema_of
 
@@ -68,8 +72,14 @@ class Setup:
         return tuple(label.config.target for label in self.labels)
 
 
-def set_up(config: Config, warnings: Warnings) -> Setup:
+def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> Setup:
     """Check a config against the machine and the data, and build what a run needs.
+
+    Args:
+        config: what to check and build.
+        warnings: takes what is doubtful.
+        every_fault: import the data, to check them too, when it is clear already that the config
+            cannot run.
 
     Raises:
         InputError: with every fault found, a line each.
@@ -85,50 +95,99 @@ def set_up(config: Config, warnings: Warnings) -> Setup:
 
     device = attempt(lambda: choose_device(config.device, config.use_amp))
     blocks = attempt(lambda: make_blocks(config))
-    losses = [
-        attempt(lambda x=label, i=i: build_loss(x.loss_function, f"labels.{i}.loss_function"))
-        for i, label in enumerate(config.labels)
-    ]
+    losses = [attempt(partial(_loss, config, i)) for i in range(len(config.labels))]
+    models = [attempt(partial(_check_model, config, i)) for i in range(len(config.labels))]
     attempt(lambda: _check_leakage(config, warnings))
-    data = attempt(lambda: _open_data(config, warnings))
-    if data is None or device is None or faults:
+    in_files = data_faults(config)
+    faults += in_files
+    if in_files or (faults and not every_fault):
         raise InputError("\n".join(faults))
-    split = split_users_and_rows(config, data, warnings)
-    is_training_U = split.is_training_U
+    data = attempt(lambda: _open_data(config, warnings))
+    if data is None:
+        raise InputError("\n".join(faults))
+    split = attempt(lambda: split_users_and_rows(config, data, warnings))
+    if split is None:
+        raise InputError("\n".join(faults))
     features = fit_features(
         data,
         config.feature.numerical,
         config.feature.categorical,
-        is_training_U,
+        split.is_training_U,
         missing_indicator=config.feature.missing_indicator,
         warnings=warnings,
     )
     labels = [
-        attempt(
-            lambda i=i, loss=loss: _label_parts(config, i, loss, data, split, features, warnings)
-        )
-        for i, loss in enumerate(losses)
+        attempt(partial(_label_parts, config, i, loss, data, split, features, warnings))
+        for i, (loss, model) in enumerate(zip(losses, models, strict=True))
+        if loss is not None and model is not None
     ]
-    if faults:
+    if faults or device is None or blocks is None:
         raise InputError("\n".join(faults))
     store = FeatureStore(features, device)
     _warn_unused_rates(config, warnings)
-    return Setup(config, device, data, split, features, store, tuple(labels), blocks)
+    parts = tuple(label for label in labels if label is not None)
+    return Setup(config, device, data, split, features, store, parts, blocks)
+
+
+@contextmanager
+def _outside(name: str, where: str) -> Iterator[None]:
+    """Turn whatever an outside component raises into a fault of the config that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        if ":" not in name:
+            raise
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"{where} = {name!r}: cannot be used: {type(error).__name__}: {text}; mend it or name "
+            "another"
+        ) from error
 
 
 def make_blocks(config: Config) -> tuple[Block, ...]:
-    """The designs that the mode runs; the truth is two worlds of pooling, p = 1 and p = 0."""
-    blocks = []
+    """The designs that the mode runs; the truth is two worlds of pooling, p = 1 and p = 0.
+
+    Raises:
+        InputError: with every fault of the designs, a line each.
+    """
+    blocks, faults = [], []
     if config.mode in ("global", "compare"):
         pooling = build_design("pooling", {}, "mode")
         blocks += [Block(TRUTH, pooling, 1.0), Block(TRUTH, pooling, 0.0)]
     for i, d in enumerate(config.designs()):
         where = f"experiment.designs.{i}" if config.mode == "compare" else "mode"
         if d.label == TRUTH:
-            raise InputError(f"{where}.label = {TRUTH!r}: stands for the truth; use another label")
-        design = build_design(d.name, d.options, where)
-        blocks.append(Block(d.label, design, config.experiment.p_treatment))
+            faults.append(f"{where}.label = {TRUTH!r}: stands for the truth; use another label")
+        try:
+            with _outside(d.name, where):
+                design = build_design(d.name, d.options, where)
+                blocks.append(Block(d.label, design, config.experiment.p_treatment))
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
     return tuple(blocks)
+
+
+def _loss(config: Config, index: int) -> Loss:
+    name, where = config.labels[index].loss_function, f"labels.{index}.loss_function"
+    with _outside(name, where):
+        loss = build_loss(name, where)
+    if not isinstance(loss, Loss):
+        raise InputError(f"{where} = {name!r}: is not a realdataexp.models.Loss")
+    return loss
+
+
+def _check_model(config: Config, index: int) -> type:
+    """The class that a label's model names."""
+    name, where = config.labels[index].model, f"labels.{index}.model"
+    with _outside(name, where):
+        component = resolve(name, MODELS, where)
+    if not isinstance(component, type):
+        raise InputError(f"{where} = {name!r}: is not a class of models")
+    return component
 
 
 def _check_leakage(config: Config, warnings: Warnings) -> None:
@@ -166,8 +225,7 @@ def _open_data(config: Config, warnings: Warnings) -> DataSet:
                 n_rows=made["rows"],
                 seed=made["seed"],
             )
-    if path is None:
-        raise InputError("dataset.path = null: no data; give --data DIR with a KuaiRand folder")
+    assert path is not None  # data_faults sees to it
     request = ImportRequest(
         path=path,
         logs=config.dataset.logs,
@@ -180,7 +238,8 @@ def _open_data(config: Config, warnings: Warnings) -> DataSet:
     if config.dataset.synthetic is None and wanted != data.version:
         warnings.add(
             "other_version",
-            f"dataset.name = {config.dataset.name!r} but {path} holds the files of {data.version!r}",
+            f"dataset.name = {config.dataset.name!r} but {path} holds the files of "
+            f"{data.version!r}",
         )
     logger.info(
         "[data] %s rows, %s users, %s videos",
@@ -224,9 +283,10 @@ def _label_parts(
     if loss.is_class:
         n_outputs = label.n_classes or 2
     scale = fit_scale(label, where, data, split.is_training_U, loss, warnings)
-    model = build_model(
-        label.model, schema_of(features), n_outputs, label.model_params, f"{where}.model_params"
-    )
+    with _outside(label.model, f"{where}.model"):
+        model = build_model(
+            label.model, schema_of(features), n_outputs, label.model_params, f"{where}.model_params"
+        )
     loop, pretrain = config.simulation, config.pretrain
     rate = loop.learning_rate or label.learning_rate
     assert rate is not None  # the config's schema sees to it

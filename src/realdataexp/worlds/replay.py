@@ -247,7 +247,7 @@ class ReplayWorld:
         self._slot_WT[:, visits.step * B : (visits.step + 1) * B] = slot_WB.to(torch.int32)
         item_WB = slate.item_WBC.gather(2, at_WB1).squeeze(-1)
         y_WBL = torch.stack([target_N[item_WB] for target_N in self._target_N], dim=-1)
-        is_visit_WB = slate.is_candidate_WBC[..., 0]
+        is_visit_WB = slate.is_candidate_WBC.any(-1)
         return torch.where(is_visit_WB.unsqueeze(-1), y_WBL, torch.nan)
 
     def state(self) -> dict[str, Tensor]:

@@ -1,0 +1,107 @@
+"""Warnings about a result: where the test can show little, and why a number is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from realdataexp.errors import Warnings
+from realdataexp.learner import Learner
+
+_FEW_DIFFER = 0.1
+_MANY_SHORT = 0.5
+
+
+def warn_of_design(
+    diagnostics: dict[str, Any], n_candidate: int, n_steps_done: int, warnings: Warnings
+) -> None:
+    """Warn where arms hardly differ or the data run out."""
+    if n_steps_done == 0:
+        warnings.add("no_steps", "the run ended before the first step: there are no outcomes")
+    for name, share in diagnostics["share_of_visits_where_arms_differ"].items():
+        if share is not None and share < _FEW_DIFFER:
+            warnings.add(
+                "arms_hardly_differ",
+                f"{name}: the arms would pick different items in {100 * share:.1f} % of visits; so "
+                "small a contrast can show next to nothing: set alphas further apart",
+            )
+    first = next((p for p in diagnostics["exhaustion"] if p["users_short"] > _MANY_SHORT), None)
+    if first is not None:
+        warnings.add(
+            "data_running_out",
+            f"from step {first['step']} on, more than half of the training users have fewer than "
+            f"{n_candidate} unused rows: slates shrink and the arms' choice with them; lower "
+            "n_candidate, n_steps or batch_size, or add logs",
+        )
+
+
+def warn_of_updates(labels: Sequence[str], learners: Sequence[Learner], warnings: Warnings) -> None:
+    """Warn of updates that were skipped."""
+    for name, learner in zip(labels, learners, strict=False):
+        skipped = int(learner.n_skipped_S.sum())
+        if skipped:
+            warnings.add(
+                "updates_skipped",
+                f"label {name}: {skipped} updates skipped because a loss or gradient was not "
+                "finite; lower the learning rate or set gradient_clip",
+            )
+
+
+def warn_of_arms(estimates: pl.DataFrame, warnings: Warnings) -> None:
+    """Warn of worlds without an estimate because nobody was in one of the arms."""
+    n_worlds = estimates["world"].n_unique()
+    groups: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
+    for arm, column in (("treatment", "n_T"), ("control", "n_C")):
+        lacking = estimates.filter(pl.col(column) == 0)
+        for (design,), group in lacking.group_by(["design"], maintain_order=True):
+            labels = tuple(group["label"].unique(maintain_order=True))
+            key = (arm, group["world"].n_unique(), labels)
+            groups.setdefault(key, []).append(str(design))
+    for (arm, n, labels), designs in groups.items():
+        warnings.add(
+            "one_arm_only",
+            f"{', '.join(designs)}: no outcome of {', '.join(labels)} in the {arm} arm in {n} of "
+            f"{n_worlds} replications: no estimate there (null where it is all of them)",
+        )
+
+
+def warn_of_nulls(result: dict[str, Any], warnings: Warnings) -> None:
+    """Say of every number that a result lacks why it does."""
+    lacking: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+    for section, key, who, reason in _nulls(result):
+        keys, whose = lacking.setdefault((section, reason), ({}, {}))
+        keys[key], whose[who] = None, None
+    for (section, reason), (keys, whose) in lacking.items():
+        warnings.add(
+            "no_number", f"{section}: {', '.join(keys)} null for {', '.join(whose)}: {reason}"
+        )
+
+
+def _nulls(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Section, key, whose number it is, and why there is none."""
+    for key, value in result["gte_results"].items():
+        if value is None:
+            yield "gte_results", key, "all designs", "the control world's total is 0"
+    for section in ("estimates", "comparison"):
+        for entry in result[section]:
+            who = f"{entry['design']} of {entry['label']}"
+            lacking = [key for key, value in entry.items() if value is None]
+            if entry["n_worlds"]:  # where there is none, warn_of_arms says why
+                yield from ((section, key, who, _reason(entry, key)) for key in lacking)
+    if result["n_steps_done"]:
+        key = "label_share_of_score_variance"
+        for name, shares in result["diagnostics"][key].items():
+            for arm, by_label in shares.items():
+                if None in by_label.values():
+                    reason = "all scores on a slate were equal"
+                    yield "diagnostics", key, f"{name}, arm {arm}", reason
+
+
+def _reason(entry: dict[str, Any], key: str) -> str:
+    if key in ("bias_mc_se", "sd"):
+        return "one replication has no spread; set experiment.replications to 2 or more"
+    if entry.get("se") == 0:
+        return "the outcomes do not vary"
+    return "fewer than two outcomes in an arm"

@@ -1,0 +1,67 @@
+"""Ctrl-C (SIGINT) and SIGTERM, which batch systems send: both end a run, and lose nothing."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """While this context is open, the first of either signal raises KeyboardInterrupt, once.
+
+    Work that must not be torn apart puts it off (`postponed`) and then asks for it (`check`).
+    Signals after the raise find the run saving what it has, and are dropped. Outside the main
+    thread, where Python cannot handle signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._previous: dict[signal.Signals, Any] = {}
+        self._n_postponing = 0
+        self._may_insist = self._is_noted = self._has_raised = False
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        is_insisting = self._is_noted and self._may_insist
+        self._is_noted = True
+        if not self._n_postponing or is_insisting:
+            self.check()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal came, unless that was done before."""
+        if self._is_noted and not self._has_raised:
+            self._has_raised = True
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def postponed(self, *, may_insist: bool = False) -> Iterator[None]:
+        """Put signals off to the next `check` after this block, or in it.
+
+        Args:
+            may_insist: whether a second signal is not put off, for work that may take long.
+        """
+        before, self._may_insist = self._may_insist, may_insist
+        self._n_postponing += 1
+        try:
+            yield
+        finally:
+            self._n_postponing -= 1
+            self._may_insist = before

@@ -1,0 +1,141 @@
+"""plot.svg shows what there is, and can be drawn from whatever a run leaves."""
+
+from __future__ import annotations
+
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import polars as pl
+import pytest
+from matplotlib.figure import Figure
+
+from realdataexp.errors import InputError
+from realdataexp.report import plots
+from realdataexp.report.files import read_result, read_table
+from realdataexp.report.plots import draw, write_plot
+
+
+def parts(run: Path) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
+    names = ("outcomes", "estimates", "metrics")
+    return read_result(run), {name: read_table(run, name) for name in names}
+
+
+def drawn(result: dict[str, Any], tables: dict[str, pl.DataFrame]) -> Figure:
+    with matplotlib.rc_context(plots._STYLE):
+        return draw(result, **tables)
+
+
+def titles(figure: Figure) -> list[str]:
+    return [ax.get_title(loc="left") for ax in figure.axes]
+
+
+def test_compare_begins_with_the_designs_and_has_a_panel_for_each_label(small_run: Path):
+    assert titles(drawn(*parts(small_run))) == [
+        "play_time (ms): estimates of the effect",
+        "click: estimates of the effect",
+        "play_time (ms): total so far",
+        "click: total so far",
+        "play_time (ms): loss",
+        "click: loss",
+        "Fewer candidates left than a full slate has",
+    ]
+
+
+def test_the_curves_are_the_arms_mean_totals(small_run: Path):
+    result, tables = parts(small_run)
+    ax = drawn(result, tables).axes[3]
+    ends = {line.get_label(): line.get_ydata()[-1] for line in ax.get_lines()}
+    gte = result["gte_results"]
+    assert ends["everybody in treatment"] == pytest.approx(gte["GT_click"])
+    assert ends["everybody in control"] == pytest.approx(gte["GC_click"])
+
+
+def test_the_line_among_the_designs_is_the_truth(small_run: Path):
+    result, tables = parts(small_run)
+    ax = drawn(result, tables).axes[1]
+    (line,) = [line for line in ax.get_lines() if line.get_label() == "true effect (GTE)"]
+    (truth,) = {e["gte"] for e in result["comparison"] if e["label"] == "click"}
+    assert line.get_xdata()[0] == pytest.approx(truth)
+    names = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert names == ["pooling", "snapshot", "splitting"]
+
+
+def test_no_label_lies_on_another_or_outside(small_run: Path):
+    figure = drawn(*parts(small_run))
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    frames = [ax.get_tightbbox(renderer) for ax in figure.axes]
+    for i, one in enumerate(frames):
+        assert one.x0 >= 0
+        assert one.y0 >= 0
+        assert one.x1 <= figure.bbox.width + 1
+        assert one.y1 <= figure.bbox.height + 1
+        assert not any(one.shrunk(0.99, 0.99).overlaps(other) for other in frames[i + 1 :])
+
+
+def test_a_single_design_shows_its_arms(small_run: Path):
+    result, tables = parts(small_run)
+    result |= {"mode": "splitting", "comparison": []}
+    only = pl.col("design") == "splitting"
+    tables = {name: t.filter(only | (pl.col("design") == "")) for name, t in tables.items()}
+    figure = drawn(result, tables)
+    assert titles(figure)[:3] == [
+        "play_time (ms): total so far, splitting",
+        "click: total so far, splitting",
+        "play_time (ms): loss",
+    ]
+    legend = figure.axes[2].get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {
+        f"{arm}, {split}" for arm in ("treatment", "control") for split in ("train", "validation")
+    }
+
+
+def test_designs_without_estimates_leave_no_empty_panel(small_run: Path):
+    result, tables = parts(small_run)
+    tables["estimates"] = tables["estimates"].filter(pl.col("design") == "global")
+    assert "estimates of the effect" not in " ".join(titles(drawn(result, tables)))
+
+
+def test_a_run_without_steps_is_drawn_as_that(small_run: Path):
+    result, tables = parts(small_run)
+    result |= {"status": "partial", "n_steps_done": 0, "comparison": []}
+    figure = drawn(result, {name: t.clear() for name, t in tables.items()})
+    assert figure.axes == []
+    assert "before its first step" in figure.texts[0].get_text()
+    assert "partial" in figure.get_suptitle()
+
+
+def test_writing_again_gives_the_same_bytes_and_nothing_else(small_run: Path, tmp_path: Path):
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    before = sorted(run.rglob("*"))
+    first = (run / "plot.svg").read_bytes()
+    assert write_plot(run).read_bytes() == first
+    assert sorted(run.rglob("*")) == before
+    assert ET.fromstring(first).tag.endswith("svg")
+
+
+def test_a_drawing_that_fails_leaves_the_old_one(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+    def fail(self: Figure, path: Path, **_: Any) -> None:
+        path.write_text("<svg")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_plot(run)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_a_missing_table_is_said(small_run: Path, tmp_path: Path):
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    (run / "metrics.parquet").unlink()
+    with pytest.raises(InputError, match=r"metrics\.parquet: cannot be read"):
+        write_plot(run)

@@ -1,0 +1,123 @@
+"""The result table: the truth and each design's answer at a glance, nothing cut."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from realdataexp.report.table import print_result
+
+ENTRY = {
+    "gte": -278.84, "estimate": -510.6, "bias": -231.8, "bias_mc_se": 244.7, "sd": 763.6,
+    "rmse": 760.6, "se_mean": 800.0, "coverage": 0.9, "sign_error_rate": 0.2, "n_worlds": 10,
+}  # fmt: skip
+TRUTH = {
+    "design": "global", "label": "play_time", "estimand": "mean_per_visit", "value": -278.84,
+    "se": 98.7, "ci_low": -500.0, "ci_high": -50.0, "p_value": 0.02, "n_worlds": 10,
+    "se_method": "between_worlds",
+}  # fmt: skip
+
+
+def compared(**changes: Any) -> dict[str, Any]:
+    """A result of mode compare with one label and two designs."""
+    return {
+        "schema_version": 1,
+        "mode": "compare",
+        "status": "complete",
+        "n_steps_done": 60,
+        "config": {"labels": [{"name": "play_time", "target": "play_time_ms"}]},
+        "gte_results": {
+            "GT_play_time": 54_954_820.0,
+            "GC_play_time": 56_000_000.0,
+            "GTE_play_time": -1_045_180.0,
+            "GTE_play_time_relative": -1.8664,
+        },
+        "estimates": [TRUTH, {**TRUTH, "design": "pooling"}],
+        "comparison": [
+            {"design": "pooling", "label": "play_time", **ENTRY},
+            {"design": "snapshot", "label": "play_time", **ENTRY, "bias": -1258.0},
+        ],
+        "warnings": [],
+        **changes,
+    }
+
+
+def shown(result: dict[str, Any], tmp_path: Path, width: int = 80, color: bool = False) -> str:
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    file = io.StringIO()
+    console = Console(
+        file=file, width=width, highlight=False, force_terminal=color,
+        color_system="standard" if color else None,
+    )  # fmt: skip
+    print_result(tmp_path, console)
+    return file.getvalue()
+
+
+def test_truth_and_designs_stand_together_in_one_scale(tmp_path: Path):
+    lines = shown(compared(), tmp_path).splitlines()
+    assert "play_time (ms): effect per visit" in lines
+    rows = {line.split("  ")[0]: line.split() for line in lines if line}
+    assert rows["truth (GTE)"] == ["truth", "(GTE)", "-279"]
+    assert rows["pooling"] == ["pooling", "-511", "-232", "±", "245", "764", "761", "90", "%"]
+    assert rows["snapshot"][2:6] == ["-1,258", "±", "245", "*"]
+
+
+def test_totals_are_in_compact_units(tmp_path: Path):
+    text = shown(compared(), tmp_path)
+    assert re.search(r"play_time \(ms\)\s+54\.95 M\s+56 M\s+-1\.045 M\s+-1\.87 %", text)
+
+
+def test_only_a_bias_beyond_two_standard_errors_is_highlighted(tmp_path: Path):
+    text = shown(compared(), tmp_path, color=True)
+    assert [line for line in text.splitlines() if "\x1b[31m" in line][0].count("snapshot") == 1
+    assert text.count("\x1b[31m") == 1
+    assert len([line for line in text.splitlines() if line.rstrip().count(" * ")]) == 1
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120])
+def test_no_number_and_no_name_is_ever_cut(width: int, tmp_path: Path):
+    name = "a_design_with_quite_a_long_name_" * 3
+    result = compared()
+    result["comparison"][0]["design"] = name
+    text = shown(result, tmp_path, width)
+    assert "…" not in text
+    assert name in re.sub(r"\s", "", text)
+    assert all(number in text for number in ("54.95 M", "-1,258 ± 245 *", "-279 ± 99", "761"))
+
+
+def test_eighty_columns_are_enough(small_run: Path):
+    file = io.StringIO()
+    print_result(small_run, Console(file=file, width=80))
+    assert max(map(len, file.getvalue().splitlines())) <= 80
+
+
+def test_what_is_missing_is_a_dash(tmp_path: Path):
+    none = dict.fromkeys(ENTRY) | {"n_worlds": 0}
+    result = compared(comparison=[{"design": "pooling", "label": "play_time", **none}])
+    assert re.search(r"^pooling(\s+-){5}$", shown(result, tmp_path), re.MULTILINE)
+
+
+def test_a_single_designs_estimate_has_its_interval(tmp_path: Path):
+    estimate = {**TRUTH, "design": "splitting", "p_value": 0.02345}
+    result = compared(mode="splitting", gte_results={}, estimates=[estimate], comparison=[])
+    text = shown(result, tmp_path)
+    assert "as the design splitting answers, 10 replications" in text
+    assert re.search(r"play_time \(ms\)\s+-279 ± 99\s+-500 to -50\s+0\.023", text)
+
+
+def test_warnings_come_last_each_once_and_whole(tmp_path: Path):
+    message = "from step 35 on " + "so many users " * 20 + "[end]"
+    text = shown(compared(warnings=[{"code": "short", "message": message}]), tmp_path)
+    assert " ".join(text.split()).endswith(f"! short: {message}")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_partial_run_says_so_first(tmp_path: Path):
+    text = shown(compared(status="partial"), tmp_path)
+    assert text.startswith("partial: stopped after 60 steps")

@@ -1,0 +1,38 @@
+"""What is told about the machine."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import psutil
+import pytest
+
+from realdataexp.runs.machine import peak_memory_mb, versions
+
+
+def test_the_peak_is_at_least_what_the_process_holds_now():
+    held = psutil.Process().memory_info().rss / 2**20
+    assert 0.5 * held < peak_memory_mb() < 1000 * held
+
+
+@pytest.mark.parametrize(("system", "mb"), [("linux", 2048.0), ("darwin", 2.0)])
+def test_macos_counts_bytes_and_linux_kib(system: str, mb: float, monkeypatch: pytest.MonkeyPatch):
+    usage = types.SimpleNamespace(ru_maxrss=2 * 2**20)
+    fake = types.SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda _: usage)
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    monkeypatch.setattr("sys.platform", system)
+    assert peak_memory_mb() == mb
+
+
+def test_windows_has_its_own_counter(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    memory = types.SimpleNamespace(rss=1, peak_wset=3 * 2**20)
+    process = types.SimpleNamespace(memory_info=lambda: memory)
+    monkeypatch.setattr(psutil, "Process", lambda: process)
+    assert peak_memory_mb() == 3.0
+
+
+def test_versions_name_what_computes():
+    assert {"realdataexp", "python", "platform", "torch", "numpy"} <= versions().keys()
+    assert all(isinstance(version, str) for version in versions().values())

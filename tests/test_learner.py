@@ -1,0 +1,468 @@
+"""Laws of the learner: Adam and clipping per network, weights, masks, chunks, skipped updates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from realdataexp import draws
+from realdataexp.device import Device, choose_device
+from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.models import LOSSES, MLP, Batch, FeatureSchema, LabelScale, SideSchema
+
+SCHEMA = FeatureSchema(
+    SideSchema(2, (("level", 0, 1),), 4),
+    SideSchema(3, (("tag", 0, 2),), 5),
+)
+S, B = 4, 6
+CPU = Device(torch.device("cpu"), "test", 1 << 30)
+SCALE = LabelScale(mean=1.0, sd=2.0, unit_sd=2.0)
+NAN = math.nan
+
+
+def learner_of(
+    n: int = S, loss: str = "MSE", device: Device = CPU, like: Learner | None = None, **params: Any
+) -> Learner:
+    """Networks that differ, or copies of those of ``like``."""
+    model = MLP(SCHEMA, 3 if loss == "CE" else 1, {"hidden_layers": [5], **params}, "model_params")
+    learner = Learner.start(model, LOSSES[loss], SCALE, device, model.init(draws.key(0, "i")), n)
+    for name, p in learner.params.items():
+        for s in range(n):
+            p[s] = like.params[name][s] if like else model.init(draws.key(s, "i"))[name]
+    return learner
+
+
+def random_batch(seed: int = 0, shape: tuple[int, int, int] = (S, B, 1)) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    user, video = SCHEMA.user, SCHEMA.video
+    return Batch(
+        torch.randn(*shape[:2], user.n_numerical, generator=g),
+        torch.randint(0, user.n_ids, (*shape[:2], user.n_slots), generator=g).int(),
+        torch.ones(*shape[:2], user.n_slots),
+        torch.randn(*shape, video.n_numerical, generator=g),
+        torch.randint(0, video.n_ids, (*shape, video.n_slots), generator=g).int(),
+        torch.randint(0, 2, (*shape, video.n_slots), generator=g).float(),
+    )
+
+
+def labels(seed: int = 0, shape: tuple[int, int] = (S, B)) -> Tensor:
+    return torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def keys(n: int = S, step: int = 0) -> Tensor:
+    return draws.key(0, "dropout", torch.arange(n), step)
+
+
+def snapshot(learner: Learner, s: int) -> dict[str, list[int]]:
+    """One network's whole state, as bits."""
+    return {name: bits(x[s]) for name, x in learner.state().items()}
+
+
+def bits(x: Tensor) -> list[int]:
+    return x.reshape(-1).view(torch.int64 if x.dtype == torch.int64 else torch.int32).tolist()
+
+
+def assert_same_network(ours: Learner, theirs: Learner, s: int) -> None:
+    """Equal up to the rounding of sums, whose order depends on how many networks are stacked."""
+    assert ours.n_updates_S[s] == theirs.n_updates_S[s]
+    assert ours.n_skipped_S[s] == theirs.n_skipped_S[s]
+    for name, p in ours.params.items():
+        torch.testing.assert_close(p[s], theirs.params[name][s], rtol=0, atol=1e-5)
+        m, v = ours.moment_1[name][s], ours.moment_2[name][s]
+        torch.testing.assert_close(m, theirs.moment_1[name][s], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(v, theirs.moment_2[name][s], rtol=1e-4, atol=1e-7)
+
+
+def train(learner: Learner, n_steps: int = 3, settings: OptimizerSettings | None = None) -> None:
+    for step in range(n_steps):
+        learner.update(
+            random_batch(step),
+            labels(step),
+            torch.ones(S, B),
+            settings or OptimizerSettings(0.01),
+            keys(step=step),
+        )
+
+
+def plain_training(
+    learner: Learner, s: int, n_steps: int, settings: OptimizerSettings
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """One network trained by torch.optim.Adam: parameters and both moments."""
+    names = list(learner.params)
+    leaves = [p[s : s + 1].clone().requires_grad_() for p in learner.params.values()]
+    adam = torch.optim.Adam(
+        leaves, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
+    )
+    for step in range(n_steps):
+        adam.zero_grad()
+        params = dict(zip(names, leaves, strict=True))
+        raw = learner.model.forward(params, random_batch(step)[s : s + 1], None)
+        learner.loss.elementwise(raw[:, :, 0], labels(step)[s : s + 1], SCALE).mean().backward()
+        if settings.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(leaves, settings.gradient_clip)
+        adam.step()
+    state = [adam.state[p] for p in leaves]
+    return (
+        {name: p.detach()[0] for name, p in zip(names, leaves, strict=True)},
+        {name: x["exp_avg"][0] for name, x in zip(names, state, strict=True)},
+        {name: x["exp_avg_sq"][0] for name, x in zip(names, state, strict=True)},
+    )
+
+
+def first_gradient(learner: Learner) -> dict[str, Tensor]:
+    """The gradient of the only update so far: Adam's first moment is a tenth of it."""
+    return {name: m * 10 for name, m in learner.moment_1.items()}
+
+
+# --- the optimizer ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["MSE", "logMAE", "BCE", "CE"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        OptimizerSettings(0.01),
+        OptimizerSettings(0.01, weight_decay=0.3),
+        OptimizerSettings(0.01, gradient_clip=0.05),
+        OptimizerSettings(0.01, weight_decay=0.3, gradient_clip=0.05),
+    ],
+    ids=["plain", "decay", "clip", "decay and clip"],
+)
+def test_each_network_is_trained_as_by_torch_adam(loss: str, settings: OptimizerSettings) -> None:
+    learner = learner_of(loss=loss)
+    start = learner.network(0)
+    expected = [plain_training(learner, s, 7, settings) for s in range(S)]
+    train(learner, 7, settings)
+    for s, (params, moment_1, moment_2) in enumerate(expected):
+        for name in params:
+            torch.testing.assert_close(learner.params[name][s], params[name], rtol=0, atol=2e-5)
+            torch.testing.assert_close(
+                learner.moment_1[name][s], moment_1[name], rtol=1e-3, atol=1e-6
+            )
+            torch.testing.assert_close(
+                learner.moment_2[name][s], moment_2[name], rtol=1e-3, atol=1e-8
+            )
+    moved = max(float((learner.params[n][0] - p).abs().max()) for n, p in start.items())
+    assert moved > 0.05  # seven steps of 0.01, far more than the tolerance
+    assert learner.n_updates_S.tolist() == [7] * S
+
+
+def test_clipping_acts_on_the_whole_gradient_of_one_network() -> None:
+    """A network with a large gradient neither shrinks another's nor clips tensor by tensor."""
+    y_SB = labels()
+    y_SB[2] = 1e4
+    free, clipped = learner_of(), learner_of()
+    for learner, settings in (
+        (free, OptimizerSettings(0.01)),
+        (clipped, OptimizerSettings(0.01, gradient_clip=5.0)),
+    ):
+        learner.update(random_batch(), y_SB, torch.ones(S, B), settings, keys())
+    before, after = first_gradient(free), first_gradient(clipped)
+    norms = torch.stack([g.flatten(1).square().sum(1) for g in before.values()]).sum(0).sqrt()
+    assert float(norms[2]) > 100 and all(float(norms[s]) < 5 for s in (0, 1, 3))
+    for name, g in before.items():
+        for s in (0, 1, 3):
+            assert torch.equal(after[name][s], g[s])
+        torch.testing.assert_close(after[name][2], g[2] * 5 / norms[2], rtol=1e-4, atol=1e-6)
+
+
+# --- weights and masks -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["MSE", "BCE", "CE"])
+def test_the_gradient_is_that_of_the_mean_of_weight_times_loss(loss: str) -> None:
+    learner = learner_of(loss=loss)
+    batch, y_SB = random_batch(), labels()
+    weight_SB = torch.tensor(
+        [
+            [1.0, 1, 1, 1, 1, 1],
+            [2.0, 0, 2, 0, 2, 0],  # the same mean weight
+            [0.5, 0.1, 0, 3, 0.7, 1],
+            [0.0, 0, 0, 0, 0.25, 0],
+        ]
+    )
+    y_SB[2, 1] = NAN  # missing: out of the mean
+    weight_SB[2, 3] = NAN  # padding: out of the mean
+    leaves = {name: p.clone().requires_grad_() for name, p in learner.params.items()}
+    raw = learner.model.forward(leaves, batch, None)[:, :, 0]
+    total, plain_means = torch.tensor(0.0), []
+    for s in range(S):
+        rows = [b for b in range(B) if s != 2 or b not in (1, 3)]
+        terms = [learner.loss.elementwise(raw[s, b], y_SB[s, b], SCALE) for b in rows]
+        weights = [weight_SB[s, b] for b in rows]
+        total = total + sum(w * t for w, t in zip(weights, terms, strict=True)) / len(rows)
+        learned = [float(t.detach()) for w, t in zip(weights, terms, strict=True) if w > 0]
+        plain_means.append(sum(learned) / len(learned))
+    expected = dict(zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True))
+    losses_S = learner.update(batch, y_SB, weight_SB, OptimizerSettings(0.01), keys())
+    for name, g in first_gradient(learner).items():
+        torch.testing.assert_close(g, expected[name], rtol=1e-4, atol=1e-6)
+    assert losses_S.tolist() == pytest.approx(plain_means, rel=1e-5)
+
+
+def test_doubled_weights_double_the_gradient() -> None:
+    once, twice = learner_of(), learner_of()
+    for learner, weight in ((once, 1.0), (twice, 2.0)):
+        learner.update(
+            random_batch(),
+            labels(),
+            torch.full((S, B), weight),
+            OptimizerSettings(0.01),
+            keys(),
+        )
+    for name, g in first_gradient(once).items():
+        torch.testing.assert_close(first_gradient(twice)[name], 2 * g, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("settings", [OptimizerSettings(0.1, 0.5), OptimizerSettings(0.1, 0.5, 1)])
+@pytest.mark.parametrize("why", ["no weight", "no label", "padding"])
+def test_a_network_with_nothing_to_learn_is_left_bit_for_bit_as_it_was(
+    why: str, settings: OptimizerSettings
+) -> None:
+    learner = learner_of(dropout=0.3)
+    train(learner)  # moments that would move on by themselves
+    before = [snapshot(learner, s) for s in range(S)]
+    y_SB, weight_SB = labels(9), torch.ones(S, B)
+    if why == "no label":
+        y_SB[1] = NAN
+    else:
+        weight_SB[1] = 0.0 if why == "no weight" else NAN
+    losses_S = learner.update(random_batch(9), y_SB, weight_SB, settings, keys(step=9))
+    assert snapshot(learner, 1) == before[1]
+    assert torch.isnan(losses_S).tolist() == [False, True, False, False]
+    assert learner.n_updates_S.tolist() == [4, 3, 4, 4]
+    assert learner.n_skipped_S.tolist() == [0] * S
+    for s in (0, 2, 3):
+        assert snapshot(learner, s)["params.bias_0"] != before[s]["params.bias_0"]
+
+
+def test_a_networks_step_count_is_its_own() -> None:
+    """After steps in which it was masked, a network goes on as if they had not been."""
+    masked, alone = learner_of(dropout=0.3), learner_of(dropout=0.3)
+    settings = OptimizerSettings(0.05, weight_decay=0.1, gradient_clip=1.0)
+    for step in range(6):
+        weight_SB = torch.ones(S, B)
+        weight_SB[0] = float(step % 2)
+        batch, y_SB, key_S = random_batch(step), labels(step), keys(step=step)
+        masked.update(batch, y_SB, weight_SB, settings, key_S)
+        if step % 2:
+            alone.update(batch, y_SB, weight_SB, settings, key_S)
+    assert snapshot(masked, 0) == snapshot(alone, 0)
+    assert masked.n_updates_S.tolist() == [3, 6, 6, 6]
+
+
+def teach(anything: float) -> tuple[Learner, list[float]]:
+    """One update with ``anything`` in rows without a label or weight."""
+    learner, batch, y_SB, weight_SB = learner_of(), random_batch(), labels(), torch.ones(S, B)
+    batch.video_num_SBCD[:, 1:4] += min(anything, 100.0)
+    y_SB[:, 2:4] += anything
+    y_SB[:, 1], weight_SB[:, 2], weight_SB[:, 3] = NAN, 0.0, NAN
+    return learner, learner.update(batch, y_SB, weight_SB, OptimizerSettings(0.01), keys()).tolist()
+
+
+@pytest.mark.parametrize("anything", [7.0, -1.0, 1e30])
+def test_rows_without_label_or_weight_teach_nothing(anything: float) -> None:
+    """Whatever stands in them, even a label whose loss is beyond float32."""
+    learner, losses = teach(anything)
+    plain, plain_losses = teach(0.0)
+    assert learner.n_skipped_S.tolist() == [0] * S
+    assert [snapshot(learner, s) for s in range(S)] == [snapshot(plain, s) for s in range(S)]
+    assert losses == plain_losses
+
+
+def test_an_infinite_label_is_a_missing_one() -> None:
+    ends = []
+    for missing in (NAN, math.inf, -math.inf):
+        learner, y_SB = learner_of(), labels()
+        y_SB[1, 2] = missing
+        learner.update(random_batch(), y_SB, torch.ones(S, B), OptimizerSettings(0.01), keys())
+        ends.append([snapshot(learner, s) for s in range(S)])
+    assert ends[0] == ends[1] == ends[2]
+
+
+# --- what is not finite ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [1e30, 3e38])
+def test_an_update_that_is_not_finite_is_skipped_and_counted_for_that_network_only(
+    bad: float,
+) -> None:
+    learner, without = learner_of(dropout=0.3), learner_of(dropout=0.3)
+    settings = OptimizerSettings(0.05, weight_decay=0.1, gradient_clip=1.0)
+    train(learner)
+    train(without)
+    before = snapshot(learner, 1)
+    y_SB, weight_SB = labels(9), torch.ones(S, B)
+    y_SB[1, 4] = bad  # its square is beyond float32
+    learner.update(random_batch(9), y_SB, weight_SB, settings, keys(step=9))
+    weight_SB[1] = 0.0
+    without.update(random_batch(9), labels(9), weight_SB, settings, keys(step=9))
+    assert learner.n_skipped_S.tolist() == [0, 1, 0, 0]
+    assert learner.n_updates_S.tolist() == [4, 3, 4, 4]
+    after = snapshot(learner, 1)
+    assert {k: v for k, v in after.items() if k != "n_skipped"} == {
+        k: v for k, v in before.items() if k != "n_skipped"
+    }
+    for s in (0, 2, 3):
+        assert snapshot(learner, s) == snapshot(without, s)
+    train(learner, 2)  # and it learns on
+    assert learner.n_updates_S.tolist() == [6, 5, 6, 6]
+
+
+def test_a_network_whose_parameters_are_not_finite_harms_no_other() -> None:
+    learner, healthy = learner_of(), learner_of()
+    learner.params["bias_0"][2] = NAN
+    train(learner)
+    train(healthy)
+    assert learner.n_skipped_S.tolist() == [0, 0, 3, 0]
+    for s in (0, 1, 3):
+        assert snapshot(learner, s) == snapshot(healthy, s)
+
+
+# --- chunks and worlds -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("embedding_dim", [None, 3])
+@pytest.mark.parametrize("per_chunk", [1, 3])
+def test_chunks_of_networks_change_nothing(per_chunk: int, embedding_dim: int | None) -> None:
+    floats = learner_of(embedding_dim=embedding_dim).model.floats_per_row
+    device = replace(CPU, chunk_bytes=per_chunk * 4 * B * floats)
+    params = {"embedding_dim": embedding_dim, "dropout": 0.3}
+    whole = learner_of(**params)
+    cut = learner_of(device=device, **params)
+    sizes = [c.stop - c.start for c in cut._chunks(slice(0, S), random_batch())]
+    assert sizes == ([1] * 4 if per_chunk == 1 else [3, 1])
+    settings = OptimizerSettings(0.05, weight_decay=0.1, gradient_clip=1.0)
+    train(whole, 4, settings)
+    train(cut, 4, settings)
+    for s in range(S):
+        assert_same_network(cut, whole, s)
+    everyone, batch, y_SB = slice(0, S), random_batch(7), labels(7)
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    ours, theirs = (x.predict(batch, everyone) for x in (cut, whole))
+    torch.testing.assert_close(ours, theirs, **close)
+    ours, theirs = (x.losses(batch, y_SB, everyone) for x in (cut, whole))
+    torch.testing.assert_close(ours, theirs, **close)
+
+
+def test_a_chunk_holds_at_least_one_network() -> None:
+    learner = learner_of(device=replace(CPU, chunk_bytes=1))
+    train(learner)
+    assert learner.n_updates_S.tolist() == [3] * S
+
+
+@pytest.mark.parametrize("embedding_dim", [None, 3])
+def test_more_networks_change_no_networks_result(embedding_dim: int | None) -> None:
+    params = {"embedding_dim": embedding_dim, "dropout": 0.3}
+    many, few = learner_of(**params), learner_of(2, **params)
+    settings = OptimizerSettings(0.05, 0.1, 1.0)
+    for step in range(4):
+        batch, y_SB, weight_SB = random_batch(step), labels(step), torch.ones(S, B)
+        many.update(batch, y_SB, weight_SB, settings, keys(step=step))
+        few.update(batch[:2], y_SB[:2], weight_SB[:2], settings, keys(step=step)[:2])
+    for s in range(2):
+        assert_same_network(few, many, s)
+
+
+# --- predictions, losses, state --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("networks", [slice(0, S), slice(1, 3), slice(3, 4)], ids=str)
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("loss", ["logMAE", "BCE", "CE"])
+def test_predictions_and_losses_are_those_of_the_named_networks(
+    loss: str, chunk_bytes: int, networks: slice
+) -> None:
+    learner = learner_of(loss=loss, device=replace(CPU, chunk_bytes=chunk_bytes), dropout=0.5)
+    n = networks.stop - networks.start
+    batch = random_batch(1, (n, B, 3))
+    views = {name: p[networks] for name, p in learner.params.items()}
+    raw = learner.model.forward(views, batch, None)
+    predicted = learner.predict(batch, networks)
+    assert predicted.shape == (n, B, 3) and predicted.dtype == torch.float32
+    torch.testing.assert_close(predicted, learner.loss.predict(raw, SCALE))
+    y_SB = labels(1, (n, B))
+    y_SB[0, 2] = NAN
+    one = random_batch(1, (n, B, 1))
+    losses = learner.losses(one, y_SB, networks)
+    assert losses.shape == (n, B)
+    raw = learner.model.forward(views, one, None)[:, :, 0]
+    expected = learner.loss.elementwise(raw, y_SB.nan_to_num(), SCALE)
+    expected[0, 2] = NAN
+    torch.testing.assert_close(losses, expected.detach(), equal_nan=True)
+    assert torch.equal(learner.predict(batch, networks), predicted)
+
+
+def test_scoring_changes_no_state() -> None:
+    learner = learner_of(dropout=0.5)
+    train(learner)
+    before = [snapshot(learner, s) for s in range(S)]
+    learner.predict(random_batch(1, (S, B, 3)), slice(0, S))
+    learner.losses(random_batch(1), labels(), slice(0, S))
+    assert [snapshot(learner, s) for s in range(S)] == before
+
+
+def test_dropout_acts_in_updates_by_its_key() -> None:
+    ends = []
+    for key_S in (keys(), keys(), keys(step=1)):
+        learner = learner_of(dropout=0.5)
+        learner.update(random_batch(), labels(), torch.ones(S, B), OptimizerSettings(0.01), key_S)
+        ends.append([snapshot(learner, s) for s in range(S)])
+    assert ends[0] == ends[1]
+    assert all(ends[0][s] != ends[2][s] for s in range(S))
+
+
+def test_the_state_is_everything_that_an_update_reads_or_writes() -> None:
+    """Copied into a fresh learner, it goes on to the bit; and it is live, not a copy."""
+    settings = OptimizerSettings(0.05, 0.1, 1.0)
+    learner, fresh = learner_of(dropout=0.3), learner_of(like=learner_of(), dropout=0.3)
+    names = set(learner.params)
+    assert set(learner.state()) == {"n_updates", "n_skipped"} | {
+        f"{part}.{name}" for part in ("params", "moment_1", "moment_2") for name in names
+    }
+    train(learner, 3, settings)
+    learner.n_skipped_S += 2
+    for name, tensor in fresh.state().items():
+        tensor.copy_(learner.state()[name])
+    assert fresh.n_skipped_S.tolist() == [2] * S and fresh.n_updates_S.tolist() == [3] * S
+    train(learner, 2, settings)
+    train(fresh, 2, settings)
+    for s in range(S):
+        assert snapshot(fresh, s) == snapshot(learner, s)
+
+
+def test_start_makes_separate_copies_and_network_gives_one_back() -> None:
+    model = MLP(SCHEMA, 1, {}, "model_params")
+    start = model.init(draws.key(0, "init"))
+    learner = Learner.start(model, LOSSES["MSE"], SCALE, CPU, start, 3)
+    assert learner.n_networks == 3
+    for name, p in start.items():
+        assert learner.params[name].shape == (3, *p.shape)
+        assert all(torch.equal(learner.params[name][s], p) for s in range(3))
+    taken = learner.network(1)
+    learner.params["bias_0"][1] += 1.0
+    assert torch.equal(taken["bias_0"], start["bias_0"])
+    assert torch.equal(learner.params["bias_0"][2], start["bias_0"])
+
+
+@pytest.mark.parametrize("embedding_dim", [None, 3])
+def test_mixed_precision_is_close_and_keeps_parameters_in_float32(
+    embedding_dim: int | None,
+) -> None:
+    exact = learner_of(embedding_dim=embedding_dim)
+    amp = learner_of(embedding_dim=embedding_dim, device=choose_device("cpu", use_amp=True))
+    batch = random_batch(5, (S, B, 3))
+    ours, theirs = amp.predict(batch, slice(0, S)), exact.predict(batch, slice(0, S))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+    assert not torch.equal(ours, theirs)
+    train(exact)
+    train(amp)
+    for name, p in amp.params.items():
+        assert p.dtype == torch.float32 and bool(torch.isfinite(p).all())
+        torch.testing.assert_close(p, exact.params[name], rtol=0, atol=0.05)

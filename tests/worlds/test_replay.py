@@ -1,0 +1,239 @@
+"""The replay: who visits, what the slate shows, which arm, and how the data run out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations, pairwise
+
+import pytest
+import torch
+from frequencies import assert_frequencies
+from support import (
+    GLOBAL_C,
+    GLOBAL_T,
+    POOLING,
+    SPLITTING,
+    Setting,
+    make_data,
+    make_world,
+    run,
+    same,
+    start_loop,
+)
+
+from realdataexp.designs import Pooling
+
+DRAWN_OUT = Setting(n_rows_U=(2, 5, 0, 3, 9, 1, 4, 4), batch_size=3, n_candidates=3, n_steps=40)
+
+
+def first_candidate(setting: Setting, replications: range):
+    """Walk through a world that always uses the lowest row shown: (step, visits, slate)."""
+    world = make_world(setting, replications, 1)
+    for t in range(setting.n_steps):
+        visits = world.draw(t)
+        if visits is None:
+            return
+        slate = world.slate(visits)
+        yield t, visits, slate
+        rows = slate.item_WBC.masked_fill(~slate.is_candidate_WBC, 10**9)
+        world.feedback(visits, slate, rows.argmin(-1))
+
+
+def test_every_unused_row_and_every_pair_of_them_is_equally_likely_on_the_slate():
+    """In 40,000 replications, after choices that depend on the rows; finds 4 points of share."""
+    setting = Setting(n_rows_U=(5, 7, 6), batch_size=2, n_candidates=3, n_steps=4)
+    R = 40_000
+    offset = make_data(setting.n_rows_U).log.offset_U1.tolist()
+    unused_RN = torch.ones(R, offset[-1], dtype=torch.bool)
+    shown, visits_of = Counter(), Counter()
+    for t, visits, slate in first_candidate(setting, range(R)):
+        for b in range(setting.batch_size):
+            item_RC = slate.item_WBC[:, b]
+            for user in range(3):
+                at = (visits.user_RB[:, b] == user) & visits.is_visit_RB[:, b]
+                mine = unused_RN[at][:, offset[user] : offset[user + 1]]
+                # a row's number among the unused ones
+                rank = (mine.cumsum(1) - 1).gather(1, item_RC[at] - offset[user])
+                for n, ranks in zip(
+                    mine.sum(1).tolist(), rank.sort(1).values.tolist(), strict=True
+                ):
+                    if t == 3:
+                        visits_of[n] += 1
+                        shown.update((n, (i,)) for i in ranks)
+                        shown.update((n, pair) for pair in combinations(ranks, 2))
+        lowest = slate.item_WBC.min(-1).values
+        for b in range(setting.batch_size):
+            unused_RN[torch.arange(R), lowest[:, b]] = False
+    cells = [
+        (n, ranks, 3 / n if len(ranks) == 1 else 6 / (n * (n - 1)))
+        for n in (3, 4, 5)
+        for size in (1, 2)
+        for ranks in combinations(range(n), size)
+    ]
+    assert set(visits_of) >= {3, 4, 5}
+    assert_frequencies(
+        [shown[n, ranks] for n, ranks, _ in cells],
+        [visits_of[n] for n, _, _ in cells],
+        [p for _, _, p in cells],
+        detects=0.04,
+    )
+
+
+def test_every_eligible_user_is_equally_likely_to_visit_however_many_rows_each_has():
+    """Also after users left, in an order that mixed the list; finds 4 points of share."""
+    setting = Setting(n_rows_U=(1, 2, 6, 2, 1, 3), batch_size=2, n_candidates=2, n_steps=4)
+    R = 40_000
+    left_RU = torch.tensor(setting.n_rows_U).repeat(R, 1)
+    count, trials = Counter(), Counter()
+    for _, visits, _ in first_candidate(setting, range(R)):
+        is_eligible_RU = left_RU > 0
+        n_R = is_eligible_RU.sum(1)
+        rank_RB = (is_eligible_RU.cumsum(1) - 1).gather(1, visits.user_RB)
+        assert bool(visits.is_visit_RB.all())
+        assert bool(is_eligible_RU.gather(1, visits.user_RB).all())
+        for n, ranks in zip(n_R.tolist(), rank_RB.tolist(), strict=True):
+            trials[n] += 1
+            count.update((n, i) for i in ranks)
+        left_RU.scatter_add_(1, visits.user_RB, -torch.ones_like(visits.user_RB))
+    assert min(trials) <= 4
+    cells = [(n, i) for n in trials if trials[n] > 10_000 for i in range(n)]
+    assert len({n for n, _ in cells}) >= 3
+    assert_frequencies(
+        [count[cell] for cell in cells],
+        [trials[n] for n, _ in cells],
+        [2 / n for n, _ in cells],
+        detects=0.04,
+    )
+
+
+def test_visitors_of_one_step_do_not_foretell_those_of_the_next():
+    setting = Setting(n_rows_U=(9,) * 4, batch_size=1, n_steps=2)
+    world = make_world(setting, range(20_000), 1)
+    first, second = (world.draw(t).user_RB[:, 0] for t in range(2))
+    pairs = torch.bincount(4 * first + second, minlength=16)
+    assert_frequencies(pairs.tolist(), [20_000] * 16, [1 / 16] * 16, detects=0.02)
+
+
+# --- the data run out ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("min_candidates", [1, 2, 3])
+def test_users_with_too_few_unused_rows_are_never_drawn_and_all_others_are_used_up(min_candidates):
+    """Counted by hand: who visits, how long the slate is, and what n_short says before a step."""
+    setting = replace(DRAWN_OUT, min_candidates=min_candidates)
+    world = make_world(setting, (0, 1, 4), 2)
+    left = [list(setting.n_rows_U) for _ in range(3)]
+    n_steps = 0
+    while (visits := world.draw(n_steps)) is not None:
+        short = [sum(0 <= n < setting.n_candidates for n in row) - 1 for row in left]
+        assert visits.n_short == pytest.approx(sum(short) / 3 / 7)
+        for r in range(3):
+            n_eligible = sum(n >= min_candidates for n in left[r])
+            is_visit = visits.is_visit_RB[r].tolist()
+            n_visits = min(setting.batch_size, n_eligible)
+            assert is_visit == [b < n_visits for b in range(setting.batch_size)]
+            users = visits.user_RB[r, :n_visits].tolist()
+            assert len(set(users)) == n_visits
+            for b, user in enumerate(users):
+                assert left[r][user] >= min_candidates
+                assert int(visits.n_candidates_RB[r, b]) == min(setting.n_candidates, left[r][user])
+                left[r][user] -= 1
+            assert not bool(visits.n_candidates_RB[r, n_visits:].any())
+        slate = world.slate(visits)
+        world.feedback(visits, slate, torch.zeros(6, setting.batch_size, dtype=torch.int64))
+        n_steps += 1
+    assert n_steps < setting.n_steps
+    expected = [min(n, min_candidates - 1) for n in setting.n_rows_U]
+    assert left == [expected] * 3
+
+
+def test_a_run_ends_when_nobody_is_left_and_not_before():
+    h = run(DRAWN_OUT, (POOLING,), (0, 1, 2, 3))
+    n_rows = sum(DRAWN_OUT.n_rows_U)
+    assert len(h.steps) < DRAWN_OUT.n_steps
+    assert all(int((h.user_TB(w) >= 0).sum()) == n_rows for w in range(4))
+    assert bool((h.user_TB(0)[-1] >= 0).any() | (h.user_TB(1)[-1] >= 0).any())
+
+
+def test_a_replication_that_ran_out_stands_still_while_others_go_on():
+    setting = replace(DRAWN_OUT, n_rows_U=(2, 5, 0, 3, 4, 1, 4, 4))
+    loop, _, h = start_loop(setting, (SPLITTING, GLOBAL_T), range(6))
+    before, n_still = None, 0
+    for step in loop.steps(0, setting.n_steps):
+        after = [{k: v.clone() for k, v in x.state().items()} for x in h.learners]
+        for r in range(6):
+            if before is not None and not bool(h.visits[-1].is_visit_RB[r].any()):
+                n_still += 1
+                for block in range(2):
+                    assert bool(step.y_WBL[h.world(block, r)].isnan().all())
+                    assert not bool(step.differs_WB[h.world(block, r)].any())
+                    s = h.network(block, r)
+                    assert all(
+                        same(a[k][s], b[k][s])
+                        for a, b in zip(after, before, strict=True)
+                        for k in a
+                    )
+        before = after
+    assert n_still > 0
+
+
+# --- arms ------------------------------------------------------------------------------------
+
+
+def test_assignment_by_user_keeps_a_users_arm_and_differs_between_replications():
+    """400 users in 50 replications: the share of treated is p, to 3 points."""
+    setting = Setting(n_rows_U=(4,) * 400, batch_size=200, n_candidates=2, n_steps=8)
+    R, p = 50, 0.3
+    arm_RU = torch.full((R, 400), -1)
+    n_seen_again = 0
+    for _, visits, _ in first_candidate(setting, range(R)):
+        now = Pooling().assign(visits, p).long()
+        known = arm_RU.gather(1, visits.user_RB)
+        assert bool(((known == now) | (known < 0)).all())
+        n_seen_again += int((known >= 0).sum())
+        arm_RU.scatter_(1, visits.user_RB, now)
+    assert n_seen_again > 10_000
+    assert bool((arm_RU >= 0).all())
+    # exact for each user over replications, and for each replication over users
+    assert_frequencies([int(arm_RU.sum())], [R * 400], [p], detects=0.03)
+    agree = int((arm_RU[0::2] == arm_RU[1::2]).sum())
+    assert_frequencies([agree], [R * 200], [p**2 + (1 - p) ** 2], detects=0.04)
+    neighbours = int((arm_RU[:, 0::2] == arm_RU[:, 1::2]).sum())
+    assert_frequencies([neighbours], [R * 200], [p**2 + (1 - p) ** 2], detects=0.04)
+
+
+def test_assignment_by_visit_draws_anew_each_time():
+    setting = Setting(n_rows_U=(4,) * 400, batch_size=200, n_steps=8, assignment="visit")
+    R, p = 50, 0.3
+    last_RU = torch.full((R, 400), -1)
+    n_again = n_agree = n_treated = n = 0
+    for _, visits, _ in first_candidate(setting, range(R)):
+        now = Pooling().assign(visits, p).long()
+        known = last_RU.gather(1, visits.user_RB)
+        n_again += int((known >= 0).sum())
+        n_agree += int((known == now).sum())
+        n, n_treated = n + now.numel(), n_treated + int(now.sum())
+        last_RU.scatter_(1, visits.user_RB, now)
+    assert_frequencies([n_treated, n_agree], [n, n_again], [p, p**2 + (1 - p) ** 2], detects=0.03)
+
+
+@pytest.mark.parametrize("assignment", ["user", "visit"])
+def test_raising_p_only_moves_visits_from_control_to_treatment(assignment):
+    setting = Setting(assignment=assignment)
+    n_moved = 0
+    for _, visits, _ in first_candidate(setting, range(20)):
+        treated = [Pooling().assign(visits, p) for p in (0.0, 0.2, 0.5, 0.8, 1.0)]
+        assert not bool(treated[0].any())
+        assert bool(treated[-1].all())
+        for fewer, more in pairwise(treated):
+            assert bool((more | ~fewer).all())
+            n_moved += int((more & ~fewer).sum())
+    assert n_moved > 0
+
+
+def test_arms_do_not_depend_on_what_the_slates_showed():
+    """Two designs of one p with other pasts give each visit the same arm."""
+    h = run(Setting(), (GLOBAL_C, SPLITTING, POOLING), (0, 1))
+    for r in h.replications:
+        assert same(h.is_treated_TB(h.world(1, r)), h.is_treated_TB(h.world(2, r)))
