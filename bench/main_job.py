@@ -18,17 +18,32 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 CONFIG = {
     "mode": "global",
     "dataset": {"name": "KuaiRand-Pure"},
     "feature": {
-        "numerical": (
-            "video_duration server_width server_height show_cnt play_cnt play_user_num "
-            "complete_play_cnt like_cnt comment_cnt share_cnt collect_cnt is_live_streamer "
-            "is_video_author follow_user_num fans_user_num friend_user_num register_days"
-        ).split(),
+        "numerical": [
+            "video_duration",
+            "server_width",
+            "server_height",
+            "show_cnt",
+            "play_cnt",
+            "play_user_num",
+            "complete_play_cnt",
+            "like_cnt",
+            "comment_cnt",
+            "share_cnt",
+            "collect_cnt",
+            "is_live_streamer",
+            "is_video_author",
+            "follow_user_num",
+            "fans_user_num",
+            "friend_user_num",
+            "register_days",
+        ],
         "categorical": ["user_active_degree", "video_type", "tag"],
     },
     "labels": [
@@ -93,10 +108,9 @@ def measure(script: str, *args: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def flops_per_row(feature_widths: tuple[int, int], hidden: list[int]) -> int:
+def flops_per_row(video_width: int, hidden: list[int]) -> int:
     """Multiply-adds times 2 of one network's row, the user's part left out."""
-    widths = [feature_widths[1], *hidden, 1]
-    return 2 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    return 2 * sum(a * b for a, b in pairwise([video_width, *hidden, 1]))
 
 
 def main() -> None:
@@ -133,7 +147,7 @@ def report(root: Path, data: Path, replications: int, steps: int) -> None:
     help_seconds = time.perf_counter() - start
     # video columns behind embeddings: 11 numbers and two embeddings
     score = 640 * (
-        flops_per_row((0, 11 + 2 * 16), [128, 64, 32]) + flops_per_row((0, 11 + 2 * 8), [64, 32, 16])
+        flops_per_row(11 + 2 * 16, [128, 64, 32]) + flops_per_row(11 + 2 * 8, [64, 32, 16])
     )
     train = 3 * score / 10
     used = timing["arm_steps_per_second"] * (score + train) / 1e9
@@ -143,7 +157,11 @@ def report(root: Path, data: Path, replications: int, steps: int) -> None:
         ("import, peak MB", cold["peak_mb"], ""),
         ("warm start, s", warm["seconds"], f"with importing modules {warm['with_modules']:.2f} s"),
         ("pretraining, rows/s", timing["pretrain_rows_per_second"], "batch 4,096, both labels"),
-        ("arm-steps/s", timing["arm_steps_per_second"], f"{2 * replications} worlds, {steps} steps"),
+        (
+            "arm-steps/s",
+            timing["arm_steps_per_second"],
+            f"{2 * replications} worlds, {steps} steps",
+        ),
         ("arm-steps, GFLOP/s", used, f"{100 * used / floor['gflops']:.0f} % of sgemm"),
         ("sgemm 1024, GFLOP/s", floor["gflops"], f"{floor['threads']} threads"),
         ("whole run, peak MB", timing["peak_memory_mb"], ""),
@@ -152,7 +170,11 @@ def report(root: Path, data: Path, replications: int, steps: int) -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print("| what | measured | |\n|---|---:|---|")
     for name, value, note in rows:
-        print(f"| {name} | {value:,.3g} | {note} |" if value < 100 else f"| {name} | {value:,.0f} | {note} |")
+        print(
+            f"| {name} | {value:,.3g} | {note} |"
+            if value < 100
+            else f"| {name} | {value:,.0f} | {note} |"
+        )
 
 
 if __name__ == "__main__":

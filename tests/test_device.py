@@ -85,8 +85,12 @@ def test_a_read_only_array_becomes_a_tensor_without_a_copy_or_a_warning() -> Non
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     array.flags.writeable = False
     device = Device(torch.device("cpu"), "test", 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tensor = device.tensor(array)
+    torch.set_warn_always(True)  # else the first such array of the process has taken the warning
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            tensor = device.tensor(array)
+    finally:
+        torch.set_warn_always(False)
+    assert caught == []
     assert tensor.tolist() == array.tolist()
     assert tensor.data_ptr() == array.ctypes.data

@@ -33,8 +33,17 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/KuaiRand-Pure in it, as a reader of the README has."""
     folder = tmp_path_factory.mktemp("reader")
     run(
-        ["realdataexp", "synth", "data/KuaiRand-Pure", "--users", "300", "--videos", "200"]
-        + ["--rows", "9000"],
+        [
+            "realdataexp",
+            "synth",
+            "data/KuaiRand-Pure",
+            "--users",
+            "300",
+            "--videos",
+            "200",
+            "--rows",
+            "9000",
+        ],
         folder,
     )
     return folder

@@ -255,6 +255,12 @@ def test_every_subset_is_equally_likely(n: int, k: int) -> None:
     assert_equally_likely(counts, 0.65)
 
 
+def test_every_number_is_equally_likely_in_a_small_subset_of_many() -> None:
+    keys = draws.key(2, "subset", torch.arange(300))
+    chosen = torch.cat([draws.subset(key, 2048, 100) for key in keys])
+    assert_equally_likely(np.bincount(chosen // 64, minlength=32).astype(float), 0.35)
+
+
 def test_a_small_subset_of_very_many_needs_no_memory_for_them() -> None:
     chosen = draws.subset(draws.key(0, "subset"), 10**15, 1000)
     assert len(chosen) == 1000 and int(chosen[-1]) > 10**14

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.device import Device, choose_device
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.learner import Learner, OptimizerSettings, by_rows
 from realdataexp.models import LOSSES, MLP, Batch, FeatureSchema, LabelScale, SideSchema
 
 SCHEMA = FeatureSchema(
@@ -288,17 +288,18 @@ def test_an_infinite_label_is_a_missing_one() -> None:
 # --- what is not finite ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [1e30, 3e38])
+@pytest.mark.parametrize("gradient_clip", [None, 1.0])
+@pytest.mark.parametrize(("bad", "weight"), [(1e30, 1.0), (3e38, 1000.0)])
 def test_an_update_that_is_not_finite_is_skipped_and_counted_for_that_network_only(
-    bad: float,
+    bad: float, weight: float, gradient_clip: float | None
 ) -> None:
     learner, without = learner_of(dropout=0.3), learner_of(dropout=0.3)
-    settings = OptimizerSettings(0.05, weight_decay=0.1, gradient_clip=1.0)
+    settings = OptimizerSettings(0.05, weight_decay=0.1, gradient_clip=gradient_clip)
     train(learner)
     train(without)
     before = snapshot(learner, 1)
     y_SB, weight_SB = labels(9), torch.ones(S, B)
-    y_SB[1, 4] = bad  # its square is beyond float32
+    y_SB[1, 4], weight_SB[1, 4] = bad, weight  # its square, or its gradient too, is beyond float32
     learner.update(random_batch(9), y_SB, weight_SB, settings, keys(step=9))
     weight_SB[1] = 0.0
     without.update(random_batch(9), labels(9), weight_SB, settings, keys(step=9))
@@ -367,6 +368,23 @@ def test_more_networks_change_no_networks_result(embedding_dim: int | None) -> N
         few.update(batch[:2], y_SB[:2], weight_SB[:2], settings, keys(step=step)[:2])
     for s in range(2):
         assert_same_network(few, many, s)
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 40_001])
+def test_a_function_of_rows_gives_a_row_the_same_bits_in_every_place(n: int) -> None:
+    g = torch.Generator().manual_seed(n)
+    raw_XO, y_X = torch.randn(n, 1, generator=g) * 4, torch.rand(n, generator=g)
+
+    def function(raw: Tensor, y: Tensor) -> Tensor:
+        # softplus and sigmoid have other last bits outside of a vector loop
+        return LOSSES["BCE"].elementwise(raw, y, SCALE) + LOSSES["BCE"].predict(raw, SCALE)
+
+    result = by_rows(function, raw_XO, y_X)
+    torch.testing.assert_close(result, function(raw_XO, y_X))
+    order = torch.randperm(n, generator=g)
+    assert bits(by_rows(function, raw_XO[order], y_X[order])) == bits(result[order])
+    for x in range(0, n, 1 + n // 200):
+        assert bits(by_rows(function, raw_XO[x], y_X[x])) == bits(result[x])
 
 
 # --- predictions, losses, state --------------------------------------------------------------

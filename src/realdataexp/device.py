@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from realdataexp.errors import InputError
 
@@ -31,7 +32,7 @@ class Device:
     chunk_bytes: int
     amp: bool = False
 
-    def tensor(self, array: np.ndarray) -> torch.Tensor:
+    def tensor(self, array: np.ndarray) -> Tensor:
         """An array on the device; on the CPU it shares the memory, and must not be written to."""
         with warnings.catch_warnings():
             # read-only memory maps: torch has no read-only tensors and says so

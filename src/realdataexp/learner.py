@@ -76,9 +76,18 @@ class Learner:
             name: p.to(device.torch).unsqueeze(0).repeat(n_networks, *[1] * p.dim())
             for name, p in start.items()
         }
-        zeros = [{name: torch.zeros_like(p) for name, p in params.items()} for _ in range(2)]
-        counts = [torch.zeros(n_networks, dtype=torch.int64, device=device.torch) for _ in range(2)]
-        return cls(model, loss, scale, device, params, *zeros, *counts)
+        count_S = torch.zeros(n_networks, dtype=torch.int64, device=device.torch)
+        return cls(
+            model,
+            loss,
+            scale,
+            device,
+            params,
+            moment_1={name: torch.zeros_like(p) for name, p in params.items()},
+            moment_2={name: torch.zeros_like(p) for name, p in params.items()},
+            n_updates_S=count_S,
+            n_skipped_S=count_S.clone(),
+        )
 
     @property
     def n_networks(self) -> int:

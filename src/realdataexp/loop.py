@@ -107,7 +107,8 @@ class Loop:
         Args:
             world: R replications for as many designs as there are blocks.
             blocks: the designs.
-            labels: L labels, and learners: theirs, each with ``n_networks(blocks, R)`` networks.
+            labels: L labels.
+            learners: theirs, each with ``n_networks(blocks, R)`` networks.
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
         """

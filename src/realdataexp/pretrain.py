@@ -88,8 +88,10 @@ def pretrain(
     loss, and ends as it was at its best check.
 
     Args:
-        learners, optimizers: L of each.
-        reader: reads training rows; n_rows: how many there are.
+        learners: L of them.
+        optimizers: theirs.
+        reader: reads training rows.
+        n_rows: how many there are.
         validate: the mean validation loss of each label.
         settings: the rest.
     """

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from support import CLICK, GLOBAL_C, GLOBAL_T, History, Setting, label, run, same, same_network
+from support import (
+    CLICK,
+    CPU,
+    GLOBAL_C,
+    GLOBAL_T,
+    History,
+    Setting,
+    label,
+    make_model,
+    run,
+    same,
+    same_network,
+)
 
 PLAY = label("play", "logMAE", 1.0, 1.0, dropout=0.3)
 EQUAL_CLICK = label("click", "BCE", 0.7, 0.7, dropout=0.3, gradient_clip=0.1)
@@ -33,6 +47,16 @@ def test_with_equal_alphas_a_run_of_t_alone_equals_a_run_of_c_alone(labels):
     t = run(Setting(labels=labels), (GLOBAL_T,), (0, 1))
     c = run(Setting(labels=labels), (GLOBAL_C,), (0, 1))
     assert all(worlds_are_equal(t, w, c, w) for w in range(2))
+
+
+def test_networks_cut_into_uneven_chunks_are_identical_too():
+    """A last chunk of one network would be multiplied by another kernel, with other last bits."""
+    wide = label("click", "BCE", 1.0, 1.0, hidden_layers=(32, 16))
+    setting = Setting(labels=(wide,), n_rows_U=(8,) * 70, batch_size=64, n_steps=6)
+    floats = make_model(setting, 0).floats_per_row * setting.batch_size
+    cut = replace(setting, device=replace(CPU, chunk_bytes=4 * floats * 3))
+    h = run(cut, (GLOBAL_T, GLOBAL_C), (0, 1))
+    assert all(worlds_are_equal(h, r, h, r + 2) for r in range(2))
 
 
 def test_with_other_alphas_the_worlds_part():

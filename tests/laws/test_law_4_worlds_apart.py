@@ -136,10 +136,12 @@ def test_a_networks_place_in_its_stack_changes_nothing_to_the_bit(target, loss, 
     S = 37
     options = {"dropout": 0.2, "gradient_clip": 0.05, "embedding_dim": embedding_dim}
     setting = Setting(
-        labels=(label(target, loss, 1.0, 1.0, **options),), batch_size=5, n_candidates=3, n_steps=7
+        labels=(label(target, loss, 1.0, 1.0, **options),), batch_size=5, n_candidates=3, n_steps=15
     )
     h = run(setting, (POOLING,), (0,))
     learner, known = make_learner(setting, 0, S), 0
+    for p in learner.params.values():
+        p *= 3.0  # spread the outputs: most roundings agree near zero
     for t, (slate, step) in enumerate(zip(h.slates, h.steps, strict=True)):
         raw_S = learner.predict(slate.batch.expand(S), slice(0, S))
         assert all(same(raw_S[s], raw_S[0]) for s in range(S))
@@ -150,5 +152,5 @@ def test_a_networks_place_in_its_stack_changes_nothing_to_the_bit(target, loss, 
         assert all(same(loss_S[s], loss_S[0]) for s in range(S))
         assert all(same_network(learner, s, learner, 0) for s in range(S))
         known += int(y_SB[0].isfinite().sum())
-    assert known > 20
+    assert known > 50
     assert int(learner.n_updates_S[0]) == len(h.steps)

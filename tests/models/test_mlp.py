@@ -248,6 +248,26 @@ def test_a_network_sees_neither_the_others_nor_their_inputs() -> None:
         torch.testing.assert_close(apart[0], together[s], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_table_s_gradient_has_the_same_bits_whatever_is_stacked_beside(
+    dtype: torch.dtype,
+) -> None:
+    schema = FeatureSchema(NOTHING, TAGS)  # few ids, many rows: long sums
+    model, batch = mlp(schema, 3, hidden_layers=[]), random_batch(schema, (S, 60, C))
+    params = {name: p.to(dtype) for name, p in stacked(model).items()}
+    batch = Batch(*(x.to(dtype) if x.is_floating_point() else x for x in vars(batch).values()))
+    pull = torch.randn(S, 60, C, 3, generator=torch.Generator().manual_seed(2)).to(dtype)
+
+    def table_gradient(part: slice) -> Tensor:
+        leaves = {name: p[part].clone().requires_grad_() for name, p in params.items()}
+        raw = model.forward(leaves, batch[part], None)
+        return torch.autograd.grad((raw * pull[part]).sum(), leaves["video_one_hot"])[0]
+
+    together = table_gradient(slice(0, S))
+    for s in range(S):
+        assert torch.equal(table_gradient(slice(s, s + 1))[0], together[s])
+
+
 @every_encoding
 def test_an_empty_slot_of_a_multi_hot_feature_has_no_part_and_no_gradient(
     embedding_dim: int | None,

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import polars as pl
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from realdataexp.errors import InputError
@@ -65,8 +66,9 @@ def test_the_line_among_the_designs_is_the_truth(small_run: Path):
 
 def test_no_label_lies_on_another_or_outside(small_run: Path):
     figure = drawn(*parts(small_run))
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
     frames = [ax.get_tightbbox(renderer) for ax in figure.axes]
     for i, one in enumerate(frames):
         assert one.x0 >= 0

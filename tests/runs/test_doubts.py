@@ -16,7 +16,7 @@ Row = tuple[str, int, str, int, float]
 
 
 def outcomes(*rows: Row) -> pl.DataFrame:
-    """A table of outcomes of one label; each row: design, world, arm, n, sum (of zeros and ones)."""
+    """Outcomes of one label, zeros and ones; each row: design, world, arm, n, sum."""
     return pl.DataFrame(
         [
             {"design": d, "world": w, "step": 0, "arm": arm, "label": "click", "n": n, "sum": s,
@@ -62,7 +62,7 @@ def test_one_replication_has_no_spread():
 
 def test_outcomes_that_do_not_vary_have_no_p_value():
     (said,) = said_of(result_of(outcomes(("pooling", 0, "T", 5, 5.0), ("pooling", 0, "C", 5, 0.0))))
-    assert said == "estimates: p_value null for pooling of click: the outcomes do not vary"
+    assert said == "estimates: p_value null for pooling of click: nothing varies"
 
 
 def test_a_single_outcome_in_an_arm_has_no_interval():

@@ -49,11 +49,13 @@ def test_files_hold_what_was_written(tmp_path: Path):
 
 def test_a_number_that_is_not_finite_becomes_null_with_a_warning():
     warnings = Warnings()
-    value = finite({"a": [1.0, math.nan], "b": {"c": -math.inf}, "d": "inf"}, warnings)
-    assert value == {"a": [1.0, None], "b": {"c": None}, "d": "inf"}
+    value = finite(
+        {"a": [1.0, math.nan], "b": [{"d": "click", "c": -math.inf}], "e": "inf"}, warnings
+    )
+    assert value == {"a": [1.0, None], "b": [{"d": "click", "c": None}], "e": "inf"}
     assert [w["message"] for w in warnings] == [
-        "a.1 is nan; null in result.json",
-        "b.c is -inf; null in result.json",
+        "a[1] is nan; null in result.json",
+        "b[click].c is -inf; null in result.json",
     ]
 
 

@@ -76,27 +76,29 @@ def test_without_truth_there_are_no_results() -> None:
 
 
 def test_compare_by_hand() -> None:
-    # truths 1, 2, 3: mean 2. errors of pairs: 2, -3, 1. errors to the mean: 1, -3, 2
+    # the mean truth is 2. errors of pairs: 2, -3, 3, -1. errors to the mean: 1, -3, 4, -1
     table = estimates(
-        truth(0, 1.0), truth(1, 2.0), truth(2, 3.0),
+        truth(0, 1.0), truth(1, 2.0), truth(2, 3.0), truth(3, 2.0),
         pooling(0, 3.0, 1.0),  # [2, 4] holds 2, just
-        pooling(1, -1.0, 2.0),  # [-3, 1] does not, and has the wrong sign
-        pooling(2, 4.0, 3.0),  # [1, 7] does
+        pooling(1, -1.0, 3.0),  # [-4, 2] does, too, with the wrong sign
+        pooling(2, 6.0, 3.0),  # [3, 9] does not
+        pooling(3, 1.0, 2.0),  # [-1, 3] does
     )  # fmt: skip
+    errors = [2.0, -3.0, 3.0, -1.0]
     (entry,) = compare(table)
     assert entry == {
         "design": "pooling",
         "label": "click",
         "gte": 2.0,
-        "estimate": 2.0,
-        "bias": 0.0,
-        "bias_mc_se": pytest.approx(math.sqrt((4 + 9 + 1) / 2 / 3)),
-        "sd": pytest.approx(math.sqrt((1 + 9 + 4) / 2)),
-        "rmse": pytest.approx(math.sqrt((1 + 9 + 4) / 3)),
-        "se_mean": pytest.approx((0.5 + 1.0 + 1.5) / 3),
-        "coverage": pytest.approx(2 / 3),
-        "sign_error_rate": pytest.approx(1 / 3),
-        "n_worlds": 3,
+        "estimate": 2.25,
+        "bias": 0.25,
+        "bias_mc_se": pytest.approx(math.sqrt(sum((e - 0.25) ** 2 for e in errors) / 3 / 4)),
+        "sd": pytest.approx(math.sqrt(sum((x - 2.25) ** 2 for x in (3, -1, 6, 1)) / 3)),
+        "rmse": pytest.approx(math.sqrt((1 + 9 + 16 + 1) / 4)),
+        "se_mean": pytest.approx((0.5 + 1.5 + 1.5 + 1.0) / 4),
+        "coverage": pytest.approx(3 / 4),
+        "sign_error_rate": pytest.approx(1 / 4),
+        "n_worlds": 4,
     }
 
 

@@ -131,10 +131,7 @@ class MLP:
         if inputs:
             x_SND = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
             weight = params[f"{name}_weight"]
-            if part is None:
-                part = torch.bmm(x_SND, weight)
-            else:
-                part = torch.baddbmm(part, x_SND, weight)
+            part = torch.bmm(x_SND, weight) if part is None else part.baddbmm(x_SND, weight)
         return part
 
     def _activate(self, h_SNH: Tensor, layer: int, dropout_key_S: Tensor | None) -> Tensor:

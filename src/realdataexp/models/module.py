@@ -28,8 +28,8 @@ class ModuleStack:
     feature is ``schema.user.n_ids + schema.video.n_ids``) and returns ``raw_NO``.
 
     A module with dropout layers or an embedding's ``padding_idx`` is trained network by network,
-    each under its own seed, so that its masks do not depend on the other worlds. Layers with running statistics over the batch are refused: they would let one
-    world's result depend on another's.
+    each under its own seed, so that its masks do not depend on the other worlds. Layers with
+    statistics over the batch are refused: they would let one world's result depend on another's.
     """
 
     def __init__(

@@ -14,9 +14,11 @@ def number(value: float | None) -> str:
     """Four significant digits: 12,345 or 54.95 M or 0.001234; "-" where there is no number."""
     if value is None:
         return "-"
+    if abs(value) >= 1e15:
+        return f"{value:.3e}"
     if abs(value) >= _SHORTENED_FROM:
-        divisor, unit = next(u for u in _UNITS if abs(value) >= u[0])
-        return f"{value / divisor:.4g}{unit}" if abs(value) < 1e15 else f"{value:.3e}"
+        divisor, unit = _unit(abs(value))
+        return f"{value / divisor:.4g}{unit}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -41,12 +43,10 @@ class Scale:
         largest = max([*sizes, *precisions], default=0.0)
         if not largest:
             return cls()
-        divisor, unit = next(
-            (u for u in _UNITS if largest >= _SHORTENED_FROM * u[0] / 1e3), (1, "")
-        )
+        divisor, unit = _unit(largest)
         last = _exponent(min(precisions)) - 1 if precisions else _exponent(largest) - 3
         last = max(last, _exponent(largest) - 6)  # no more than seven digits
-        return cls(divisor, unit, max(0, round(math.log10(divisor)) - last))
+        return cls(divisor, unit, max(0, _exponent(divisor) - last))
 
     def text(self, value: float | None) -> str:
         """The number on this scale; "-" where there is none."""
@@ -56,6 +56,11 @@ class Scale:
         if text.startswith("-") and not text.strip("-0.,"):
             text = text[1:]  # -0.00
         return text + self.unit
+
+
+def _unit(size: float) -> tuple[float, str]:
+    """The unit that a number of this size is written in."""
+    return next((u for u in _UNITS if size >= max(u[0], _SHORTENED_FROM)), (1.0, ""))
 
 
 def _exponent(value: float) -> int:

@@ -115,11 +115,11 @@ def _panels(
 
 def _rows(kinds: Iterable[list[_Panel]]) -> list[list[_Panel]]:
     """The panels in rows; each kind begins a new one."""
-    return [
-        panels[i : i + _MAX_COLUMNS]
-        for panels in kinds
-        for i in range(0, len(panels), _MAX_COLUMNS)
-    ]
+    rows = []
+    for panels in kinds:
+        n = 2 if len(panels) == 4 else _MAX_COLUMNS
+        rows += [panels[i : i + n] for i in range(0, len(panels), n)]
+    return rows
 
 
 def _title(name: str, target: str) -> str:
@@ -131,6 +131,11 @@ def _short_ticks(ax: Axes, which: str) -> None:
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_major_locator(MaxNLocator(5))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
+
+
+def _legend_below(ax: Axes) -> None:
+    """A legend under the panel, where nothing that is drawn can lie beneath it."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2)
 
 
 def _steps(ax: Axes) -> None:
@@ -183,8 +188,7 @@ def _designs(ax: Axes, table: pl.DataFrame, title: str) -> None:
     ax.set(title=f"{title}: estimates of the effect", xlabel="effect per visit")
     _short_ticks(ax, "x")
     ax.grid(visible=False, axis="y")
-    # below the axis, where no box can lie under it
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    _legend_below(ax)
 
 
 def _losses(ax: Axes, table: pl.DataFrame, title: str) -> None:
@@ -209,10 +213,7 @@ def _losses(ax: Axes, table: pl.DataFrame, title: str) -> None:
                         label=f"{name}, {split}")  # fmt: skip
     ax.set(title=f"{title}: loss", ylabel="mean loss")
     _steps(ax)
-    low, high = ax.get_ylim()
-    if np.isfinite([low, high]).all():
-        ax.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
-    ax.legend(loc="upper right", ncols=2)
+    _legend_below(ax)
 
 
 def _exhaustion(ax: Axes, metrics: pl.DataFrame) -> None:

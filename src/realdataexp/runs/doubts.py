@@ -20,13 +20,14 @@ def warn_of_design(
     """Warn where arms hardly differ or the data run out."""
     if n_steps_done == 0:
         warnings.add("no_steps", "the run ended before the first step: there are no outcomes")
-    for name, share in diagnostics["share_of_visits_where_arms_differ"].items():
-        if share is not None and share < _FEW_DIFFER:
-            warnings.add(
-                "arms_hardly_differ",
-                f"{name}: the arms would pick different items in {100 * share:.1f} % of visits; so "
-                "small a contrast can show next to nothing: set alphas further apart",
-            )
+    shares = diagnostics["share_of_visits_where_arms_differ"].items()
+    few = [f"{name} {100 * x:.1f} %" for name, x in shares if x is not None and x < _FEW_DIFFER]
+    if few:
+        warnings.add(
+            "arms_hardly_differ",
+            f"the arms would pick different items in few visits ({', '.join(few)}); so small a "
+            "contrast can show next to nothing: set alphas further apart",
+        )
     first = next((p for p in diagnostics["exhaustion"] if p["users_short"] > _MANY_SHORT), None)
     if first is not None:
         warnings.add(
@@ -103,5 +104,5 @@ def _reason(entry: dict[str, Any], key: str) -> str:
     if key in ("bias_mc_se", "sd"):
         return "one replication has no spread; set experiment.replications to 2 or more"
     if entry.get("se") == 0:
-        return "the outcomes do not vary"
+        return "nothing varies"
     return "fewer than two outcomes in an arm"

@@ -82,11 +82,17 @@ def finite(value: Any, warnings: Warnings, where: str = "") -> Any:
     if isinstance(value, dict):
         return {k: finite(v, warnings, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(v, warnings, f"{where}.{i}") for i, v in enumerate(value)]
+        return [finite(v, warnings, f"{where}[{_name(v) or i}]") for i, v in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         warnings.add("not_finite", f"{where} is {value}; null in result.json")
         return None
     return value
+
+
+def _name(item: Any) -> str:
+    """What tells an entry of a list from the others: its texts."""
+    texts = item.values() if isinstance(item, dict) else ()
+    return ", ".join(text for text in texts if text and isinstance(text, str))
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ import importlib.metadata
 import platform
 import sys
 
-from realdataexp import __version__
-
-_LIBRARIES = ("torch", "numpy", "polars", "scipy", "pydantic", "safetensors")
+_PACKAGES = ("realdataexp", "torch", "numpy", "polars", "scipy", "pydantic", "safetensors")
 
 
 def peak_memory_mb() -> float:
@@ -28,8 +26,7 @@ def peak_memory_mb() -> float:
 def versions() -> dict[str, str]:
     """Versions of the package, of Python, of the system, and of what computes."""
     return {
-        "realdataexp": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }

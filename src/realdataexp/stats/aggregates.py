@@ -10,16 +10,18 @@ import polars as pl
 
 ARMS = ("C", "T")
 
-OUTCOME_SCHEMA = {
-    "design": pl.String,
-    "world": pl.Int32,
-    "step": pl.Int32,
-    "arm": pl.String,
-    "label": pl.String,
-    "n": pl.Int32,
-    "sum": pl.Float64,
-    "sum_sq": pl.Float64,
-}
+OUTCOME_SCHEMA = pl.Schema(
+    {
+        "design": pl.String,
+        "world": pl.Int32,
+        "step": pl.Int32,
+        "arm": pl.String,
+        "label": pl.String,
+        "n": pl.Int32,
+        "sum": pl.Float64,
+        "sum_sq": pl.Float64,
+    }
+)
 
 
 def arm_sums(is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> np.ndarray:

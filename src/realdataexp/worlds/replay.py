@@ -99,9 +99,11 @@ class ReplayWorld:
         """Set up the replay of the rows [rows_from, rows_to) of each user.
 
         Args:
-            log: the log. targets: the labels' columns in it.
+            log: the log.
+            targets: the labels' columns in it.
             store: the features.
-            rows_from_U, rows_to_U: int64; equal for users who do not take part.
+            rows_from_U: int64, each user's first row.
+            rows_to_U: int64, the row behind the last; the same for users who do not take part.
             settings: how to draw.
             device: where slates are made; who visits is drawn on the host.
         """
@@ -154,13 +156,13 @@ class ReplayWorld:
         n_short = float(self._n_short_R.mean()) / self._n_taking_part
         self._record(step, rows, user_RB, left_RB, is_visit_RB, place_RB)
         to = self._device.torch
-        user_RB = torch.from_numpy(user_RB.astype(np.int64))
+        visitor_RB = torch.from_numpy(user_RB.astype(np.int64))
         return Visits(
             step,
             self._replication_R.to(to),
-            user_RB.to(to),
+            visitor_RB.to(to),
             torch.from_numpy(is_visit_RB).to(to),
-            self._arm_draws(step, user_RB).to(to),
+            self._arm_draws(step, visitor_RB).to(to),
             torch.from_numpy(left_RB.clip(max=s.n_candidates)).to(to),
             n_short,
         )
