@@ -25,6 +25,8 @@ def resolve(name: str, table: Mapping[str, Any], where: str) -> Any:
             f"{where} = {name!r}: unknown; use one of {', '.join(table)} "
             f"(nearest: {near[0]}), or package.module:Name"
         )
+    if not (module_name and attribute) or module_name.startswith("."):
+        raise InputError(f"{where} = {name!r}: is no import path; write package.module:Name")
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:

@@ -115,7 +115,7 @@ def subset(keys: Tensor, n: int, k: int) -> Tensor:
     if 4 * k >= n or n < 1024:
         return permutation(keys, n)[:k].sort().values
     drawn = below(uniform(keys, 2 * k), torch.tensor(n))
-    # the first k distinct ones, in the order drawn: 2k draws from so many hold at least k
+    # the first k distinct ones, in the order drawn; 2k draws from so many all but surely hold k
     ordered, place = torch.sort(drawn, stable=True)
     is_first = torch.ones_like(ordered, dtype=torch.bool)
     is_first[1:] = ordered[1:] != ordered[:-1]

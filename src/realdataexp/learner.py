@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -215,6 +216,7 @@ class Learner:
         clip_S = torch.ones_like(norm_S)
         if settings.gradient_clip is not None:
             clip_S = (settings.gradient_clip / (norm_S + 1e-6)).clamp_max(1.0)
+            clip_S = torch.where(active_S, clip_S, 1.0)
         step_S = on_S * settings.learning_rate / (1.0 - _BETA_1**t_S)
         root_S = (1.0 - _BETA_2**t_S).sqrt()
         for (name, p), g in zip(self._views(chunk).items(), grads, strict=True):
@@ -238,8 +240,11 @@ class Learner:
         _, B, C = batch.shape
         floats = B * C * self.model.floats_per_row
         size = max(1, self.device.chunk_bytes // (4 * floats))
-        for start in range(networks.start, networks.stop, size):
-            yield slice(start, min(start + size, networks.stop))
+        starts = list(range(networks.start, networks.stop, size))
+        if size > 1 and len(starts) > 1 and networks.stop - starts[-1] == 1:
+            starts.pop()  # PyTorch multiplies a stack of one by another kernel, other last bits
+        for start, stop in pairwise([*starts, networks.stop]):
+            yield slice(start, stop)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while learning, as flat named tensors."""

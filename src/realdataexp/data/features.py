@@ -187,7 +187,9 @@ def _as_lists(column: pl.Series, *, is_multi_hot: bool) -> pl.Series:
         if is_multi_hot
         else text.to_frame().select(pl.concat_list(pl.first()).list.drop_nulls()).to_series()
     )
-    return lists.list.eval(pl.element().str.strip_chars()).fill_null([])
+    return lists.list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls()).fill_null(
+        []
+    )
 
 
 def _number(
