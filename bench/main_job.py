@@ -1,6 +1,6 @@
 """Speed of the main job at the prototype's size, beside what bounds it, measured in one run.
 
-    python bench/main_job.py [--data DIR] [--replications 20] [--steps 60]
+    python bench/main_job.py [--data DIR] [--replications 20] [--steps 200]
 
 Makes a synthetic KuaiRand-Pure of 2.62 M rows in a temporary folder (or takes DIR), and prints a
 Markdown table: import, warm start, pretraining, arm-steps, `--help`, peak memory. The floor is the
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a KuaiRand-Pure folder; default: synthetic")
     parser.add_argument("--replications", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

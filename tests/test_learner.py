@@ -329,7 +329,7 @@ def test_a_network_whose_parameters_are_not_finite_harms_no_other() -> None:
 
 
 @pytest.mark.parametrize("embedding_dim", [None, 3])
-@pytest.mark.parametrize("per_chunk", [1, 3])
+@pytest.mark.parametrize("per_chunk", [1, 2])
 def test_chunks_of_networks_change_nothing(per_chunk: int, embedding_dim: int | None) -> None:
     floats = learner_of(embedding_dim=embedding_dim).model.floats_per_row
     device = replace(CPU, chunk_bytes=per_chunk * 4 * B * floats)
@@ -337,7 +337,8 @@ def test_chunks_of_networks_change_nothing(per_chunk: int, embedding_dim: int | 
     whole = learner_of(**params)
     cut = learner_of(device=device, **params)
     sizes = [c.stop - c.start for c in cut._chunks(slice(0, S), random_batch())]
-    assert sizes == ([1] * 4 if per_chunk == 1 else [3, 1])
+    # a chunk of one left over joins the one before
+    assert sizes == {1: [1] * 4, 2: [2, 2]}[per_chunk]
     settings = OptimizerSettings(0.05, weight_decay=0.1, gradient_clip=1.0)
     train(whole, 4, settings)
     train(cut, 4, settings)

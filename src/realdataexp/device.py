@@ -73,5 +73,5 @@ def choose_device(wanted: str, use_amp: bool = False) -> Device:
     reason = f"best of {', '.join(there)}" if wanted == "auto" else "as asked"
     if use_amp and kind == "cuda" and not torch.cuda.is_bf16_supported():
         raise InputError("use_amp = true: this GPU has no bfloat16; set use_amp: false")
-    chunk_bytes = 4 << 20 if kind == "cpu" else 1 << 30
+    chunk_bytes = 8 << 20 if kind == "cpu" else 1 << 30
     return Device(torch.device(kind), reason, chunk_bytes, use_amp)
