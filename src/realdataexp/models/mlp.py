@@ -116,22 +116,37 @@ class MLP:
         weight_SNK: Tensor,
     ) -> Tensor | None:
         """One side's share of the first layer's sum, S, N, H; None where it has no features."""
+        n_fields, part = len(side.fields), None
+        weight = params.get(f"{name}_weight")
         inputs = [num_SND] if side.n_numerical else []
-        part = None
-        if side.fields:
-            table = params.get(f"{name}_one_hot")
-            if table is not None:
-                part = _bag(table, cat_SNK, weight_SNK)
-            else:
-                table = params[f"{name}_embedding"]
-                inputs += [
-                    _bag(table, cat_SNK[..., first:last], weight_SNK[..., first:last])
-                    for _, first, last in side.fields
-                ]
+        if n_fields and self.options.embedding_dim is None:
+            part = _bag(params[f"{name}_one_hot"], cat_SNK, weight_SNK)
+        elif n_fields and n_fields * side.n_ids <= cat_SNK.shape[1]:
+            # fewer categories than rows: multiply each category's embedding once, look up sums
+            assert weight is not None
+            table = _project(params[f"{name}_embedding"], weight[:, side.n_numerical :], n_fields)
+            field_K = [
+                f for f, (_, first, end) in enumerate(side.fields) for _ in range(first, end)
+            ]
+            ids_SNK = cat_SNK * n_fields + cat_SNK.new_tensor(field_K)
+            part = _bag(table, ids_SNK, weight_SNK)
+            weight = weight[:, : side.n_numerical]
+        elif n_fields:
+            inputs += [
+                _bag(
+                    params[f"{name}_embedding"], cat_SNK[..., first:end], weight_SNK[..., first:end]
+                )
+                for _, first, end in side.fields
+            ]
         if inputs:
+            assert weight is not None
             x_SND = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
-            weight = params[f"{name}_weight"]
-            part = torch.bmm(x_SND, weight) if part is None else part.baddbmm(x_SND, weight)
+            if part is None:
+                part = torch.bmm(x_SND, weight)
+            elif torch.is_grad_enabled():
+                part = part.baddbmm(x_SND, weight)
+            else:
+                part = part.baddbmm_(x_SND, weight)  # in place: nothing else holds it
         return part
 
     def _activate(self, h_SNH: Tensor, layer: int, dropout_key_S: Tensor | None) -> Tensor:
@@ -152,6 +167,13 @@ def _add(video_SNH: Tensor, user_SBH: Tensor, B: int, C: int) -> Tensor:
     if torch.is_grad_enabled():
         return h + user_SBH.unsqueeze(2)
     return h.add_(user_SBH.unsqueeze(2))
+
+
+def _project(table_SVE: Tensor, weight_SDH: Tensor, n_fields: int) -> Tensor:
+    """Each category's embedding times each field's part of the first layer: S, V x fields, H."""
+    S, V, E = table_SVE.shape
+    weight = weight_SDH.reshape(S, n_fields, E, -1).transpose(1, 2).reshape(S, E, -1)
+    return torch.bmm(table_SVE, weight).float().view(S, V * n_fields, -1)
 
 
 def _bag(table_SVH: Tensor, cat_SNK: Tensor, weight_SNK: Tensor) -> Tensor:
