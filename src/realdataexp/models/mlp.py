@@ -173,7 +173,8 @@ def _project(table_SVE: Tensor, weight_SDH: Tensor, n_fields: int) -> Tensor:
     """Each category's embedding times each field's part of the first layer: S, V x fields, H."""
     S, V, E = table_SVE.shape
     weight = weight_SDH.reshape(S, n_fields, E, -1).transpose(1, 2).reshape(S, E, -1)
-    return torch.bmm(table_SVE, weight).float().view(S, V * n_fields, -1)
+    product = torch.bmm(table_SVE, weight).to(table_SVE.dtype)  # not in a mixed precision
+    return product.view(S, V * n_fields, -1)
 
 
 def _bag(table_SVH: Tensor, cat_SNK: Tensor, weight_SNK: Tensor) -> Tensor:
