@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.designs.base import Design, Outcome
+from realdataexp.designs.base import Context, Design, Outcome, Running
 from realdataexp.learner import Learner, OptimizerSettings
-from realdataexp.models import Batch
-from realdataexp.worlds.base import Slate, Visits, World
+from realdataexp.worlds.base import Slate, Visits, World, chosen
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Step:
     Attributes:
         step: counted from 0.
         is_treated_WB, is_visit_WB: each visit's arm, and whether it took place.
-        y_WBL: the outcomes; NaN = missing.
+        y_WBL: the outcomes that enter the estimate; NaN = missing, or not to be counted.
         differs_WB: whether the two arms would have picked different candidates.
         n_candidates_WB: candidates on the slate.
         loss_SL: each network's mean training loss, NaN where it learned nothing.
@@ -101,6 +100,7 @@ class Loop:
         learners: Sequence[Learner],
         seed: int,
         diagnose_every: int = 1,
+        context: Context | None = None,
     ) -> None:
         """Join a world, the designs and the learners.
 
@@ -111,9 +111,14 @@ class Loop:
             learners: theirs, each with ``n_networks(blocks, R)`` networks.
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
+            context: what designs may know at their start; None for designs that ask nothing.
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
         self._seed, self._diagnose_every = seed, diagnose_every
+        self.running: list[Running] = [
+            b.design if context is None else b.design.start(replace(context, label=b.label, p=b.p))
+            for b in blocks
+        ]
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
         """Run the steps [first, last); ends early when nobody is left to visit."""
@@ -127,12 +132,14 @@ class Loop:
         """Lines 2 to 9 of the story."""
         R = len(visits.replication_R)
         worlds = [slice(i * R, (i + 1) * R) for i in range(len(self.blocks))]
-        is_treated_WB = torch.cat([b.design.assign(visits, b.p) for b in self.blocks])
+        is_treated_WB = torch.cat(
+            [d.assign(visits, b.p) for d, b in zip(self.running, self.blocks, strict=True)]
+        )
         slate = self.world.slate(visits)
         allowed_WBC = torch.cat(
             [
-                b.design.candidates(visits, part_of(slate, w), is_treated_WB[w])
-                for b, w in zip(self.blocks, worlds, strict=True)
+                d.candidates(visits, part_of(slate, w), is_treated_WB[w])
+                for d, w in zip(self.running, worlds, strict=True)
             ]
         )
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
@@ -146,6 +153,8 @@ class Loop:
         y_WBL = self.world.feedback(visits, slate, choice_WB)
         loss_SL = self._learn(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
         is_visit_WB = slate.is_candidate_WBC.any(-1)
+        is_counted_WB = torch.cat([d.counts(visits) for d in self.running])
+        y_WBL = torch.where(is_counted_WB.unsqueeze(-1), y_WBL, torch.nan)
         shares = None
         if visits.step % self._diagnose_every == 0:
             shares = score_shares(term_WABCL, slate.is_candidate_WBC)
@@ -193,7 +202,7 @@ class Loop:
     ) -> Tensor:
         """Lines 8 and 9: every network takes one step; returns the training losses S, L."""
         weight, world_of = [], []
-        for block, w in zip(self.blocks, worlds, strict=True):
+        for design, block, w in zip(self.running, self.blocks, worlds, strict=True):
             outcome = Outcome(
                 visits,
                 part_of(slate, w),
@@ -203,7 +212,7 @@ class Loop:
                 pick_WAB[w],
                 y_WBL[w],
             )
-            weight.append(block.design.weights(outcome).transpose(0, 1).flatten(0, 1))
+            weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
             world_of += list(range(w.start, w.stop)) * block.design.n_models
         world_S = torch.tensor(world_of, device=y_WBL.device)
         weight_SB = torch.cat(weight)
@@ -227,22 +236,11 @@ def n_networks(blocks: Sequence[Block], n_replications: int) -> int:
 
 def part_of(slate: Slate, worlds: slice) -> Slate:
     """The slates of some worlds."""
-    return Slate(slate.item_WBC[worlds], slate.is_candidate_WBC[worlds], slate.batch[worlds])
-
-
-def chosen(slate: Slate, choice_WB: Tensor) -> Batch:
-    """The chosen candidates' features, C = 1."""
-    b = slate.batch
-
-    def at(x_WBCX: Tensor) -> Tensor:
-        index = choice_WB[..., None, None].expand(-1, -1, 1, x_WBCX.shape[-1])
-        return x_WBCX.gather(2, index)
-
-    return replace(
-        b,
-        video_num_SBCD=at(b.video_num_SBCD),
-        video_cat_SBCK=at(b.video_cat_SBCK),
-        video_weight_SBCK=at(b.video_weight_SBCK),
+    return Slate(
+        slate.item_WBC[worlds],
+        slate.video_WBC[worlds],
+        slate.is_candidate_WBC[worlds],
+        slate.batch[worlds],
     )
 
 

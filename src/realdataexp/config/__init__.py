@@ -19,8 +19,14 @@ from realdataexp.config.blocks import (
     SyntheticConfig,
     ValidationConfig,
 )
+from realdataexp.config.designs import (
+    ClusterOptions,
+    SplittingOptions,
+    SwitchbackOptions,
+    WeightingOptions,
+)
 from realdataexp.config.draft import built_in_names
-from realdataexp.config.experiment import DesignConfig, ExperimentConfig, SplittingOptions
+from realdataexp.config.experiment import DesignConfig, ExperimentConfig
 from realdataexp.config.load import check_block, json_schema, load_config, parse_mlp_params
 from realdataexp.config.schema import Config, default_cache_dir
 
@@ -29,6 +35,7 @@ __all__ = [
     "LOSSES",
     "MODELS",
     "MODES",
+    "ClusterOptions",
     "Config",
     "DatasetConfig",
     "DesignConfig",
@@ -40,8 +47,10 @@ __all__ = [
     "PretrainConfig",
     "SimulationConfig",
     "SplittingOptions",
+    "SwitchbackOptions",
     "SyntheticConfig",
     "ValidationConfig",
+    "WeightingOptions",
     "built_in_names",
     "check_block",
     "default_cache_dir",

@@ -19,7 +19,18 @@ from pydantic import (
 from realdataexp.config.faults import NestedFaults, unknown_name
 
 # The names a config may use; tests hold the registries to the same names.
-DESIGNS = ("pooling", "snapshot", "splitting")
+DESIGNS = (
+    "pooling",
+    "snapshot",
+    "splitting",
+    "weighting",
+    "shadow",
+    "oracle",
+    "cluster",
+    "switchback",
+    "codiverted",
+    "data_diverted",
+)
 MODES = ("global", "compare", *DESIGNS)
 LOSSES = ("logMAE", "BCE", "MSE", "MAE", "CE")
 MODELS = ("MLP",)

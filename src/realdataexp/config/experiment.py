@@ -14,25 +14,7 @@ from pydantic import (
 )
 
 from realdataexp.config.blocks import DESIGNS, Block, Count, checked, registered, repeated
-
-
-class SplittingOptions(Block):
-    """Options of the design splitting."""
-
-    normalize: bool = Field(
-        True, description="whether a visit of the model's own arm weighs 1/P(arm) instead of 1"
-    )
-
-
-class NoOptions(Block):
-    """Options of a design that has none."""
-
-
-DESIGN_OPTIONS: dict[str, type[Block]] = {
-    "pooling": NoOptions,
-    "snapshot": NoOptions,
-    "splitting": SplittingOptions,
-}
+from realdataexp.config.designs import DESIGN_OPTIONS
 
 
 class DesignConfig(Block):

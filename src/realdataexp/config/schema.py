@@ -24,7 +24,13 @@ from realdataexp.config.blocks import (
     registered,
     repeated,
 )
-from realdataexp.config.experiment import DesignConfig, ExperimentConfig, SplittingOptions
+from realdataexp.config.designs import (
+    ClusterOptions,
+    SplittingOptions,
+    SwitchbackOptions,
+    WeightingOptions,
+)
+from realdataexp.config.experiment import DesignConfig, ExperimentConfig
 
 LABEL_TWICE = "the name {} stands more than once: give each label a name of its own"
 
@@ -53,6 +59,15 @@ class Config(Block):
     experiment: ExperimentConfig = Field(ExperimentConfig(), description="the test")
     splitting: SplittingOptions = Field(
         SplittingOptions(), description="options of the design splitting, in every mode"
+    )
+    weighting: WeightingOptions = Field(
+        WeightingOptions(), description="options of the design weighting, in every mode"
+    )
+    cluster: ClusterOptions = Field(
+        ClusterOptions(), description="options of the design cluster, in every mode"
+    )
+    switchback: SwitchbackOptions = Field(
+        SwitchbackOptions(), description="options of the design switchback, in every mode"
     )
     validation: ValidationConfig = Field(ValidationConfig(), description="validation")
     logging: LoggingConfig = Field(LoggingConfig(), description="logs and run folders")

@@ -13,15 +13,21 @@ from pydantic import ValidationError
 
 from realdataexp.components import resolve
 from realdataexp.designs.base import CONTROL, TREATMENT, Design, Outcome
+from realdataexp.designs.oracle import Oracle
 from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.shadow import Shadow
 from realdataexp.designs.snapshot import Snapshot
 from realdataexp.designs.splitting import Splitting
+from realdataexp.designs.weighting import Weighting
 from realdataexp.errors import InputError
 
 DESIGNS: dict[str, type[Design]] = {
     "pooling": Pooling,
     "snapshot": Snapshot,
     "splitting": Splitting,
+    "weighting": Weighting,
+    "shadow": Shadow,
+    "oracle": Oracle,
 }
 
 __all__ = ["CONTROL", "DESIGNS", "TREATMENT", "Design", "Outcome", "build_design"]

@@ -5,16 +5,54 @@ Axes: R replications, B visits, A arms (0 = control, 1 = treatment), C candidate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from realdataexp.device import Device
+from realdataexp.errors import InputError
+from realdataexp.models import FeatureSchema
 from realdataexp.worlds.base import Slate, Visits
 
 CONTROL, TREATMENT = 0, 1
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a design may know when its worlds start.
+
+    Attributes:
+        label: the design's name in the results.
+        seed: the run's seed, for draws.
+        p: the treatment probability.
+        replication_R: the replications' numbers.
+        n_steps: length of the test.
+        device: where tensors live.
+        schema: the features that models see.
+        tastes: makes a table U, D of what each user watched before the test (float64), for
+            designs that group users; None where every visit is a new user.
+        has_exchangeable_candidates: whether the candidates of a step are independent draws from
+            one distribution.
+    """
+
+    label: str
+    seed: int
+    p: float
+    replication_R: Tensor
+    n_steps: int
+    device: Device
+    schema: FeatureSchema
+    tastes: Callable[[], np.ndarray] | None = None
+    has_exchangeable_candidates: bool = False
+
+    def refuse(self, why: str) -> InputError:
+        """An error that says why the design cannot run here, to be raised."""
+        return InputError(f"design {self.label}: {why}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +78,34 @@ class Outcome:
     y_RBL: Tensor
 
 
+class Running(Protocol):
+    """A design while it runs; a Design without memory is its own."""
+
+    def assign(self, visits: Visits, p: float) -> Tensor:
+        """See Design.assign."""
+        ...
+
+    def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
+        """See Design.candidates."""
+        ...
+
+    def weights(self, outcome: Outcome) -> Tensor:
+        """See Design.weights."""
+        ...
+
+    def counts(self, visits: Visits) -> Tensor:
+        """See Design.counts."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that changes while running, by name; nothing without memory."""
+        ...
+
+    def diagnostics(self) -> dict[str, float]:
+        """Figures about the weights since the last call, over all its worlds."""
+        ...
+
+
 class Design(BaseModel):
     """A way to run the A/B test. Its fields are the options that a config may give it.
 
@@ -50,6 +116,22 @@ class Design(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_models: ClassVar[int] = 1
+
+    def start(self, context: Context) -> Running:
+        """The design as it runs: itself, or something that remembers (see Running).
+
+        Raises:
+            InputError: the design cannot run under these circumstances (``context.refuse``).
+        """
+        return self
+
+    def state(self) -> dict[str, Tensor]:
+        """See Running."""
+        return {}
+
+    def diagnostics(self) -> dict[str, float]:
+        """See Running."""
+        return {}
 
     def assign(self, visits: Visits, p: float) -> Tensor:
         """Whether each visit is treated: bool R, B. By default each is, with probability p.
@@ -67,6 +149,10 @@ class Design(BaseModel):
         """
         return slate.is_candidate_WBC
 
+    def counts(self, visits: Visits) -> Tensor:
+        """Which visits' outcomes enter the estimate: bool R, B. By default all."""
+        return visits.is_visit_RB
+
     def weights(self, outcome: Outcome) -> Tensor:
         """How much each model learns from each outcome: float32 R, M, B, 0 or more.
 
@@ -81,3 +167,11 @@ def ones(outcome: Outcome, n_models: int) -> Tensor:
     return torch.ones(
         is_treated_RB.shape[0], n_models, is_treated_RB.shape[1], device=is_treated_RB.device
     )
+
+
+def own_arm(outcome: Outcome) -> Tensor:
+    """1[arm = m] / P(arm = m): R, M, B, M = (control, treatment)."""
+    own_RMB = torch.stack([~outcome.is_treated_RB, outcome.is_treated_RB], dim=1).float()
+    share_M1 = own_RMB.new_tensor([[1.0 - outcome.p], [outcome.p]])
+    # an arm that nobody gets has no outcomes to weigh
+    return torch.where(share_M1 > 0, own_RMB / share_M1, 0.0)

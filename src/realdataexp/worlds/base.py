@@ -8,7 +8,7 @@ the arms) is drawn once per replication and shared by all blocks: common random 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -45,12 +45,15 @@ class Slate:
     """What every world's visitors are offered.
 
     Attributes:
-        item_WBC: the candidates' log rows; rows behind ``n_candidates`` are padding.
+        item_WBC: the candidates' log rows (replay), or numbers of their own; those behind
+            ``n_candidates`` are padding.
+        video_WBC: the candidates' videos, as rows of the video table or numbers of their own.
         is_candidate_WBC: False for padding.
         batch: the candidates' features, a network's inputs (S = W).
     """
 
     item_WBC: Tensor
+    video_WBC: Tensor
     is_candidate_WBC: Tensor
     batch: Batch
 
@@ -71,3 +74,19 @@ class World(Protocol):
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """The chosen candidates' true labels W, B, L (NaN = missing); they count as used."""
         ...
+
+
+def chosen(slate: Slate, choice_WB: Tensor) -> Batch:
+    """The chosen candidates' features, C = 1."""
+    b = slate.batch
+
+    def at(x_WBCX: Tensor) -> Tensor:
+        index = choice_WB[..., None, None].expand(-1, -1, 1, x_WBCX.shape[-1])
+        return x_WBCX.gather(2, index)
+
+    return replace(
+        b,
+        video_num_SBCD=at(b.video_num_SBCD),
+        video_cat_SBCK=at(b.video_cat_SBCK),
+        video_weight_SBCK=at(b.video_weight_SBCK),
+    )

@@ -239,7 +239,7 @@ class ReplayWorld:
         item_WBC = slot_WBC + start_RB.repeat(n_blocks, 1).unsqueeze(-1)
         video_WBC = self._video_N[item_WBC]
         batch = self._store.batch(visits.user_RB.repeat(n_blocks, 1), video_WBC)
-        return Slate(item_WBC, is_candidate_WBC, batch)
+        return Slate(item_WBC, video_WBC, is_candidate_WBC, batch)
 
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """The chosen rows' labels W, B, L; NaN where missing or where there is no visit."""

@@ -1,0 +1,71 @@
+"""Options of the designs. A design of the package inherits its fields from here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from realdataexp.config.blocks import Block, Count, Rate
+
+
+class NoOptions(Block):
+    """Options of a design that has none."""
+
+
+class SplittingOptions(Block):
+    """Options of the design splitting."""
+
+    normalize: bool = Field(
+        True, description="whether a visit of the model's own arm weighs 1/P(arm) instead of 1"
+    )
+
+
+class WeightingOptions(Block):
+    """Options of the design weighting: the classifier G of E[Z|X], and what becomes of it."""
+
+    model: Literal["mlp", "logistic", "random_forest", "svm", "gradient_boosting"] = Field(
+        "mlp", description="G; the last three are refitted on the host: slow"
+    )
+    hidden_layers: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
+        (64, 64), description="hidden layers of G, if it is the mlp"
+    )
+    learning_rate: Rate = Field(1e-3, description="of G, if it is mlp or logistic (Adam)")
+    refit_every: Count = Field(10, description="steps between two fits of a refitted G")
+    window_steps: Count | None = Field(
+        None, description="steps that a refitted G remembers; null: all"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps at the start in which weights are 1")
+    max_weight: float | None = Field(None, gt=1, description="clip weights at this; null: never")
+    calibration: Literal["none", "mean"] = Field(
+        "none", description="mean: scale each model's weights of a step to the mean 1"
+    )
+
+
+class ClusterOptions(Block):
+    """Options of the design cluster."""
+
+    n_clusters: int = Field(20, ge=2, description="groups of users of like taste (k-means)")
+
+
+class SwitchbackOptions(Block):
+    """Options of the design switchback."""
+
+    block_steps: Count = Field(10, description="steps for which everybody keeps one arm")
+    washout_steps: int = Field(
+        0, ge=0, description="first steps of a block that the estimate leaves out"
+    )
+
+
+DESIGN_OPTIONS: dict[str, type[Block]] = {
+    "pooling": NoOptions,
+    "snapshot": NoOptions,
+    "splitting": SplittingOptions,
+    "weighting": WeightingOptions,
+    "shadow": NoOptions,
+    "oracle": NoOptions,
+    "cluster": ClusterOptions,
+    "switchback": SwitchbackOptions,
+    "codiverted": NoOptions,
+    "data_diverted": NoOptions,
+}

@@ -1,0 +1,150 @@
+"""Weighted training: Si, arXiv 2310.17496, Algorithm 1.
+
+Two models learn from all outcomes. An item X collected in the test weighs E[Z|X] / p for the
+treatment's model and (1 - E[Z|X]) / (1 - p) for the control's: then the weighted data have the
+distribution that the arm would see if launched (Lemma 1), with the least variance among all such
+weights (Theorem 1). E[Z|X], the probability that a collected item came from the treatment, is
+learned online by a classifier G. Where G errs, the weights err.
+
+Axes: R replications, M models (control, treatment), B visits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from realdataexp.config import WeightingOptions
+from realdataexp.designs.base import Context, Design, Outcome, Running
+from realdataexp.designs.weight_models import (
+    STACKED,
+    RefittedClassifier,
+    StackedClassifier,
+    WeightModel,
+)
+from realdataexp.worlds.base import Slate, Visits, chosen
+
+
+class Weighting(Design, WeightingOptions):
+    """Two models, outcomes weighted by a learned G."""
+
+    n_models: ClassVar[int] = 2
+
+    def start(self, context: Context) -> Running:
+        """With its own classifiers.
+
+        Raises:
+            InputError: one of the arms does not exist.
+        """
+        if not 0.0 < context.p < 1.0:
+            raise context.refuse(
+                f"experiment.p_treatment = {context.p}: its weights divide by the share of each "
+                "arm; use a share between 0 and 1"
+            )
+        g: WeightModel
+        if self.model in STACKED:
+            layers = self.hidden_layers if self.model == "mlp" else ()
+            g = StackedClassifier(context, layers, self.learning_rate)
+        else:
+            g = RefittedClassifier(context, self.model, self.refit_every, self.window_steps)
+        return RunningWeighting(self, context, g)
+
+    def weights(self, outcome: Outcome) -> Tensor:
+        """Only what ``start`` returns can weigh."""
+        raise TypeError("Weighting weighs with its classifiers: call start first")
+
+
+class RunningWeighting:
+    """Weighting with its classifiers G."""
+
+    def __init__(self, design: Weighting, context: Context, g: WeightModel) -> None:
+        self._design, self._context, self._g = design, context, g
+        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+
+    def assign(self, visits: Visits, p: float) -> Tensor:
+        """Random, as the design's own."""
+        return self._design.assign(visits, p)
+
+    def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
+        """All."""
+        return self._design.candidates(visits, slate, is_treated_RB)
+
+    def counts(self, visits: Visits) -> Tensor:
+        """All."""
+        return self._design.counts(visits)
+
+    def weights(self, outcome: Outcome) -> Tensor:
+        """G(x) / p and (1 - G(x)) / (1 - p); then G learns from the step (Algorithm 1)."""
+        design, p, visits = self._design, outcome.p, outcome.visits
+        pick_RAB, z_RB = outcome.pick_RAB, outcome.is_treated_RB
+        batch = chosen(outcome.slate, torch.where(z_RB, pick_RAB[:, 1], pick_RAB[:, 0]))
+        is_visit_RB = outcome.slate.is_candidate_WBC.any(-1)
+        g_RB = self._g.predict(batch)
+        self._g.learn(batch, z_RB, is_visit_RB, visits.step)
+        raw_RMB = torch.stack([(1.0 - g_RB) / (1.0 - p), g_RB / p], dim=1)
+        weight_RMB = raw_RMB
+        if design.max_weight is not None:
+            weight_RMB = weight_RMB.clamp_max(design.max_weight)
+        if design.calibration == "mean":
+            on_R1B = is_visit_RB.unsqueeze(1).float()
+            total_RM1 = (weight_RMB * on_R1B).sum(2, keepdim=True)
+            weight_RMB = weight_RMB * on_R1B.sum(2, keepdim=True) / total_RM1.clamp_min(1e-12)
+        if visits.step < design.warmup_steps:
+            weight_RMB = torch.ones_like(weight_RMB)
+        self._seen.append((g_RB, z_RB, is_visit_RB, weight_RMB, raw_RMB != weight_RMB))
+        return weight_RMB
+
+    def state(self) -> dict[str, Tensor]:
+        """That of G."""
+        return self._g.state()
+
+    def diagnostics(self) -> dict[str, float]:
+        """How good G is, and what its weights are like, since the last call."""
+        if not self._seen:
+            return {}
+        on = torch.cat([s[2].reshape(-1) for s in self._seen]).cpu().numpy()
+        g, z = (
+            torch.cat([s[i].reshape(-1).double() for s in self._seen]).cpu().numpy()[on]
+            for i in (0, 1)
+        )
+        weight, changed = (
+            torch.cat([s[i].transpose(0, 1).flatten(1).double() for s in self._seen], dim=1)
+            .cpu()
+            .numpy()[:, on]
+            for i in (3, 4)
+        )
+        self._seen = []
+        figures = classifier_figures(g, z, self._context.p)
+        for m, model in enumerate("CT"):
+            w = weight[m]
+            figures[f"mean_weight_{model}"] = float(w.mean())
+            figures[f"effective_share_{model}"] = float(w.sum() ** 2 / (w**2).sum() / len(w))
+        if self._design.max_weight is not None:
+            figures["clipped_share"] = float(changed.mean())
+        return figures
+
+
+def classifier_figures(g: np.ndarray, z: np.ndarray, p: float) -> dict[str, float]:
+    """Quality of probabilities ``g`` for the arms ``z``, pooled over worlds.
+
+    Log loss (and that of the constant p), AUC (Mann & Whitney), accuracy, and the calibration
+    error: the mean gap between probability and share of treated over ten equal bins, weighted.
+    """
+    q = np.clip(g, 1e-7, 1 - 1e-7)
+    n_1, n_0 = z.sum(), (1 - z).sum()
+    bins = np.minimum((10 * g).astype(int), 9)
+    gap = np.bincount(bins, g - z, minlength=10)
+    figures = {
+        "log_loss": float(-(z * np.log(q) + (1 - z) * np.log1p(-q)).mean()),
+        "log_loss_of_constant": float(-(z * np.log(p) + (1 - z) * np.log1p(-p)).mean()),
+        "accuracy": float(((g > 0.5) == (z > 0.5)).mean()),
+        "calibration_error": float(np.abs(gap).sum() / len(g)),
+    }
+    if n_1 and n_0:
+        rank_sum = rankdata(g)[z > 0.5].sum()
+        figures["auc"] = float((rank_sum - n_1 * (n_1 + 1) / 2) / (n_1 * n_0))
+    return figures
