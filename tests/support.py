@@ -15,14 +15,15 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.data.features import fit_features
 from realdataexp.data.log import DataSet, LogTable
-from realdataexp.designs import Pooling, Snapshot, Splitting
+from realdataexp.designs import Design, Pooling, Snapshot, Splitting
+from realdataexp.designs.base import Context, Outcome, Running
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
 from realdataexp.learner import Learner, OptimizerSettings
 from realdataexp.loop import Block, LabelPolicy, Loop, Step, n_networks
 from realdataexp.models import LOSSES, MLP, LabelScale
-from realdataexp.worlds.base import Slate, Visits
-from realdataexp.worlds.replay import FeatureStore, ReplaySettings, ReplayWorld
+from realdataexp.worlds.base import Slate, Visits, WorldSettings
+from realdataexp.worlds.replay import FeatureStore, ReplayWorld
 
 # the tensors here are far too small to be worth sharing out
 torch.set_num_threads(1)
@@ -139,7 +140,7 @@ def make_world(setting: Setting, replications: Sequence[int], n_blocks: int) -> 
         make_store(setting.n_rows_U),
         log.offset_U1[:-1],
         log.offset_U1[1:],
-        ReplaySettings(
+        WorldSettings(
             setting.seed,
             tuple(replications),
             n_blocks,
@@ -176,6 +177,54 @@ def make_learner(setting: Setting, index: int, n: int) -> Learner:
 def make_policy(x: Label) -> LabelPolicy:
     """How a label enters the scores."""
     return LabelPolicy(x.target, (x.alpha_C, x.alpha_T), x.scale.unit_sd, x.optimizer)
+
+
+def make_context(setting: Setting, replications: Sequence[int], **changes: Any) -> Context:
+    """What designs may know; users' tastes are two groups of users, and something of their own."""
+    n_users = len(setting.n_rows_U)
+    random = np.random.default_rng(7)
+    taste_UD = random.normal(size=(n_users, 3)) + 4.0 * (np.arange(n_users) % 2)[:, None]
+    context = Context(
+        label="a design",
+        seed=setting.seed,
+        p=0.4,
+        replication_R=torch.tensor(list(replications)),
+        n_steps=setting.n_steps,
+        device=setting.device,
+        schema=make_store(setting.n_rows_U).schema,
+        tastes=lambda: taste_UD,
+        has_exchangeable_candidates=True,
+    )
+    return replace(context, **changes)
+
+
+def make_visits(step: int, replications: Sequence[int], user_RB: Tensor) -> Visits:
+    """Visits of some users, without a world; the arms' draws are spread evenly."""
+    u_RB = torch.linspace(0, 1, user_RB.numel() + 1, dtype=torch.float64)[:-1].view(user_RB.shape)
+    n_RB, is_visit_RB = torch.full_like(user_RB, 5), torch.ones_like(user_RB, dtype=torch.bool)
+    return Visits(step, torch.tensor(list(replications)), user_RB, is_visit_RB, u_RB, n_RB, 0.0)
+
+
+def started(design: Design, setting: Setting = Setting(), replications=(0,), **changes) -> Running:
+    """A design as it runs."""
+    return design.start(make_context(setting, replications, **changes))
+
+
+def make_outcome(is_treated_RB: list[list[bool]], p: float, **changes: Any) -> Outcome:
+    """A first step's outcome with the given arms, and scores that mean nothing."""
+    R, B = len(is_treated_RB), len(is_treated_RB[0])
+    setting = Setting(batch_size=B)
+    world = make_world(setting, range(R), 1)
+    visits = world.draw(0)
+    assert visits is not None
+    slate = world.slate(visits)
+    key_RA = draws.key(0, "scores", torch.arange(R).unsqueeze(1), torch.arange(2))
+    score_RABC = draws.uniform(key_RA, B * setting.n_candidates).float().view(R, 2, B, -1)
+    score_RABC = score_RABC.masked_fill(~slate.is_candidate_WBC.unsqueeze(1), -torch.inf)
+    pick_RAB, z_RB = score_RABC.argmax(-1), torch.tensor(is_treated_RB)
+    y_RBL = world.feedback(visits, slate, torch.where(z_RB, pick_RAB[:, 1], pick_RAB[:, 0]))
+    outcome = Outcome(visits, slate, z_RB, p, score_RABC, pick_RAB, y_RBL)
+    return replace(outcome, **changes)
 
 
 class Watched:
@@ -258,7 +307,8 @@ def start_loop(
     learners = [make_learner(setting, i, n) for i in range(len(setting.labels))]
     world = Watched(make_world(setting, replications, len(blocks)))
     policies = [make_policy(x) for x in setting.labels]
-    loop = Loop(world, blocks, policies, learners, setting.seed)
+    context = make_context(setting, replications)
+    loop = Loop(world, blocks, policies, learners, setting.seed, context=context)
     history = History(tuple(blocks), tuple(replications), learners)
     history.visits, history.slates, history.choices = world.visits, world.slates, world.choices
     return loop, world, history

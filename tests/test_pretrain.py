@@ -18,8 +18,8 @@ from realdataexp.data.split import RowRanges
 from realdataexp.device import Device
 from realdataexp.learner import Learner, OptimizerSettings
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
-from realdataexp.pretrain import Check, PretrainSettings, RowReader, pretrain
-from realdataexp.worlds.replay import FeatureStore
+from realdataexp.pretrain import Check, PretrainSettings, pretrain
+from realdataexp.worlds.replay import FeatureStore, RowReader
 
 CPU = Device(torch.device("cpu"), "test", 1 << 30)
 SCALE = LabelScale()

@@ -192,6 +192,8 @@ def prepare(
     from realdataexp.data.kuairand import prepare as import_data
     from realdataexp.errors import Warnings
 
+    if loaded.feature is None:
+        raise InputError(f"--config {config}: its data set has no files to import")
     request = ImportRequest(
         path=directory,
         logs=loaded.dataset.logs,

@@ -69,6 +69,12 @@ def uniform(keys: Tensor, n: int) -> Tensor:
     return _shift_right(bits(keys, n), 11).to(torch.float64).mul_(2.0**-53)
 
 
+def uniform32(keys: Tensor, n: int) -> Tensor:
+    """``n`` draws a key from U[0, 1), with 24 bits: float32, at half the cost of ``uniform``."""
+    lanes = bits(keys, -(-n // 2)).view(torch.int32)[..., :n]
+    return (lanes >> 8).bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0**-24)
+
+
 def below(u: Tensor, n: Tensor) -> Tensor:
     """Integers in [0, n) from uniforms ``u`` (same shape): floor(u * n), int64."""
     return (u * n).to(torch.int64).clamp_max_(n - 1)

@@ -27,17 +27,19 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Adam with L2 weight decay (Kingma & Ba, arXiv 1412.6980, Algorithm 1; PyTorch's form).
+    """Adam (Kingma & Ba, arXiv 1412.6980, Algorithm 1) or SGD, with L2 weight decay as PyTorch has.
 
     Attributes:
-        learning_rate: Adam's step size.
+        learning_rate: step size.
         weight_decay: added to the gradient, times the parameter.
         gradient_clip: largest norm of one network's gradient; None does not clip.
+        kind: "adam" or "sgd".
     """
 
     learning_rate: float
     weight_decay: float = 0.0
     gradient_clip: float | None = None
+    kind: str = "adam"
 
 
 @dataclass
@@ -187,7 +189,7 @@ class Learner:
         loss_SB = by_rows(self._elementwise, raw.float()[:, :, 0], y_SB)
         loss_S = (weight_SB * loss_SB).sum(1) / counts_SB.sum(1).clamp_min(1)
         grads = torch.autograd.grad(loss_S.sum(), list(leaves.values()))
-        self._adam(chunk, grads, loss_S.detach(), learned_SB.any(1), settings)
+        self._descend(chunk, grads, loss_S.detach(), learned_SB.any(1), settings)
         return torch.where(learned_SB, loss_SB.detach(), 0.0).sum(1) / learned_SB.sum(1)
 
     def _predict(self, raw_XO: Tensor) -> Tensor:
@@ -196,7 +198,7 @@ class Learner:
     def _elementwise(self, raw_XO: Tensor, y_X: Tensor) -> Tensor:
         return self.loss.elementwise(raw_XO, y_X, self.scale)
 
-    def _adam(
+    def _descend(
         self,
         chunk: slice,
         grads: tuple[Tensor, ...],
@@ -204,7 +206,7 @@ class Learner:
         has_rows_S: Tensor,
         settings: OptimizerSettings,
     ) -> None:
-        """Adam in place; networks without rows or without a finite gradient stay as they are."""
+        """One step in place; networks without rows or a finite gradient stay as they are."""
         # one after the other: a sum over a leading axis has other last bits at a tensor's end
         norm_S = sum((g.flatten(1).square().sum(1) for g in grads), loss_S.new_zeros(())).sqrt()
         finite_S = torch.isfinite(norm_S) & torch.isfinite(loss_S)
@@ -226,6 +228,9 @@ class Learner:
                 g.mul_(clip_S.view(along))
             if settings.weight_decay:
                 g.add_(p, alpha=settings.weight_decay)
+            if settings.kind == "sgd":
+                p.sub_(g.mul_((settings.learning_rate * on_S).view(along)))
+                continue
             m, v = self.moment_1[name][chunk], self.moment_2[name][chunk]
             m.lerp_(g, ((1.0 - _BETA_1) * on_S).view(along))
             v.lerp_(g.square_(), ((1.0 - _BETA_2) * on_S).view(along))

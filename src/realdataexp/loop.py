@@ -67,6 +67,7 @@ class Step:
 
     Attributes:
         step: counted from 0.
+        user_RB: the visitors, the same for all blocks.
         is_treated_WB, is_visit_WB: each visit's arm, and whether it took place.
         y_WBL: the outcomes that enter the estimate; NaN = missing, or not to be counted.
         differs_WB: whether the two arms would have picked different candidates.
@@ -79,6 +80,7 @@ class Step:
     """
 
     step: int
+    user_RB: Tensor
     is_treated_WB: Tensor
     is_visit_WB: Tensor
     y_WBL: Tensor
@@ -138,7 +140,7 @@ class Loop:
         slate = self.world.slate(visits)
         allowed_WBC = torch.cat(
             [
-                d.candidates(visits, part_of(slate, w), is_treated_WB[w])
+                d.candidates(visits, slate.part(w), is_treated_WB[w])
                 for d, w in zip(self.running, worlds, strict=True)
             ]
         )
@@ -160,6 +162,7 @@ class Loop:
             shares = score_shares(term_WABCL, slate.is_candidate_WBC)
         return Step(
             visits.step,
+            visits.user_RB,
             is_treated_WB,
             is_visit_WB,
             y_WBL,
@@ -176,7 +179,7 @@ class Loop:
         for learner in self.learners:
             parts, s = [], 0
             for i, block in enumerate(self.blocks):
-                batch = slate.batch[slice(i * R, (i + 1) * R)]
+                batch = slate.part(slice(i * R, (i + 1) * R)).batch
                 models = [
                     learner.predict(batch, slice(s + m * R, s + (m + 1) * R))
                     for m in range(block.design.n_models)
@@ -205,7 +208,7 @@ class Loop:
         for design, block, w in zip(self.running, self.blocks, worlds, strict=True):
             outcome = Outcome(
                 visits,
-                part_of(slate, w),
+                slate.part(w),
                 is_treated_WB[w],
                 block.p,
                 score_WABC[w],
@@ -232,16 +235,6 @@ class Loop:
 def n_networks(blocks: Sequence[Block], n_replications: int) -> int:
     """S: one network per block, model and replication, in this order."""
     return sum(b.design.n_models for b in blocks) * n_replications
-
-
-def part_of(slate: Slate, worlds: slice) -> Slate:
-    """The slates of some worlds."""
-    return Slate(
-        slate.item_WBC[worlds],
-        slate.video_WBC[worlds],
-        slate.is_candidate_WBC[worlds],
-        slate.batch[worlds],
-    )
 
 
 def score_shares(term_WABCL: Tensor, is_candidate_WBC: Tensor) -> Tensor:

@@ -13,12 +13,8 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.data.log import LogTable
-from realdataexp.data.split import RowRanges
-from realdataexp.device import Device
 from realdataexp.learner import Learner, OptimizerSettings
-from realdataexp.models import Batch
-from realdataexp.worlds.replay import FeatureStore
+from realdataexp.worlds.base import RowSource
 
 
 @dataclass(frozen=True)
@@ -50,34 +46,10 @@ class Check:
     n_rows: int
 
 
-class RowReader:
-    """Rows of the log as inputs and labels of one network."""
-
-    def __init__(
-        self,
-        log: LogTable,
-        targets: Sequence[str],
-        rows: RowRanges,
-        store: FeatureStore,
-        device: Device,
-    ) -> None:
-        self._log, self._rows, self._store, self._device = log, rows, store, device
-        self._targets = [log.targets[name] for name in targets]
-
-    def read(self, place_B: np.ndarray) -> tuple[Batch, list[Tensor]]:
-        """Inputs (S = 1, C = 1) and each label's values 1, B, at places of the ranges."""
-        user_B, row_B = self._rows.locate(place_B)
-        video_B = self._log.video_N[row_B]
-        user = self._device.tensor(user_B).unsqueeze(0)
-        video = self._device.tensor(video_B).view(1, -1, 1)
-        labels = [self._device.tensor(t[row_B]).unsqueeze(0) for t in self._targets]
-        return self._store.batch(user, video), labels
-
-
 def pretrain(
     learners: Sequence[Learner],
     optimizers: Sequence[OptimizerSettings],
-    reader: RowReader,
+    reader: RowSource,
     n_rows: int,
     validate: Callable[[], tuple[float, ...]],
     settings: PretrainSettings,

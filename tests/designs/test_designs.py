@@ -15,9 +15,10 @@ from support import (
     History,
     Setting,
     make_data,
-    make_world,
+    make_outcome,
     run,
     same,
+    started,
 )
 from torch import Tensor
 
@@ -39,19 +40,8 @@ from realdataexp.models import LOSSES, MODELS
 from realdataexp.runs.experiment import run_experiment
 
 
-def outcome(is_treated_RB: list[list[bool]], p: float) -> Outcome:
-    """An outcome of which only the arms matter."""
-    world = make_world(Setting(batch_size=len(is_treated_RB[0])), range(len(is_treated_RB)), 1)
-    visits = world.draw(0)
-    assert visits is not None
-    nothing = torch.zeros(0)
-    return Outcome(
-        visits, world.slate(visits), torch.tensor(is_treated_RB), p, nothing, nothing, nothing
-    )
-
-
 def weights(design: Design, is_treated_RB: list[list[bool]], p: float) -> Any:
-    return design.weights(outcome(is_treated_RB, p)).tolist()
+    return design.weights(make_outcome(is_treated_RB, p)).tolist()
 
 
 # --- weights ---------------------------------------------------------------------------------
@@ -100,14 +90,51 @@ def test_a_model_whose_arm_nobody_gets_has_weight_zero(p: float):
     assert got[0, 1 - int(p)].tolist() == [0, 0, 0]
 
 
+# the in-memory users are ten, of two tastes; the runs are short
+OPTIONS: dict[str, dict[str, int]] = {
+    "cluster": {"n_clusters": 2},
+    "switchback": {"block_steps": 3, "washout_steps": 1},
+}
+
+
 @pytest.mark.parametrize("name", DESIGNS)
 def test_every_design_says_a_finite_weight_of_zero_or_more_for_each_of_its_models(name: str):
-    design = build_design(name, {}, "a test")
+    design = build_design(name, OPTIONS.get(name, {}), "a test")
     for p in (0.3, 0.5):
-        got = design.weights(outcome(ARMS, p))
+        got = started(design, replications=(0, 1), p=p).weights(make_outcome(ARMS, p))
         assert got.shape == (2, design.n_models, 3)
         assert got.dtype == torch.float32
         assert bool((got.isfinite() & (got >= 0)).all())
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_every_design_runs_through_the_loop_and_is_itself_unchanged(name: str):
+    design = build_design(name, OPTIONS.get(name, {}), "a test")
+    before = design.model_dump()
+    h = run(Setting(n_steps=20), (Block("it", design, 0.4), POOLING), (0, 1, 2))
+    arms = torch.stack([s.is_treated_WB[:3][s.is_visit_WB[:3]].float().mean() for s in h.steps])
+    assert 0.05 < float(arms.nanmean()) < 0.95
+    y_TWBL = torch.stack([s.y_WBL[:3] for s in h.steps])
+    assert bool(y_TWBL.isfinite().any((0, 2, 3)).all())
+    for learner in h.learners:
+        n_updates = learner.n_updates_S[: 3 * design.n_models]
+        assert bool((n_updates == 0).all() if name == "snapshot" else (n_updates > 0).all())
+        assert int(learner.n_skipped_S.sum()) == 0
+    assert design.model_dump() == before
+    assert design == build_design(name, OPTIONS.get(name, {}), "a test")
+    alone = run(Setting(n_steps=20), (POOLING,), (0, 1, 2))
+    for r in h.replications:
+        assert same(h.item_TB(h.world(1, r)), alone.item_TB(alone.world(0, r)))
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_a_design_treats_a_replication_alike_whichever_others_run_beside_it(name: str):
+    design = build_design(name, OPTIONS.get(name, {}), "a test")
+    blocks = (Block("it", design, 0.4),)
+    one, many = run(Setting(), blocks, (2,)), run(Setting(), blocks, (0, 1, 2))
+    assert same(one.is_treated_TB(0), many.is_treated_TB(2))
+    assert same(one.item_TB(0), many.item_TB(2))
+    assert same(one.y_TBL(0), many.y_TBL(2))
 
 
 def test_an_option_that_a_design_does_not_have_is_named():

@@ -6,15 +6,18 @@ One frozen model per block. All faults of a config are found in one pass and rai
 
 from realdataexp.config.blocks import (
     DESIGNS,
+    INTERVALS,
     LOSSES,
     MODELS,
     MODES,
+    NO_MODEL,
     DatasetConfig,
     FeatureConfig,
     LabelConfig,
     LoggingConfig,
     MLPParams,
     PretrainConfig,
+    Si2023Config,
     SimulationConfig,
     SyntheticConfig,
     ValidationConfig,
@@ -32,9 +35,11 @@ from realdataexp.config.schema import Config, default_cache_dir
 
 __all__ = [
     "DESIGNS",
+    "INTERVALS",
     "LOSSES",
     "MODELS",
     "MODES",
+    "NO_MODEL",
     "ClusterOptions",
     "Config",
     "DatasetConfig",
@@ -45,6 +50,7 @@ __all__ = [
     "LoggingConfig",
     "MLPParams",
     "PretrainConfig",
+    "Si2023Config",
     "SimulationConfig",
     "SplittingOptions",
     "SwitchbackOptions",

@@ -31,9 +31,19 @@ DESIGNS = (
     "codiverted",
     "data_diverted",
 )
+INTERVALS = (
+    "welch",
+    "user_cluster",
+    "cuped",
+    "block",
+    "bootstrap",
+    "randomisation",
+    "always_valid",
+)
 MODES = ("global", "compare", *DESIGNS)
 LOSSES = ("logMAE", "BCE", "MSE", "MAE", "CE")
 MODELS = ("MLP",)
+NO_MODEL = "none"
 
 _LOSS_TYPES: dict[str, tuple[str, ...]] = {
     "logMAE": ("numerical",),
@@ -95,10 +105,28 @@ class SyntheticConfig(Block):
     seed: int = Field(0, ge=0, description="seed of the generated data, apart from the run's seed")
 
 
+class Si2023Config(Block):
+    """The simulated platform of Si (arXiv 2310.17496); the paper does not give its constants."""
+
+    world_seed: int = Field(
+        0, ge=0, description="draws the coefficients, apart from the run's seed"
+    )
+    n_features: Count = Field(10, description="features of user and video, each ~U[0, 1]")
+    long_share: Share = Field(0.5, description="probability that a candidate is a long video")
+    finish_logit_short: float = Field(1.0, description="logit of finishing an average short video")
+    finish_logit_long: float = Field(-1.0, description="logit of finishing an average long video")
+    finish_strength: float = Field(3.0, ge=0, description="scale of finishing's coefficients")
+    stay_time_short: Rate = Field(0.6, description="mean stay time of an average short video")
+    stay_time_long: Rate = Field(1.2, description="mean stay time of an average long video")
+    stay_strength: float = Field(1.5, ge=0, description="scale of stay time's coefficients")
+    pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
+    validation_rows: Count = Field(4096, description="random videos held out")
+
+
 class DatasetConfig(Block):
     """Where the logs come from."""
 
-    name: Literal["KuaiRand-Pure", "KuaiRand-1K", "KuaiRand-27K", "synthetic"] = Field(
+    name: Literal["KuaiRand-Pure", "KuaiRand-1K", "KuaiRand-27K", "synthetic", "si2023"] = Field(
         description="the data set"
     )
     path: Text | None = Field(None, description="folder with the CSV files; none for synthetic")
@@ -115,12 +143,16 @@ class DatasetConfig(Block):
     synthetic: SyntheticConfig | None = Field(
         None, validate_default=True, description="size of the data of the data set synthetic"
     )
+    si2023: Si2023Config | None = Field(
+        None, validate_default=True, description="constants of the simulated world si2023"
+    )
 
     @field_validator("path")
     @classmethod
     def _no_path_for_synthetic(cls, path: str | None, info: ValidationInfo) -> str | None:
-        if path is not None and info.data.get("name") == "synthetic":
-            raise ValueError("the data set synthetic is generated and has no folder: leave it out")
+        name = info.data.get("name")
+        if path is not None and name in ("synthetic", "si2023"):
+            raise ValueError(f"the data set {name} is generated and has no folder: leave it out")
         return path
 
     @field_validator("logs")
@@ -139,6 +171,16 @@ class DatasetConfig(Block):
         if block is not None and name != "synthetic":
             raise ValueError(f"has no effect on the data set {name}: leave it out")
         return SyntheticConfig() if block is None and name == "synthetic" else block
+
+    @field_validator("si2023")
+    @classmethod
+    def _only_for_si2023(
+        cls, block: Si2023Config | None, info: ValidationInfo
+    ) -> Si2023Config | None:
+        name = info.data.get("name", "si2023" if block else None)
+        if block is not None and name != "si2023":
+            raise ValueError(f"has no effect on the data set {name}: leave it out")
+        return Si2023Config() if block is None and name == "si2023" else block
 
 
 class FeatureConfig(Block):
@@ -192,11 +234,15 @@ class LabelConfig(Block):
     n_classes: int | None = Field(
         None, ge=2, validate_default=True, description="number of classes of a categorical label"
     )
-    loss_function: Annotated[str, registered("loss", LOSSES)] = Field(
-        description=f"one of {', '.join(LOSSES)}, or package.module:Name"
+    model: Annotated[str, registered("model", (*MODELS, NO_MODEL))] = Field(
+        "MLP",
+        description=f"one of {', '.join(MODELS)}, or package.module:Name; none: an outcome that is "
+        "measured, but neither predicted nor ranked by",
     )
-    model: Annotated[str, registered("model", MODELS)] = Field(
-        "MLP", description=f"one of {', '.join(MODELS)}, or package.module:Name"
+    loss_function: Annotated[str, registered("loss", LOSSES)] | None = Field(
+        None,
+        validate_default=True,
+        description=f"one of {', '.join(LOSSES)}, or package.module:Name",
     )
     model_params: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="settings of the model"
@@ -232,8 +278,14 @@ class LabelConfig(Block):
 
     @field_validator("loss_function")
     @classmethod
-    def _fits_type(cls, loss: str, info: ValidationInfo) -> str:
-        kind = info.data.get("type")
+    def _fits_type(cls, loss: str | None, info: ValidationInfo) -> str | None:
+        kind, model = info.data.get("type"), info.data.get("model")
+        if model == NO_MODEL and loss is not None:
+            raise ValueError("has no effect without a model: leave it out")
+        if loss is None:
+            if model != NO_MODEL:
+                raise ValueError(f"missing: use one of {', '.join(LOSSES)}")
+            return None
         if kind and loss in _LOSS_TYPES and kind not in _LOSS_TYPES[loss]:
             fitting = [name for name, types in _LOSS_TYPES.items() if kind in types]
             raise ValueError(f"does not fit type {kind}: use {' or '.join(fitting)}")
@@ -251,6 +303,7 @@ class PretrainConfig(Block):
     """Training of the starting model that all worlds share."""
 
     enabled: bool = Field(True, description="whether to pretrain; otherwise models start untrained")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="optimizer")
     batch_size: Count = Field(1024, description="rows of a batch")
     epochs: Count = Field(1, description="passes over the pretraining rows")
     learning_rate: Rate = Field(1e-3, description="learning rate")
@@ -290,6 +343,7 @@ class SimulationConfig(Block):
     weight_decay: Decay | None = Field(
         None, description="weight decay in the loop; null: each label's own"
     )
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="optimizer in the loop")
     gradient_clip: Rate | None = Field(
         None, description="largest gradient norm of a network; null: no clipping"
     )

@@ -13,8 +13,18 @@ from pydantic import (
     model_validator,
 )
 
-from realdataexp.config.blocks import DESIGNS, Block, Count, checked, registered, repeated
+from realdataexp.config.blocks import (
+    DESIGNS,
+    INTERVALS,
+    Block,
+    Count,
+    Text,
+    checked,
+    registered,
+    repeated,
+)
 from realdataexp.config.designs import DESIGN_OPTIONS
+from realdataexp.config.faults import unknown_name
 
 
 class DesignConfig(Block):
@@ -77,12 +87,26 @@ class ExperimentConfig(Block):
         "user", description="whether a user keeps one arm or each visit draws its own"
     )
     replications: Count = Field(20, description="worlds of each design, run in lockstep")
+    aa: bool = Field(
+        False, description="an A/A test: the control ranks with the treatment's alphas"
+    )
+    intervals: Annotated[tuple[Text, ...], Field(strict=False)] | None = Field(
+        None, description=f"interval methods: {', '.join(INTERVALS)}; null: all that apply"
+    )
     designs: Annotated[
         tuple[Annotated[DesignConfig, _DESIGN_SCHEMA], ...], Field(strict=False, min_length=1)
     ] = Field(
         tuple(DesignConfig(name=name) for name in DESIGNS),
         description="the designs that mode compare runs",
     )
+
+    @field_validator("intervals")
+    @classmethod
+    def _known_intervals(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if name not in INTERVALS:
+                raise ValueError(unknown_name("interval method", name, INTERVALS))
+        return names
 
     @field_validator("designs")
     @classmethod

@@ -12,6 +12,7 @@ from realdataexp.config import draft
 from realdataexp.config.blocks import (
     DESIGNS,
     MODES,
+    NO_MODEL,
     Block,
     DatasetConfig,
     FeatureConfig,
@@ -48,7 +49,9 @@ class Config(Block):
     )
     use_amp: bool = Field(False, description="whether to compute in bf16 where the device can")
     dataset: DatasetConfig = Field(description="where the logs come from")
-    feature: FeatureConfig = Field(description="the features")
+    feature: FeatureConfig | None = Field(
+        None, validate_default=True, description="the features; none in the world si2023"
+    )
     labels: Annotated[tuple[LabelConfig, ...], Field(strict=False, min_length=1)] = Field(
         description="the outcomes, with a model for each"
     )
@@ -72,6 +75,25 @@ class Config(Block):
     validation: ValidationConfig = Field(ValidationConfig(), description="validation")
     logging: LoggingConfig = Field(LoggingConfig(), description="logs and run folders")
 
+    @field_validator("feature")
+    @classmethod
+    def _features_of_logs(
+        cls, feature: FeatureConfig | None, info: ValidationInfo
+    ) -> FeatureConfig | None:
+        dataset = info.data.get("dataset")
+        if dataset is not None and dataset.name == "si2023" and feature is not None:
+            raise ValueError("has no effect in the world si2023: leave it out")
+        if dataset is not None and dataset.name != "si2023" and feature is None:
+            raise ValueError("missing: list the features under numerical and categorical")
+        return feature
+
+    @field_validator("labels")
+    @classmethod
+    def _some_model(cls, labels: tuple[LabelConfig, ...]) -> tuple[LabelConfig, ...]:
+        if all(label.model == NO_MODEL for label in labels):
+            raise ValueError("no label has a model, so there is nothing to rank by: give one")
+        return labels
+
     @field_validator("labels")
     @classmethod
     def _unique_names(cls, labels: tuple[LabelConfig, ...]) -> tuple[LabelConfig, ...]:
@@ -82,7 +104,8 @@ class Config(Block):
     @field_validator("simulation")
     @classmethod
     def _learning_rate_somewhere(cls, loop: SimulationConfig, info: ValidationInfo) -> Any:
-        lacking = [lab.name for lab in info.data.get("labels", ()) if lab.learning_rate is None]
+        labels = [x for x in info.data.get("labels", ()) if x.model != NO_MODEL]
+        lacking = [lab.name for lab in labels if lab.learning_rate is None]
         if loop.learning_rate is None and lacking:
             raise ValueError(f"no learning_rate, and none in the labels {', '.join(lacking)}")
         return loop

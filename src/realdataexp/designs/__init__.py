@@ -12,12 +12,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from realdataexp.components import resolve
-from realdataexp.designs.base import CONTROL, TREATMENT, Design, Outcome
+from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome
+from realdataexp.designs.cluster import Cluster
+from realdataexp.designs.codiverted import Codiverted
+from realdataexp.designs.data_diverted import DataDiverted
 from realdataexp.designs.oracle import Oracle
 from realdataexp.designs.pooling import Pooling
 from realdataexp.designs.shadow import Shadow
 from realdataexp.designs.snapshot import Snapshot
 from realdataexp.designs.splitting import Splitting
+from realdataexp.designs.switchback import Switchback
 from realdataexp.designs.weighting import Weighting
 from realdataexp.errors import InputError
 
@@ -28,9 +32,13 @@ DESIGNS: dict[str, type[Design]] = {
     "weighting": Weighting,
     "shadow": Shadow,
     "oracle": Oracle,
+    "cluster": Cluster,
+    "switchback": Switchback,
+    "codiverted": Codiverted,
+    "data_diverted": DataDiverted,
 }
 
-__all__ = ["CONTROL", "DESIGNS", "TREATMENT", "Design", "Outcome", "build_design"]
+__all__ = ["CONTROL", "DESIGNS", "TREATMENT", "Context", "Design", "Outcome", "build_design"]
 
 
 def build_design(name: str, options: Mapping[str, Any], where: str) -> Design:

@@ -35,7 +35,7 @@ class Context:
         device: where tensors live.
         schema: the features that models see.
         tastes: makes a table U, D of what each user watched before the test (float64), for
-            designs that group users; None where every visit is a new user.
+            designs that group users; gives None where every visit is a new user.
         has_exchangeable_candidates: whether the candidates of a step are independent draws from
             one distribution.
     """
@@ -47,7 +47,7 @@ class Context:
     n_steps: int
     device: Device
     schema: FeatureSchema
-    tastes: Callable[[], np.ndarray] | None = None
+    tastes: Callable[[], np.ndarray | None] = lambda: None
     has_exchangeable_candidates: bool = False
 
     def refuse(self, why: str) -> InputError:

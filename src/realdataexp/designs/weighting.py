@@ -86,16 +86,17 @@ class RunningWeighting:
         g_RB = self._g.predict(batch)
         self._g.learn(batch, z_RB, is_visit_RB, visits.step)
         raw_RMB = torch.stack([(1.0 - g_RB) / (1.0 - p), g_RB / p], dim=1)
-        weight_RMB = raw_RMB
+        weight_RMB, clipped_RMB = raw_RMB, torch.zeros_like(raw_RMB, dtype=torch.bool)
         if design.max_weight is not None:
-            weight_RMB = weight_RMB.clamp_max(design.max_weight)
+            weight_RMB = raw_RMB.clamp_max(design.max_weight)
+            clipped_RMB = raw_RMB > design.max_weight
         if design.calibration == "mean":
             on_R1B = is_visit_RB.unsqueeze(1).float()
             total_RM1 = (weight_RMB * on_R1B).sum(2, keepdim=True)
             weight_RMB = weight_RMB * on_R1B.sum(2, keepdim=True) / total_RM1.clamp_min(1e-12)
         if visits.step < design.warmup_steps:
-            weight_RMB = torch.ones_like(weight_RMB)
-        self._seen.append((g_RB, z_RB, is_visit_RB, weight_RMB, raw_RMB != weight_RMB))
+            weight_RMB, clipped_RMB = torch.ones_like(raw_RMB), torch.zeros_like(clipped_RMB)
+        self._seen.append((g_RB, z_RB, is_visit_RB, weight_RMB, clipped_RMB))
         return weight_RMB
 
     def state(self) -> dict[str, Tensor]:
@@ -111,7 +112,7 @@ class RunningWeighting:
             torch.cat([s[i].reshape(-1).double() for s in self._seen]).cpu().numpy()[on]
             for i in (0, 1)
         )
-        weight, changed = (
+        weight, clipped = (
             torch.cat([s[i].transpose(0, 1).flatten(1).double() for s in self._seen], dim=1)
             .cpu()
             .numpy()[:, on]
@@ -122,9 +123,10 @@ class RunningWeighting:
         for m, model in enumerate("CT"):
             w = weight[m]
             figures[f"mean_weight_{model}"] = float(w.mean())
-            figures[f"effective_share_{model}"] = float(w.sum() ** 2 / (w**2).sum() / len(w))
+            effective = w.sum() ** 2 / (w**2).sum() if w.any() else 0.0
+            figures[f"effective_share_{model}"] = float(effective / len(w))
         if self._design.max_weight is not None:
-            figures["clipped_share"] = float(changed.mean())
+            figures["clipped_share"] = float(clipped.mean())
         return figures
 
 

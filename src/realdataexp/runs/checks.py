@@ -16,10 +16,17 @@ from realdataexp.data import schema
 from realdataexp.data.csv_files import read_header
 from realdataexp.data.kuairand import Files, find_files
 from realdataexp.errors import InputError
+from realdataexp.worlds.si2023 import OUTCOMES
 
 
 def data_faults(config: Config) -> list[str]:
     """What is wrong with the config's columns and files, as far as file headers tell."""
+    if config.dataset.si2023 is not None:
+        return [
+            f"labels.{i}.target = {label.target!r}: si2023 has the outcomes {', '.join(OUTCOMES)}"
+            for i, label in enumerate(config.labels)
+            if label.target not in OUTCOMES
+        ]
     targets, features, faults = _named_columns(config)
     path = config.data_dir()
     if config.dataset.synthetic is not None:

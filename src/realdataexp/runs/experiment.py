@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import torch
 
 from realdataexp import draws
 from realdataexp.config import Config
+from realdataexp.designs import Context
 from realdataexp.errors import InputError, RunError, Warnings
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, n_networks
 from realdataexp.models import Batch
-from realdataexp.pretrain import PretrainSettings, RowReader, pretrain
+from realdataexp.pretrain import PretrainSettings, pretrain
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.checkpoint import has_checkpoint, save_checkpoint
 from realdataexp.runs.doubts import warn_of_arms, warn_of_design, warn_of_nulls, warn_of_updates
@@ -42,7 +44,10 @@ from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.setup import set_up
 from realdataexp.stats.comparison import compare, gte_results
 from realdataexp.stats.estimates import summarise, world_estimates
-from realdataexp.worlds.replay import ReplaySettings, ReplayWorld
+from realdataexp.stats.honesty import honesty, wrong_launch_regret
+from realdataexp.stats.inference import NEEDS_USERS, inference_table
+from realdataexp.stats.planner import plan
+from realdataexp.worlds.base import RowSource, World, WorldSettings
 
 logger = logging.getLogger("realdataexp")
 
@@ -70,9 +75,7 @@ def check_experiment(
     lines = [
         f"mode {config.mode}: {names}; {R} replications, {len(setup.blocks) * R} worlds",
         f"device {setup.device.torch} ({setup.device.reason})",
-        f"data: {setup.data.log.n_rows:,} rows, {setup.data.log.n_users:,} users, "
-        f"{setup.data.videos.height:,} videos",
-        f"pretraining: {setup.split.pretrain.n_rows:,} rows ({setup.split.kind})",
+        *setup.environment.description(),
         f"loop: {loop.n_steps} steps of {loop.batch_size} visits x {loop.n_candidate} candidates",
         f"labels: {', '.join(label.name for label in config.labels)}",
     ]
@@ -106,14 +109,20 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
         logger.setLevel(level)
 
 
-class _CountingReader(RowReader):
-    """Moves a progress bar on with every batch it reads."""
+@dataclass
+class _CountingRows:
+    """Moves a progress bar on with every batch that is read."""
 
+    source: RowSource
     progress: PhaseProgress
+
+    @property
+    def n_rows(self) -> int:
+        return self.source.n_rows
 
     def read(self, place_B: np.ndarray) -> tuple[Batch, list[torch.Tensor]]:
         self.progress.advance(len(place_B))
-        return super().read(place_B)
+        return self.source.read(place_B)
 
 
 class _Run:
@@ -129,8 +138,10 @@ class _Run:
         self.recorder = Recorder(
             self.setup.blocks,
             tuple(range(config.experiment.replications)),
+            tuple(self.setup.outcomes),
             tuple(label.config.name for label in self.setup.labels),
             config.simulation.n_candidate,
+            has_users=self.setup.history is not None,
         )
         self.n_steps_done = self.pretrained_rows = 0
         self.learners: list[Learner] = []
@@ -223,7 +234,8 @@ class _Run:
         ]
         learners = [self._learner(i, start, 1) for i, start in enumerate(starts)]
         self._validation_reader()
-        n_rows = min(setup.split.pretrain.n_rows, config.pretrain.max_rows or sys.maxsize)
+        rows = setup.environment.pretraining(setup.targets)
+        n_rows = min(rows.n_rows, config.pretrain.max_rows or sys.maxsize)
         if not config.pretrain.enabled:
             return starts
         if n_rows == 0:
@@ -240,15 +252,11 @@ class _Run:
             config.pretrain.early_stopping,
         )
         progress = PhaseProgress("pretrain", n_rows * config.pretrain.epochs, "rows")
-        reader = _CountingReader(
-            setup.data.log, setup.targets, setup.split.pretrain, setup.store, setup.device
-        )
-        reader.progress = progress
         checks = pretrain(
             learners,
             [label.pretrain_optimizer for label in setup.labels],
-            reader,
-            setup.split.pretrain.n_rows,
+            _CountingRows(rows, progress),
+            rows.n_rows,
             lambda: tuple(self._validation_loss(i, x) for i, x in enumerate(learners)),
             settings,
         )
@@ -261,7 +269,7 @@ class _Run:
     def _log_check(
         self, iteration: int, training_L: tuple[float, ...], validation_L: tuple[float, ...]
     ) -> None:
-        for i, name in enumerate(self.recorder.labels):
+        for i, name in enumerate(self.recorder.learned):
             for split, value in (("train", training_L[i]), ("validation", validation_L[i])):
                 self.recorder.metric(
                     "pretrain", iteration, "", 0, "start", name, split, "loss", value,
@@ -277,16 +285,14 @@ class _Run:
     def _validation_reader(self) -> None:
         """Read the fixed sample of held-out users' rows once."""
         setup = self.setup
-        reader = RowReader(
-            setup.data.log, setup.targets, setup.split.validation, setup.store, setup.device
-        )
+        rows = setup.environment.validation(setup.targets)
         place = draws.subset(
             draws.key(self.config.seed, "validation rows"),
-            setup.split.validation.n_rows,
+            rows.n_rows,
             self.config.validation.max_rows,
         )
         self.n_validation = len(place)
-        self.validation_batch, self.validation_y_L = reader.read(place.numpy())
+        self.validation_batch, self.validation_y_L = rows.read(place.numpy())
 
     def _validation_losses(self, index: int, learner: Learner) -> torch.Tensor:
         """Each network's mean loss on the validation rows: S."""
@@ -301,7 +307,7 @@ class _Run:
     def _validate(self, step: int) -> None:
         with self._timed("validation"):
             for i, (name, learner) in enumerate(
-                zip(self.recorder.labels, self.learners, strict=True)
+                zip(self.recorder.learned, self.learners, strict=True)
             ):
                 loss_S = self._validation_losses(i, learner).cpu().tolist()
                 for (design, world, model), loss in zip(
@@ -318,26 +324,35 @@ class _Run:
 
     # --- the loop --------------------------------------------------------------------------
 
-    def _world(self) -> ReplayWorld:
-        s, config = self.setup, self.config
+    def _world(self) -> World:
+        config = self.config
         loop, test = config.simulation, config.experiment
-        return ReplayWorld(
-            s.data.log,
-            s.targets,
-            s.store,
-            s.split.replay.start_U,
-            s.split.replay.end_U,
-            ReplaySettings(
-                seed=config.seed,
-                replications=self.recorder.replications,
-                n_blocks=len(s.blocks),
-                batch_size=loop.batch_size,
-                n_candidates=loop.n_candidate,
-                n_steps=loop.n_steps,
-                min_candidates=loop.min_candidates,
-                assignment=test.assignment,
-            ),
-            s.device,
+        settings = WorldSettings(
+            seed=config.seed,
+            replications=self.recorder.replications,
+            n_blocks=len(self.setup.blocks),
+            batch_size=loop.batch_size,
+            n_candidates=loop.n_candidate,
+            n_steps=loop.n_steps,
+            min_candidates=loop.min_candidates,
+            assignment=test.assignment,
+        )
+        targets = tuple(self.setup.outcomes.values())
+        return self.setup.environment.world(targets, settings)
+
+    def _context(self) -> Context:
+        """What designs may know at their start."""
+        environment = self.setup.environment
+        return Context(
+            label="",
+            seed=self.config.seed,
+            p=self.config.experiment.p_treatment,
+            replication_R=torch.tensor(self.recorder.replications),
+            n_steps=self.config.simulation.n_steps,
+            device=self.setup.device,
+            schema=environment.schema,
+            tastes=environment.tastes,
+            has_exchangeable_candidates=environment.has_exchangeable_candidates,
         )
 
     def _loop(self, starts: list[dict[str, torch.Tensor]]) -> None:
@@ -353,6 +368,7 @@ class _Run:
             self.learners,
             self.config.seed,
             diagnose_every=config.validate_every,
+            context=self._context(),
         )
         self._validate(0)
         with (
@@ -398,10 +414,10 @@ class _Run:
             self.config.simulation.n_candidate,
         )  # fmt: skip
 
-    def _save(self, world: ReplayWorld, step: int) -> None:
+    def _save(self, world: World, step: int) -> None:
         with self._timed("checkpoint"), self.interrupts.postponed():
             tensors = {f"world.{name}": t for name, t in world.state().items()}
-            for name, learner in zip(self.recorder.labels, self.learners, strict=True):
+            for name, learner in zip(self.recorder.learned, self.learners, strict=True):
                 tensors.update({f"{name}.{k}": t for k, t in learner.state().items()})
             save_checkpoint(self.folder, step, tensors, {"networks": self.recorder.networks})
 
@@ -417,9 +433,14 @@ class _Run:
         recorder.flush()
         outcomes, metrics = recorder.outcomes(), recorder.metrics()
         estimates, diagnostics = world_estimates(outcomes), recorder.diagnostics()
+        users = recorder.users(self.setup.history)
+        inference = inference_table(outcomes, users, self._intervals(users is not None))
         write_parquet(self.folder / "outcomes.parquet", outcomes)
         write_parquet(self.folder / "metrics.parquet", metrics)
-        write_parquet(self.folder / "estimates.parquet", estimates)
+        write_parquet(self.folder / "estimates.parquet", inference)
+        if users is not None:
+            write_parquet(self.folder / "users.parquet", users)
+        is_aa = self.config.experiment.aa
         is_true = self.config.mode in ("global", "compare")
         result = finite(
             {
@@ -433,6 +454,9 @@ class _Run:
                 "gte_results": gte_results(outcomes) if is_true else {},
                 "estimates": summarise(estimates),
                 "comparison": compare(estimates) if self.config.mode == "compare" else [],
+                "inference": honesty(inference, estimates, is_aa) if is_true else [],
+                "regret": wrong_launch_regret(inference, estimates) if is_true else [],
+                "plan": plan(inference, estimates) if is_true and not is_aa else [],
                 "metrics_summary": _last_losses(metrics),
                 "diagnostics": diagnostics,
                 "warnings": [],
@@ -448,7 +472,7 @@ class _Run:
         )
         n_candidate = self.config.simulation.n_candidate
         warn_of_design(diagnostics, n_candidate, self.n_steps_done, warnings)
-        warn_of_updates(recorder.labels, self.learners, warnings)
+        warn_of_updates(recorder.learned, self.learners, warnings)
         warn_of_arms(estimates, warnings)
         warn_of_nulls(result, warnings)
         result["warnings"] = warnings.items
@@ -458,15 +482,24 @@ class _Run:
         say = logger.info if status == "complete" else logger.warning
         say("[result] %s after %d steps: %s", status, self.n_steps_done, self.folder)
 
+    def _intervals(self, has_users: bool) -> tuple[str, ...] | None:
+        """The interval methods that are asked for and apply."""
+        names = self.config.experiment.intervals
+        if names is None or has_users:
+            return names
+        left_out = [name for name in names if name in NEEDS_USERS]
+        if left_out:
+            self.warnings.add(
+                "intervals_without_users",
+                f"experiment.intervals: {', '.join(left_out)} need users who come back; every "
+                "visit here is a new one",
+            )
+        return tuple(name for name in names if name not in NEEDS_USERS)
+
     def _dataset_stats(self) -> dict[str, Any]:
         s = self.setup
         return {
-            **s.data.stats,
-            "n_training_users": int(s.split.is_training_U.sum()),
-            "n_pretrain_rows": s.split.pretrain.n_rows,
-            "n_replay_rows": s.split.replay.n_rows,
-            "n_validation_rows": s.split.validation.n_rows,
-            "pretrain_rows": s.split.kind,
+            **s.environment.stats(),
             "label_scales": {
                 x.config.name: {"mean": x.scale.mean, "sd": x.scale.sd, "unit_sd": x.scale.unit_sd}
                 for x in s.labels

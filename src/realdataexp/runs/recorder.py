@@ -14,7 +14,7 @@ import polars as pl
 import torch
 
 from realdataexp.loop import Block, Step
-from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table
+from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table, user_table
 
 METRIC_SCHEMA = {
     "phase": pl.String,
@@ -35,18 +35,23 @@ class Recorder:
     """Collects steps on the device, and reads them out only when asked.
 
     Attributes:
-        blocks: the designs. replications: the worlds' numbers. labels: the labels' names.
+        blocks: the designs. replications: the worlds' numbers. labels: names of the outcomes.
+        learned: those of the labels with a model, which come first.
         n_candidate: C, a full slate.
+        has_users: whether users come back, so that their visits belong together.
     """
 
     blocks: tuple[Block, ...]
     replications: tuple[int, ...]
     labels: tuple[str, ...]
+    learned: tuple[str, ...]
     n_candidate: int
+    has_users: bool
     _pending: list[Step] = field(default_factory=list)
     _outcomes: list[pl.DataFrame] = field(default_factory=list)
     _metrics: list[dict[str, Any]] = field(default_factory=list)
     _curve: list[dict[str, Any]] = field(default_factory=list)
+    _visits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
     _n_differ_W: np.ndarray = field(init=False)
     _n_visits_W: np.ndarray = field(init=False)
     _share_sum_WAL: np.ndarray = field(init=False)
@@ -55,7 +60,7 @@ class Recorder:
     def __post_init__(self) -> None:
         self.worlds = [(b.label, r) for b in self.blocks for r in self.replications]
         self.networks = network_names(self.blocks, self.replications)
-        n, shape = len(self.worlds), (len(self.worlds), 2, len(self.labels))
+        n, shape = len(self.worlds), (len(self.worlds), 2, len(self.learned))
         self._n_differ_W, self._n_visits_W = np.zeros(n, dtype=int), np.zeros(n, dtype=int)
         self._share_sum_WAL, self._share_n_WAL = np.zeros(shape), np.zeros(shape)
 
@@ -71,7 +76,10 @@ class Recorder:
         sums = []
         for s in steps:
             is_visit = s.is_visit_WB.cpu().numpy()
-            sums.append(arm_sums(s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()))
+            is_treated, y = s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()
+            sums.append(arm_sums(is_treated, y))
+            if self.has_users:
+                self._visits.append((s.user_RB.cpu().numpy().astype(np.int32), is_treated, y))
             n_visits = is_visit.sum(1)
             n_short = (s.n_candidates_WB.cpu().numpy() < self.n_candidate) & is_visit
             self._n_differ_W += s.differs_WB.sum(1).cpu().numpy()
@@ -100,7 +108,7 @@ class Recorder:
         n_SL = np.isfinite(loss_TSL).sum(0)
         mean_SL = np.nansum(loss_TSL, axis=0) / np.maximum(n_SL, 1)
         for i, (design, world, model) in enumerate(self.networks):
-            for j, label in enumerate(self.labels):
+            for j, label in enumerate(self.learned):
                 if n_SL[i, j]:
                     self.metric(
                         "loop",
@@ -141,6 +149,14 @@ class Recorder:
         """The table of outcomes.parquet so far."""
         return pl.concat(self._outcomes) if self._outcomes else pl.DataFrame(schema=OUTCOME_SCHEMA)
 
+    def users(self, covariate_UL: np.ndarray | None) -> pl.DataFrame | None:
+        """The table of users.parquet so far; None where users do not come back."""
+        if not self._visits:
+            return None
+        user, is_treated, y = (np.concatenate(x, axis=1) for x in zip(*self._visits, strict=True))
+        user_WX = np.tile(user, (len(self.blocks), 1))
+        return user_table(user_WX, is_treated, y, covariate_UL, self.worlds, list(self.labels))
+
     def metrics(self) -> pl.DataFrame:
         """The table of metrics.parquet so far, the exhaustion curve included."""
         rows = list(self._metrics)
@@ -166,7 +182,7 @@ class Recorder:
             shares[name] = {
                 arm: {
                     label: None if np.isnan(mean_AL[a, j]) else float(mean_AL[a, j])
-                    for j, label in enumerate(self.labels)
+                    for j, label in enumerate(self.learned)
                 }
                 for a, arm in enumerate(("C", "T"))
             }

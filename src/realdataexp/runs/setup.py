@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,12 @@ import torch
 
 from realdataexp import draws
 from realdataexp.components import resolve
-from realdataexp.config import Config, LabelConfig
-from realdataexp.data.features import Features, fit_features
+from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
+from realdataexp.data.features import fit_features
 from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
 from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
-from realdataexp.data.split import Split, split_log, training_blocks
+from realdataexp.data.split import Split, split_log
 from realdataexp.data.synthetic import write_synthetic
 from realdataexp.designs import build_design
 from realdataexp.device import Device, choose_device
@@ -34,7 +34,9 @@ from realdataexp.loop import Block, LabelPolicy
 from realdataexp.models import MODELS, LabelScale, Loss, StackedModel, build_loss, build_model
 from realdataexp.runs.checks import data_faults
 from realdataexp.stats.comparison import TRUTH
-from realdataexp.worlds.replay import FeatureStore, schema_of
+from realdataexp.worlds.base import Environment
+from realdataexp.worlds.replay import ReplayEnvironment
+from realdataexp.worlds.si2023 import Si2023Environment
 
 logger = logging.getLogger("realdataexp")
 
@@ -55,20 +57,25 @@ class LabelParts:
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything a run needs."""
+    """Everything a run needs.
+
+    Attributes:
+        labels: those with a model.
+        history: each user's mean outcomes before the test (U, L); None without returning users.
+        outcomes: targets of what is measured, by name: the labels first, then those without model.
+    """
 
     config: Config
     device: Device
-    data: DataSet
-    split: Split
-    features: Features
-    store: FeatureStore
+    environment: Environment
     labels: tuple[LabelParts, ...]
+    outcomes: dict[str, str]
+    history: np.ndarray | None
     blocks: tuple[Block, ...]
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The labels' columns in the log."""
+        """Targets of the labels with a model."""
         return tuple(label.config.target for label in self.labels)
 
 
@@ -93,21 +100,41 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
             faults.append(str(error))
             return None
 
+    learned = [i for i, label in enumerate(config.labels) if label.model != NO_MODEL]
     device = attempt(lambda: choose_device(config.device, config.use_amp))
     blocks = attempt(lambda: make_blocks(config))
-    losses = [attempt(partial(_loss, config, i)) for i in range(len(config.labels))]
-    models = [attempt(partial(_check_model, config, i)) for i in range(len(config.labels))]
+    losses = [attempt(partial(_loss, config, i)) for i in learned]
+    models = [attempt(partial(_check_model, config, i)) for i in learned]
     attempt(lambda: _check_leakage(config, warnings))
     in_files = data_faults(config)
     faults += in_files
     if in_files or (faults and not every_fault):
         raise InputError("\n".join(faults))
-    data = attempt(lambda: _open_data(config, warnings))
-    if data is None:
+    environment = attempt(lambda: _environment(config, device or choose_device("cpu"), warnings))
+    if environment is None:
         raise InputError("\n".join(faults))
-    split = attempt(lambda: split_users_and_rows(config, data, warnings))
-    if split is None:
+    labels = [
+        attempt(partial(_label_parts, config, i, loss, environment, warnings))
+        for i, loss, model in zip(learned, losses, models, strict=True)
+        if loss is not None and model is not None
+    ]
+    if faults or device is None or blocks is None:
         raise InputError("\n".join(faults))
+    _warn_unused_rates(config, warnings)
+    parts = tuple(label for label in labels if label is not None)
+    measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
+    outcomes = {label.name: label.target for label in measured}
+    history = environment.history(tuple(outcomes.values()))
+    return Setup(config, device, environment, parts, outcomes, history, blocks)
+
+
+def _environment(config: Config, device: Device, warnings: Warnings) -> Environment:
+    """What the config's data set gives an experiment."""
+    if config.dataset.si2023 is not None:
+        return Si2023Environment(config.dataset.si2023, config.seed, device)
+    assert config.feature is not None  # the config's schema sees to it
+    data = _open_data(config, config.feature, warnings)
+    split = split_users_and_rows(config, data, warnings)
     features = fit_features(
         data,
         config.feature.numerical,
@@ -116,17 +143,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         missing_indicator=config.feature.missing_indicator,
         warnings=warnings,
     )
-    labels = [
-        attempt(partial(_label_parts, config, i, loss, data, split, features, warnings))
-        for i, (loss, model) in enumerate(zip(losses, models, strict=True))
-        if loss is not None and model is not None
-    ]
-    if faults or device is None or blocks is None:
-        raise InputError("\n".join(faults))
-    store = FeatureStore(features, device)
-    _warn_unused_rates(config, warnings)
-    parts = tuple(label for label in labels if label is not None)
-    return Setup(config, device, data, split, features, store, parts, blocks)
+    return ReplayEnvironment(data, split, features, device)
 
 
 @contextmanager
@@ -173,6 +190,7 @@ def make_blocks(config: Config) -> tuple[Block, ...]:
 
 def _loss(config: Config, index: int) -> Loss:
     name, where = config.labels[index].loss_function, f"labels.{index}.loss_function"
+    assert name is not None  # the config's schema sees to it
     with _outside(name, where):
         loss = build_loss(name, where)
     if not isinstance(loss, Loss):
@@ -192,6 +210,8 @@ def _check_model(config: Config, index: int) -> type:
 
 def _check_leakage(config: Config, warnings: Warnings) -> None:
     leaking = []
+    if config.feature is None:
+        return
     for name in (*config.feature.numerical, *config.feature.categorical):
         try:
             column = resolve_feature(name)
@@ -207,7 +227,7 @@ def _check_leakage(config: Config, warnings: Warnings) -> None:
     warnings.add("leakage", f"feature {text} of every row (dataset.leakage: forbid refuses them)")
 
 
-def _open_data(config: Config, warnings: Warnings) -> DataSet:
+def _open_data(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
     """Import the data set, or open its cache; synthetic data are made on first use."""
     path = config.data_dir()
     if config.dataset.synthetic is not None:
@@ -229,8 +249,8 @@ def _open_data(config: Config, warnings: Warnings) -> DataSet:
     request = ImportRequest(
         path=path,
         logs=config.dataset.logs,
-        numerical=config.feature.numerical,
-        categorical=config.feature.categorical,
+        numerical=feature.numerical,
+        categorical=feature.categorical,
         targets=tuple(dict.fromkeys(label.target for label in config.labels)),
     )
     data = prepare(request, config.cache_dir(), warnings)
@@ -273,19 +293,17 @@ def _label_parts(
     config: Config,
     index: int,
     loss: Loss,
-    data: DataSet,
-    split: Split,
-    features: Features,
+    environment: Environment,
     warnings: Warnings,
 ) -> LabelParts:
     label, where = config.labels[index], f"labels.{index}"
     n_outputs = 1
     if loss.is_class:
         n_outputs = label.n_classes or 2
-    scale = fit_scale(label, where, data, split.is_training_U, loss, warnings)
+    scale = fit_scale(label, where, environment.label_values(label.target), loss, warnings)
     with _outside(label.model, f"{where}.model"):
         model = build_model(
-            label.model, schema_of(features), n_outputs, label.model_params, f"{where}.model_params"
+            label.model, environment.schema, n_outputs, label.model_params, f"{where}.model_params"
         )
     loop, pretrain = config.simulation, config.pretrain
     rate = loop.learning_rate or label.learning_rate
@@ -293,12 +311,14 @@ def _label_parts(
     decay = _first(loop.weight_decay, label.weight_decay)
     policy = LabelPolicy(
         label.name,
-        (label.alpha_C, label.alpha_T),
+        (label.alpha_T if config.experiment.aa else label.alpha_C, label.alpha_T),
         scale.unit_sd if label.score_unit == "standard" else 1.0,
-        OptimizerSettings(rate, decay, loop.gradient_clip),
+        OptimizerSettings(rate, decay, loop.gradient_clip, loop.optimizer),
     )
     optimizer = OptimizerSettings(
-        pretrain.learning_rate, _first(pretrain.weight_decay, label.weight_decay)
+        pretrain.learning_rate,
+        _first(pretrain.weight_decay, label.weight_decay),
+        kind=pretrain.optimizer,
     )
     return LabelParts(label, model, loss, scale, policy, optimizer)
 
@@ -311,22 +331,18 @@ def _first(phase: float | None, label: float | None) -> float:
 def fit_scale(
     label: LabelConfig,
     where: str,
-    data: DataSet,
-    is_training_U: np.ndarray,
+    values: Iterable[np.ndarray],
     loss: Loss,
     warnings: Warnings,
 ) -> LabelScale:
-    """Mean and spread of a label over the training users' rows.
+    """Mean and spread of a label over training rows, from blocks of its known values.
 
     Raises:
         InputError: there is no value, or one that the label's type does not allow.
     """
-    values_N = data.log.targets[label.target]
     n, low, high, is_whole = 0, np.inf, -np.inf, True
     moments = np.zeros((2, 2))
-    for rows, is_training in training_blocks(data.log, is_training_U):
-        y = values_N[rows][is_training]
-        y = y[np.isfinite(y)].astype(np.float64)
+    for y in values:
         if y.size:
             n += y.size
             low, high = min(low, y.min()), max(high, y.max())

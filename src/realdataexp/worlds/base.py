@@ -8,9 +8,12 @@ the arms) is drawn once per replication and shared by all blocks: common random 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from realdataexp.models import Batch, FeatureSchema
@@ -49,7 +52,8 @@ class Slate:
             ``n_candidates`` are padding.
         video_WBC: the candidates' videos, as rows of the video table or numbers of their own.
         is_candidate_WBC: False for padding.
-        batch: the candidates' features, a network's inputs (S = W).
+        batch: the candidates' features, a network's inputs: S = W, or S = R where all designs
+            of a replication are offered the same.
     """
 
     item_WBC: Tensor
@@ -57,11 +61,101 @@ class Slate:
     is_candidate_WBC: Tensor
     batch: Batch
 
+    def part(self, worlds: slice) -> Slate:
+        """The slates of some worlds of one block."""
+        n = self.batch.shape[0]
+        own = slice(worlds.start % n, worlds.start % n + worlds.stop - worlds.start)
+        return Slate(
+            self.item_WBC[worlds],
+            self.video_WBC[worlds],
+            self.is_candidate_WBC[worlds],
+            self.batch[worlds if n == len(self.item_WBC) else own],
+        )
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """How a world draws.
+
+    Attributes:
+        seed: of all draws.
+        replications: the replications' numbers; a result depends on the number, not on which
+            others run beside it.
+        n_blocks: designs that live through each replication.
+        batch_size: B, visits a step.
+        n_candidates: C.
+        n_steps: most steps.
+        min_candidates: a user with fewer unused rows is not drawn.
+        assignment: "user" draws the arm once per user, "visit" anew at each visit.
+    """
+
+    seed: int
+    replications: tuple[int, ...]
+    n_blocks: int
+    batch_size: int
+    n_candidates: int
+    n_steps: int
+    min_candidates: int
+    assignment: str
+
+
+class RowSource(Protocol):
+    """Rows with known labels, to train or to validate on."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        ...
+
+    def read(self, place_B: np.ndarray) -> tuple[Batch, list[Tensor]]:
+        """Inputs (S = 1, C = 1) and each label's values 1, B of some of the rows."""
+        ...
+
+
+class Environment(Protocol):
+    """What a data set, or a simulator, gives an experiment."""
+
+    schema: FeatureSchema
+    has_exchangeable_candidates: bool
+
+    def label_values(self, target: str) -> Iterator[np.ndarray]:
+        """All values of a label on training rows, in blocks (float64, without missing ones)."""
+        ...
+
+    def pretraining(self, targets: Sequence[str]) -> RowSource:
+        """Rows for the starting model; none of them is replayed (but see pretrain.rows)."""
+        ...
+
+    def validation(self, targets: Sequence[str]) -> RowSource:
+        """Rows of users who are held out."""
+        ...
+
+    def tastes(self) -> np.ndarray | None:
+        """What each user watched before the test, U, D; None where every visit is a new user."""
+        ...
+
+    def history(self, targets: Sequence[str]) -> np.ndarray | None:
+        """Each user's mean of each label before the test: float64 U, L, NaN without any.
+
+        None where every visit is a new user.
+        """
+        ...
+
+    def world(self, targets: Sequence[str], settings: WorldSettings) -> World:
+        """R replications for ``settings.n_blocks`` designs; outcomes are the targets."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Counts for result.json."""
+        ...
+
+    def description(self) -> list[str]:
+        """The data in a few lines."""
+        ...
+
 
 class World(Protocol):
     """R replications of one environment, each lived through by ``n_blocks`` designs at once."""
-
-    schema: FeatureSchema
 
     def draw(self, step: int) -> Visits | None:
         """The step's visits; None when no replication has a visitor left. Called once a step."""
@@ -71,22 +165,32 @@ class World(Protocol):
         """Each world's candidates, after what that world has used."""
         ...
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything that changes while running, by name."""
+        ...
+
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """The chosen candidates' true labels W, B, L (NaN = missing); they count as used."""
         ...
 
 
 def chosen(slate: Slate, choice_WB: Tensor) -> Batch:
-    """The chosen candidates' features, C = 1."""
-    b = slate.batch
+    """The chosen candidates' features, S = W, C = 1."""
+    b, blocks = slate.batch, choice_WB.split(slate.batch.shape[0])
 
-    def at(x_WBCX: Tensor) -> Tensor:
-        index = choice_WB[..., None, None].expand(-1, -1, 1, x_WBCX.shape[-1])
-        return x_WBCX.gather(2, index)
+    def at(x_SBCX: Tensor) -> Tensor:
+        index = [c[..., None, None].expand(-1, -1, 1, x_SBCX.shape[-1]) for c in blocks]
+        parts = [x_SBCX.gather(2, i) for i in index]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    return replace(
-        b,
-        video_num_SBCD=at(b.video_num_SBCD),
-        video_cat_SBCK=at(b.video_cat_SBCK),
-        video_weight_SBCK=at(b.video_weight_SBCK),
+    def again(x_SBX: Tensor) -> Tensor:
+        return x_SBX if len(blocks) == 1 else x_SBX.repeat(len(blocks), 1, 1)
+
+    return Batch(
+        again(b.user_num_SBD),
+        again(b.user_cat_SBK),
+        again(b.user_weight_SBK),
+        at(b.video_num_SBCD),
+        at(b.video_cat_SBCK),
+        at(b.video_weight_SBCK),
     )

@@ -14,7 +14,8 @@ N log rows, K earlier visits of a user.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,34 +23,11 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.data.features import Features, FeatureTable
-from realdataexp.data.log import LogTable
+from realdataexp.data.log import DataSet, LogTable
+from realdataexp.data.split import RowRanges, Split, training_blocks
 from realdataexp.device import Device
 from realdataexp.models import Batch, FeatureSchema, SideSchema
-from realdataexp.worlds.base import Slate, Visits
-
-
-@dataclass(frozen=True)
-class ReplaySettings:
-    """How a replay draws.
-
-    Attributes:
-        seed: of all draws.
-        replications: the replications' numbers; a result depends on the number, not on which
-            others run beside it.
-        n_blocks: designs that live through each replication.
-        batch_size: B, visits a step. n_candidates: C. n_steps: most steps.
-        min_candidates: a user with fewer unused rows is not drawn.
-        assignment: "user" draws the arm once per user, "visit" anew at each visit.
-    """
-
-    seed: int
-    replications: tuple[int, ...]
-    n_blocks: int
-    batch_size: int
-    n_candidates: int
-    n_steps: int
-    min_candidates: int
-    assignment: str
+from realdataexp.worlds.base import Slate, Visits, WorldSettings
 
 
 def schema_of(features: Features) -> FeatureSchema:
@@ -83,6 +61,125 @@ def _rows(table_XD: Tensor, index: Tensor) -> Tensor:
     return table_XD.index_select(0, index.reshape(-1)).view(*index.shape, table_XD.shape[1])
 
 
+class RowReader:
+    """Rows of the log as inputs and labels of one network."""
+
+    def __init__(
+        self,
+        log: LogTable,
+        targets: Sequence[str],
+        rows: RowRanges,
+        store: FeatureStore,
+        device: Device,
+    ) -> None:
+        self.n_rows = rows.n_rows
+        self._log, self._rows, self._store, self._device = log, rows, store, device
+        self._targets = [log.targets[name] for name in targets]
+
+    def read(self, place_B: np.ndarray) -> tuple[Batch, list[Tensor]]:
+        """Inputs (S = 1, C = 1) and each label's values 1, B, at places of the ranges."""
+        user_B, row_B = self._rows.locate(place_B)
+        video_B = self._log.video_N[row_B]
+        user = self._device.tensor(user_B).unsqueeze(0)
+        video = self._device.tensor(video_B).view(1, -1, 1)
+        labels = [self._device.tensor(t[row_B]).unsqueeze(0) for t in self._targets]
+        return self._store.batch(user, video), labels
+
+
+class ReplayEnvironment:
+    """A data set, split and made ready for models: see worlds.base.Environment."""
+
+    has_exchangeable_candidates = False
+
+    def __init__(self, data: DataSet, split: Split, features: Features, device: Device) -> None:
+        self._data, self._split, self._device = data, split, device
+        self._features, self._store = features, FeatureStore(features, device)
+        self.schema = self._store.schema
+
+    def label_values(self, target: str) -> Iterator[np.ndarray]:
+        """The training users' values, in blocks."""
+        for rows, is_training in training_blocks(self._data.log, self._split.is_training_U):
+            y = self._data.log.targets[target][rows][is_training]
+            yield y[np.isfinite(y)].astype(np.float64)
+
+    def _reader(self, targets: Sequence[str], rows: RowRanges) -> RowReader:
+        return RowReader(self._data.log, targets, rows, self._store, self._device)
+
+    def pretraining(self, targets: Sequence[str]) -> RowReader:
+        """The rows that the split gives to pretraining."""
+        return self._reader(targets, self._split.pretrain)
+
+    def validation(self, targets: Sequence[str]) -> RowReader:
+        """The held-out users' rows."""
+        return self._reader(targets, self._split.validation)
+
+    def tastes(self) -> np.ndarray:
+        """Mean features of the videos in each user's pretraining rows: U, D; 0 without rows.
+
+        D are the video table's numbers and one-hot categories, standardised over videos.
+        """
+        table = self._features.video
+        one_hot = np.zeros((len(table.num_XD), table.n_ids))
+        videos = np.repeat(np.arange(len(one_hot)), table.cat_XK.shape[1])
+        np.add.at(one_hot, (videos, table.cat_XK.ravel()), table.weight_XK.ravel())
+        x_VD = np.concatenate([table.num_XD.astype(np.float64), one_hot], axis=1)
+        sd_D = x_VD.std(axis=0)
+        x_VD = (x_VD - x_VD.mean(axis=0)) / np.where(sd_D > 0, sd_D, 1.0)
+        rows, log = self._split.pretrain, self._data.log
+        user, row = rows.locate(np.arange(rows.n_rows))
+        sum_UD = np.zeros((log.n_users, x_VD.shape[1]))
+        for d in range(x_VD.shape[1]):
+            sum_UD[:, d] = np.bincount(user, x_VD[log.video_N[row], d], minlength=log.n_users)
+        return sum_UD / np.maximum(rows.end_U - rows.start_U, 1)[:, None]
+
+    def history(self, targets: Sequence[str]) -> np.ndarray:
+        """Each user's mean of each label over the pretraining rows: U, L; NaN without any."""
+        rows, log = self._split.pretrain, self._data.log
+        user, row = rows.locate(np.arange(rows.n_rows))
+        means = []
+        for target in targets:
+            y = log.targets[target][row].astype(np.float64)
+            known = np.isfinite(y)
+            n_U = np.bincount(user[known], minlength=log.n_users)
+            sum_U = np.bincount(user[known], y[known], minlength=log.n_users)
+            means.append(np.where(n_U > 0, sum_U / np.maximum(n_U, 1), np.nan))
+        return np.stack(means, axis=1)
+
+    def world(self, targets: Sequence[str], settings: WorldSettings) -> ReplayWorld:
+        """The replay of the training users' rows that did not pretrain."""
+        replay = self._split.replay
+        return ReplayWorld(
+            self._data.log,
+            tuple(targets),
+            self._store,
+            replay.start_U,
+            replay.end_U,
+            settings,
+            self._device,
+        )
+
+    def stats(self) -> dict[str, Any]:
+        """The import's counts and those of the split."""
+        split = self._split
+        return {
+            **self._data.stats,
+            "n_training_users": int(split.is_training_U.sum()),
+            "n_pretrain_rows": split.pretrain.n_rows,
+            "n_replay_rows": split.replay.n_rows,
+            "n_validation_rows": split.validation.n_rows,
+            "pretrain_rows": split.kind,
+        }
+
+    def description(self) -> list[str]:
+        """The data in a few lines."""
+        log = self._data.log
+        return [
+            f"data: {log.n_rows:,} rows, {log.n_users:,} users, {self._data.videos.height:,} "
+            "videos",
+            f"pretraining: {self._split.pretrain.n_rows:,} rows ({self._split.kind})",
+        ]
+
+
 class ReplayWorld:
     """R replications of a log's replay, each lived through by ``n_blocks`` designs at once."""
 
@@ -93,7 +190,7 @@ class ReplayWorld:
         store: FeatureStore,
         rows_from_U: np.ndarray,
         rows_to_U: np.ndarray,
-        settings: ReplaySettings,
+        settings: WorldSettings,
         device: Device,
     ) -> None:
         """Set up the replay of the rows [rows_from, rows_to) of each user.

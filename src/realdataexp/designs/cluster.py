@@ -1,0 +1,80 @@
+"""Cluster-randomised: users of like taste form a cluster, and a cluster gets one arm.
+
+Users whose tastes are alike teach the model about the same videos, so most of what one arm's data
+do to the other stays away if a cluster has one arm only: Brennan et al., arXiv 2309.07107 (k-means
+on users' histories). The one model still learns from all outcomes: what clusters have in common
+leaks, and there are as many independent units as clusters.
+
+Axes: R replications, B visits, U users, D columns of a taste, K clusters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pydantic import PrivateAttr
+from torch import Tensor
+
+from realdataexp import draws
+from realdataexp.config import ClusterOptions
+from realdataexp.designs.base import Context, Design, Outcome, ones
+from realdataexp.worlds.base import Visits
+
+
+class Cluster(Design, ClusterOptions):
+    """One model; a cluster of users is treated with probability p, apart in each replication.
+
+    Clusters are those of the run's seed, the same in all replications. Where all clusters fall
+    into one arm, that replication has no estimate.
+    """
+
+    _cluster_U: Tensor = PrivateAttr()
+    _is_treated_RK: Tensor = PrivateAttr()
+
+    def start(self, context: Context) -> Cluster:
+        """With its clusters and their arms.
+
+        Raises:
+            InputError: there are no users to group, or too few, or scikit-learn is missing.
+        """
+        if context.tastes is None:
+            raise context.refuse(
+                "every visit is a new user in this world, so there are no users to group"
+            )
+        to = context.device.torch
+        cluster = torch.arange(self.n_clusters)
+        keys_RK = draws.key(
+            context.seed, "arm of cluster", context.replication_R.cpu().unsqueeze(-1), cluster
+        )
+        running = self.model_copy()
+        running._cluster_U = self._group(context.tastes(), context).to(to)
+        running._is_treated_RK = (draws.uniform(keys_RK, 1).squeeze(-1) < context.p).to(to)
+        return running
+
+    def _group(self, taste_UD: np.ndarray, context: Context) -> Tensor:
+        """Each user's cluster, by k-means on standardised columns (Lloyd; k-means++ start)."""
+        n_distinct = len(np.unique(taste_UD, axis=0))
+        if n_distinct < self.n_clusters:
+            raise context.refuse(
+                f"n_clusters = {self.n_clusters}: the {len(taste_UD)} users have {n_distinct} "
+                "different tastes, too few for so many clusters; use fewer clusters or more users"
+            )
+        try:
+            from sklearn.cluster import KMeans
+        except ModuleNotFoundError as error:
+            raise context.refuse(
+                "k-means needs scikit-learn: pip install 'realdataexp[sklearn]'"
+            ) from error
+        sd_D = taste_UD.std(0)
+        z_UD = (taste_UD - taste_UD.mean(0)) / np.where(sd_D > 0, sd_D, 1.0)
+        seed = int(draws.key(context.seed, "clusters")) & 0x7FFFFFFF
+        label_U = KMeans(self.n_clusters, n_init=1, random_state=seed).fit(z_UD).labels_
+        return torch.from_numpy(label_U.astype(np.int64))
+
+    def assign(self, visits: Visits, p: float) -> Tensor:
+        """The arm of the user's cluster."""
+        return self._is_treated_RK.gather(1, self._cluster_U[visits.user_RB])
+
+    def weights(self, outcome: Outcome) -> Tensor:
+        """All ones."""
+        return ones(outcome, self.n_models)

@@ -1,0 +1,63 @@
+"""Switchback: everybody has one arm for a block of steps, then the coin is tossed again.
+
+Within a block no arm meets the other, but the one model carries what it learned into the next
+block. The first steps of a block, the wash-out, can be left out of the estimate: the model keeps
+learning in them. Blocks of time as units: Bojinov, Simchi-Levi & Zhao, arXiv 2009.00148.
+
+Axes: R replications, B visits.
+"""
+
+from __future__ import annotations
+
+from pydantic import PrivateAttr
+from torch import Tensor
+
+from realdataexp import draws
+from realdataexp.config import SwitchbackOptions
+from realdataexp.designs.base import Context, Design, Outcome, ones
+from realdataexp.worlds.base import Visits
+
+
+class Switchback(Design, SwitchbackOptions):
+    """One model; a block of ``block_steps`` steps is treated with probability p.
+
+    Where all blocks fall into one arm, that replication has no estimate.
+    """
+
+    _seed: int = PrivateAttr()
+
+    def start(self, context: Context) -> Switchback:
+        """With the run's seed.
+
+        Raises:
+            InputError: fewer than two blocks would have an outcome that counts.
+        """
+        block, washout, n_steps = self.block_steps, self.washout_steps, context.n_steps
+        if washout >= block:
+            raise context.refuse(
+                f"washout_steps = {washout}: no step of a block would count; must be less than "
+                f"block_steps, which is {block}"
+            )
+        if n_steps - washout <= block:
+            raise context.refuse(
+                f"block_steps = {block}, washout_steps = {washout}: no second block counts in a "
+                f"run of {n_steps} steps; use shorter blocks, or more than {block + washout} steps"
+            )
+        running = self.model_copy()
+        running._seed = context.seed
+        return running
+
+    def assign(self, visits: Visits, p: float) -> Tensor:
+        """The arm of the block, the same for all visits."""
+        block = visits.step // self.block_steps
+        keys_R = draws.key(self._seed, "arm of block", visits.replication_R, block)
+        return (draws.uniform(keys_R, 1) < p).expand_as(visits.is_visit_RB)
+
+    def counts(self, visits: Visits) -> Tensor:
+        """All but those of the wash-out."""
+        is_washout = visits.step % self.block_steps < self.washout_steps
+        return visits.is_visit_RB & (not is_washout)
+
+    def weights(self, outcome: Outcome) -> Tensor:
+        """All ones."""
+        return ones(outcome, self.n_models)

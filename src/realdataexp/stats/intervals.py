@@ -1,0 +1,59 @@
+"""What an interval method answers: one estimate with its interval for each cell.
+
+A *cell* is one world and label of a design (axis K). NaN stands for "cannot tell" and becomes null
+in tables. Every method's interval excludes 0 exactly where its p-value is at most 0.05.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from realdataexp.stats.estimates import CONFIDENCE
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Estimates, standard errors, 95 % intervals and p-values: float64 K each."""
+
+    value: np.ndarray
+    se: np.ndarray
+    ci_low: np.ndarray
+    ci_high: np.ndarray
+    p_value: np.ndarray
+
+    def columns(self) -> list[pl.Series]:
+        """As columns of a table, null where a number is not finite."""
+        columns = []
+        for field in fields(self):
+            x = np.asarray(getattr(self, field.name), dtype=np.float64)
+            columns.append(pl.Series(field.name, x).set(pl.Series(~np.isfinite(x)), None))
+        return columns
+
+
+def cannot_tell(n_cells: int) -> Intervals:
+    """Nothing for any cell."""
+    return Intervals(*np.full((5, n_cells), np.nan))
+
+
+def student(value_K: np.ndarray, se_K: np.ndarray, df_K: np.ndarray) -> Intervals:
+    """Student's t interval and two-sided p-value.
+
+    A standard error of 0 gives an interval of one point and no p-value.
+    """
+    df_K = np.where(df_K > 0, df_K, np.nan)
+    half_K = stats.t.ppf(0.5 + CONFIDENCE / 2, df_K) * se_K
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_K = 2.0 * stats.t.sf(np.abs(value_K) / se_K, df_K)
+    p_K = np.where(se_K > 0, p_K, np.nan)
+    return Intervals(value_K, se_K, value_K - half_K, value_K + half_K, p_K)
+
+
+def rejects(inference: pl.DataFrame) -> pl.Series:
+    """Whether each row's interval excludes 0, null where it has none."""
+    return inference.select((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)).to_series()

@@ -1,0 +1,146 @@
+"""Intervals by chance made anew: bootstrap resamples users, randomisation draws their arms again.
+
+Random numbers are a function of (design, world, purpose) alone, through ``numpy``'s SeedSequence:
+[CRC-32 of the design's name, world, CRC-32 of the purpose]. Within a world every user has the same
+weight or arm for all labels. Users are taken in ascending order of their number.
+
+Axes: R replicates (B of them), G users of a world, L labels.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from realdataexp.stats.intervals import ALPHA, Intervals, cannot_tell
+from realdataexp.stats.tables import DesignTables
+
+# (B + 1) x 0.05 / 2 is a whole number, so order statistics are exact 95 % limits
+N_REPLICATES = 199
+MIN_USERS = 10
+
+
+def generator(design: str, world: int, purpose: str) -> np.random.Generator:
+    """The random numbers of one world of a design, for one purpose."""
+    key = [zlib.crc32(design.encode()), world, zlib.crc32(purpose.encode())]
+    return np.random.default_rng(np.random.SeedSequence(key))
+
+
+def _poisson_of_16_bits() -> np.ndarray:
+    """Turns 16 random bits into a draw from Poisson(1), exact to 2**-16."""
+    factorial = np.cumprod([1, *range(1, 12)])
+    cdf = np.cumsum(np.exp(-1.0) / factorial)
+    return np.searchsorted(cdf * 65536, np.arange(65536) + 0.5).astype(np.float32)
+
+
+POISSON = _poisson_of_16_bits()
+
+
+def bootstrap(tables: DesignTables) -> Intervals:
+    """Percentile interval of the difference when users are resampled, with all their visits.
+
+    Poisson bootstrap (Chamandy, Muralidharan, Najmi and Naidu 2012; Bakshy and Eckles 2013, KDD):
+    each of 199 replicates counts a user Poisson(1) times, apart from others, hence within arms.
+    Limits are the 5th smallest and largest of the replicates, which is exactly 95 % for 199
+    (Davison and Hinkley 1997, section 5.2); se is the replicates' standard deviation; p_value is
+    2 (1 + the smaller of the counts below and above 0) / 200.
+
+    Cannot tell with fewer than 10 users in an arm, where percentile intervals are far too narrow.
+    """
+    out = cannot_tell(tables.n_cells)
+    units = tables.units
+    if units is None:
+        return out
+    value_K, _ = units.difference(units.sum_UA)
+    out.value[:] = value_K
+    residual_UA = units.sum_UA - units.ratios(units.sum_UA)[units.cell_U] * units.n_UA
+    is_enough_K = units.count_KA.min(axis=1) >= MIN_USERS
+    tail = round((N_REPLICATES + 1) * ALPHA / 2)
+    for part in tables.world_units():
+        columns = [part.dense(x[:, a]) for x in (units.n_UA, residual_UA) for a in (0, 1)]
+        bits = generator(tables.design, part.world, "bootstrap").integers(
+            0, 65536, (N_REPLICATES, part.n_users), dtype=np.uint16
+        )
+        weight_RG = np.take(POISSON, bits)
+        sums = weight_RG @ np.concatenate(columns, axis=1).astype(np.float32)
+        n_c, n_t, e_c, e_t = np.split(sums.astype(np.float64), 4, axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            replicate_RL = value_K[part.cells] + e_t / n_t - e_c / n_c
+        is_sound = is_enough_K[part.cells] & np.isfinite(replicate_RL).all(0)
+        cells, replicate_RL = part.cells[is_sound], np.sort(replicate_RL[:, is_sound], axis=0)
+        beyond = np.minimum((replicate_RL <= 0).sum(0), (replicate_RL >= 0).sum(0))
+        out.se[cells] = replicate_RL.std(axis=0, ddof=1)
+        out.ci_low[cells] = replicate_RL[tail - 1]
+        out.ci_high[cells] = replicate_RL[-tail]
+        out.p_value[cells] = np.minimum(1.0, 2 * (1 + beyond) / (N_REPLICATES + 1))
+    return out
+
+
+def randomisation(tables: DesignTables) -> Intervals:
+    """Fisher's test: how often would arms dealt anew to the same users differ as much?
+
+    Arms are permuted over a world's users 199 times; the statistic is the difference of means per
+    visit over its user-clustered standard error, which makes the test exact where no user is
+    affected and right in large samples where effects only cancel out on average (Wu and Ding
+    2021, JASA 116:1898). p_value = (1 + replicates at least as far from 0) / 200. The interval
+    takes that statistic's law as the same at every effect: value +- q se, q the 190th smallest of
+    the replicates' absolute values, se that of user_cluster.
+
+    Cannot tell where users have visits in both arms (their arms were not dealt by user) or an arm
+    has fewer than two users.
+    """
+    out = cannot_tell(tables.n_cells)
+    units = tables.units
+    if units is None:
+        return out
+    value_K, influence_U = units.difference(units.sum_UA)
+    se_K = np.sqrt(units.total(influence_U**2))
+    out.value[:] = value_K
+    n_U, sum_U = units.n_UA.sum(1), units.sum_UA.sum(1)
+    mean_K = units.total(sum_U) / units.total(n_U).clip(1)
+    apart_U = sum_U - mean_K[units.cell_U] * n_U
+    columns_U = [n_U > 0, n_U, apart_U, n_U**2, n_U * apart_U, apart_U**2]
+    kept = round((N_REPLICATES + 1) * (1 - ALPHA))
+    for part in tables.world_units():
+        is_treated_G, is_control_G = (part.dense(units.n_UA[:, a]).max(axis=1) > 0 for a in (1, 0))
+        n_treated = int(is_treated_G.sum())
+        if (is_treated_G & is_control_G).any() or not 2 <= n_treated <= part.n_users - 2:
+            continue
+        key = generator(tables.design, part.world, "randomisation").random(
+            (N_REPLICATES, part.n_users), dtype=np.float32
+        )
+        # the n_treated smallest keys of a row: a random subset, quicker than a permutation
+        cut = np.partition(key, n_treated, axis=1)[:, n_treated, None]
+        arm_RG = np.concatenate([is_treated_G[None], key < cut]).astype(np.float32)
+        columns = np.concatenate([part.dense(x) for x in columns_U], axis=1).astype(np.float32)
+        size = np.abs(_studentised((arm_RG @ columns).astype(np.float64), columns.sum(0, float)))
+        is_sound = np.isfinite(size).all(0) & (se_K[part.cells] > 0)
+        cells, size = part.cells[is_sound], size[:, is_sound]
+        # sums in 32 bits: the same arms, summed in another order, are as far
+        at_least = (size[1:] >= size[0] * (1 - 1e-5)).sum(0)
+        half = np.sort(size[1:], axis=0)[kept - 1] * se_K[cells]
+        out.se[cells] = se_K[cells]
+        out.ci_low[cells] = value_K[cells] - half
+        out.ci_high[cells] = value_K[cells] + half
+        out.p_value[cells] = (1 + at_least) / (N_REPLICATES + 1)
+    return out
+
+
+def _studentised(treated: np.ndarray, everybody: np.ndarray) -> np.ndarray:
+    """Difference of the arms' ratios over its standard error, from the sums of six columns: R, L.
+
+    The columns (each for all labels): units, n, d, n^2, n d, d^2, with d the outcome's sum centred
+    at the mean of both arms.
+    """
+    ratio, var = [], []
+    for sums in (treated, everybody - treated):
+        g, n, d, nn, nd, dd = np.split(sums, 6, axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r = d / n
+            ratio.append(r)
+            var.append(
+                (dd - 2 * r * nd + r * r * nn).clip(0) / n**2 * g / np.where(g > 1, g - 1, 0)
+            )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((ratio[0] - ratio[1]) / np.sqrt(var[0] + var[1]))

@@ -1,0 +1,147 @@
+"""One design's tables, laid out as arrays for the interval methods.
+
+Axes: K cells (one world and label each), U units (one user in one cell), A arms (0 = control,
+1 = treatment), G users of one world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from realdataexp.stats.estimates import world_estimates
+
+
+@dataclass(frozen=True)
+class Units:
+    """Users as units: their visits and outcomes in each arm, sorted by cell and user."""
+
+    n_cells: int
+    cell_U: np.ndarray
+    user_U: np.ndarray
+    n_UA: np.ndarray
+    sum_UA: np.ndarray
+    covariate_U: np.ndarray
+
+    def total(self, x_U: np.ndarray) -> np.ndarray:
+        """The sum of something over each cell's units: K."""
+        return np.bincount(self.cell_U, weights=x_U, minlength=self.n_cells)
+
+    @cached_property
+    def count_KA(self) -> np.ndarray:
+        """Units with outcomes in each arm."""
+        return np.stack([self.total(self.n_UA[:, a] > 0) for a in (0, 1)], axis=1)
+
+    @cached_property
+    def n_KA(self) -> np.ndarray:
+        """Visits in each arm."""
+        return np.stack([self.total(self.n_UA[:, a]) for a in (0, 1)], axis=1)
+
+    def ratios(self, sum_UA: np.ndarray) -> np.ndarray:
+        """Each arm's mean per visit, NaN where an arm has no visit: K, A."""
+        sum_KA = np.stack([self.total(sum_UA[:, a]) for a in (0, 1)], axis=1)
+        return sum_KA / np.where(self.n_KA > 0, self.n_KA, np.nan)
+
+    def difference(self, sum_UA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The difference of the arms' ratios sum/n, and every unit's influence on it.
+
+        The delta method for a ratio of sums (Deng, Knoblich and Lu 2018, arXiv 1803.06336,
+        section 3): unit u moves arm a's ratio R_a by (sum_u - R_a n_u) / N_a. A user with visits
+        in both arms moves both. Influences of an arm carry the factor sqrt(g / (g - 1)) of its g
+        units, so that with one visit a unit their squares sum to Welch's variance.
+
+        Returns:
+            The difference (K; NaN where an arm is empty), the influences (U; NaN where an arm has
+            fewer than two units).
+        """
+        ratio_KA = self.ratios(sum_UA)
+        count_KA = np.where(self.count_KA > 1, self.count_KA, np.nan)
+        scale_KA = np.sqrt(count_KA / (count_KA - 1)) / self.n_KA.clip(1)
+        moved_UA = scale_KA[self.cell_U] * (sum_UA - ratio_KA[self.cell_U] * self.n_UA)
+        return ratio_KA[:, 1] - ratio_KA[:, 0], moved_UA[:, 1] - moved_UA[:, 0]
+
+
+@dataclass(frozen=True)
+class WorldUnits:
+    """The units of one world, whose users get the same weights for every label."""
+
+    world: int
+    cells: np.ndarray
+    rows: np.ndarray
+    n_users: int
+    _user: np.ndarray
+    _column: np.ndarray
+
+    def dense(self, x_U: np.ndarray) -> np.ndarray:
+        """Something of each unit, by user in ascending order and label, 0 where none: G, L."""
+        out = np.zeros((self.n_users, len(self.cells)))
+        out[self._user, self._column] = x_U[self.rows]
+        return out
+
+
+@dataclass(frozen=True)
+class DesignTables:
+    """The outcomes of one design, and its users where they come back (else None)."""
+
+    design: str
+    outcomes: pl.DataFrame
+    users: pl.DataFrame | None = None
+
+    @cached_property
+    def estimates(self) -> pl.DataFrame:
+        """Welch's estimates: their rows are the cells, in their order."""
+        return world_estimates(self.outcomes)
+
+    @property
+    def n_cells(self) -> int:
+        """How many worlds times labels there are."""
+        return self.estimates.height
+
+    @cached_property
+    def cells(self) -> pl.DataFrame:
+        """World, label and number of each cell."""
+        return self.estimates.select("world", "label").with_row_index("cell")
+
+    @cached_property
+    def units(self) -> Units | None:
+        """The users as arrays; None without a table of users."""
+        if self.users is None or self.users.height == 0:
+            return None
+        found = (
+            self.users.with_columns(pl.col("label").cast(pl.String))
+            .join(self.cells, on=["world", "label"], how="inner")
+            .select(
+                pl.col("cell", "user").cast(pl.Int64),
+                is_treated=pl.col("arm").cast(pl.String) == "T",
+                n="n", sum="sum", covariate=pl.col("covariate").fill_null(float("nan")),
+            )
+            .sort("cell", "user")
+        )  # fmt: skip
+        cell, user = found["cell"].to_numpy(), found["user"].to_numpy()
+        is_first = np.ones(len(cell), dtype=bool)
+        is_first[1:] = (cell[1:] != cell[:-1]) | (user[1:] != user[:-1])
+        unit = np.cumsum(is_first) - 1
+        arm = found["is_treated"].to_numpy().astype(np.int64)
+        n_UA = np.zeros((int(is_first.sum()), 2))
+        sum_UA = np.zeros_like(n_UA)
+        np.add.at(n_UA, (unit, arm), found["n"].to_numpy())
+        np.add.at(sum_UA, (unit, arm), found["sum"].to_numpy())
+        covariate = found["covariate"].to_numpy()[is_first]
+        return Units(self.n_cells, cell[is_first], user[is_first], n_UA, sum_UA, covariate)
+
+    def world_units(self) -> Iterator[WorldUnits]:
+        """The units world by world."""
+        units = self.units
+        if units is None:
+            return
+        world_U = self.cells["world"].to_numpy()[units.cell_U]
+        order = np.argsort(world_U, kind="stable")
+        worlds, starts = np.unique(world_U[order], return_index=True)
+        for world, rows in zip(worlds, np.split(order, starts[1:]), strict=True):
+            users, user = np.unique(units.user_U[rows], return_inverse=True)
+            cells, column = np.unique(units.cell_U[rows], return_inverse=True)
+            yield WorldUnits(int(world), cells, rows, len(users), user, column)
