@@ -78,7 +78,7 @@ def small_settings(
                 "validate_every": 5,
                 "save_every": 5,
             },
-            "experiment": {"replications": 3},
+            "experiment": {"replications": 3, "designs": ["pooling", "snapshot", "splitting"]},
             "logging": {"log_dir": str(cache / "results")},
         }
         for key, value in changes.items():

@@ -320,8 +320,9 @@ def test_a_newcomer_can_add_a_design_in_one_file(
     }
     folder = run_experiment(load_config(settings), tmp_path / "run")
     estimates = pl.read_parquet(folder / "estimates.parquet")
+    estimates = estimates.filter(pl.col("se_method") == "welch")
     even = estimates.filter(pl.col("design") == "even")
-    assert even["world"].to_list() == [0, 1]
+    assert set(even["world"]) == {0, 1}
     assert even["value"].is_finite().all()
     assert (even["n_T"] > 0).all()
     assert (even["n_T"] < even["n_C"]).all()

@@ -31,6 +31,7 @@ DESIGNS = (
     "codiverted",
     "data_diverted",
 )
+COMPARED = ("pooling", "snapshot", "splitting", "weighting", "shadow")  # by default
 INTERVALS = (
     "welch",
     "user_cluster",

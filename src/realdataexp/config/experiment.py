@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from realdataexp.config.blocks import (
+    COMPARED,
     DESIGNS,
     INTERVALS,
     Block,
@@ -96,7 +97,7 @@ class ExperimentConfig(Block):
     designs: Annotated[
         tuple[Annotated[DesignConfig, _DESIGN_SCHEMA], ...], Field(strict=False, min_length=1)
     ] = Field(
-        tuple(DesignConfig(name=name) for name in DESIGNS),
+        tuple(DesignConfig(name=name) for name in COMPARED),
         description="the designs that mode compare runs",
     )
 

@@ -83,7 +83,7 @@ class Config(Block):
         dataset = info.data.get("dataset")
         if dataset is not None and dataset.name == "si2023" and feature is not None:
             raise ValueError("has no effect in the world si2023: leave it out")
-        if dataset is not None and dataset.name != "si2023" and feature is None:
+        if feature is None and (dataset is None or dataset.name != "si2023"):
             raise ValueError("missing: list the features under numerical and categorical")
         return feature
 

@@ -37,7 +37,8 @@ class Cluster(Design, ClusterOptions):
         Raises:
             InputError: there are no users to group, or too few, or scikit-learn is missing.
         """
-        if context.tastes is None:
+        taste_UD = context.tastes()
+        if taste_UD is None:
             raise context.refuse(
                 "every visit is a new user in this world, so there are no users to group"
             )
@@ -47,7 +48,7 @@ class Cluster(Design, ClusterOptions):
             context.seed, "arm of cluster", context.replication_R.cpu().unsqueeze(-1), cluster
         )
         running = self.model_copy()
-        running._cluster_U = self._group(context.tastes(), context).to(to)
+        running._cluster_U = self._group(taste_UD, context).to(to)
         running._is_treated_RK = (draws.uniform(keys_RK, 1).squeeze(-1) < context.p).to(to)
         return running
 

@@ -99,7 +99,7 @@ def _panels(
     metrics: pl.DataFrame,
 ) -> list[list[_Panel]]:
     """What there is to draw: for each kind, its panels."""
-    known = estimates.filter(pl.col("value").is_not_null())
+    known = estimates.filter(pl.col("value").is_not_null() & (pl.col("se_method") == "welch"))
     losses = metrics.filter((pl.col("phase") == "loop") & (pl.col("metric") == "loss"))
     kinds = [(_cumulative, outcomes), (_losses, losses)]
     if mode == "compare" and known.filter(pl.col("design") != "global").height:

@@ -12,17 +12,22 @@ from realdataexp.learner import Learner
 
 _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
+_WEIGHT_OFF = 0.1
 
 
 def warn_of_design(
-    diagnostics: dict[str, Any], n_candidate: int, n_steps_done: int, warnings: Warnings
+    diagnostics: dict[str, Any],
+    n_candidate: int,
+    n_steps_done: int,
+    warnings: Warnings,
+    is_aa: bool = False,
 ) -> None:
-    """Warn where arms hardly differ or the data run out."""
+    """Warn where arms hardly differ (but in an A/A test) or the data run out."""
     if n_steps_done == 0:
         warnings.add("no_steps", "the run ended before the first step: there are no outcomes")
     shares = diagnostics["share_of_visits_where_arms_differ"].items()
     few = [f"{name} {100 * x:.1f} %" for name, x in shares if x is not None and x < _FEW_DIFFER]
-    if few:
+    if few and not is_aa:
         warnings.add(
             "arms_hardly_differ",
             f"the arms would pick different items in few visits ({', '.join(few)}); so small a "
@@ -36,6 +41,33 @@ def warn_of_design(
             f"{n_candidate} unused rows: slates shrink and the arms' choice with them; lower "
             "n_candidate, n_steps or batch_size, or add logs",
         )
+
+
+def warn_of_weights(
+    figures: dict[str, dict[str, float]], diagnostics: dict[str, Any], warnings: Warnings
+) -> None:
+    """Warn of a weight model that learned nothing, and of weights that do not average to 1."""
+    differ = diagnostics["share_of_visits_where_arms_differ"]
+    for design, f in figures.items():
+        if (
+            f["log_loss"] >= f["log_loss_of_constant"]
+            and (differ.get(design) or 0.0) >= _FEW_DIFFER
+        ):
+            warnings.add(
+                "weight_model_learned_nothing",
+                f"{design}: G's log loss {f['log_loss']:.4f} is no better than a constant's "
+                f"{f['log_loss_of_constant']:.4f}, although the arms pick different items in "
+                f"{100 * differ[design]:.0f} % of visits: its weights correct nothing; use "
+                "another weighting.model, more steps, or the design shadow",
+            )
+        for model in "CT":
+            mean = f[f"mean_weight_{model}"]
+            if abs(mean - 1.0) > _WEIGHT_OFF:
+                warnings.add(
+                    "weights_off",
+                    f"{design}: the weights of model {model} average {mean:.3f}, not 1, in the "
+                    "last look: its training steps are too large or too small",
+                )
 
 
 def warn_of_updates(labels: Sequence[str], learners: Sequence[Learner], warnings: Warnings) -> None:
@@ -91,6 +123,20 @@ def _nulls(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
             lacking = [key for key, value in entry.items() if value is None]
             if entry["n_worlds"]:  # where there is none, warn_of_arms says why
                 yield from ((section, key, who, _reason(entry, key)) for key in lacking)
+    yield from _few(result)
+    yield from _equal_scores(result)
+
+
+def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Figures about intervals that need more worlds than there are."""
+    for section in ("inference", "regret", "plan"):
+        for entry in result.get(section, ()):
+            few = "too few worlds or outcomes tell; experiment.replications of 20 or more would"
+            yield from ((section, k, "some designs", few) for k, v in entry.items() if v is None)
+
+
+def _equal_scores(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Shares of a variance that is 0."""
     if result["n_steps_done"]:
         key = "label_share_of_score_variance"
         for name, shares in result["diagnostics"][key].items():

@@ -17,7 +17,6 @@ import torch
 
 from realdataexp import draws
 from realdataexp.config import Config
-from realdataexp.designs import Context
 from realdataexp.errors import InputError, RunError, Warnings
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, n_networks
@@ -25,7 +24,13 @@ from realdataexp.models import Batch
 from realdataexp.pretrain import PretrainSettings, pretrain
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.checkpoint import has_checkpoint, save_checkpoint
-from realdataexp.runs.doubts import warn_of_arms, warn_of_design, warn_of_nulls, warn_of_updates
+from realdataexp.runs.doubts import (
+    warn_of_arms,
+    warn_of_design,
+    warn_of_nulls,
+    warn_of_updates,
+    warn_of_weights,
+)
 from realdataexp.runs.folder import (
     Folder,
     RunLog,
@@ -145,6 +150,7 @@ class _Run:
         )
         self.n_steps_done = self.pretrained_rows = 0
         self.learners: list[Learner] = []
+        self.weight_figures: dict[str, dict[str, float]] = {}
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -340,21 +346,6 @@ class _Run:
         targets = tuple(self.setup.outcomes.values())
         return self.setup.environment.world(targets, settings)
 
-    def _context(self) -> Context:
-        """What designs may know at their start."""
-        environment = self.setup.environment
-        return Context(
-            label="",
-            seed=self.config.seed,
-            p=self.config.experiment.p_treatment,
-            replication_R=torch.tensor(self.recorder.replications),
-            n_steps=self.config.simulation.n_steps,
-            device=self.setup.device,
-            schema=environment.schema,
-            tastes=environment.tastes,
-            has_exchangeable_candidates=environment.has_exchangeable_candidates,
-        )
-
     def _loop(self, starts: list[dict[str, torch.Tensor]]) -> None:
         config, recorder = self.config.simulation, self.recorder
         n = n_networks(self.setup.blocks, len(recorder.replications))
@@ -368,7 +359,7 @@ class _Run:
             self.learners,
             self.config.seed,
             diagnose_every=config.validate_every,
-            context=self._context(),
+            context=self.setup.context,
         )
         self._validate(0)
         with (
@@ -380,7 +371,7 @@ class _Run:
                 self.n_steps_done = done = step.step + 1
                 is_last = done == config.n_steps
                 if done % config.validate_every == 0 or is_last:
-                    self._look(done)
+                    self._look(loop, done)
                 if done % config.save_every == 0 or is_last:
                     self._save(world, done)
                 progress.advance(1)
@@ -393,13 +384,23 @@ class _Run:
                 f"{config.n_steps}: the run ended there",
             )
             if done and done % config.validate_every:
-                self._look(done)
+                self._look(loop, done)
             if done and done % config.save_every:
                 self._save(world, done)
 
-    def _look(self, step: int) -> None:
+    def _look(self, loop: Loop, step: int) -> None:
         """Read out the steps since the last look, and validate."""
         self.recorder.flush()
+        for block, design in zip(loop.blocks, loop.running, strict=True):
+            figures = design.diagnostics()
+            for name, value in figures.items():
+                n = self.recorder.n_visits(block.label)
+                row = ("loop", step, block.label, None, "G", "", "weights", name, value, n)
+                self.recorder.metric(*row)
+            if figures:
+                self.weight_figures[block.label] = figures
+                text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+                logger.info("[weights] step %d: %s: %s", step, block.label, text)
         self._report(step)
         self._validate(step)
 
@@ -457,6 +458,7 @@ class _Run:
                 "inference": honesty(inference, estimates, is_aa) if is_true else [],
                 "regret": wrong_launch_regret(inference, estimates) if is_true else [],
                 "plan": plan(inference, estimates) if is_true and not is_aa else [],
+                "weights": self.weight_figures,
                 "metrics_summary": _last_losses(metrics),
                 "diagnostics": diagnostics,
                 "warnings": [],
@@ -471,7 +473,8 @@ class _Run:
             warnings,
         )
         n_candidate = self.config.simulation.n_candidate
-        warn_of_design(diagnostics, n_candidate, self.n_steps_done, warnings)
+        warn_of_design(diagnostics, n_candidate, self.n_steps_done, warnings, is_aa)
+        warn_of_weights(self.weight_figures, diagnostics, warnings)
         warn_of_updates(recorder.learned, self.learners, warnings)
         warn_of_arms(estimates, warnings)
         warn_of_nulls(result, warnings)
@@ -485,7 +488,10 @@ class _Run:
     def _intervals(self, has_users: bool) -> tuple[str, ...] | None:
         """The interval methods that are asked for and apply."""
         names = self.config.experiment.intervals
-        if names is None or has_users:
+        if names is None:
+            return None
+        names = tuple(dict.fromkeys(("welch", *names)))  # plots and comparisons use it
+        if has_users:
             return names
         left_out = [name for name in names if name in NEEDS_USERS]
         if left_out:

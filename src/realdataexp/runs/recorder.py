@@ -128,7 +128,7 @@ class Recorder:
         phase: str,
         step: int,
         design: str,
-        world: int,
+        world: int | None,
         model: str,
         label: str,
         split: str,
@@ -139,6 +139,11 @@ class Recorder:
         """Add a row to metrics.parquet; ``n`` counts what the value rests on."""
         row = (phase, step, design, world, model, label, split, metric, float(value), n)
         self._metrics.append(dict(zip(METRIC_SCHEMA, row, strict=True)))
+
+    def n_visits(self, label: str) -> int:
+        """Visits of a design so far."""
+        on = [name == label for name, _ in self.worlds]
+        return int(self._n_visits_W[on].sum())
 
     @property
     def last_short(self) -> dict[str, Any] | None:

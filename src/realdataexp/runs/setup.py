@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from realdataexp.data.log import DataSet
 from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
 from realdataexp.data.split import Split, split_log
 from realdataexp.data.synthetic import write_synthetic
-from realdataexp.designs import build_design
+from realdataexp.designs import Context, build_design
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings
 from realdataexp.learner import OptimizerSettings
@@ -72,6 +72,7 @@ class Setup:
     outcomes: dict[str, str]
     history: np.ndarray | None
     blocks: tuple[Block, ...]
+    context: Context
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -118,6 +119,10 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         for i, loss, model in zip(learned, losses, models, strict=True)
         if loss is not None and model is not None
     ]
+    context = _context(config, environment, device or choose_device("cpu"))
+    for block in blocks or ():
+        # only to hear whether it can run: the loop starts its own
+        attempt(partial(block.design.start, replace(context, label=block.label, p=block.p)))
     if faults or device is None or blocks is None:
         raise InputError("\n".join(faults))
     _warn_unused_rates(config, warnings)
@@ -125,7 +130,22 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
     outcomes = {label.name: label.target for label in measured}
     history = environment.history(tuple(outcomes.values()))
-    return Setup(config, device, environment, parts, outcomes, history, blocks)
+    return Setup(config, device, environment, parts, outcomes, history, blocks, context)
+
+
+def _context(config: Config, environment: Environment, device: Device) -> Context:
+    """What designs may know at their start."""
+    return Context(
+        label="",
+        seed=config.seed,
+        p=config.experiment.p_treatment,
+        replication_R=torch.arange(config.experiment.replications),
+        n_steps=config.simulation.n_steps,
+        device=device,
+        schema=environment.schema,
+        tastes=environment.tastes,
+        has_exchangeable_candidates=environment.has_exchangeable_candidates,
+    )
 
 
 def _environment(config: Config, device: Device, warnings: Warnings) -> Environment:

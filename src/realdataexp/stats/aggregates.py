@@ -28,13 +28,13 @@ OUTCOME_SCHEMA = pl.Schema(
 USER_SCHEMA = pl.Schema(
     {
         "design": pl.Categorical(),
-        "world": pl.Int32,
+        "world": pl.Int32(),
         "arm": pl.Categorical(),
         "label": pl.Categorical(),
-        "user": pl.Int32,
-        "n": pl.Int32,
-        "sum": pl.Float64,
-        "covariate": pl.Float64,
+        "user": pl.Int32(),
+        "n": pl.Int32(),
+        "sum": pl.Float64(),
+        "covariate": pl.Float64(),
     }
 )
 

@@ -14,7 +14,7 @@ import polars as pl
 from realdataexp.stats.intervals import Intervals, cannot_tell, student
 from realdataexp.stats.tables import DesignTables
 
-MIN_BLOCKS = 4
+MIN_STEPS = 16
 MAX_AUTOCORRELATION = 0.8
 
 
@@ -40,15 +40,15 @@ def block(tables: DesignTables) -> Intervals:
     82 %; without any correlation it covers 96 %. What differs between runs but not within one (a
     start that never fades) no block can see.
 
-    Cannot tell under 14 steps, which make fewer than four blocks.
+    Cannot tell under 16 steps, which make four blocks.
     """
     steps = tables.outcomes["step"]
     first = int(steps.min() or 0)  # type: ignore[arg-type]
     last = int(steps.max() or 0)  # type: ignore[arg-type]
+    if last - first + 1 < MIN_STEPS:
+        return cannot_tell(tables.n_cells)
     edges = block_edges(last - first + 1)
     k = len(edges) - 1
-    if k < MIN_BLOCKS:
-        return cannot_tell(tables.n_cells)
     sums = (
         tables.outcomes.with_columns(
             is_treated=pl.col("arm") == "T",

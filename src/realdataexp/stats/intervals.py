@@ -1,7 +1,8 @@
 """What an interval method answers: one estimate with its interval for each cell.
 
 A *cell* is one world and label of a design (axis K). NaN stands for "cannot tell" and becomes null
-in tables. Every method's interval excludes 0 exactly where its p-value is at most 0.05.
+in tables. Every method's interval excludes 0 exactly where its p-value is at most 0.05 (an interval
+of one point has no p-value).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def confidence_sequence(
 
 
 def always_valid(tables: DesignTables) -> Intervals:
-    """The confidence sequence at the planned end, where it is 1.56 times as wide as a z interval.
+    """The confidence sequence at the planned end, where it is 1.55 times as wide as a z interval.
 
     Its standard error is user_cluster's; where every visit is a new user, Welch's.
     """

@@ -121,6 +121,8 @@ class DesignTables:
             )
             .sort("cell", "user")
         )  # fmt: skip
+        if found.height == 0:
+            return None
         cell, user = found["cell"].to_numpy(), found["user"].to_numpy()
         is_first = np.ones(len(cell), dtype=bool)
         is_first[1:] = (cell[1:] != cell[:-1]) | (user[1:] != user[:-1])

@@ -1,0 +1,206 @@
+"""G: classifiers of the arm that an item came from."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.svm import SVC
+from support import Setting, make_context, started
+from torch import Tensor, nn
+
+from realdataexp import draws
+from realdataexp.designs.base import Context
+from realdataexp.designs.weight_models import (
+    REFITTED,
+    STACKED,
+    RefittedClassifier,
+    StackedClassifier,
+    WeightModel,
+)
+from realdataexp.designs.weighting import Weighting, classifier_figures
+from realdataexp.errors import InputError
+from realdataexp.models import MLP, Batch, FeatureSchema, SideSchema
+
+P, SEED = 0.3, 3
+SCHEMA = FeatureSchema(SideSchema(1, (("degree", 0, 1),), 2), SideSchema(2, (("tag", 0, 2),), 3))
+RATE = 0.02
+
+
+def context(replications=(0, 1, 2)) -> Context:
+    return replace(make_context(Setting(seed=SEED), replications, p=P), schema=SCHEMA)
+
+
+def items(step: int, R: int = 3, B: int = 64, noise: float = 0.0) -> tuple[Batch, Tensor, Tensor]:
+    """Items that the treatment collects where x_1 > x_2 (and noise), which visits took place."""
+    key = draws.key(9, "items", torch.arange(R), step)
+    x_RBD = draws.uniform(key, B * 6).view(R, B, 6).float()
+    tag_RB2 = torch.stack([(3 * x_RBD[..., 3]).int(), (3 * x_RBD[..., 4]).int()], dim=-1)
+    has_two_RB = (tag_RB2[..., 0] != tag_RB2[..., 1]).float()
+    batch = Batch(
+        x_RBD[..., :1],
+        (2 * x_RBD[..., 2:3]).int(),
+        torch.ones(R, B, 1),
+        x_RBD[:, :, None, :2],
+        tag_RB2.unsqueeze(2),
+        torch.stack([torch.ones(R, B), has_two_RB], dim=-1).unsqueeze(2),
+    )
+    z_RB = x_RBD[..., 0] + noise * (x_RBD[..., 5] - 0.5) > x_RBD[..., 1]
+    is_visit_RB = torch.arange(B).expand(R, -1) < B - 8 * (step % 5)
+    return batch, z_RB, is_visit_RB
+
+
+def trained(g: WeightModel, n_steps: int, R: int = 3, noise: float = 0.0) -> WeightModel:
+    for step in range(n_steps):
+        batch, z_RB, on_RB = items(step, R, noise=noise)
+        # what is padding must teach nothing
+        g.learn(batch, torch.where(on_RB, z_RB, ~z_RB), on_RB, step)
+    return g
+
+
+def make(name: str, replications=(0, 1, 2)) -> WeightModel:
+    if name in STACKED:
+        return StackedClassifier(context(replications), (16,) if name == "mlp" else (), RATE)
+    return RefittedClassifier(context(replications), name, refit_every=5, window_steps=None)
+
+
+@pytest.mark.parametrize("name", [*STACKED, *REFITTED])
+def test_g_learns_arms_that_can_be_told_apart_in_every_world(name: str):
+    g = trained(make(name), 300 if name in STACKED else 10)
+    batch, z_RB, _ = items(1000)
+    g_RB = g.predict(batch)
+    assert g_RB.shape == z_RB.shape and g_RB.dtype == torch.float32
+    for r in range(3):
+        share = float(z_RB[r].float().mean())
+        figures = classifier_figures(g_RB[r].double().numpy(), z_RB[r].double().numpy(), share)
+        assert figures["auc"] > 0.95
+        assert figures["log_loss"] < 0.6 * figures["log_loss_of_constant"]
+
+
+@pytest.mark.parametrize("arm", [True, False], ids=["treated", "control"])
+@pytest.mark.parametrize("name", [*STACKED, *REFITTED])
+def test_a_g_that_has_seen_one_arm_only_predicts_p(name: str, arm: bool):
+    """In that world; in the others it learns. What did not take place is not seen."""
+    g = make(name)
+    for step in range(10):
+        batch, z_RB, on_RB = items(step)
+        z_RB[1] = torch.where(on_RB[1], arm, not arm)
+        g.learn(batch, z_RB, on_RB, step)
+    g_RB = g.predict(items(99)[0])
+    assert torch.equal(g_RB[1], torch.full((64,), P))
+    assert float(g_RB[0].std()) > 0.005 and float(g_RB[2].std()) > 0.005
+
+
+@pytest.mark.parametrize("name", [*STACKED, *REFITTED])
+def test_a_g_that_has_seen_nothing_predicts_p(name: str):
+    assert torch.equal(make(name).predict(items(0)[0]), torch.full((3, 64), P))
+
+
+# --- stacked -----------------------------------------------------------------------------------
+
+
+def joined(batch: Batch, r: int) -> Tensor:
+    """A world's rows as plain numbers, categories counted: B, D."""
+    degree = F.one_hot(batch.user_cat_SBK[r].long(), 2) * batch.user_weight_SBK[r].unsqueeze(-1)
+    tag = F.one_hot(batch.video_cat_SBCK[r, :, 0].long(), 3)
+    tag = tag * batch.video_weight_SBCK[r, :, 0].unsqueeze(-1)
+    parts = [batch.user_num_SBD[r], batch.video_num_SBCD[r, :, 0], degree.sum(1), tag.sum(1)]
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("hidden", [(16,), ()], ids=["mlp", "logistic"])
+def test_updates_are_those_of_a_plain_loop_over_one_world(hidden: tuple[int, ...]):
+    """torch.nn.Linear, Adam and the mean log loss; without hidden layers logistic regression."""
+    n_steps, r = 30, 1
+    g = trained(StackedClassifier(context(), hidden, RATE), n_steps)
+    start = MLP(SCHEMA, 1, {"hidden_layers": hidden}, "a test").init(
+        draws.key(SEED, "init G a design")
+    )
+    parts = [start[f"{side}_weight"] for side in ("user", "video")]
+    parts += [start[f"{side}_one_hot"] for side in ("user", "video")]
+    layers = []
+    for i, weight in enumerate([torch.cat(parts), *([start["weight_1"]] if hidden else [])]):
+        layer = nn.Linear(*weight.shape)
+        layer.weight.data, layer.bias.data = weight.T.clone(), start[f"bias_{i}"].clone()
+        layers += [nn.ReLU(), layer] if layers else [layer]
+    network = nn.Sequential(*layers)
+    adam = torch.optim.Adam(network.parameters(), lr=RATE)
+    for step in range(n_steps):
+        batch, z_RB, on_RB = items(step)
+        logit_B = network(joined(batch, r)).squeeze(-1)[on_RB[r]]
+        adam.zero_grad()
+        F.binary_cross_entropy_with_logits(logit_B, z_RB[r][on_RB[r]].float()).backward()
+        adam.step()
+    batch = items(1000)[0]
+    expected = network(joined(batch, r)).squeeze(-1).sigmoid().detach()
+    torch.testing.assert_close(g.predict(batch)[r], expected, rtol=0, atol=1e-5)
+    assert float(expected.std()) > 0.05
+    torch.testing.assert_close(
+        g.state()["params.bias_0"][r], network[0].bias.detach(), rtol=0, atol=1e-5
+    )
+
+
+def test_the_designs_options_choose_the_network():
+    """logistic is the network without hidden layers; its own rate, and a start of its own label."""
+    settings = {"schema": SCHEMA, "p": P}
+    logistic = started(Weighting(model="logistic"), **settings).state()
+    linear = started(Weighting(hidden_layers=()), **settings).state()
+    assert logistic.keys() == linear.keys()
+    assert all(torch.equal(logistic[name], linear[name]) for name in logistic)
+    mlp = started(Weighting(hidden_layers=(5, 4)), **settings).state()
+    assert mlp["params.bias_0"].shape == (1, 5) and mlp["params.weight_1"].shape == (1, 5, 4)
+    other = started(Weighting(model="logistic"), label="other", **settings).state()
+    assert not torch.equal(other["params.bias_0"], logistic["params.bias_0"])
+
+
+# --- refitted ----------------------------------------------------------------------------------
+
+
+def by_hand(name: str, seed: int):
+    if name == "random_forest":
+        return RandomForestClassifier(min_samples_leaf=20, random_state=seed)
+    if name == "svm":
+        return CalibratedClassifierCV(SVC(), ensemble=False)
+    return HistGradientBoostingClassifier(random_state=seed)
+
+
+@pytest.mark.parametrize("window", [None, 4], ids=["growing", "sliding"])
+@pytest.mark.parametrize("name", REFITTED)
+def test_a_refitted_g_is_scikit_learns_fitted_on_the_windows_rows(name: str, window: int | None):
+    """Eight steps, a fit every third: the last is behind step 5, on steps 0 to 5 or 2 to 5."""
+    replications = (0, 5)
+    g = RefittedClassifier(context(replications), name, refit_every=3, window_steps=window)
+    trained(g, 8, R=2, noise=0.5)
+    seen = [items(step, 2, noise=0.5) for step in range(0 if window is None else 2, 6)]
+    for r, replication in enumerate(replications):
+        x = np.concatenate([joined(b, r)[on[r]].numpy() for b, _, on in seen])
+        z = np.concatenate([arm[r][on[r]].numpy() for _, arm, on in seen])
+        seed = int(draws.key(SEED, "refit G", replication, 5)) & 0x7FFFFFFF
+        new = items(1000, 2)[0]
+        expected = by_hand(name, seed).fit(x, z).predict_proba(joined(new, r).numpy())[:, 1]
+        np.testing.assert_allclose(g.predict(new)[r].numpy(), expected, rtol=0, atol=1e-6)
+    assert float(g.predict(new).std()) > 0.05
+
+
+def test_its_state_is_the_windows_rows():
+    g = trained(RefittedClassifier(context(), "svm", 3, window_steps=2), 5)
+    state = g.state()
+    assert len(state) == 3 * 2 * 2
+    batch, z_RB, on_RB = items(4)
+    assert torch.equal(state["1.1.x"], joined(batch, 1)[on_RB[1]])
+    assert torch.equal(state["1.1.z"], z_RB[1][on_RB[1]])
+
+
+@pytest.mark.parametrize("name", REFITTED)
+def test_without_scikit_learn_it_says_what_to_install(name, monkeypatch: pytest.MonkeyPatch):
+    for module in ("sklearn.ensemble", "sklearn.svm"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=r"pip install 'realdataexp\[sklearn\]'") as error:
+        started(Weighting(model=name), p=P)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,115 @@
+"""The table of all methods: its shape, its order, and that worlds do not meet in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from simulated import experiment
+
+from realdataexp.stats.aggregates import arm_sums, outcome_table, user_table
+from realdataexp.stats.estimates import world_estimates
+from realdataexp.stats.inference import INFERENCE_SCHEMA, METHODS, NEEDS_USERS, inference_table
+from realdataexp.stats.intervals import rejects
+
+WORLDS = [("global", 0), ("global", 1), ("global", 0), ("global", 1)]
+WORLDS += [("pooling", 0), ("pooling", 1), ("shadow", 0), ("shadow", 1)]
+LABELS = ["play_time", "click"]
+
+
+def tables(n_steps: int = 25) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Two labels, the truth and two designs; one label is missing here and there."""
+    W, B, U = len(WORLDS), 30, 90
+    g = np.random.default_rng(0)
+    user_WX = g.integers(0, U, (W, n_steps * B))
+    is_treated_WX = np.take_along_axis(g.random((W, U)) < 0.5, user_WX, 1)
+    is_treated_WX[:2], is_treated_WX[2:4] = True, False
+    y_WXL = g.exponential(size=(*user_WX.shape, 2)) * [5e4, 1.0] + is_treated_WX[..., None]
+    y_WXL[g.random(y_WXL.shape) < 0.1] = np.nan
+    steps = [slice(t * B, t * B + B) for t in range(n_steps)]
+    sums = np.stack([arm_sums(is_treated_WX[:, x], y_WXL[:, x]) for x in steps])
+    users = user_table(user_WX, is_treated_WX, y_WXL, g.normal(size=(U, 2)), WORLDS, LABELS)
+    return outcome_table(sums, list(range(n_steps)), WORLDS, LABELS), users
+
+
+def test_each_method_has_a_row_for_each_world_and_label_and_the_truth_has_welch() -> None:
+    outcomes, users = tables()
+    table = inference_table(outcomes, users)
+    assert dict(table.schema) == dict(INFERENCE_SCHEMA)
+    keys = table.select("design", "se_method", "world", "label").rows()
+    expected = [
+        (design, method, world, label)
+        for design in ("global", "pooling", "shadow")
+        for method in (["welch"] if design == "global" else METHODS)
+        for world in (0, 1)
+        for label in LABELS
+    ]
+    assert keys == expected
+    assert table.null_count().row(0) == (0,) * len(table.columns)
+
+
+def test_values_but_cupeds_and_counts_are_those_of_the_estimates() -> None:
+    outcomes, users = tables()
+    names = ["design", "world", "label"]
+    plain = world_estimates(outcomes)
+    for (method,), part in inference_table(outcomes, users).group_by(["se_method"]):
+        both = part.join(plain, on=names, suffix="_plain")
+        assert both["n_T"].equals(both["n_T_plain"]) and both["n_C"].equals(both["n_C_plain"])
+        if method != "cuped":
+            np.testing.assert_allclose(both["value"], both["value_plain"], rtol=1e-9)
+    welch = inference_table(outcomes, users, ["welch"])
+    assert welch.select(plain.columns).equals(plain)
+
+
+def test_a_worlds_rows_do_not_depend_on_other_worlds_labels_or_designs() -> None:
+    outcomes, users = tables()
+    whole = inference_table(outcomes, users)
+    for design, world, label in (("pooling", 1, None), ("shadow", 0, None), ("pooling", 0, LABELS)):
+        keep = (pl.col("design").cast(pl.String) == design) & (pl.col("world") == world)
+        keep &= pl.col("label").cast(pl.String).is_in(label or LABELS)
+        alone = inference_table(outcomes.filter(keep), users.filter(keep))
+        assert alone.equals(whole.filter(keep))
+
+
+def test_the_order_of_the_users_rows_does_not_matter() -> None:
+    outcomes, users = tables()
+    mixed = users.sample(fraction=1.0, shuffle=True, seed=1)
+    assert inference_table(outcomes, mixed).equals(inference_table(outcomes, users))
+    text = users.with_columns(pl.col("design", "arm", "label").cast(pl.String))
+    assert inference_table(outcomes, text).equals(inference_table(outcomes, users))
+
+
+def test_where_every_visit_is_a_new_user_methods_of_users_are_left_out_or_null() -> None:
+    outcomes, _ = tables()
+    found = inference_table(outcomes, None)
+    assert set(found["se_method"]) == set(METHODS) - NEEDS_USERS
+    asked = inference_table(outcomes, None, ["user_cluster", "bootstrap"])
+    ours = asked.filter(pl.col("design") != "global")
+    assert ours.height == 16
+    numbers = ours.select("value", "se", "ci_low", "ci_high", "p_value")
+    assert numbers.null_count().row(0) == (16,) * 5
+
+
+def test_an_unknown_method_names_the_known_ones() -> None:
+    outcomes, users = tables()
+    with pytest.raises(ValueError, match="'jackknife', must be one of welch, user_cluster"):
+        inference_table(outcomes, users, ["jackknife"])
+
+
+def test_without_outcomes_the_table_is_empty_with_its_columns() -> None:
+    outcomes, users = tables()
+    for theirs in (None, users):
+        table = inference_table(outcomes.clear(), theirs)
+        assert table.height == 0 and dict(table.schema) == dict(INFERENCE_SCHEMA)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interval_excludes_zero_exactly_where_its_p_value_is_at_most_5_percent(
+    method: str,
+) -> None:
+    table = inference_table(*experiment(21, 400, effect=0.4).tables(), [method])
+    small = table["p_value"] <= 0.05
+    assert 20 < small.sum() < 380 and small.null_count() == 0
+    assert rejects(table).equals(small)
+    inside = (table["ci_low"] <= table["value"]) & (table["value"] <= table["ci_high"])
+    assert inside.all() and (table["se"] > 0).all()
