@@ -73,12 +73,17 @@ CONFIG = {
 IMPORT = """
 import json, resource, sys, time
 start = time.perf_counter()
+from pathlib import Path
 from realdataexp.config import load_config
+from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.errors import Warnings
-from realdataexp.runs.setup import _open_data
 imported = time.perf_counter()
 config = load_config(json.loads(sys.argv[1]))
-_open_data(config, Warnings())
+request = ImportRequest(
+    Path(config.dataset.path), config.dataset.logs, config.feature.numerical,
+    config.feature.categorical, tuple(label.target for label in config.labels),
+)
+prepare(request, config.cache_dir(), Warnings())
 end = time.perf_counter()
 print(json.dumps({"seconds": end - imported, "with_modules": end - start,
       "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

@@ -71,7 +71,8 @@ def test_every_command_of_readme_and_docs_runs(workplace: Path) -> None:
             continue
         if words[0] == "python":
             assert (ROOT / words[1]).is_file(), f"{page}: {line}"
-            run([sys.executable, str(ROOT / words[1]), "--help"], workplace)
+            small = ["--data", "data/KuaiRand-Pure", "--steps", "2", "--replications", "1"]
+            run([sys.executable, str(ROOT / words[1]), *small], workplace)
             continue
         assert words[0] == "realdataexp", f"{page}: {line}"
         if words[1] == "run":
