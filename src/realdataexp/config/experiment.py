@@ -25,7 +25,7 @@ from realdataexp.config.blocks import (
     repeated,
 )
 from realdataexp.config.designs import DESIGN_OPTIONS
-from realdataexp.config.faults import unknown_name
+from realdataexp.config.faults import did_you_mean
 
 
 class DesignConfig(Block):
@@ -106,7 +106,8 @@ class ExperimentConfig(Block):
     def _known_intervals(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in names or ():
             if name not in INTERVALS:
-                raise ValueError(unknown_name("interval method", name, INTERVALS))
+                near = did_you_mean(name, INTERVALS)
+                raise ValueError(f"unknown method {name}{near}; known are {', '.join(INTERVALS)}")
         return names
 
     @field_validator("designs")

@@ -226,4 +226,4 @@ def _exhaustion(ax: Axes, metrics: pl.DataFrame) -> None:
         ax.plot(part["step"], 100 * part["value"], line, color=NEUTRAL, label=name)
     ax.set(title="Fewer candidates left than a full slate has", ylabel="%", ylim=(0, 100))
     _steps(ax)
-    ax.legend(loc="upper left")
+    ax.legend(loc="best")
