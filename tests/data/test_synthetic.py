@@ -236,7 +236,7 @@ def test_a_block_holds_no_more_than_its_rows_or_one_user() -> None:
         assert rows <= synthetic.BLOCK_ROWS or last - first == 1
 
 
-# ---------------------------------------------------------------- calibration, against FACTS
+# ------------------------------------------------------- calibration, against the real rows
 
 
 def tab1(log: pl.DataFrame) -> pl.DataFrame:
@@ -258,7 +258,7 @@ def between_sd(log: pl.DataFrame, group: str, value: str) -> float:
     return float(np.sqrt(max(0.0, (between - within) / n0)))
 
 
-STANDARD = {  # name: (expression, FACTS, relative tolerance)
+STANDARD = {  # name: (expression, real value, relative tolerance)
     "click": (pl.col("is_click").mean(), 0.4419, 0.08),
     "long view": (pl.col("long_view").mean(), 0.3108, 0.10),
     "like": (pl.col("is_like").mean(), 0.01715, 0.25),
@@ -337,7 +337,7 @@ def test_users_and_videos_differ_as_much_as_the_real_ones(standard: pl.DataFrame
     assert rows["log_play"].std() == pytest.approx(1.69, rel=0.05)
     assert between_sd(rows, "user_id", "log_play") == pytest.approx(0.63, abs=0.07)
     assert between_sd(rows, "video_id", "log_play") == pytest.approx(0.41, abs=0.12)
-    # FACTS gives .111 (users) and .171 (videos); this estimator gives .190 and .133 on its rows
+    # this estimator gives .190 (users) and .133 (videos) on the real rows of tab 1
     assert 0.111 < between_sd(rows, "user_id", "click") < 0.21
     assert 0.10 < between_sd(rows, "video_id", "click") < 0.185
 
