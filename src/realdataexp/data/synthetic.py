@@ -63,8 +63,8 @@ from realdataexp.errors import InputError
 BLOCK_ROWS = 1_000_000
 """Log rows made and written at a time; about 350 MB of memory at the peak."""
 
-DEMO_SIZE = {"n_users": 2_000, "n_videos": 1_500, "n_rows": 150_000}
-"""Sizes for a demonstration: rows per user as in Pure, written in under a second."""
+FORMAT_VERSION = 1
+"""Raise it when the same seed writes other files: cached data are then made anew."""
 
 _LOGS = ("log_standard_4_08_to_4_21", "log_standard_4_22_to_5_08", "log_random_4_22_to_5_08")
 _RANDOM = 2  # its index in _LOGS

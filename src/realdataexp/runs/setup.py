@@ -25,7 +25,7 @@ from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
 from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
 from realdataexp.data.split import Split, split_log
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import FORMAT_VERSION, write_synthetic
 from realdataexp.designs import Context, build_design
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings
@@ -252,7 +252,7 @@ def _open_data(config: Config, feature: FeatureConfig, warnings: Warnings) -> Da
     path = config.data_dir()
     if config.dataset.synthetic is not None:
         made = config.dataset.synthetic.model_dump(mode="json")
-        text = json.dumps([1, made], sort_keys=True)
+        text = json.dumps([FORMAT_VERSION, made], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         path = config.cache_dir() / f"synthetic-{digest}"
         if not path.exists():

@@ -5,6 +5,7 @@ Both compare what one experimenter would have reported, world by world, with the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,22 @@ def honesty(
         truth_estimates: estimates with the truth among the designs.
         is_aa: whether both arms are the same.
     """
-    truth = true_effects(truth_estimates)
     entries = []
+    for entry, group in _by_method(inference, truth_estimates):
+        gte = entry["gte"]
+        entries.append({**entry, **_spread(group, gte), **_shares(group, gte, is_aa)})
+    return entries
+
+
+def _by_method(
+    inference: pl.DataFrame, truth_estimates: pl.DataFrame
+) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
+    """The start of each entry, with the true effect, and its rows of the table."""
+    truth = true_effects(truth_estimates)
     designs = inference.filter(pl.col("design") != TRUTH)
     for keys, group in designs.group_by(KEYS, maintain_order=True):
         entry: dict[str, Any] = dict(zip(KEYS, keys, strict=True))
-        entry["gte"] = gte = truth.get(entry["label"])
-        entries.append({**entry, **_spread(group, gte), **_shares(group, gte, is_aa)})
-    return entries
+        yield {**entry, "gte": truth.get(entry["label"])}, group
 
 
 def true_effects(truth_estimates: pl.DataFrame) -> dict[str, float]:
@@ -123,12 +132,9 @@ def wrong_launch_regret(
         One entry per design, label and se_method, over the worlds with an interval; nulls where
         there is none or the truth is unknown.
     """
-    truth = true_effects(truth_estimates)
     entries = []
-    designs = inference.filter(pl.col("design") != TRUTH)
-    for keys, group in designs.group_by(KEYS, maintain_order=True):
-        entry: dict[str, Any] = dict(zip(KEYS, keys, strict=True))
-        entry["gte"] = gte = truth.get(entry["label"])
+    for entry, group in _by_method(inference, truth_estimates):
+        gte = entry["gte"]
         is_launched = group["ci_low"].drop_nulls() > 0
         entry["n_intervals"] = n = len(is_launched)
         entry.update(launch_share=None, wrong_share=None, regret=None)
