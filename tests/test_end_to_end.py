@@ -219,7 +219,7 @@ def test_a_run_that_fails_on_the_way_leaves_what_it_had_and_exits_with_1(
 
     def add(self: Any, step: Any) -> None:
         real(self, step)
-        if step.step == 6:
+        if step.visits.step == 6:
             raise ZeroDivisionError("a fault")
 
     monkeypatch.setattr(experiment.Recorder, "add", add)

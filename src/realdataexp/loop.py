@@ -8,7 +8,7 @@
     6. the visit's arm picks the best       argmax
     7. the log answers                      world.feedback
     8. the design weighs the outcomes       design.weights
-    9. the models learn                     learner.update
+    9. the models learn                     learner.update   (every retrain_every steps)
 
 Axes: W worlds (block x replication), R replications, M models a world, A arms (0 = control,
 1 = treatment), B visits, C candidates, L labels, S stacked networks (block x model x
@@ -26,6 +26,7 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.designs.base import Context, Design, Outcome, Running
 from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.models import Batch
 from realdataexp.worlds.base import Slate, Visits, World, chosen
 
 
@@ -66,21 +67,22 @@ class Step:
     """What a step leaves behind, on the device.
 
     Attributes:
-        step: counted from 0.
-        user_RB: the visitors, the same for all blocks.
+        visits: who visited, the same for all blocks.
+        unit_XRB: for each block X, which visits were randomised as one (see Design.unit); None
+            where the units are the users.
         is_treated_WB, is_visit_WB: each visit's arm, and whether it took place.
         y_WBL: the outcomes that enter the estimate; NaN = missing, or not to be counted.
         differs_WB: whether the two arms would have picked different candidates.
         n_candidates_WB: candidates on the slate.
-        loss_SL: each network's mean training loss, NaN where it learned nothing.
+        loss_SL: each network's mean training loss, over the updates that were due after this
+            step; NaN where it learned nothing.
         score_share_WAL: each label's share of the variance of the arm's fused score over a
             slate's candidates (the shares of an arm sum to 1); NaN where all scores are equal,
             None in steps that are not diagnosed.
-        n_short: see Visits.
     """
 
-    step: int
-    user_RB: Tensor
+    visits: Visits
+    unit_XRB: tuple[Tensor | None, ...]
     is_treated_WB: Tensor
     is_visit_WB: Tensor
     y_WBL: Tensor
@@ -88,7 +90,23 @@ class Step:
     n_candidates_WB: Tensor
     loss_SL: Tensor
     score_share_WAL: Tensor | None
-    n_short: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What all networks have to learn from one step.
+
+    Attributes:
+        step: which one.
+        batch: the chosen items (C = 1).
+        weight_SB: how much each network learns from each, NaN for padding.
+        y_SBL: the outcomes, NaN where missing.
+    """
+
+    step: int
+    batch: Batch
+    weight_SB: Tensor
+    y_SBL: Tensor
 
 
 class Loop:
@@ -102,6 +120,7 @@ class Loop:
         learners: Sequence[Learner],
         seed: int,
         diagnose_every: int = 1,
+        retrain_every: int = 1,
         context: Context | None = None,
     ) -> None:
         """Join a world, the designs and the learners.
@@ -113,10 +132,14 @@ class Loop:
             learners: theirs, each with ``n_networks(blocks, R)`` networks.
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
+            retrain_every: steps between two rounds of training; a round is an update for each of
+                these steps, in their order.
             context: what designs may know at their start; None for designs that ask nothing.
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
         self._seed, self._diagnose_every = seed, diagnose_every
+        self._retrain_every = retrain_every
+        self._waiting: list[Lesson] = []
         self.running: list[Running] = [
             b.design if context is None else b.design.start(replace(context, label=b.label, p=b.p))
             for b in blocks
@@ -161,8 +184,8 @@ class Loop:
         if visits.step % self._diagnose_every == 0:
             shares = score_shares(term_WABCL, slate.is_candidate_WBC)
         return Step(
-            visits.step,
-            visits.user_RB,
+            visits,
+            tuple(d.unit(visits) for d in self.running),
             is_treated_WB,
             is_visit_WB,
             y_WBL,
@@ -170,7 +193,6 @@ class Loop:
             slate.is_candidate_WBC.sum(-1),
             loss_SL,
             shares,
-            visits.n_short,
         )
 
     def _predict(self, slate: Slate, R: int) -> Tensor:
@@ -203,7 +225,7 @@ class Loop:
         pick_WAB: Tensor,
         y_WBL: Tensor,
     ) -> Tensor:
-        """Lines 8 and 9: every network takes one step; returns the training losses S, L."""
+        """Lines 8 and 9; returns the training losses S, L."""
         weight, world_of = [], []
         for design, block, w in zip(self.running, self.blocks, worlds, strict=True):
             outcome = Outcome(
@@ -222,13 +244,27 @@ class Loop:
         is_visit_SB = slate.is_candidate_WBC.any(-1)[world_S]
         weight_SB = weight_SB.masked_fill(~is_visit_SB, torch.nan)
         choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
-        batch = chosen(slate, choice_WB)[world_S]
+        lesson = Lesson(visits.step, chosen(slate, choice_WB)[world_S], weight_SB, y_WBL[world_S])
+        self._waiting.append(lesson)
+        due = []
+        if (visits.step + 1) % self._retrain_every == 0:
+            due, self._waiting = self._waiting, []
         replication_S = visits.replication_R.repeat(len(self.blocks))[world_S]
+        losses = [self._train(lesson, replication_S) for lesson in due]
+        if len(losses) == 1:
+            return losses[0]
+        nothing = weight_SB.new_full((1, len(world_of), len(self.labels)), torch.nan)
+        return torch.stack(losses).nanmean(0) if losses else nothing[0]
+
+    def _train(self, lesson: Lesson, replication_S: Tensor) -> Tensor:
+        """Line 9: every network takes one step; returns the training losses S, L."""
         losses = []
         for i, (policy, learner) in enumerate(zip(self.labels, self.learners, strict=True)):
-            key_S = draws.key(self._seed, f"dropout {policy.name}", replication_S, visits.step)
-            y_SB = y_WBL[..., i][world_S]
-            losses.append(learner.update(batch, y_SB, weight_SB, policy.optimizer, key_S))
+            key_S = draws.key(self._seed, f"dropout {policy.name}", replication_S, lesson.step)
+            y_SB = lesson.y_SBL[..., i]
+            losses.append(
+                learner.update(lesson.batch, y_SB, lesson.weight_SB, policy.optimizer, key_S)
+            )
         return torch.stack(losses, dim=-1)
 
 

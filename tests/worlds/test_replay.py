@@ -120,14 +120,14 @@ def test_visitors_of_one_step_do_not_foretell_those_of_the_next():
 
 @pytest.mark.parametrize("min_candidates", [1, 2, 3])
 def test_users_with_too_few_unused_rows_are_never_drawn_and_all_others_are_used_up(min_candidates):
-    """Counted by hand: who visits, how long the slate is, and what n_short says before a step."""
+    """Counted by hand: who visits, how long the slate is, and what share_short says before a step."""
     setting = replace(DRAWN_OUT, min_candidates=min_candidates)
     world = make_world(setting, (0, 1, 4), 2)
     left = [list(setting.n_rows_U) for _ in range(3)]
     n_steps = 0
     while (visits := world.draw(n_steps)) is not None:
         short = [sum(0 <= n < setting.n_candidates for n in row) - 1 for row in left]
-        assert visits.n_short == pytest.approx(sum(short) / 3 / 7)
+        assert visits.share_short == pytest.approx(sum(short) / 3 / 7)
         for r in range(3):
             n_eligible = sum(n >= min_candidates for n in left[r])
             is_visit = visits.is_visit_RB[r].tolist()

@@ -345,12 +345,24 @@ class SimulationConfig(Block):
         None, description="weight decay in the loop; null: each label's own"
     )
     optimizer: Literal["adam", "sgd"] = Field("adam", description="optimizer in the loop")
+    retrain_every: Count = Field(
+        1, description="steps between two rounds of training; a round has an update for each of "
+        "these steps"
+    )  # fmt: skip
     gradient_clip: Rate | None = Field(
         None, description="largest gradient norm of a network; null: no clipping"
     )
     min_candidates: Count = Field(
         1, description="a user with fewer unused videos than this is not drawn"
     )
+
+    @field_validator("retrain_every")
+    @classmethod
+    def _within_run(cls, value: int, info: ValidationInfo) -> int:
+        n_steps = info.data.get("n_steps")
+        if n_steps is not None and value > n_steps:
+            raise ValueError(f"no training in a run of {n_steps} steps: must be at most n_steps")
+        return value
 
     @field_validator("min_candidates")
     @classmethod

@@ -97,6 +97,10 @@ class Running(Protocol):
         """See Design.counts."""
         ...
 
+    def unit(self, visits: Visits) -> Tensor | None:
+        """See Design.unit."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while running, by name; nothing without memory."""
         ...
@@ -152,6 +156,13 @@ class Design(BaseModel):
     def counts(self, visits: Visits) -> Tensor:
         """Which visits' outcomes enter the estimate: bool R, B. By default all."""
         return visits.is_visit_RB
+
+    def unit(self, visits: Visits) -> Tensor | None:
+        """Which visits were randomised as one: int64 R, B, from 0; None: those of a user.
+
+        Intervals that take units, not visits, as independent read it.
+        """
+        return None
 
     def weights(self, outcome: Outcome) -> Tensor:
         """How much each model learns from each outcome: float32 R, M, B, 0 or more.

@@ -76,6 +76,10 @@ class Cluster(Design, ClusterOptions):
         """The arm of the user's cluster."""
         return self._is_treated_RK.gather(1, self._cluster_U[visits.user_RB])
 
+    def unit(self, visits: Visits) -> Tensor:
+        """The user's cluster."""
+        return self._cluster_U[visits.user_RB]
+
     def weights(self, outcome: Outcome) -> Tensor:
         """All ones."""
         return ones(outcome, self.n_models)

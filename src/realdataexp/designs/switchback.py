@@ -9,6 +9,7 @@ Axes: R replications, B visits.
 
 from __future__ import annotations
 
+import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
@@ -57,6 +58,10 @@ class Switchback(Design, SwitchbackOptions):
         """All but those of the wash-out."""
         is_washout = visits.step % self.block_steps < self.washout_steps
         return visits.is_visit_RB & (not is_washout)
+
+    def unit(self, visits: Visits) -> Tensor:
+        """The block of steps."""
+        return torch.full_like(visits.user_RB, visits.step // self.block_steps)
 
     def weights(self, outcome: Outcome) -> Tensor:
         """All ones."""

@@ -77,6 +77,10 @@ class RunningWeighting:
         """All."""
         return self._design.counts(visits)
 
+    def unit(self, visits: Visits) -> Tensor | None:
+        """Users."""
+        return self._design.unit(visits)
+
     def weights(self, outcome: Outcome) -> Tensor:
         """G(x) / p and (1 - G(x)) / (1 - p); then G learns from the step (Algorithm 1)."""
         design, p, visits = self._design, outcome.p, outcome.visits

@@ -359,6 +359,7 @@ class _Run:
             self.learners,
             self.config.seed,
             diagnose_every=config.validate_every,
+            retrain_every=config.retrain_every,
             context=self.setup.context,
         )
         self._validate(0)
@@ -368,7 +369,7 @@ class _Run:
         ):
             for step in loop.steps(0, config.n_steps):
                 recorder.add(step)
-                self.n_steps_done = done = step.step + 1
+                self.n_steps_done = done = step.visits.step + 1
                 is_last = done == config.n_steps
                 if done % config.validate_every == 0 or is_last:
                     self._look(loop, done)

@@ -79,7 +79,9 @@ class Recorder:
             is_treated, y = s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()
             sums.append(arm_sums(is_treated, y))
             if self.has_users:
-                self._visits.append((s.user_RB.cpu().numpy().astype(np.int32), is_treated, y))
+                self._visits.append(
+                    (s.visits.user_RB.cpu().numpy().astype(np.int32), is_treated, y)
+                )
             n_visits = is_visit.sum(1)
             n_short = (s.n_candidates_WB.cpu().numpy() < self.n_candidate) & is_visit
             self._n_differ_W += s.differs_WB.sum(1).cpu().numpy()
@@ -90,14 +92,14 @@ class Recorder:
                 self._share_n_WAL += np.isfinite(share)
             self._curve.append(
                 {
-                    "step": s.step,
+                    "step": s.visits.step,
                     "visits": int(n_visits.sum()),
-                    "users_short": s.n_short,
+                    "users_short": s.visits.share_short,
                     "slates_short": float(n_short.sum() / max(1, n_visits.sum())),
                 }
             )
         table = outcome_table(
-            np.stack(sums), [s.step for s in steps], self.worlds, list(self.labels)
+            np.stack(sums), [s.visits.step for s in steps], self.worlds, list(self.labels)
         )
         self._outcomes.append(table)
         self._training_losses(steps)
@@ -112,7 +114,7 @@ class Recorder:
                 if n_SL[i, j]:
                     self.metric(
                         "loop",
-                        steps[-1].step + 1,
+                        steps[-1].visits.step + 1,
                         design,
                         world,
                         model,

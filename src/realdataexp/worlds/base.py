@@ -30,7 +30,7 @@ class Visits:
         is_visit_RB: whether there is a visit; the rest is padding.
         arm_draw_RB: U[0, 1); a visit is treated by default where this is below p.
         n_candidates_RB: candidates on the slate, at most C.
-        n_short: share, over all replications, of training users with fewer than C unused rows
+        share_short: share, over all replications, of training users with fewer than C unused rows
             left before this step.
     """
 
@@ -40,7 +40,7 @@ class Visits:
     is_visit_RB: Tensor
     arm_draw_RB: Tensor
     n_candidates_RB: Tensor
-    n_short: float
+    share_short: float
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ class ReplayWorld:
         )
         slot_RBC = draws.choose(u_RBC, torch.from_numpy(left_RB))
         self._plan = self._look_back(user_RB, left_RB, slot_RBC)
-        n_short = float(self._n_short_R.mean()) / self._n_taking_part
+        share_short = float(self._n_short_R.mean()) / self._n_taking_part
         self._record(step, rows, user_RB, left_RB, is_visit_RB, place_RB)
         to = self._device.torch
         visitor_RB = torch.from_numpy(user_RB.astype(np.int64))
@@ -261,7 +261,7 @@ class ReplayWorld:
             torch.from_numpy(is_visit_RB).to(to),
             self._arm_draws(step, visitor_RB).to(to),
             torch.from_numpy(left_RB.clip(max=s.n_candidates)).to(to),
-            n_short,
+            share_short,
         )
 
     def _arm_draws(self, step: int, user_RB: Tensor) -> Tensor:
