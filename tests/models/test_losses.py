@@ -27,6 +27,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
         ("logMAE", 1.0, math.e - 1, 1.5, math.expm1(2.5)),
         ("logMAE", -4.0, 0.0, 0.0, 0.0),
         ("logMAE", -6.0, math.e - 1, 2.0, 0.0),
+        ("logMSE", 1.0, math.e - 1, 9.0, math.expm1(2.5)),  # (1 - (1 - 2) / 0.5)^2
+        ("logMSE", -4.0, 0.0, 0.0, 0.0),
         ("MSE", 1.0, 4.0, 9.0, 2.5),
         ("MSE", -2.0, 2.0, 4.0, 1.0),
         ("MAE", 1.0, 4.0, 3.0, 2.5),
@@ -117,7 +119,7 @@ def test_the_expected_class_is_the_mean_of_the_classes_probabilities() -> None:
     assert LOSSES["CE"].is_class and not any(LOSSES[x].is_class for x in LOSSES if x != "CE")
 
 
-@pytest.mark.parametrize("name", ["logMAE", "MSE", "MAE"])
+@pytest.mark.parametrize("name", ["logMAE", "logMSE", "MSE", "MAE"])
 def test_predict_inverts_the_scale_of_the_loss(name: str) -> None:
     """Where a raw output is the label's z-score, the loss is 0 and the prediction the label."""
     loss, y_X = LOSSES[name], torch.logspace(-3, 6, 40, dtype=torch.float64)

@@ -42,12 +42,13 @@ INTERVALS = (
     "always_valid",
 )
 MODES = ("global", "compare", *DESIGNS)
-LOSSES = ("logMAE", "BCE", "MSE", "MAE", "CE")
+LOSSES = ("logMAE", "logMSE", "MSE", "MAE", "BCE", "CE")
 MODELS = ("MLP",)
 NO_MODEL = "none"
 
 _LOSS_TYPES: dict[str, tuple[str, ...]] = {
     "logMAE": ("numerical",),
+    "logMSE": ("numerical",),
     "MSE": ("numerical",),
     "MAE": ("numerical",),
     "BCE": ("binary",),

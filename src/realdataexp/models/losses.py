@@ -61,6 +61,10 @@ def _log_mae(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
     return (_unscaled(raw_XO, scale) - torch.log1p(y_X)).abs()
 
 
+def _log_mse(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
+    return (raw_XO[..., 0] - (torch.log1p(y_X) - scale.mean) / scale.sd).square()
+
+
 def _expm1(raw_XO: Tensor, scale: LabelScale) -> Tensor:
     # exp overflows float32 past 88; no label of these data is near e**60
     return torch.expm1(_unscaled(raw_XO, scale).clamp(0.0, 60.0))
@@ -95,6 +99,8 @@ def _expected_class(raw_XO: Tensor, scale: LabelScale) -> Tensor:
 LOSSES: dict[str, Loss] = {
     # |log1p(prediction) - log1p(y)|: finite, with a gradient, for every y >= 0
     "logMAE": Loss(_log_mae, _expm1, transform=torch.log1p),
+    # squared error of log1p, in units of its standard deviation
+    "logMSE": Loss(_log_mse, _expm1, transform=torch.log1p),
     # squared and absolute error in units of the label's standard deviation
     "MSE": Loss(_mse, _unscaled),
     "MAE": Loss(_mae, _unscaled),
