@@ -74,7 +74,9 @@ def test_running_a_dumped_config_again_is_running_the_same_config(name: str, tmp
 
 
 def test_built_in_configs_contrast_play_time_with_click():
-    assert {"demo", "kuairand-pure", "kuairand-1k", "kuairand-27k"} <= set(built_in_names())
+    assert {"demo", "kuairand-pure", "kuairand-1k", "kuairand-27k", "si2023", "si2023-aa"} <= set(
+        built_in_names()
+    )
     for name in ("demo", "kuairand-pure", "kuairand-1k", "kuairand-27k"):
         labels = load_config(name).labels
         assert [(lab.name, lab.alpha_T, lab.alpha_C) for lab in labels] == [

@@ -111,16 +111,16 @@ class Si2023Config(Block):
     """The simulated platform of Si (arXiv 2310.17496); the paper does not give its constants."""
 
     world_seed: int = Field(
-        0, ge=0, description="draws the coefficients, apart from the run's seed"
+        4, ge=0, description="draws the coefficients, apart from the run's seed"
     )
     n_features: Count = Field(10, description="features of user and video, each ~U[0, 1]")
     long_share: Share = Field(0.5, description="probability that a candidate is a long video")
     finish_logit_short: float = Field(1.0, description="logit of finishing an average short video")
     finish_logit_long: float = Field(-1.0, description="logit of finishing an average long video")
-    finish_strength: float = Field(3.0, ge=0, description="scale of finishing's coefficients")
+    finish_strength: float = Field(1.5, ge=0, description="scale of finishing's coefficients")
     stay_time_short: Rate = Field(0.6, description="mean stay time of an average short video")
     stay_time_long: Rate = Field(1.2, description="mean stay time of an average long video")
-    stay_strength: float = Field(1.5, ge=0, description="scale of stay time's coefficients")
+    stay_strength: float = Field(0.8, ge=0, description="scale of stay time's coefficients")
     pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
     validation_rows: Count = Field(4096, description="random videos held out")
 

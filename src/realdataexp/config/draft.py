@@ -17,6 +17,11 @@ from realdataexp.config.faults import Loc, did_you_mean, show
 from realdataexp.errors import InputError
 
 BUILT_IN_DIR = Path(__file__).parent.parent / "configs"
+# Built-in configs that are another one with changes: Tables 1 and 3 of arXiv 2310.17496 vary p.
+VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "si2023-aa": ("si2023", ("experiment.aa=true",)),
+    "si2023-p20": ("si2023", ("experiment.p_treatment=0.2",)),
+}
 
 # YAML 1.1 reads 1e-4 as a text; everybody who writes it means a number.
 _EXPONENT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)[eE][-+]?[0-9]+$")
@@ -81,7 +86,7 @@ def parse_yaml(text: str, source: str) -> tuple[Any, list[str]]:
 
 def built_in_names() -> tuple[str, ...]:
     """The names of the configs that come with the package."""
-    return tuple(sorted(path.stem for path in BUILT_IN_DIR.glob("*.yaml")))
+    return tuple(sorted({*(path.stem for path in BUILT_IN_DIR.glob("*.yaml")), *VARIANTS}))
 
 
 @dataclass
@@ -109,10 +114,13 @@ def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
     Raises:
         InputError: There is no such file or name, or it is not a YAML mapping.
     """
+    variant: tuple[str, ...] = ()
     if isinstance(source, Mapping):
         values: Any = source
         draft = Draft({}, "config")
     else:
+        if isinstance(source, str) and source in VARIANTS:
+            source, variant = VARIANTS[source]
         text, name = _read_text(source)
         values, faults = parse_yaml(text, name)
         draft = Draft({}, name, faults)
@@ -130,6 +138,8 @@ def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
             draft.loop_block = "global"
             draft.values["simulation"] = draft.values["global"]
         del draft.values["global"]
+    for change in variant:
+        apply_override(draft, change)
     return draft
 
 

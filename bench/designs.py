@@ -1,0 +1,276 @@
+"""What the lab itself measured: the tables of docs/measured.md.
+
+    python bench/designs.py --data DIR [--runs FOLDER] [--only STUDY ...] > docs/measured.md
+
+Runs every study (DIR: a KuaiRand-Pure folder; without it the studies on real rows are left out) and
+prints a page. ``--runs`` keeps the run folders: a study whose folder holds its result is not run
+again. ``--replications`` and ``--steps`` shrink the studies, to try the script out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import realdataexp as rx
+
+WEAK = ("pretrain.max_rows=2000", "pretrain.batch_size=64")
+STRONG = ("pretrain.batch_size=256",)
+RANK_BY_MEAN = ("labels.play_time.loss_function=MSE",)
+BY_VISIT = ("experiment.assignment=visit",)
+SETTINGS_2 = (
+    "labels.play_time.loss_function=logMSE",
+    "labels.play_time.model_params={hidden_layers: [64, 32]}",
+    "labels.click.model_params={hidden_layers: [64, 32]}",
+    "simulation.learning_rate=1e-3",
+    "simulation.weight_decay=0",
+    "pretrain.weight_decay=0",
+)
+EVERY_DESIGN = (
+    "experiment.designs=[pooling, snapshot, splitting, weighting, shadow, cluster, switchback, "
+    "codiverted, data_diverted]"
+)
+NO_TABLE_OF_USERS = (
+    "experiment.designs=[pooling, snapshot, splitting, weighting, shadow, oracle, switchback, "
+    "data_diverted]"
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment of the page.
+
+    Attributes:
+        title, text: what it shows.
+        config: a built-in config; settings: what it changes.
+        steps, replications: its size.
+        labels: whose tables are shown.
+        is_frozen: nothing is learned during the test.
+    """
+
+    title: str
+    text: str
+    config: str
+    settings: tuple[str, ...]
+    steps: int
+    replications: int = 100
+    labels: tuple[str, ...] = ("play_time",)
+    is_frozen: bool = False
+
+    @property
+    def needs_data(self) -> bool:
+        return self.config.startswith("kuairand")
+
+
+def real(title: str, text: str, *settings: str, steps: int = 200, **more: Any) -> Study:
+    """A study on the real rows of 25 April to 8 May."""
+    where = ("dataset.logs=[standard_late]", "experiment.intervals=[welch]")
+    return Study(title, text, "kuairand-pure", (*where, *settings), steps, **more)
+
+
+OUTCOMES = ("stay_time", "finish", "short_video")
+STUDIES = {
+    "platform": Study(
+        "The simulated platform, p = 1/2",
+        "Interference is known to be there, and E[Z|X] can be computed (oracle).",
+        "si2023", ("experiment.intervals=[welch]",), 800, labels=OUTCOMES,
+    ),
+    "platform-p20": Study(
+        "The simulated platform, p = 0.2",
+        "The same with a fifth of the visits treated.",
+        "si2023-p20", ("experiment.intervals=[welch]",), 800, labels=OUTCOMES,
+    ),
+    "platform-hard": Study(
+        "A platform where a learned G is worse than nothing",
+        "Twice the effects of the default platform, with the coefficients of world seed 3: G's "
+        "training starts with the test, and here it is late. Shadow, which learns no G, is not "
+        "concerned.",
+        "si2023",
+        (
+            "dataset.si2023.world_seed=3", "dataset.si2023.finish_strength=3.0",
+            "dataset.si2023.stay_strength=1.5", "experiment.intervals=[welch]",
+        ),
+        800, labels=("stay_time",),
+    ),
+    "platform-aa": Study(
+        "A/A on the simulated platform",
+        "Both arms rank alike, so every rejection is false.",
+        "si2023-aa", (NO_TABLE_OF_USERS,), 100, 400, labels=("stay_time", "finish"),
+    ),
+    "users-aa": Study(
+        "A/A with users who come back",
+        "The synthetic replay data of the demo; an arm per user.",
+        "demo", (EVERY_DESIGN, "experiment.aa=true"), 50, 400, labels=("play_time", "click"),
+    ),
+    "weak-user": real(
+        "KuaiRand-Pure, weak start, arm by user",
+        "Models start from 2,000 rows; play time is ranked by its predicted mean (MSE).",
+        *RANK_BY_MEAN, *WEAK, labels=("play_time", "click"),
+    ),
+    "strong-user": real(
+        "KuaiRand-Pure, strong start, arm by user",
+        "Models start from the earliest 30 % of the training users' rows.",
+        *RANK_BY_MEAN, *STRONG, labels=("play_time", "click"),
+    ),
+    "weak-visit": real(
+        "KuaiRand-Pure, weak start, arm by visit",
+        "Each visit draws its arm: depletion comes in.",
+        *RANK_BY_MEAN, *WEAK, *BY_VISIT,
+    ),
+    "strong-visit": real(
+        "KuaiRand-Pure, strong start, arm by visit", "", *RANK_BY_MEAN, *STRONG, *BY_VISIT,
+    ),
+    "frozen-user": real(
+        "KuaiRand-Pure, weak start, arm by user, nothing learned",
+        "Models stay as they started, in the truth too: no channel of interference is open.",
+        *RANK_BY_MEAN, *WEAK, "experiment.designs=[pooling]", is_frozen=True,
+    ),
+    "frozen-visit": real(
+        "KuaiRand-Pure, weak start, arm by visit, nothing learned",
+        "Depletion alone.",
+        *RANK_BY_MEAN, *WEAK, *BY_VISIT, "experiment.designs=[pooling]", is_frozen=True,
+    ),
+    "log-weak": real(
+        "KuaiRand-Pure, play time ranked by its mean logarithm, weak start",
+        "Two networks 64-32, Adam 1e-3 without weight decay, log1p of play time (logMSE).",
+        *SETTINGS_2, *WEAK, steps=300,
+    ),
+    "log-overlap": real(
+        "KuaiRand-Pure, play time ranked by its mean logarithm, start on the replayed rows",
+        "The same, started from 150,000 rows that are replayed later: the model has seen the "
+        "answers.",
+        *SETTINGS_2, "pretrain.rows=overlap", "pretrain.max_rows=150000", *STRONG, steps=300,
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="a KuaiRand-Pure folder")
+    parser.add_argument("--runs", type=Path, help="keep run folders here, and reuse them")
+    parser.add_argument("--only", nargs="+", choices=list(STUDIES), help="these studies only")
+    parser.add_argument("--replications", type=int)
+    parser.add_argument("--steps", type=int)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = args.runs or Path(folder)
+        print("# What the lab measured\n")
+        print(
+            "Made by `bench/designs.py` (seed 0). Bias is the mean of the paired differences from "
+            "the truth of the same replication, ± its Monte-Carlo standard error. SE: the mean "
+            "that a test reports (Welch). Coverage: of the true effect by its 95 % interval. "
+            "Regret: what deciding by that interval costs per visit."
+        )
+        for name in args.only or STUDIES:
+            study = STUDIES[name]
+            if study.needs_data and args.data is None:
+                continue
+            result = measure(name, study, runs, args)
+            print(section(study, result))
+
+
+def measure(name: str, study: Study, runs: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The result of a study: of its folder in ``runs`` if that is there, else of a new run."""
+    steps = args.steps or study.steps
+    settings = [
+        *study.settings,
+        f"experiment.replications={args.replications or study.replications}",
+        f"simulation.n_steps={steps}",
+        f"simulation.retrain_every={steps if study.is_frozen else 1}",
+    ]
+    config = rx.load_config(study.config, settings, data=args.data if study.needs_data else None)
+    folder = runs / name
+    if not (folder / "result.json").exists():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        return dict(rx.run(config, out=folder).summary)
+    result = dict(rx.Result(folder).summary)
+    if result["config"] != config.resolved() or result["status"] != "complete":
+        sys.exit(f"{folder}: holds another experiment; move it away")
+    return result
+
+
+def section(study: Study, result: dict[str, Any]) -> str:
+    """A study's part of the page."""
+    config, seconds = result["config"], result["timing"]["total_seconds"]
+    size = (
+        f"{config['experiment']['replications']} replications × {result['n_steps_done']} steps × "
+        f"{config['simulation']['batch_size']} visits × {config['simulation']['n_candidate']} "
+        f"candidates; {seconds:,.0f} s."
+    )
+    settings = "".join(f" --set '{x}'" for x in study.settings)
+    lines = [f"\n## {study.title}", f"{study.text} {size}".strip(), ""]
+    lines += [f"`{study.config}`" + (f" with `{settings.strip()}`" if settings else ""), ""]
+    table = type_1_table if config["experiment"]["aa"] else comparison_table
+    for label in study.labels:
+        lines += [*table(result, label), ""]
+    return "\n".join(lines)
+
+
+def comparison_table(result: dict[str, Any], label: str) -> list[str]:
+    """Each design against the truth."""
+    entries = [e for e in result["comparison"] if e["label"] == label]
+    relative = result["gte_results"][f"GTE_{label}_relative"]
+    lines = [
+        f"**{label}**: true effect {text(entries[0]['gte'])} per visit ({text(relative)} %)",
+        "",
+        "| design | estimate | bias ± MC SE | bias/GTE | SD | SE | RMSE | coverage | wrong sign | "
+        "regret |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for e in entries:
+        share = None if not e["gte"] or e["bias"] is None else 100 * e["bias"] / e["gte"]
+        cells = [
+            e["design"], text(e["estimate"]), f"{text(e['bias'])} ± {text(e['bias_mc_se'], 2)}",
+            percent(share), text(e["sd"]), text(e["se_mean"]), text(e["rmse"]),
+            percent(times_100(e["coverage"])), percent(times_100(e["sign_error_rate"])),
+            text(e["regret"]),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def type_1_table(result: dict[str, Any], label: str) -> list[str]:
+    """The share of false rejections of each design and interval method."""
+    entries = [e for e in result["inference"] if e["label"] == label]
+    methods = list(dict.fromkeys(e["se_method"] for e in entries))
+    found = {(e["design"], e["se_method"]): e for e in entries}
+    lines = [
+        f"**{label}**: share of rejections at 5 %, its 95 % binomial interval; * not to be trusted",
+        "",
+        "| design | " + " | ".join(methods) + " |",
+        "|---|" + "---:|" * len(methods),
+    ]
+    for design in dict.fromkeys(e["design"] for e in entries):
+        cells = []
+        for method in methods:
+            e = found.get((design, method))
+            if e is None or e["reject_share"] is None:
+                cells.append("-")
+                continue
+            star = " *" if e["trustworthy"] is False else ""
+            low, high = 100 * e["reject_low"], 100 * e["reject_high"]
+            cells.append(f"{100 * e['reject_share']:.1f} [{low:.1f}, {high:.1f}]{star}")
+        lines.append(f"| {design} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def times_100(x: float | None) -> float | None:
+    return None if x is None else 100 * x
+
+
+def percent(x: float | None) -> str:
+    return "-" if x is None else f"{x:.0f} %"
+
+
+def text(x: float | None, digits: int = 3) -> str:
+    if x is None:
+        return "-"
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.{digits}g}"
+
+
+if __name__ == "__main__":
+    main()
