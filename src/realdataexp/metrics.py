@@ -1,0 +1,265 @@
+"""How good S stacked networks are, all at once: of one label's predictions, and of a ranking.
+
+Every function takes tensors of one device, computes in float64 (where a device has none: hand
+over CPU tensors) and returns a tensor per name: float64 for a metric (NaN where it is not
+defined), int64 for a count. A row whose label is not finite is missing, and is left out. Of the
+rest, a row whose prediction is not finite is left out too, and counted in ``n_nonfinite``;
+``n_rows`` counts the rows that were used.
+
+Axes: S stacked networks, N rows, X any leading axes, B visits, C candidates of a slate (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_N_BINS = 10
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How to read a metric.
+
+    Attributes:
+        is_higher_better: whether the best network has the highest value, or the lowest.
+        count: the name of the count that its value rests on.
+        reading: its meaning in a line.
+    """
+
+    is_higher_better: bool
+    count: str
+    reading: str
+
+
+METRICS: dict[str, Metric] = {
+    "auc": Metric(
+        True, "n_rows", "chance that a positive is predicted above a negative; 0.5 is guessing"
+    ),
+    "accuracy": Metric(True, "n_rows", "share of rows on the right side of probability 0.5"),
+    "log_loss": Metric(
+        False, "n_rows", "mean -log of the probability of what happened; guessing 0.5 has 0.693"
+    ),
+    "calibration_error": Metric(
+        False, "n_rows", "mean gap between predicted probability and share of positives; 0 to 1"
+    ),
+    "log_mae": Metric(
+        False, "n_rows", "mean |log1p(prediction) - log1p(truth)|; 0.1 is about 10 % off"
+    ),
+    "mae": Metric(False, "n_rows", "mean |prediction - truth|, in the label's units"),
+    "relative_error": Metric(
+        False, "n_nonzero", "mean |prediction - truth| / |truth| where the truth is not 0"
+    ),
+    "spearman": Metric(
+        True, "n_rows", "correlation of the ranks of prediction and truth; 1 is the same order"
+    ),
+    "picked": Metric(True, "n_visits", "mean true outcome of the candidate with the highest score"),
+    "ndcg": Metric(
+        True, "n_ndcg", "how near the order of a slate is to the best one; 1 is the best order"
+    ),
+}
+
+
+def binary_metrics(p_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
+    """Metrics of predicted probabilities of a label that is 0 or 1.
+
+    - ``auc``: the Mann-Whitney statistic, ties counted half (Hanley & McNeil 1982,
+      doi 10.1148/radiology.143.1.7063747); NaN where only one class is there.
+    - ``accuracy``: a probability of 0.5 or more predicts a 1.
+    - ``log_loss``: in nats. Probabilities are clipped to [e, 1 - e], e the machine epsilon of
+      their own type, as scikit-learn does: one row costs at most 15.9 in float32.
+    - ``calibration_error``: over ten equal-width bins of the probability, each closed at its
+      lower edge, the mean of |mean probability - share of positives| weighted by the bin's rows
+      (Naeini, Cooper & Hauskrecht 2015, doi 10.1609/aaai.v29i1.9602).
+
+    Args:
+        p_SN: predicted P(y = 1).
+        y_N: labels of all networks, or S, N.
+
+    Returns:
+        The metrics, ``n_rows`` and ``n_nonfinite``, each of shape S.
+    """
+    epsilon = torch.finfo(p_SN.dtype).eps
+    p_SN, y_SN, used_SN, counts = _usable(p_SN, y_N)
+    is_one_SN = y_SN > 0.5
+    safe_SN = p_SN.clamp(epsilon, 1.0 - epsilon)
+    loss_SN = -torch.where(is_one_SN, safe_SN.log(), torch.log1p(-safe_SN))
+    bin_SN = (p_SN * _N_BINS).clamp(0, _N_BINS - 1).floor()
+    # a bin's rows times its gap is |sum of probabilities - number of positives|
+    gap_S = torch.stack(
+        [torch.where(bin_SN == k, p_SN - y_SN, 0.0).sum(-1).abs() for k in range(_N_BINS)]
+    ).sum(0)
+    return {
+        "auc": _auc(p_SN, is_one_SN, used_SN),
+        "accuracy": _mean(((p_SN >= 0.5) == is_one_SN).double(), used_SN),
+        "log_loss": _mean(loss_SN, used_SN),
+        "calibration_error": gap_S / counts["n_rows"],
+        **counts,
+    }
+
+
+def numerical_metrics(prediction_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
+    """Metrics of predictions of a number.
+
+    - ``log_mae``: a prediction below 0 counts as 0, as the loss of this name predicts. NaN where
+      a truth is below 0: the label is then no amount, and has no logarithm.
+    - ``mae``: in the label's units.
+    - ``relative_error``: over the ``n_nonzero`` rows whose truth is not 0; NaN without any.
+    - ``spearman``: ties share the mean of their ranks (Spearman 1904, doi 10.2307/1412159); NaN
+      where all predictions, or all truths, are equal.
+
+    Args:
+        prediction_SN: in the label's units.
+        y_N: labels of all networks, or S, N.
+
+    Returns:
+        The metrics, ``n_rows``, ``n_nonfinite`` and ``n_nonzero``, each of shape S.
+    """
+    prediction_SN, y_SN, used_SN, counts = _usable(prediction_SN, y_N)
+    error_SN = (prediction_SN - y_SN).abs()
+    log_error_SN = (prediction_SN.clamp_min(0).log1p() - y_SN.clamp_min(0).log1p()).abs()
+    has_negative_S = (used_SN & (y_SN < 0)).any(-1)
+    is_nonzero_SN = used_SN & (y_SN != 0)
+    return {
+        "log_mae": _mean(log_error_SN, used_SN).masked_fill(has_negative_S, torch.nan),
+        "mae": _mean(error_SN, used_SN),
+        "relative_error": _mean(error_SN / y_SN.abs(), is_nonzero_SN),
+        "spearman": _spearman(prediction_SN, y_SN, used_SN),
+        "n_nonzero": is_nonzero_SN.sum(-1),
+        **counts,
+    }
+
+
+def categorical_metrics(expected_class_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
+    """Metrics of the expected class, which is what a network of classes predicts.
+
+    It is the mean of the classes' numbers, not the likeliest class: rounded, it may be a class
+    between two likely ones. So there is neither an accuracy nor a log loss of it, but the ``mae``
+    in classes and the ``spearman`` of ``numerical_metrics``; both read the classes as ordered, as
+    the score does.
+
+    Args:
+        expected_class_SN: from 0 to the number of classes - 1.
+        y_N: classes of all networks, or S, N.
+
+    Returns:
+        The metrics, ``n_rows`` and ``n_nonfinite``, each of shape S.
+    """
+    prediction_SN, y_SN, used_SN, counts = _usable(expected_class_SN, y_N)
+    return {
+        "mae": _mean((prediction_SN - y_SN).abs(), used_SN),
+        "spearman": _spearman(prediction_SN, y_SN, used_SN),
+        **counts,
+    }
+
+
+LABEL_METRICS: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {
+    "binary": binary_metrics,
+    "numerical": numerical_metrics,
+    "categorical": categorical_metrics,
+}
+
+
+def ranking_metrics(
+    score_XBC: Tensor, relevance_XBC: Tensor, is_candidate_XBC: Tensor
+) -> dict[str, Tensor]:
+    """Metrics of a score that orders the candidates of each slate, as means over the visits.
+
+    A candidate whose outcome is missing is taken off its slate, and a visit without any other is
+    left out. A visit with a score that is not finite is left out too, and counted in
+    ``n_nonfinite``; ``n_visits`` counts the rest.
+
+    - ``picked``: the true outcome of the candidate with the highest score, of equal ones the
+      first, as the loop picks.
+    - ``ndcg``: of the whole slate. The gain is the outcome itself, divided by log2(1 + position)
+      (Järvelin & Kekäläinen 2002, doi 10.1145/582415.582418); equal scores share the mean of
+      their positions' discounts (McSherry & Najork 2008, doi 10.1007/978-3-540-78646-7_38). A
+      slate whose outcomes are all equal has no order to find, and one with an outcome below 0
+      has no NDCG: ``n_ndcg`` of the ``n_visits`` visits are left.
+
+    Args:
+        score_XBC: the higher, the better.
+        relevance_XBC: true outcomes, in the label's units; or B, C, the same for all X.
+        is_candidate_XBC: False for padding; or B, C.
+
+    Returns:
+        The metrics, ``n_visits``, ``n_nonfinite`` and ``n_ndcg``, each of shape X.
+    """
+    relevance_XBC = relevance_XBC.expand(score_XBC.shape).double()
+    offered_XBC = is_candidate_XBC & torch.isfinite(relevance_XBC)
+    is_nonfinite_XB = (offered_XBC & ~torch.isfinite(score_XBC)).any(-1)
+    used_XB = offered_XBC.any(-1) & ~is_nonfinite_XB
+    score_XBC = score_XBC.masked_fill(~(offered_XBC & used_XB.unsqueeze(-1)), -torch.inf)
+    gain_XBC = torch.where(offered_XBC, relevance_XBC, 0.0)
+    picked_XB = gain_XBC.gather(-1, score_XBC.argmax(-1, keepdim=True)).squeeze(-1)
+
+    lowest_XB = relevance_XBC.masked_fill(~offered_XBC, torch.inf).amin(-1)
+    is_ordered_XB = used_XB & (lowest_XB >= 0) & (lowest_XB < gain_XBC.amax(-1))
+    position_C = torch.arange(score_XBC.shape[-1], dtype=torch.float64, device=score_XBC.device)
+    discount_C = 1.0 / torch.log2(position_C + 2.0)
+    total_C1 = torch.cat([discount_C.new_zeros(1), discount_C.cumsum(0)])
+    above_XBC, up_to_XBC = _places(-score_XBC)
+    shared_XBC = (total_C1[up_to_XBC] - total_C1[above_XBC]) / (up_to_XBC - above_XBC)
+    best_XB = (gain_XBC.sort(-1, descending=True).values * discount_C).sum(-1)
+    ndcg_XB = ((gain_XBC * shared_XBC).sum(-1) / best_XB).clamp_max(1.0)
+    return {
+        "picked": _mean(picked_XB, used_XB),
+        "ndcg": _mean(ndcg_XB, is_ordered_XB),
+        "n_visits": used_XB.sum(-1),
+        "n_nonfinite": is_nonfinite_XB.sum(-1),
+        "n_ndcg": is_ordered_XB.sum(-1),
+    }
+
+
+def _usable(prediction_SN: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """Predictions and labels in float64 (0 where left out), the rows to use, and their counts."""
+    y_SN = y_N.expand(prediction_SN.shape)
+    is_known_SN, is_finite_SN = torch.isfinite(y_SN), torch.isfinite(prediction_SN)
+    used_SN = is_known_SN & is_finite_SN
+    counts = {
+        "n_rows": used_SN.sum(-1),
+        "n_nonfinite": (is_known_SN & ~is_finite_SN).sum(-1),
+    }
+    prediction_SN, y_SN = (torch.where(used_SN, x.double(), 0.0) for x in (prediction_SN, y_SN))
+    return prediction_SN, y_SN, used_SN, counts
+
+
+def _mean(x_XN: Tensor, used_XN: Tensor) -> Tensor:
+    """Mean over the used ones of the last axis; NaN without any."""
+    return torch.where(used_XN, x_XN, 0.0).sum(-1) / used_XN.sum(-1)
+
+
+def _auc(p_SN: Tensor, is_one_SN: Tensor, used_SN: Tensor) -> Tensor:
+    is_one_SN = is_one_SN & used_SN
+    n_ones_S = is_one_SN.sum(-1).double()
+    n_zeros_S = used_SN.sum(-1) - n_ones_S
+    rank_sum_S = torch.where(is_one_SN, _ranks(p_SN, used_SN), 0.0).sum(-1)
+    # sums of half-integers are exact, so with one class this is 0 / 0
+    return (rank_sum_S - n_ones_S * (n_ones_S + 1.0) / 2.0) / (n_ones_S * n_zeros_S)
+
+
+def _spearman(x_SN: Tensor, y_SN: Tensor, used_SN: Tensor) -> Tensor:
+    middle_S1 = (used_SN.sum(-1, keepdim=True) + 1.0) / 2.0
+    # half-integers are exact, so the ranks of a constant deviate by 0
+    x_SN, y_SN = (torch.where(used_SN, _ranks(v, used_SN) - middle_S1, 0.0) for v in (x_SN, y_SN))
+    scale_S = (x_SN.square().sum(-1) * y_SN.square().sum(-1)).sqrt()
+    return ((x_SN * y_SN).sum(-1) / scale_S).clamp(-1.0, 1.0)
+
+
+def _ranks(x_SN: Tensor, used_SN: Tensor) -> Tensor:
+    """Rank of each used value among a network's used ones, from 1; ties share their mean rank."""
+    below_SN, up_to_SN = _places(x_SN.masked_fill(~used_SN, torch.inf))
+    return (below_SN + up_to_SN + 1).double() / 2.0
+
+
+def _places(x_XN: Tensor) -> tuple[Tensor, Tensor]:
+    """How many values of the last axis are below each value, and how many are not above it."""
+    x_XN = x_XN.contiguous()
+    sorted_XN = x_XN.sort(-1).values
+    return (
+        torch.searchsorted(sorted_XN, x_XN),
+        torch.searchsorted(sorted_XN, x_XN, right=True),
+    )
