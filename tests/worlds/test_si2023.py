@@ -357,4 +357,4 @@ def test_other_outcomes_are_refused(target, monkeypatch, tmp_path):
 
 def test_the_built_in_config_is_accepted(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert any("simulated platform 0" in line for line in check_experiment(load_config("si2023")))
+    assert any("simulated platform 4" in line for line in check_experiment(load_config("si2023")))
