@@ -437,7 +437,7 @@ def test_dropout_acts_in_updates_by_its_key() -> None:
 
 
 def test_the_state_is_everything_that_an_update_reads_or_writes() -> None:
-    """Copied into a fresh learner, it goes on to the bit; and it is live, not a copy."""
+    """Loaded into a fresh learner, it goes on to the bit."""
     settings = OptimizerSettings(0.05, 0.1, 1.0)
     learner, fresh = learner_of(dropout=0.3), learner_of(like=learner_of(), dropout=0.3)
     names = set(learner.params)
@@ -446,13 +446,30 @@ def test_the_state_is_everything_that_an_update_reads_or_writes() -> None:
     }
     train(learner, 3, settings)
     learner.n_skipped_S += 2
-    for name, tensor in fresh.state().items():
-        tensor.copy_(learner.state()[name])
+    fresh.load_state({name: x.clone() for name, x in learner.state().items()})
     assert fresh.n_skipped_S.tolist() == [2] * S and fresh.n_updates_S.tolist() == [3] * S
     train(learner, 2, settings)
     train(fresh, 2, settings)
     for s in range(S):
         assert snapshot(fresh, s) == snapshot(learner, s)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"moment_2.bias_1": None}, "moment_2.bias_1 is missing"),
+        ({"params.bias_2": torch.zeros(S, 1)}, "params.bias_2 is unknown"),
+        ({"params.bias_0": torch.zeros(S + 1, 5)}, "params.bias_0 is"),
+        ({"n_updates": torch.zeros(S)}, "n_updates is torch.float32"),
+    ],
+)
+def test_a_state_of_another_learner_is_refused(change: dict[str, Any], said: str) -> None:
+    learner = learner_of()
+    before = [snapshot(learner, s) for s in range(S)]
+    state = {name: x + 1 for name, x in learner.state().items()} | change
+    with pytest.raises(ValueError, match=said):
+        learner.load_state({name: x for name, x in state.items() if x is not None})
+    assert [snapshot(learner, s) for s in range(S)] == before
 
 
 def test_start_makes_separate_copies_and_network_gives_one_back() -> None:

@@ -9,7 +9,7 @@ Axes: S stacked networks, B visits, C candidates, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from realdataexp.device import Device
 from realdataexp.models import Batch, LabelScale, Loss, StackedModel
+from realdataexp.models.base import restore
 
 _LANES = 64  # a multiple of the elements that any CPU's vector loop takes at once
 _ROWS_BEFORE_THREADS = 32768
@@ -257,6 +258,14 @@ class Learner:
         for part in ("params", "moment_1", "moment_2"):
             tensors.update({f"{part}.{k}": v for k, v in getattr(self, part).items()})
         return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state of a learner with the same model and number of networks.
+
+        Raises:
+            ValueError: a tensor's name, shape or type is not that of this learner's state.
+        """
+        restore(self.state(), tensors)
 
 
 def by_rows(function: Callable[..., Tensor], raw_XO: Tensor, *others_X: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from realdataexp.data.features import (
 )
 from realdataexp.data.log import DataSet, LogTable
 from realdataexp.errors import InputError, Warnings
+from realdataexp.worlds.replay import schema_of
 
 LENGTHS = np.array([4, 0, 9, 2, 6, 5])
 IS_TRAINING = np.array([True, True, False, True, False, True])
@@ -189,12 +190,21 @@ def test_a_missing_number_is_0_and_its_indicator_1() -> None:
     # user 4, whose age is missing, does not train: no training row ever shows the indicator
     assert features.user.numerical == ("user_age", "user_fans")
     assert features.user.num_XD[4, 0] == 0.0
-    assert features.video.numerical == ("length", "length is missing")
+    assert features.video.numerical == ("length", "length")
     assert features.video.num_XD[:, 1].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
     assert features.video.num_XD[2, 0] == 0.0
     plain = fit(standard_data(), NUMBERS)
     assert plain.video.numerical == ("length",)
     assert np.array_equal(plain.video.num_XD[:, 0], features.video.num_XD[:, 0])
+
+
+def test_the_schema_says_which_columns_and_ids_are_a_features() -> None:
+    schema = schema_of(fit(standard_data(), NUMBERS, CATEGORIES, indicator=True))
+    assert schema.user.numerical == ("user_age", "user_fans")
+    assert schema.video.numerical == ("length", "length")
+    assert schema.names == ("user_age", "user_fans", "user_city", "length", "tag", "type")
+    assert schema.video.first_ids == (0, 2 + 4)  # missing, unseen, and the tags 1, 11, 2, 3
+    assert schema.user.first_ids == (0,)
 
 
 def test_features_that_never_vary_or_are_empty_warn_and_stay_finite() -> None:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load, save
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.svm import SVC
-from support import Setting, make_context, started
+from support import Setting, make_context, make_visits, started
 from torch import Tensor, nn
 
 from realdataexp import draws
-from realdataexp.designs.base import Context
+from realdataexp.designs.base import Context, Outcome, Running
 from realdataexp.designs.weight_models import (
     REFITTED,
     STACKED,
@@ -27,9 +28,13 @@ from realdataexp.designs.weight_models import (
 from realdataexp.designs.weighting import Weighting, classifier_figures
 from realdataexp.errors import InputError
 from realdataexp.models import MLP, Batch, FeatureSchema, SideSchema
+from realdataexp.worlds.base import Slate
 
 P, SEED = 0.3, 3
-SCHEMA = FeatureSchema(SideSchema(1, (("degree", 0, 1),), 2), SideSchema(2, (("tag", 0, 2),), 3))
+SCHEMA = FeatureSchema(
+    SideSchema(1, (("degree", 0, 1),), 2, ("x1 of the user",), (0,)),
+    SideSchema(2, (("tag", 0, 2),), 3, ("x1", "x2"), (0,)),
+)
 RATE = 0.02
 
 
@@ -100,6 +105,75 @@ def test_a_g_that_has_seen_one_arm_only_predicts_p(name: str, arm: bool):
 @pytest.mark.parametrize("name", [*STACKED, *REFITTED])
 def test_a_g_that_has_seen_nothing_predicts_p(name: str):
     assert torch.equal(make(name).predict(items(0)[0]), torch.full((3, 64), P))
+
+
+# --- what G sees -----------------------------------------------------------------------------
+
+
+def outcome(step: int, p: float, R: int = 3) -> Outcome:
+    """A step whose every visit is offered one item."""
+    batch, z_RB, on_RB = items(step, R)
+    none_RB = torch.zeros_like(z_RB, dtype=torch.int64)
+    none_RAB = none_RB.unsqueeze(1).repeat(1, 2, 1)
+    slate = Slate(none_RB.unsqueeze(-1), none_RB.unsqueeze(-1), on_RB.unsqueeze(-1), batch)
+    visits = make_visits(step, range(R), none_RB)
+    score_RABC = none_RAB.unsqueeze(-1).float()
+    return Outcome(visits, slate, z_RB, p, score_RABC, none_RAB, torch.zeros(R, z_RB.shape[1], 0))
+
+
+def begun(name: str, p: float = 0.5, **options) -> Running:
+    design = Weighting(model=name, hidden_layers=(16,), learning_rate=RATE, **options)
+    return started(design, Setting(seed=SEED), range(3), schema=SCHEMA, p=p)
+
+
+@pytest.mark.parametrize("name", [*STACKED, *REFITTED])
+def test_g_learns_from_the_features_that_it_sees_and_from_no_others(name: str):
+    """x1 and x2 tell the arms apart; a user's degree and a video's tags do not."""
+    losses = {}
+    n_steps = 300 if name in STACKED else 10
+    for features in (["degree"], ["tag", "degree"], ["x2", "x1"]):
+        design = begun(name, features=features, refit_every=5)
+        for step in range(n_steps + 10):
+            if step == n_steps:
+                design.diagnostics()
+            design.weights(outcome(step, 0.5))
+        figures = design.diagnostics()
+        losses["+".join(features)] = figures["log_loss"] / figures["log_loss_of_constant"]
+    assert 0.97 < losses["degree"] < 1.03
+    assert 0.97 < losses["tag+degree"] < 1.05
+    assert losses["x2+x1"] < 0.6
+
+
+@pytest.mark.parametrize("name", [*STACKED, *REFITTED])
+def test_all_features_in_any_order_are_as_none_to_the_bit(name: str):
+    names = ["tag", "x2", "degree", "x1", "x1 of the user"]
+    designs = [begun(name, features=x, refit_every=3) for x in (None, names)]
+    for step in range(10):
+        expected, found = (design.weights(outcome(step, 0.5)) for design in designs)
+        assert torch.equal(expected, found)
+    assert float(expected.std()) > 0.01
+    states = [design.state() for design in designs]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(x, states[1][key]) for key, x in states[0].items())
+
+
+def test_a_refitted_g_of_few_features_gets_their_columns_alone():
+    design = begun("svm", features=["tag", "x2"])
+    design.weights(outcome(0, 0.5))
+    x_ND, on_B = design.state()["1.x"], items(0)[2][1]
+    batch = items(0)[0]
+    assert x_ND.shape[1] == 1 + 3
+    assert torch.equal(x_ND[:, 0], batch.video_num_SBCD[1, on_B, 0, 1])
+    assert torch.equal(x_ND[:, 1:], joined(batch, 1)[on_B, -3:])
+
+
+def test_a_feature_that_models_do_not_see_is_one_clear_line():
+    with pytest.raises(InputError) as error:
+        begun("mlp", features=["x1", "degre"])
+    assert str(error.value) == (
+        'design a design: features.1 = "degre": the models see no such feature; did you mean '
+        "degree?; known are x1 of the user, degree, x1, x2, tag"
+    )
 
 
 # --- stacked -----------------------------------------------------------------------------------
@@ -188,13 +262,90 @@ def test_a_refitted_g_is_scikit_learns_fitted_on_the_windows_rows(name: str, win
     assert float(g.predict(new).std()) > 0.05
 
 
-def test_its_state_is_the_windows_rows():
-    g = trained(RefittedClassifier(context(), "svm", 3, window_steps=2), 5)
-    state = g.state()
-    assert len(state) == 3 * 2 * 2
-    batch, z_RB, on_RB = items(4)
-    assert torch.equal(state["1.1.x"], joined(batch, 1)[on_RB[1]])
-    assert torch.equal(state["1.1.z"], z_RB[1][on_RB[1]])
+# --- interruptions ---------------------------------------------------------------------------
+
+
+def lopsided(step: int) -> Outcome:
+    """From step 4 on the last world has one arm only: a refitted G keeps its fit of before."""
+    made = outcome(step, P)
+    if step >= 4:
+        made.is_treated_RB[2] = True
+    return made
+
+
+@pytest.mark.parametrize("n_done", [0, 2, 7, 10])
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [*((name, None) for name in STACKED), *((name, w) for name in REFITTED for w in (None, 2))],
+)
+def test_weighting_goes_on_from_its_state_to_the_bit(name: str, window: int | None, n_done: int):
+    """Fits are behind steps 2, 5, 8 and 11; figures are told behind steps 4 and 9."""
+
+    def go_on(design: Running, steps: range) -> list:
+        found = []
+        for step in steps:
+            found += design.weights(lopsided(step)).flatten().tolist()
+            if step % 5 == 4:
+                found += design.diagnostics().items()
+        return [*found, *design.diagnostics().items()]
+
+    options = {"refit_every": 3, "window_steps": window, "max_weight": 1.5}
+    design, fresh = (begun(name, P, **options) for _ in range(2))
+    for step in range(n_done):
+        design.weights(lopsided(step))
+        if step % 5 == 4:
+            design.diagnostics()
+    saved = save(design.state())
+    for step in range(3):  # what a fresh one has seen is forgotten
+        fresh.weights(lopsided(step))
+    fresh.load_state(load(saved))
+    assert save(fresh.state()) == saved
+    rest = range(n_done, 14)
+    expected = go_on(design, rest)
+    assert go_on(fresh, rest) == expected
+    assert np.std([x for x in expected if isinstance(x, float)]) > 0.01
+    ends = [x.state() for x in (design, fresh)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(x, ends[1][key]) for key, x in ends[0].items())
+
+
+def test_a_window_keeps_what_the_fit_in_use_was_made_from():
+    """Two steps: the fit behind step 2 needs steps 1 and 2, the next one the two last."""
+    design = begun("svm", P, refit_every=3, window_steps=2)
+    kept = {0: [0], 1: [0, 1], 2: [1, 2], 3: [1, 2, 3], 4: [1, 2, 3, 4], 5: [4, 5], 6: [4, 5, 6]}
+    for step, steps in kept.items():
+        design.weights(lopsided(step))
+        state = design.state()
+        x = [joined(items(s)[0], 0)[items(s)[2][0]] for s in steps]
+        assert torch.equal(state["0.x"], torch.cat(x))
+        assert state["0.n_rows"].tolist() == [len(rows) for rows in x]
+        fit = {0: [0, 0, 0], 1: [0, 0, 0], 2: [2, 2, 0], 3: [2, 2, 1], 4: [2, 2, 2], 5: [2, 5, 0]}
+        assert state["0.fit"].tolist() == fit.get(step, [2, 5, 1])
+    # in the last world the fit behind step 2 is still in use
+    assert state["2.fit"].tolist() == [2, 2, 2]
+    x = [joined(items(s)[0], 2)[items(s)[2][2]] for s in (1, 2, 5, 6)]
+    assert torch.equal(state["2.x"], torch.cat(x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "svm"])
+def test_a_state_of_another_weighting_is_refused_and_named(name: str):
+    design = begun(name)
+    design.weights(outcome(0, 0.5))
+    state = design.state()
+    some = "seen_arms" if name == "mlp" else "1.n_rows"
+    for change, said in (
+        ({"since.weight": state["since.weight"][:, :2]}, "since.weight is"),
+        ({"since.g": None}, "since.g is missing"),
+        ({"since.other": torch.zeros(1)}, "since.other is unknown"),
+        ({"other": torch.zeros(1)}, "other is unknown"),
+        ({some: None}, f"{some} is missing"),
+        ({some: state[some].double()}, f"{some} is torch.float64"),
+    ):
+        changed = {key: x for key, x in (state | change).items() if x is not None}
+        with pytest.raises(ValueError, match=said):
+            begun(name).load_state(changed)
+    with pytest.raises(ValueError, match=r"0\.fit is (missing|unknown)"):
+        begun("svm" if name == "mlp" else "mlp").load_state(state)
 
 
 @pytest.mark.parametrize("name", REFITTED)

@@ -9,9 +9,13 @@ from sklearn.metrics import log_loss, roc_auc_score
 from support import Setting, make_context, make_outcome
 from torch import Tensor
 
+from realdataexp.config import Config, load_config
+from realdataexp.designs import Pooling
 from realdataexp.designs.base import Outcome
 from realdataexp.designs.weighting import RunningWeighting, Weighting, classifier_figures
+from realdataexp.errors import InputError
 from realdataexp.models import Batch
+from realdataexp.runs.experiment import check_experiment
 from realdataexp.worlds.base import chosen
 
 P = 0.25
@@ -164,6 +168,44 @@ def test_one_arm_alone_has_no_auc():
 
 
 def test_its_state_is_that_of_g_and_a_design_that_has_not_started_says_so():
-    assert running()[0].state()["g"] is G_RB
+    state = running()[0].state()
+    assert state["g"] is G_RB
+    assert {name.partition(".")[0] for name in state} == {"g", "since"}
     with pytest.raises(TypeError, match="call start first"):
         Weighting().weights(outcome())
+
+
+def test_a_design_without_memory_goes_on_from_nothing_only():
+    Pooling().load_state(Pooling().state())
+    with pytest.raises(ValueError, match="seen_arms is unknown"):
+        Pooling().load_state({"seen_arms": torch.zeros(1)})
+
+
+# --- the config ----------------------------------------------------------------------------
+
+
+def si2023_with(features: str) -> Config:
+    return load_config("si2023", [f"experiment.designs=[{{name: weighting, {features}}}]"])
+
+
+def test_g_may_see_any_of_the_simulated_platforms_features():
+    config = si2023_with("features: [long, x9, x0]")
+    assert config.experiment.designs[0].options == {"features": ("long", "x9", "x0")}
+    assert check_experiment(config)
+
+
+@pytest.mark.parametrize("value", ["[]", "[1]", "x0", '[""]'])
+def test_features_of_g_are_a_list_of_names(value: str):
+    with pytest.raises(InputError, match=r"experiment\.designs\.0\.features") as error:
+        si2023_with(f"features: {value}")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_feature_of_g_is_said_with_the_nearest():
+    with pytest.raises(InputError) as error:
+        check_experiment(si2023_with("features: [x0, lng]"))
+    said = str(error.value)
+    assert said.startswith('design weighting: features.1 = "lng": ') and "\n" not in said
+    assert "did you mean long?" in said and said.endswith(
+        "x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, long"
+    )

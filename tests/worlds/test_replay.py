@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 from frequencies import assert_frequencies
+from safetensors.torch import load, save
 from support import (
     GLOBAL_C,
     GLOBAL_T,
@@ -120,7 +121,7 @@ def test_visitors_of_one_step_do_not_foretell_those_of_the_next():
 
 @pytest.mark.parametrize("min_candidates", [1, 2, 3])
 def test_users_with_too_few_unused_rows_are_never_drawn_and_all_others_are_used_up(min_candidates):
-    """Counted by hand: who visits, how long the slate is, and what share_short says before a step."""
+    """Counted by hand: who visits, the slate's length, and share_short before a step."""
     setting = replace(DRAWN_OUT, min_candidates=min_candidates)
     world = make_world(setting, (0, 1, 4), 2)
     left = [list(setting.n_rows_U) for _ in range(3)]
@@ -176,6 +177,47 @@ def test_a_replication_that_ran_out_stands_still_while_others_go_on():
                     )
         before = after
     assert n_still > 0
+
+
+# --- interruptions ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_done", [0, 1, 5, 9])
+def test_a_world_goes_on_from_its_state_to_the_bit(n_done):
+    """Two designs that choose differently; users run out before and after."""
+    setting, replications = replace(DRAWN_OUT, min_candidates=2), (0, 3)
+
+    def go_on(world, steps: range):
+        for t in steps:
+            if (visits := world.draw(t)) is None:
+                return
+            slate = world.slate(visits)
+            n_WB = slate.is_candidate_WBC.sum(-1).clamp_min(1)
+            choice_WB = (t + torch.arange(4).unsqueeze(1)) % n_WB
+            yield visits, slate, world.feedback(visits, slate, choice_WB)
+
+    world, fresh = (make_world(setting, replications, 2) for _ in range(2))
+    assert len(list(go_on(world, range(n_done)))) == n_done
+    fresh.load_state(load(save(world.state())))
+    rest = range(n_done, setting.n_steps)
+    expected, found = list(go_on(world, rest)), list(go_on(fresh, rest))
+    assert len(found) == len(expected) < setting.n_steps - n_done
+    for (visits, slate, y_WBL), (visits_2, slate_2, y_2_WBL) in zip(expected, found, strict=True):
+        for a, b in zip(vars(visits).values(), vars(visits_2).values(), strict=True):
+            assert same(torch.as_tensor(a), torch.as_tensor(b))
+        assert same(slate.item_WBC, slate_2.item_WBC)
+        assert same(slate.is_candidate_WBC, slate_2.is_candidate_WBC)
+        assert same(y_WBL, y_2_WBL)
+    for name, x in world.state().items():
+        assert same(x, fresh.state()[name])
+
+
+def test_a_state_of_another_world_is_refused():
+    state = make_world(DRAWN_OUT, (0, 1), 2).state()
+    with pytest.raises(ValueError, match="slot is"):
+        make_world(DRAWN_OUT, (0, 1), 3).load_state(state)
+    with pytest.raises(ValueError, match="slot is missing"):
+        make_world(DRAWN_OUT, (0, 1), 2).load_state({k: state[k] for k in state if k != "slot"})
 
 
 # --- arms ------------------------------------------------------------------------------------

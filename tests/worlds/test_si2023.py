@@ -344,6 +344,26 @@ def test_a_part_of_a_shared_batch_is_as_of_a_repeated_one(n_blocks, R):
                 assert same(a, b)
 
 
+# --- what others see of it -------------------------------------------------------------------
+
+
+def test_its_features_have_names():
+    schema = make_environment().schema
+    assert schema.names == ("x0", "x1", "x2", "long")
+    assert schema.video.n_numerical == 4
+
+
+def test_it_remembers_nothing():
+    world = make_world()
+    before = world.slate(world.draw(2)).batch.video_num_SBCD
+    world.draw(3)
+    world.load_state(world.state())
+    assert world.state() == {}
+    assert same(world.slate(world.draw(2)).batch.video_num_SBCD, before)
+    with pytest.raises(ValueError, match="slot is unknown"):
+        world.load_state({"slot": torch.zeros(1)})
+
+
 # --- the config ----------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from realdataexp.config.blocks import Block, Count, Rate
+from realdataexp.config.blocks import Block, Count, Rate, Text
 
 
 class NoOptions(Block):
@@ -29,6 +29,11 @@ class WeightingOptions(Block):
     )
     hidden_layers: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
         (64, 64), description="hidden layers of G, if it is the mlp"
+    )
+    features: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)] | None = Field(
+        None,
+        description="what G sees, of feature.numerical and feature.categorical (in si2023 of x0, "
+        "x1, ..., long); null: all that the models see",
     )
     learning_rate: Rate = Field(1e-3, description="of G, if it is mlp or logistic (Adam)")
     refit_every: Count = Field(10, description="steps between two fits of a refitted G")

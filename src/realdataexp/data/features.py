@@ -46,7 +46,7 @@ class FeatureTable:
     """One side's features, a row per user or per video.
 
     Attributes:
-        numerical: names of the numerical columns, indicators included.
+        numerical: the feature of each numerical column; an indicator's is that of its number.
         fields: the categorical features.
         num_XD: float32, standardised; 0 where missing.
         cat_XK: int32 ids in the side's joint vocabulary.
@@ -148,7 +148,7 @@ def _standardise(
     missing_indicator: bool,
     warnings: Warnings,
 ) -> tuple[np.ndarray, list[str]]:
-    """Weighted z-scores, float32 X, D, and the columns' names."""
+    """Weighted z-scores, float32 X, D, and each column's feature."""
     columns, kept = [], []
     total = weight_X.sum()
     for name in names:
@@ -174,7 +174,7 @@ def _standardise(
         kept.append(name)
         if missing_indicator and 0 < (weight_X * ~known).sum() < total:
             columns.append((~known).astype(np.float64))
-            kept.append(f"{name} is missing")
+            kept.append(name)
     stacked = np.stack(columns, axis=1) if columns else np.zeros((frame.height, 0))
     return stacked.astype(np.float32), kept
 

@@ -5,7 +5,7 @@ Axes: R replications, B visits, A arms (0 = control, 1 = treatment), C candidate
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.models import FeatureSchema
+from realdataexp.models.base import restore
 from realdataexp.worlds.base import Slate, Visits
 
 CONTROL, TREATMENT = 0, 1
@@ -105,6 +106,14 @@ class Running(Protocol):
         """Everything that changes while running, by name; nothing without memory."""
         ...
 
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state of the same design in a context like this, in place of its own.
+
+        Raises:
+            ValueError: a tensor's name, shape or type is not that of this design's state.
+        """
+        ...
+
     def diagnostics(self) -> dict[str, float]:
         """Figures about the weights since the last call, over all its worlds."""
         ...
@@ -132,6 +141,10 @@ class Design(BaseModel):
     def state(self) -> dict[str, Tensor]:
         """See Running."""
         return {}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See Running. By default there is nothing to go on from."""
+        restore({}, tensors)
 
     def diagnostics(self) -> dict[str, float]:
         """See Running."""

@@ -5,8 +5,8 @@ Axes: R replications, B visits, A arms (0 = control, 1 = treatment), D columns o
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from realdataexp import draws
 from realdataexp.designs.base import Context
 from realdataexp.learner import Learner, OptimizerSettings
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
+from realdataexp.models.base import restore
 
 STACKED = ("mlp", "logistic")
 _FEWEST = 5  # rows of each arm for a fit: the svm is calibrated in five folds
@@ -63,6 +64,10 @@ class WeightModel(Protocol):
         """Everything that changes, by name."""
         ...
 
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state; ValueError where it is not one of such a G."""
+        ...
+
 
 class StackedClassifier:
     """R networks trained online by Adam, one update a step (Si 2023, Algorithm 1)."""
@@ -102,6 +107,38 @@ class StackedClassifier:
         """The networks, their optimizer, and which arms they have seen."""
         return {"seen_arms": self._seen_RA, **self._learner.state()}
 
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See WeightModel."""
+        restore(self.state(), tensors)
+
+
+@dataclass
+class _History:
+    """What a refitted G has seen in one replication, and its fit in use.
+
+    Attributes:
+        steps: the items and arms of each step that the fit was made from or the next one may be.
+        fit_end: the fit in use was made from ``steps[:fit_end]``; 0 before the first.
+        fit_step: the step behind which it was made.
+        window_start: the next fit is made from ``steps[window_start:]``.
+        fitted: the classifier.
+    """
+
+    steps: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    fit_end: int = 0
+    fit_step: int = 0
+    window_start: int = 0
+    fitted: Any = None
+
+    def add(self, x_ND: np.ndarray, z_N: np.ndarray, window_steps: int | None) -> None:
+        """One more step; one that neither the fit in use nor the next needs is forgotten."""
+        self.steps.append((x_ND, z_N))
+        if window_steps is not None and len(self.steps) - self.window_start > window_steps:
+            if self.window_start < self.fit_end:
+                self.window_start += 1
+            else:
+                del self.steps[self.window_start]
+
 
 class RefittedClassifier:
     """A scikit-learn classifier for each replication, fitted anew every few steps on the host.
@@ -121,33 +158,41 @@ class RefittedClassifier:
                 f"weighting.model = {name!r} needs scikit-learn: pip install 'realdataexp[sklearn]'"
             ) from error
         self._context, self._refit_every = context, refit_every
-        n = len(context.replication_R)
-        self._seen_R: list[deque[tuple[np.ndarray, np.ndarray]]] = [
-            deque(maxlen=window_steps) for _ in range(n)
-        ]
-        self._fitted_R: list[Any] = [None] * n
+        self._window_steps = window_steps
+        sides = (context.schema.user, context.schema.video)
+        self._n_columns = sum(side.n_numerical + side.n_ids for side in sides)
+        self._history_R = [_History() for _ in context.replication_R]
 
     def predict(self, batch: Batch) -> Tensor:
         """P(treated | item): R, B."""
         rows_RBD = self._rows(batch)
         p_RB = np.full(rows_RBD.shape[:2], self._context.p)
-        for r, fitted in enumerate(self._fitted_R):
-            if fitted is not None:
-                p_RB[r] = fitted.predict_proba(rows_RBD[r])[:, 1]
+        for r, history in enumerate(self._history_R):
+            if history.fitted is not None:
+                p_RB[r] = history.fitted.predict_proba(rows_RBD[r])[:, 1]
         return torch.from_numpy(p_RB).float().to(self._context.device.torch)
 
     def learn(self, batch: Batch, is_treated_RB: Tensor, is_visit_RB: Tensor, step: int) -> None:
         """Remember the step's items, and fit again every ``refit_every`` steps."""
         rows_RBD = self._rows(batch)
         z_RB, on_RB = is_treated_RB.cpu().numpy(), is_visit_RB.cpu().numpy()
-        for r, seen in enumerate(self._seen_R):
-            seen.append((rows_RBD[r][on_RB[r]], z_RB[r][on_RB[r]]))
+        for r, history in enumerate(self._history_R):
+            history.add(rows_RBD[r][on_RB[r]], z_RB[r][on_RB[r]], self._window_steps)
             if (step + 1) % self._refit_every == 0:
-                x, z = (np.concatenate(parts) for parts in zip(*seen, strict=True))
-                if _FEWEST <= z.sum() <= len(z) - _FEWEST:
-                    replication = self._context.replication_R[r]
-                    key = draws.key(self._context.seed, "refit G", replication, step)
-                    self._fitted_R[r] = self._make(int(key) & 0x7FFFFFFF).fit(x, z)
+                window = history.steps[history.window_start :]
+                n_treated = sum(int(z_N.sum()) for _, z_N in window)
+                n_control = sum(len(z_N) for _, z_N in window) - n_treated
+                if min(n_treated, n_control) >= _FEWEST:
+                    self._history_R[r] = _History(window, len(window), step)
+                    self._fit(r)
+
+    def _fit(self, r: int) -> None:
+        """Make the fit in use: the same rows and step give the same classifier."""
+        history = self._history_R[r]
+        x_ND, z_N = map(np.concatenate, zip(*history.steps[: history.fit_end], strict=True))
+        replication = self._context.replication_R[r]
+        key = draws.key(self._context.seed, "refit G", replication, history.fit_step)
+        history.fitted = self._make(int(key) & 0x7FFFFFFF).fit(x_ND, z_N)
 
     def _rows(self, batch: Batch) -> np.ndarray:
         """Numbers and one-hot categories of each visit's user and item: R, B, D."""
@@ -162,9 +207,36 @@ class RefittedClassifier:
         return torch.cat(parts, dim=-1).cpu().numpy()
 
     def state(self) -> dict[str, Tensor]:
-        """The window; classifiers are fitted again from it."""
+        """The rows in memory, and from which of them and when the fit in use was made."""
         tensors = {}
-        for r, seen in enumerate(self._seen_R):
-            for i, (x, z) in enumerate(seen):
-                tensors[f"{r}.{i}.x"], tensors[f"{r}.{i}.z"] = map(torch.from_numpy, (x, z))
+        for r, history in enumerate(self._history_R):
+            x, z = zip(*history.steps, strict=True) if history.steps else ((), ())
+            arrays = {
+                "x": np.concatenate([np.zeros((0, self._n_columns), dtype=np.float32), *x]),
+                "z": np.concatenate([np.zeros(0, dtype=bool), *z]),
+                "n_rows": np.array([len(z_N) for z_N in z], dtype=np.int64),
+                "fit": np.array(
+                    [history.fit_end, history.fit_step, history.window_start], dtype=np.int64
+                ),
+            }
+            tensors.update({f"{r}.{name}": torch.from_numpy(a) for name, a in arrays.items()})
         return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See WeightModel; the fits in use are made again."""
+        own = {}
+        for r in range(len(self._history_R)):
+            n_rows_K = tensors.get(f"{r}.n_rows", torch.zeros(0))
+            n = int(n_rows_K.sum())
+            own[f"{r}.x"] = torch.zeros(n, self._n_columns)
+            own[f"{r}.z"] = torch.zeros(n, dtype=torch.bool)
+            own[f"{r}.n_rows"] = torch.zeros(len(n_rows_K), dtype=torch.int64)
+            own[f"{r}.fit"] = torch.zeros(3, dtype=torch.int64)
+        restore(own, tensors)
+        for r in range(len(self._history_R)):
+            n_rows = own[f"{r}.n_rows"].tolist()
+            x, z = (own[f"{r}.{name}"].split(n_rows) for name in ("x", "z"))
+            steps = [(x_ND.numpy(), z_N.numpy()) for x_ND, z_N in zip(x, z, strict=True)]
+            self._history_R[r] = _History(steps, *own[f"{r}.fit"].tolist())
+            if self._history_R[r].fit_end:
+                self._fit(r)

@@ -11,6 +11,8 @@ Axes: R replications, M models (control, treatment), B visits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from realdataexp.config import WeightingOptions
+from realdataexp.config.faults import did_you_mean, show
 from realdataexp.designs.base import Context, Design, Outcome, Running
 from realdataexp.designs.weight_models import (
     STACKED,
@@ -26,6 +29,7 @@ from realdataexp.designs.weight_models import (
     StackedClassifier,
     WeightModel,
 )
+from realdataexp.models.base import restore
 from realdataexp.worlds.base import Slate, Visits, chosen
 
 
@@ -38,20 +42,33 @@ class Weighting(Design, WeightingOptions):
         """With its own classifiers.
 
         Raises:
-            InputError: one of the arms does not exist.
+            InputError: one of the arms, or a feature that G shall see, does not exist.
         """
         if not 0.0 < context.p < 1.0:
             raise context.refuse(
                 f"experiment.p_treatment = {context.p}: its weights divide by the share of each "
                 "arm; use a share between 0 and 1"
             )
+        seen = context
+        if self.features is not None:
+            self._check_features(context)
+            seen = replace(context, schema=context.schema.select(self.features))
         g: WeightModel
         if self.model in STACKED:
             layers = self.hidden_layers if self.model == "mlp" else ()
-            g = StackedClassifier(context, layers, self.learning_rate)
+            g = StackedClassifier(seen, layers, self.learning_rate)
         else:
-            g = RefittedClassifier(context, self.model, self.refit_every, self.window_steps)
+            g = RefittedClassifier(seen, self.model, self.refit_every, self.window_steps)
         return RunningWeighting(self, context, g)
+
+    def _check_features(self, context: Context) -> None:
+        known = context.schema.names
+        for i, name in enumerate(self.features or ()):
+            if name not in known:
+                raise context.refuse(
+                    f"features.{i} = {show(name)}: the models see no such feature"
+                    f"{did_you_mean(name, known)}; known are {', '.join(known)}"
+                )
 
     def weights(self, outcome: Outcome) -> Tensor:
         """Only what ``start`` returns can weigh."""
@@ -86,6 +103,8 @@ class RunningWeighting:
         design, p, visits = self._design, outcome.p, outcome.visits
         pick_RAB, z_RB = outcome.pick_RAB, outcome.is_treated_RB
         batch = chosen(outcome.slate, torch.where(z_RB, pick_RAB[:, 1], pick_RAB[:, 0]))
+        if design.features is not None:
+            batch = batch.select(self._context.schema, design.features)
         is_visit_RB = outcome.slate.is_candidate_WBC.any(-1)
         g_RB = self._g.predict(batch)
         self._g.learn(batch, z_RB, is_visit_RB, visits.step)
@@ -104,8 +123,34 @@ class RunningWeighting:
         return weight_RMB
 
     def state(self) -> dict[str, Tensor]:
-        """That of G."""
-        return self._g.state()
+        """That of G, and what the next diagnostics are made from."""
+        tensors = self._figures(0, 0)
+        if self._seen:
+            steps = zip(*self._seen, strict=True)
+            tensors = dict(zip(tensors, map(torch.stack, steps), strict=True))
+        return {**self._g.state(), **tensors}
+
+    def _figures(self, n_steps: int, batch_size: int) -> dict[str, Tensor]:
+        """Names, shapes and types of what ``_seen`` holds, stacked over steps T."""
+        shape = (n_steps, len(self._context.replication_R), batch_size)
+        on_TRB = torch.zeros(shape, dtype=torch.bool, device=self._context.device.torch)
+        on_TRMB = on_TRB.unsqueeze(2).repeat(1, 1, 2, 1)
+        return {
+            "since.g": on_TRB.float(),
+            "since.is_treated": on_TRB.clone(),
+            "since.is_visit": on_TRB,
+            "since.weight": on_TRMB.float(),
+            "since.is_clipped": on_TRMB,
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See Running."""
+        saved = {name: t for name, t in tensors.items() if name.startswith("since.")}
+        g_TRB = saved.get("since.g", torch.zeros(0, 0))
+        figures = self._figures(g_TRB.shape[0], g_TRB.shape[-1])
+        restore(figures, saved)
+        self._g.load_state({name: t for name, t in tensors.items() if name not in saved})
+        self._seen = list(zip(*(t.unbind() for t in figures.values()), strict=True))
 
     def diagnostics(self) -> dict[str, float]:
         """How good G is, and what its weights are like, since the last call."""

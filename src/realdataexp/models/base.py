@@ -6,10 +6,12 @@ slots, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -22,16 +24,37 @@ class SideSchema:
         fields: (name, first slot, slot behind the last) of each categorical feature; a
             multi-hot feature has several slots.
         n_ids: size of the joint vocabulary that the category slots index.
+        numerical: the feature of each numerical column; a feature may have several.
+        first_ids: where each categorical feature's ids start in the joint vocabulary.
     """
 
     n_numerical: int
     fields: tuple[tuple[str, int, int], ...]
     n_ids: int
+    numerical: tuple[str, ...] = ()
+    first_ids: tuple[int, ...] = ()
 
     @property
     def n_slots(self) -> int:
         """Category slots of a row."""
         return self.fields[-1][2] if self.fields else 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features, each once."""
+        return (*dict.fromkeys(self.numerical), *(name for name, _, _ in self.fields))
+
+    def select(self, names: Sequence[str]) -> SideSchema:
+        """Some of the features, in this schema's order, with a joint vocabulary of their own."""
+        numerical = tuple(name for name in self.numerical if name in names)
+        fields, first_ids, slot, n_ids = [], [], 0, 0
+        ids = pairwise((*self.first_ids, self.n_ids))
+        for (name, first, end), (first_id, end_id) in zip(self.fields, ids, strict=True):
+            if name in names:
+                fields.append((name, slot, slot + end - first))
+                first_ids.append(n_ids)
+                slot, n_ids = slot + end - first, n_ids + end_id - first_id
+        return SideSchema(len(numerical), tuple(fields), n_ids, numerical, tuple(first_ids))
 
 
 @dataclass(frozen=True)
@@ -40,6 +63,15 @@ class FeatureSchema:
 
     user: SideSchema
     video: SideSchema
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features of both."""
+        return (*self.user.names, *self.video.names)
+
+    def select(self, names: Sequence[str]) -> FeatureSchema:
+        """Some of the features; see Batch.select for their columns."""
+        return FeatureSchema(self.user.select(names), self.video.select(names))
 
 
 @dataclass(frozen=True)
@@ -70,10 +102,57 @@ class Batch:
             )
         )
 
+    def select(self, schema: FeatureSchema, names: Sequence[str]) -> Batch:
+        """The columns of some of the schema's features, as in ``schema.select(names)``."""
+        user = _select(
+            schema.user, names, self.user_num_SBD, self.user_cat_SBK, self.user_weight_SBK
+        )
+        video = _select(
+            schema.video, names, self.video_num_SBCD, self.video_cat_SBCK, self.video_weight_SBCK
+        )
+        return Batch(*user, *video)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(S, B, C)."""
         return tuple(self.video_num_SBCD.shape[:3])  # type: ignore[return-value]
+
+
+def restore(state: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copy saved tensors into the live ones of a state.
+
+    Raises:
+        ValueError: a name, a shape or a type differs; then nothing has been copied.
+    """
+    if wrong := sorted(state.keys() ^ saved.keys()):
+        said = "missing" if wrong[0] in state else "unknown"
+        raise ValueError(f"state: tensor {wrong[0]} is {said}")
+    for name, live in state.items():
+        found, wanted = (f"{x.dtype} {list(x.shape)}" for x in (saved[name], live))
+        if found != wanted:
+            raise ValueError(f"state: tensor {name} is {found} instead of {wanted}")
+    for name, live in state.items():
+        live.copy_(saved[name])
+
+
+def _select(
+    side: SideSchema, names: Sequence[str], num_XD: Tensor, cat_XK: Tensor, weight_XK: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One side's columns of some features, ids counted in their own joint vocabulary."""
+    new = side.select(names)
+    first_id_of = {name: i for (name, _, _), i in zip(new.fields, new.first_ids, strict=True)}
+    columns = [d for d, name in enumerate(side.numerical) if name in names]
+    slots: list[int] = []
+    shifts: list[int] = []
+    for (name, first, end), first_id in zip(side.fields, side.first_ids, strict=True):
+        if name in names:
+            slots += range(first, end)
+            shifts += [first_id - first_id_of[name]] * (end - first)
+    column_D, slot_K = (
+        torch.tensor(x, dtype=torch.int64, device=num_XD.device) for x in (columns, slots)
+    )
+    cat_XK = cat_XK.index_select(-1, slot_K) - cat_XK.new_tensor(shifts)
+    return num_XD.index_select(-1, column_D), cat_XK, weight_XK.index_select(-1, slot_K)
 
 
 class StackedModel(Protocol):

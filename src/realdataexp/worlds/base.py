@@ -8,7 +8,7 @@ the arms) is drawn once per replication and shared by all blocks: common random 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -167,6 +167,14 @@ class World(Protocol):
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while running, by name."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state of a world with the same settings, in place of its own.
+
+        Raises:
+            ValueError: a tensor's name, shape or type is not that of this world's state.
+        """
         ...
 
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ N log rows, K earlier visits of a user.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from realdataexp.data.log import DataSet, LogTable
 from realdataexp.data.split import RowRanges, Split, training_blocks
 from realdataexp.device import Device
 from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.models.base import restore
 from realdataexp.worlds.base import Slate, Visits, WorldSettings
 
 
@@ -35,7 +36,8 @@ def schema_of(features: Features) -> FeatureSchema:
 
     def side(table: FeatureTable) -> SideSchema:
         fields = tuple((f.name, f.first_slot, f.end_slot) for f in table.fields)
-        return SideSchema(len(table.numerical), fields, table.n_ids)
+        first_ids = tuple(f.first_id for f in table.fields)
+        return SideSchema(len(table.numerical), fields, table.n_ids, table.numerical, first_ids)
 
     return FeatureSchema(side(features.user), side(features.video))
 
@@ -360,3 +362,7 @@ class ReplayWorld:
             "previous": torch.from_numpy(self._previous_RT),
             "slot": self._slot_WT,
         }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state; see World."""
+        restore(self.state(), tensors)

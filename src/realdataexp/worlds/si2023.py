@@ -6,7 +6,7 @@ and stays for an exponential time whose mean is exponential in them; both differ
 are linear in the features and the type, without interactions: deliberately misspecified, so that
 what they learn depends on which videos the training data hold, and the arms' data differ in that.
 The paper does not give its coefficients: here ``world_seed`` draws them, and the constants are
-settings.
+settings. A config names the features ``x0``, ``x1``, ..., and ``long`` for the type.
 
 Candidates are independent and identically distributed, so that the share of treated data at a
 video, E[Z|X], can be computed: see designs/oracle.py.
@@ -17,7 +17,7 @@ Axes: R replications, W worlds, B visits or rows, C candidates, D features, L ou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from realdataexp import draws
 from realdataexp.config import Si2023Config
 from realdataexp.device import Device
 from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.models.base import restore
 from realdataexp.worlds.base import Slate, Visits, WorldSettings, chosen
 
 OUTCOMES = ("stay_time", "finish", "short_video")
@@ -195,6 +196,10 @@ class Si2023World:
         """Nothing: each step is new."""
         return {}
 
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Nothing; see World."""
+        restore({}, tensors)
+
 
 class Si2023Environment:
     """The simulated platform: see worlds.base.Environment."""
@@ -204,8 +209,10 @@ class Si2023Environment:
     def __init__(self, config: Si2023Config, seed: int, device: Device) -> None:
         self._config, self._seed, self._device = config, seed, device
         self._platform = Platform.draw(config).to(device)
-        nothing = SideSchema(0, (), 0)
-        self.schema = FeatureSchema(nothing, SideSchema(config.n_features + 1, (), 0))
+        names = (*(f"x{d}" for d in range(config.n_features)), "long")
+        self.schema = FeatureSchema(
+            SideSchema(0, (), 0), SideSchema(len(names), (), 0, numerical=names)
+        )
 
     def _rows(self, purpose: str, n_rows: int, targets: Sequence[str]) -> RandomRows:
         key = draws.key(self._seed, purpose)
