@@ -19,6 +19,7 @@ from realdataexp.designs import Design, Pooling, Snapshot, Splitting
 from realdataexp.designs.base import Context, Outcome, Running
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
+from realdataexp.heads import Head
 from realdataexp.learner import Learner, OptimizerSettings
 from realdataexp.loop import Block, LabelPolicy, Loop, Step, n_networks
 from realdataexp.models import LOSSES, MLP, LabelScale
@@ -169,9 +170,8 @@ def make_learner(setting: Setting, index: int, n: int) -> Learner:
     """``n`` networks of a label."""
     x = setting.labels[index]
     start = make_start(setting, index)
-    return Learner.start(
-        make_model(setting, index), LOSSES[x.loss], x.scale, setting.device, start, n
-    )
+    head = Head(LOSSES[x.loss], x.scale, x.n_outputs)
+    return Learner.start(make_model(setting, index), (head,), setting.device, start, n)
 
 
 def make_policy(x: Label) -> LabelPolicy:
@@ -308,7 +308,8 @@ def start_loop(
     world = Watched(make_world(setting, replications, len(blocks)))
     policies = [make_policy(x) for x in setting.labels]
     context = make_context(setting, replications)
-    loop = Loop(world, blocks, policies, learners, setting.seed, context=context)
+    running = [b.design.start(replace(context, label=b.label, p=b.p)) for b in blocks]
+    loop = Loop(world, blocks, policies, learners, setting.seed, running=running)
     history = History(tuple(blocks), tuple(replications), learners)
     history.visits, history.slates, history.choices = world.visits, world.slates, world.choices
     return loop, world, history

@@ -20,7 +20,7 @@ from realdataexp import cli
 from realdataexp.config import Config, load_config
 from realdataexp.errors import InputError, RunError
 
-COMMANDS = ("run", "prepare", "synth", "validate", "schema", "report")
+COMMANDS = ("run", "plan", "prepare", "synth", "validate", "schema", "report")
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -52,6 +52,16 @@ class Stub:
 
     def without_faults(self, source: str, data: Path | None) -> None:
         return None
+
+    def run_plan(self, config: Config, out: Path | None, **grid: Any) -> Path:
+        self.calls.append(("plan", config, out, grid))
+        if self.raises:
+            raise self.raises
+        return out or Path("results/a-plan")
+
+    def print_plan(self, plan_dir: Path) -> None:
+        self.calls.append(("print", plan_dir))
+        print("the tables")
 
     def print_result(self, run_dir: Path) -> None:
         self.calls.append(("print", run_dir))
@@ -85,7 +95,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     modules = {
         "realdataexp.runs.experiment": ("run_experiment", "check_experiment"),
         "realdataexp.runs.checks": ("without_faults",),
-        "realdataexp.report.table": ("print_result",),
+        "realdataexp.runs.planning": ("run_plan",),
+        "realdataexp.report.table": ("print_plan", "print_result"),
         "realdataexp.report.plots": ("write_plot",),
         "realdataexp.data.synthetic": ("write_synthetic",),
         "realdataexp.data.kuairand": ("prepare",),
@@ -143,6 +154,9 @@ def test_the_package_runs_as_a_module():
         (["run", "--set", "simulation.n_steps=0"], "simulation.n_steps = 0: must be at least 1"),
         (["run", "--mode", "shado"], "unknown mode"),
         (["run", "--data", "x"], "--data: dataset.path"),
+        (["plan", "demo", "-c", "demo"], "give one of them"),
+        (["plan", "--mode", "global"], "--mode"),
+        (["plan", "--power", "much"], "--power"),
         (["prepare"], "Missing argument 'DIR'"),
         (["prepare", "x", "--logs", "randon"], "must be one of random"),
         (["synth", "x", "--rows", "0"], "rows = 0: must be at least 1"),
@@ -194,6 +208,23 @@ def test_run_hands_its_options_on_and_ends_with_the_run_folder(
 def test_run_without_a_config_runs_the_demo(stub: Stub, capsys: pytest.CaptureFixture[str]):
     assert call(capsys, "run")[0] == 0
     assert stub.calls[0] == ("run", load_config("demo"), None)
+
+
+def test_plan_hands_its_options_on_and_ends_with_the_plan_folder(
+    stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    args = ["--p", "0.1,0.5", "--steps", "5", "--power", "0.9", "--seed", "3", "--device", "cpu"]
+    code, out, err = call(capsys, "plan", "demo", *args, "--out", str(tmp_path / "p"))
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["the tables", f"Plan folder: {tmp_path / 'p'}"]
+    grid = {"p": "0.1,0.5", "steps": "5", "retrain_every": None, "power": 0.9}
+    expected = load_config("demo", seed=3, device="cpu")
+    assert stub.calls[0] == ("plan", expected, tmp_path / "p", grid)
+
+
+def test_an_interrupted_plan_says_how_it_goes_on(stub: Stub, capsys: pytest.CaptureFixture[str]):
+    stub.raises = KeyboardInterrupt("interrupted: 1 of 2 runs are done")
+    assert call(capsys, "plan") == (130, "", "interrupted: 1 of 2 runs are done\n")
 
 
 def test_dry_run_says_what_would_run_and_runs_nothing(
@@ -320,7 +351,7 @@ def test_report_makes_the_plot_again(
 
 
 def test_the_public_api_is_imported_on_first_use():
-    assert set(realdataexp.__all__) == {"Result", "__version__", "load_config", "run"}
+    assert set(realdataexp.__all__) == {"Result", "__version__", "load_config", "plan", "run"}
     assert set(realdataexp.__all__) <= set(dir(realdataexp))
     with pytest.raises(AttributeError, match="no attribute 'rum'"):
         _ = realdataexp.rum

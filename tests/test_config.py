@@ -148,6 +148,25 @@ BOUNDS = [
     ("pretrain.learning_rate=0", "pretrain.learning_rate", "more than 0"),
     ("pretrain.early_stopping=0", "pretrain.early_stopping", "at least 1"),
     ("pretrain.max_rows=0", "pretrain.max_rows", "at least 1"),
+    ("pretrain.optimizer=adagrad", "pretrain.optimizer", "must be one of adam, adamw or sgd"),
+    ("pretrain.gradient_clip=0", "pretrain.gradient_clip", "more than 0"),
+    ("pretrain.max_skipped_share=1.1", "pretrain.max_skipped_share", "at most 1"),
+    ("pretrain.scheduler.kind=step", "pretrain.scheduler.kind", "none, cosine or plateau"),
+    (
+        "pretrain.scheduler={kind: none, min_factor: 0.1}",
+        "pretrain.scheduler.min_factor",
+        "has no effect with kind none: leave it out",
+    ),
+    (
+        "pretrain.scheduler={kind: cosine, patience: 3}",
+        "pretrain.scheduler.patience",
+        "has no effect with kind cosine: leave it out",
+    ),
+    (
+        "pretrain.scheduler={kind: plateau, factor: 1}",
+        "pretrain.scheduler.factor",
+        "less than 1",
+    ),
     ("pretrain.rows=late", "pretrain.rows", "must be one of auto"),
     ("pretrain.share=1", "pretrain.share", "less than 1"),
     ("pretrain.share=0", "pretrain.share", "more than 0"),
@@ -163,6 +182,23 @@ BOUNDS = [
     ("simulation.learning_rate=null", "simulation", "none in the labels click"),
     ("simulation.weight_decay=-1", "simulation.weight_decay", "at least 0"),
     ("simulation.gradient_clip=0", "simulation.gradient_clip", "more than 0"),
+    ("simulation.optimizer=adamW", "simulation.optimizer", "must be one of adam, adamw or sgd"),
+    ("simulation.max_skipped_share=-1", "simulation.max_skipped_share", "at least 0"),
+    (
+        "simulation.scheduler={kind: plateau, min_factor: 1}",
+        "simulation.scheduler.min_factor",
+        "less than 1",
+    ),
+    (
+        "simulation.scheduler={kind: plateau, patience: -1}",
+        "simulation.scheduler.patience",
+        "at least 0",
+    ),
+    (
+        "simulation.scheduler={kind: cosine, factor: 0.3}",
+        "simulation.scheduler.factor",
+        "has no effect with kind cosine: leave it out",
+    ),
     ("simulation.min_candidates=0", "simulation.min_candidates", "at least 1"),
     ("simulation.min_candidates=11", "simulation.min_candidates", "at most n_candidate"),
     ("experiment.p_treatment=1.1", "experiment.p_treatment", "at most 1"),
@@ -184,7 +220,7 @@ BOUNDS = [
         "unknown key",
     ),
     ("splitting.normalize=1", "splitting.normalize", "true or false"),
-    ("validation.max_rows=0", "validation.max_rows", "at least 1"),
+    ("validation.validation_batches=0", "validation.validation_batches", "at least 1"),
     ("logging.level=LOUD", "logging.level", "must be one of DEBUG"),
     ("logging=quiet", "logging", "must be a block"),
 ]
@@ -216,6 +252,62 @@ def test_values_at_the_edge_of_a_bound_are_taken():
     assert config.experiment.p_treatment == 1.0
     assert config.labels[0].model_params["hidden_layers"] == []
     assert config.labels[1].model_params == {"depth": 3}
+
+
+def test_a_schedulers_settings_are_filled_in_where_they_act():
+    kinds = ("none", "cosine", "plateau")
+    config = load_config(SMALL, ["simulation.scheduler.kind=plateau"])
+    blocks = [
+        load_config(SMALL, [f"pretrain.scheduler.kind={kind}"]).pretrain.scheduler for kind in kinds
+    ]
+    found = [(x.min_factor, x.factor, x.patience) for x in (*blocks, config.simulation.scheduler)]
+    plateau = (0.0, 0.5, 3)
+    assert found == [(None, None, None), (0.0, None, None), plateau, plateau]
+    assert load_config(config.resolved()) == config
+    assert load_config(SMALL).simulation.scheduler == blocks[0]
+
+
+# One row a model: its settings where none are given, one that is wrong, and what the line says.
+MODEL_PARAMS = [
+    (
+        "MLP",
+        {"hidden_layers": [64, 32], "dropout": 0.0, "normalization": "none", "embedding_dim": None},
+        "normalization=batch",
+        "must be one of none or layer",
+    ),
+    ("Linear", {}, "hidden_layers=[4]", "there are no settings here: remove it"),
+    (
+        "WideDeep",
+        {"embedding_dim": 8, "crosses": [], "cross_buckets": 1000, "dropout": 0.0},
+        "crosses=[[tab, tab]]",
+        "must be two different features",
+    ),
+    (
+        "DCNv2",
+        {"embedding_dim": 8, "n_cross_layers": 2, "rank": None, "structure": "stacked"},
+        "structure=serial",
+        "must be one of stacked or parallel",
+    ),
+    ("DLRM", {"embedding_dim": 8, "bottom_layers": [32]}, "bottom_layers=[0]", "at least 1"),
+    (
+        "MMoE",
+        {"n_experts": 4, "expert_layers": [32], "tower_layers": [16], "group": "all"},
+        "expert_layers=[]",
+        "must not be empty",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "defaults", "wrong", "says"), MODEL_PARAMS)
+def test_every_model_s_settings_are_filled_in_and_checked(
+    model: str, defaults: dict[str, Any], wrong: str, says: str
+):
+    mine = [f"labels.1.model={model}", "labels.1.model_params={}"]
+    config = load_config(SMALL, mine)
+    assert config.labels[1].model_params.items() >= defaults.items()
+    assert load_config(config.resolved()) == config
+    (line,) = faults(SMALL, *mine, f"labels.1.model_params.{wrong}")
+    assert f"labels.1.model_params.{wrong.split('=')[0]}" in line and says in line
 
 
 def test_a_categorical_label_needs_its_number_of_classes():

@@ -78,6 +78,10 @@ def test_every_command_of_readme_and_docs_runs(workplace: Path) -> None:
         if words[1] == "run":
             # the same command, at a size that suits a test
             words += ["--set", "simulation.n_steps=3", "--set", "experiment.replications=2"]
+        if words[1] == "plan":
+            words[words.index("--steps") + 1] = "3"
+            words[words.index("--retrain-every") + 1] = "1,3"
+            words += ["--set", "experiment.replications=2"]
         run(words, workplace)
         n_run += 1
     assert n_run >= 9

@@ -161,6 +161,16 @@ def test_uniforms_stay_below_one_at_the_largest_number(monkeypatch: pytest.Monke
     ]
 
 
+@pytest.mark.parametrize("p", [0.0, 2.0**-53, 1e-9, 0.1, 1 / 3, 0.5, 0.7, 1 - 2.0**-53, 1.0])
+def test_a_chance_is_a_uniform_below_p_to_the_bit(p: float) -> None:
+    keys = draws.key(5, "chance", torch.arange(200))
+    assert draws.chance(keys, 50, p).equal(draws.uniform(keys, 50) < p)
+    # and where p is one of the uniforms itself, or the next number above it
+    for u in draws.uniform(keys[:50], 1).flatten().tolist():
+        for at in (u, math.nextafter(u, 1.0)):
+            assert draws.chance(keys, 1, at).equal(draws.uniform(keys, 1) < at)
+
+
 @pytest.mark.parametrize("along", ["one stream", "first draw of many keys"])
 def test_uniforms_are_uniform(along: str) -> None:
     n = 100_000

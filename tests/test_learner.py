@@ -12,7 +12,8 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.device import Device, choose_device
-from realdataexp.learner import Learner, OptimizerSettings, by_rows
+from realdataexp.heads import Head, by_rows
+from realdataexp.learner import Learner, OptimizerSettings
 from realdataexp.models import LOSSES, MLP, Batch, FeatureSchema, LabelScale, SideSchema
 
 SCHEMA = FeatureSchema(
@@ -29,8 +30,9 @@ def learner_of(
     n: int = S, loss: str = "MSE", device: Device = CPU, like: Learner | None = None, **params: Any
 ) -> Learner:
     """Networks that differ, or copies of those of ``like``."""
-    model = MLP(SCHEMA, 3 if loss == "CE" else 1, {"hidden_layers": [5], **params}, "model_params")
-    learner = Learner.start(model, LOSSES[loss], SCALE, device, model.init(draws.key(0, "i")), n)
+    head = Head(LOSSES[loss], SCALE, 3 if loss == "CE" else 1)
+    model = MLP(SCHEMA, head.n_outputs, {"hidden_layers": [5], **params}, "model_params")
+    learner = Learner.start(model, (head,), device, model.init(draws.key(0, "i")), n)
     for name, p in learner.params.items():
         for s in range(n):
             p[s] = like.params[name][s] if like else model.init(draws.key(s, "i"))[name]
@@ -51,7 +53,9 @@ def random_batch(seed: int = 0, shape: tuple[int, int, int] = (S, B, 1)) -> Batc
 
 
 def labels(seed: int = 0, shape: tuple[int, int] = (S, B)) -> Tensor:
-    return torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)).float()
+    """S, B, 1 of a single label."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 2, (*shape, 1), generator=g).float()
 
 
 def keys(n: int = S, step: int = 0) -> Tensor:
@@ -64,7 +68,7 @@ def snapshot(learner: Learner, s: int) -> dict[str, list[int]]:
 
 
 def bits(x: Tensor) -> list[int]:
-    return x.reshape(-1).view(torch.int64 if x.dtype == torch.int64 else torch.int32).tolist()
+    return x.reshape(-1).view(torch.int64 if x.element_size() == 8 else torch.int32).tolist()
 
 
 def assert_same_network(ours: Learner, theirs: Learner, s: int) -> None:
@@ -102,7 +106,9 @@ def plain_training(
         adam.zero_grad()
         params = dict(zip(names, leaves, strict=True))
         raw = learner.model.forward(params, random_batch(step)[s : s + 1], None)
-        learner.loss.elementwise(raw[:, :, 0], labels(step)[s : s + 1], SCALE).mean().backward()
+        learner.heads[0].loss.elementwise(
+            raw[:, :, 0], labels(step)[s : s + 1, :, 0], SCALE
+        ).mean().backward()
         if settings.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(leaves, settings.gradient_clip)
         adam.step()
@@ -154,14 +160,14 @@ def test_each_network_is_trained_as_by_torch_adam(loss: str, settings: Optimizer
 
 def test_clipping_acts_on_the_whole_gradient_of_one_network() -> None:
     """A network with a large gradient neither shrinks another's nor clips tensor by tensor."""
-    y_SB = labels()
-    y_SB[2] = 1e4
+    y_SBK = labels()
+    y_SBK[2] = 1e4
     free, clipped = learner_of(), learner_of()
     for learner, settings in (
         (free, OptimizerSettings(0.01)),
         (clipped, OptimizerSettings(0.01, gradient_clip=5.0)),
     ):
-        learner.update(random_batch(), y_SB, torch.ones(S, B), settings, keys())
+        learner.update(random_batch(), y_SBK, torch.ones(S, B), settings, keys())
     before, after = first_gradient(free), first_gradient(clipped)
     norms = torch.stack([g.flatten(1).square().sum(1) for g in before.values()]).sum(0).sqrt()
     assert float(norms[2]) > 100 and all(float(norms[s]) < 5 for s in (0, 1, 3))
@@ -177,7 +183,7 @@ def test_clipping_acts_on_the_whole_gradient_of_one_network() -> None:
 @pytest.mark.parametrize("loss", ["MSE", "BCE", "CE"])
 def test_the_gradient_is_that_of_the_mean_of_weight_times_loss(loss: str) -> None:
     learner = learner_of(loss=loss)
-    batch, y_SB = random_batch(), labels()
+    batch, y_SBK = random_batch(), labels()
     weight_SB = torch.tensor(
         [
             [1.0, 1, 1, 1, 1, 1],
@@ -186,23 +192,23 @@ def test_the_gradient_is_that_of_the_mean_of_weight_times_loss(loss: str) -> Non
             [0.0, 0, 0, 0, 0.25, 0],
         ]
     )
-    y_SB[2, 1] = NAN  # missing: out of the mean
+    y_SBK[2, 1] = NAN  # missing: out of the mean
     weight_SB[2, 3] = NAN  # padding: out of the mean
     leaves = {name: p.clone().requires_grad_() for name, p in learner.params.items()}
     raw = learner.model.forward(leaves, batch, None)[:, :, 0]
     total, plain_means = torch.tensor(0.0), []
     for s in range(S):
         rows = [b for b in range(B) if s != 2 or b not in (1, 3)]
-        terms = [learner.loss.elementwise(raw[s, b], y_SB[s, b], SCALE) for b in rows]
+        terms = [learner.heads[0].loss.elementwise(raw[s, b], y_SBK[s, b, 0], SCALE) for b in rows]
         weights = [weight_SB[s, b] for b in rows]
         total = total + sum(w * t for w, t in zip(weights, terms, strict=True)) / len(rows)
         learned = [float(t.detach()) for w, t in zip(weights, terms, strict=True) if w > 0]
         plain_means.append(sum(learned) / len(learned))
     expected = dict(zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True))
-    losses_S = learner.update(batch, y_SB, weight_SB, OptimizerSettings(0.01), keys())
+    losses_SK = learner.update(batch, y_SBK, weight_SB, OptimizerSettings(0.01), keys())
     for name, g in first_gradient(learner).items():
         torch.testing.assert_close(g, expected[name], rtol=1e-4, atol=1e-6)
-    assert losses_S.tolist() == pytest.approx(plain_means, rel=1e-5)
+    assert losses_SK[:, 0].tolist() == pytest.approx(plain_means, rel=1e-5)
 
 
 def test_doubled_weights_double_the_gradient() -> None:
@@ -227,14 +233,14 @@ def test_a_network_with_nothing_to_learn_is_left_bit_for_bit_as_it_was(
     learner = learner_of(dropout=0.3)
     train(learner)  # moments that would move on by themselves
     before = [snapshot(learner, s) for s in range(S)]
-    y_SB, weight_SB = labels(9), torch.ones(S, B)
+    y_SBK, weight_SB = labels(9), torch.ones(S, B)
     if why == "no label":
-        y_SB[1] = NAN
+        y_SBK[1] = NAN
     else:
         weight_SB[1] = 0.0 if why == "no weight" else NAN
-    losses_S = learner.update(random_batch(9), y_SB, weight_SB, settings, keys(step=9))
+    losses_SK = learner.update(random_batch(9), y_SBK, weight_SB, settings, keys(step=9))
     assert snapshot(learner, 1) == before[1]
-    assert torch.isnan(losses_S).tolist() == [False, True, False, False]
+    assert torch.isnan(losses_SK[:, 0]).tolist() == [False, True, False, False]
     assert learner.n_updates_S.tolist() == [4, 3, 4, 4]
     assert learner.n_skipped_S.tolist() == [0] * S
     for s in (0, 2, 3):
@@ -248,21 +254,23 @@ def test_a_networks_step_count_is_its_own() -> None:
     for step in range(6):
         weight_SB = torch.ones(S, B)
         weight_SB[0] = float(step % 2)
-        batch, y_SB, key_S = random_batch(step), labels(step), keys(step=step)
-        masked.update(batch, y_SB, weight_SB, settings, key_S)
+        batch, y_SBK, key_S = random_batch(step), labels(step), keys(step=step)
+        masked.update(batch, y_SBK, weight_SB, settings, key_S)
         if step % 2:
-            alone.update(batch, y_SB, weight_SB, settings, key_S)
+            alone.update(batch, y_SBK, weight_SB, settings, key_S)
     assert snapshot(masked, 0) == snapshot(alone, 0)
     assert masked.n_updates_S.tolist() == [3, 6, 6, 6]
 
 
-def teach(anything: float) -> tuple[Learner, list[float]]:
+def teach(anything: float) -> tuple[Learner, list[list[float]]]:
     """One update with ``anything`` in rows without a label or weight."""
-    learner, batch, y_SB, weight_SB = learner_of(), random_batch(), labels(), torch.ones(S, B)
+    learner, batch, y_SBK, weight_SB = learner_of(), random_batch(), labels(), torch.ones(S, B)
     batch.video_num_SBCD[:, 1:4] += min(anything, 100.0)
-    y_SB[:, 2:4] += anything
-    y_SB[:, 1], weight_SB[:, 2], weight_SB[:, 3] = NAN, 0.0, NAN
-    return learner, learner.update(batch, y_SB, weight_SB, OptimizerSettings(0.01), keys()).tolist()
+    y_SBK[:, 2:4] += anything
+    y_SBK[:, 1], weight_SB[:, 2], weight_SB[:, 3] = NAN, 0.0, NAN
+    return learner, learner.update(
+        batch, y_SBK, weight_SB, OptimizerSettings(0.01), keys()
+    ).tolist()
 
 
 @pytest.mark.parametrize("anything", [7.0, -1.0, 1e30])
@@ -278,9 +286,9 @@ def test_rows_without_label_or_weight_teach_nothing(anything: float) -> None:
 def test_an_infinite_label_is_a_missing_one() -> None:
     ends = []
     for missing in (NAN, math.inf, -math.inf):
-        learner, y_SB = learner_of(), labels()
-        y_SB[1, 2] = missing
-        learner.update(random_batch(), y_SB, torch.ones(S, B), OptimizerSettings(0.01), keys())
+        learner, y_SBK = learner_of(), labels()
+        y_SBK[1, 2] = missing
+        learner.update(random_batch(), y_SBK, torch.ones(S, B), OptimizerSettings(0.01), keys())
         ends.append([snapshot(learner, s) for s in range(S)])
     assert ends[0] == ends[1] == ends[2]
 
@@ -298,9 +306,9 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted_for_that_network_on
     train(learner)
     train(without)
     before = snapshot(learner, 1)
-    y_SB, weight_SB = labels(9), torch.ones(S, B)
-    y_SB[1, 4], weight_SB[1, 4] = bad, weight  # its square, or its gradient too, is beyond float32
-    learner.update(random_batch(9), y_SB, weight_SB, settings, keys(step=9))
+    y_SBK, weight_SB = labels(9), torch.ones(S, B)
+    y_SBK[1, 4], weight_SB[1, 4] = bad, weight  # its square, or its gradient too, is beyond float32
+    learner.update(random_batch(9), y_SBK, weight_SB, settings, keys(step=9))
     weight_SB[1] = 0.0
     without.update(random_batch(9), labels(9), weight_SB, settings, keys(step=9))
     assert learner.n_skipped_S.tolist() == [0, 1, 0, 0]
@@ -344,11 +352,11 @@ def test_chunks_of_networks_change_nothing(per_chunk: int, embedding_dim: int | 
     train(cut, 4, settings)
     for s in range(S):
         assert_same_network(cut, whole, s)
-    everyone, batch, y_SB = slice(0, S), random_batch(7), labels(7)
+    everyone, batch, y_SBK = slice(0, S), random_batch(7), labels(7)
     close = {"rtol": 1e-3, "atol": 1e-4}
     ours, theirs = (x.predict(batch, everyone) for x in (cut, whole))
     torch.testing.assert_close(ours, theirs, **close)
-    ours, theirs = (x.losses(batch, y_SB, everyone) for x in (cut, whole))
+    ours, theirs = (x.losses(batch, y_SBK, everyone) for x in (cut, whole))
     torch.testing.assert_close(ours, theirs, **close)
 
 
@@ -364,9 +372,9 @@ def test_more_networks_change_no_networks_result(embedding_dim: int | None) -> N
     many, few = learner_of(**params), learner_of(2, **params)
     settings = OptimizerSettings(0.05, 0.1, 1.0)
     for step in range(4):
-        batch, y_SB, weight_SB = random_batch(step), labels(step), torch.ones(S, B)
-        many.update(batch, y_SB, weight_SB, settings, keys(step=step))
-        few.update(batch[:2], y_SB[:2], weight_SB[:2], settings, keys(step=step)[:2])
+        batch, y_SBK, weight_SB = random_batch(step), labels(step), torch.ones(S, B)
+        many.update(batch, y_SBK, weight_SB, settings, keys(step=step))
+        few.update(batch[:2], y_SBK[:2], weight_SB[:2], settings, keys(step=step)[:2])
     for s in range(2):
         assert_same_network(few, many, s)
 
@@ -403,17 +411,17 @@ def test_predictions_and_losses_are_those_of_the_named_networks(
     views = {name: p[networks] for name, p in learner.params.items()}
     raw = learner.model.forward(views, batch, None)
     predicted = learner.predict(batch, networks)
-    assert predicted.shape == (n, B, 3) and predicted.dtype == torch.float32
-    torch.testing.assert_close(predicted, learner.loss.predict(raw, SCALE))
-    y_SB = labels(1, (n, B))
-    y_SB[0, 2] = NAN
+    assert predicted.shape == (n, B, 3, 1) and predicted.dtype == torch.float32
+    torch.testing.assert_close(predicted[..., 0], learner.heads[0].loss.predict(raw, SCALE))
+    y_SBK = labels(1, (n, B))
+    y_SBK[0, 2] = NAN
     one = random_batch(1, (n, B, 1))
-    losses = learner.losses(one, y_SB, networks)
-    assert losses.shape == (n, B)
+    losses = learner.losses(one, y_SBK, networks)
+    assert losses.shape == (n, B, 1)
     raw = learner.model.forward(views, one, None)[:, :, 0]
-    expected = learner.loss.elementwise(raw, y_SB.nan_to_num(), SCALE)
+    expected = learner.heads[0].loss.elementwise(raw, y_SBK[..., 0].nan_to_num(), SCALE)
     expected[0, 2] = NAN
-    torch.testing.assert_close(losses, expected.detach(), equal_nan=True)
+    torch.testing.assert_close(losses[..., 0], expected.detach(), equal_nan=True)
     assert torch.equal(learner.predict(batch, networks), predicted)
 
 
@@ -441,7 +449,8 @@ def test_the_state_is_everything_that_an_update_reads_or_writes() -> None:
     settings = OptimizerSettings(0.05, 0.1, 1.0)
     learner, fresh = learner_of(dropout=0.3), learner_of(like=learner_of(), dropout=0.3)
     names = set(learner.params)
-    assert set(learner.state()) == {"n_updates", "n_skipped"} | {
+    alone = {"n_updates", "n_skipped", "rate_factor", "best", "n_bad"}
+    assert set(learner.state()) == alone | {
         f"{part}.{name}" for part in ("params", "moment_1", "moment_2") for name in names
     }
     train(learner, 3, settings)
@@ -475,7 +484,7 @@ def test_a_state_of_another_learner_is_refused(change: dict[str, Any], said: str
 def test_start_makes_separate_copies_and_network_gives_one_back() -> None:
     model = MLP(SCHEMA, 1, {}, "model_params")
     start = model.init(draws.key(0, "init"))
-    learner = Learner.start(model, LOSSES["MSE"], SCALE, CPU, start, 3)
+    learner = Learner.start(model, (Head(LOSSES["MSE"], SCALE),), CPU, start, 3)
     assert learner.n_networks == 3
     for name, p in start.items():
         assert learner.params[name].shape == (3, *p.shape)

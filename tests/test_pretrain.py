@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from realdataexp import draws
@@ -16,9 +18,11 @@ from realdataexp.data.features import CategoricalField, Features, FeatureTable
 from realdataexp.data.log import LogTable
 from realdataexp.data.split import RowRanges
 from realdataexp.device import Device
+from realdataexp.heads import Head
 from realdataexp.learner import Learner, OptimizerSettings
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
-from realdataexp.pretrain import Check, PretrainSettings, pretrain
+from realdataexp.pretrain import Check, Pretraining, PretrainSettings
+from realdataexp.schedules import Schedule
 from realdataexp.worlds.replay import FeatureStore, RowReader
 
 CPU = Device(torch.device("cpu"), "test", 1 << 30)
@@ -82,7 +86,7 @@ def learners(hidden: tuple[int, ...] = (16,), dropout: float = 0.0) -> list[Lear
     schema = toy_store().schema
     model = MLP(schema, 1, {"hidden_layers": hidden, "dropout": dropout}, "model_params")
     return [
-        Learner.start(model, LOSSES[loss], SCALE, CPU, model.init(draws.key(0, loss)), 1)
+        Learner.start(model, (Head(LOSSES[loss], SCALE),), CPU, model.init(draws.key(0, loss)), 1)
         for loss in ("BCE", "MSE")
     ]
 
@@ -100,14 +104,14 @@ def run(
     reader = reader or Recorder()
     made_up = iter(validation or [])
     return list(
-        pretrain(
+        Pretraining(
             ours,
             OPTIMIZERS,
             reader,  # type: ignore[arg-type]
             reader.ranges.n_rows,
             lambda: next(made_up, (0.0, 0.0)),
             settings,
-        )
+        ).checks()
     )
 
 
@@ -201,7 +205,9 @@ def test_a_pretraining_step_is_an_update_of_each_label() -> None:
         for i, (learner, optimizer) in enumerate(zip(plain, OPTIMIZERS, strict=True)):
             key_S = draws.key(1, f"pretrain dropout {i}", torch.tensor([step]))
             weight_SB = torch.ones_like(y_L[i])
-            losses[i].append(float(learner.update(batch, y_L[i], weight_SB, optimizer, key_S)))
+            losses[i].append(
+                float(learner.update(batch, y_L[i].unsqueeze(-1), weight_SB, optimizer, key_S))
+            )
     assert same(ours[0], plain[0]) and same(ours[1], plain[1])
     assert [c.validation_L for c in checks] == made_up
     for check, part in zip(checks, (slice(0, 12), slice(12, 24)), strict=True):
@@ -232,14 +238,14 @@ def snapshots(
     settings = replace(
         SETTINGS, epochs=1, batch_size=16, validate_every=2, early_stopping=early_stopping
     )
-    for check in pretrain(
+    for check in Pretraining(
         ours,
         OPTIMIZERS,
         reader,  # type: ignore[arg-type]
         reader.ranges.n_rows,
         lambda: next(made_up),
         settings,
-    ):
+    ).checks():
         checks.append(check)
         seen.append([learner.network(0) for learner in ours])
     return ours, checks, seen
@@ -300,9 +306,180 @@ def test_batches_without_a_label_do_not_dilute_its_training_loss() -> None:
         batch, (_, minutes) = reader.reader.read(np.array(places))
         key_S = draws.key(0, "no dropout", torch.arange(1))
         ones = torch.ones_like(minutes)
-        losses.append(float(plain[1].update(batch, minutes, ones, OPTIMIZERS[1], key_S)))
+        losses.append(
+            float(plain[1].update(batch, minutes.unsqueeze(-1), ones, OPTIMIZERS[1], key_S))
+        )
     assert int(ours[1].n_updates_S) == len(losses) == 6
     assert check.training_L[1] == pytest.approx(sum(losses) / 6, rel=1e-5)
+
+
+# --- several labels in one network -----------------------------------------------------------
+
+
+def shared_learner(dropout: float = 0.0) -> Learner:
+    model = MLP(toy_store().schema, 2, {"hidden_layers": (16,), "dropout": dropout}, "params")
+    heads = tuple(Head(LOSSES[loss], SCALE) for loss in ("MSE", "BCE"))
+    return Learner.start(model, heads, CPU, model.init(draws.key(0, "both")), 1)
+
+
+def shared_pretraining(learner: Learner, settings: PretrainSettings, **changes) -> Pretraining:
+    """One network of both labels, whose heads are not in the labels' order."""
+    reader = changes.get("reader") or Recorder()
+    return Pretraining(
+        [learner],
+        [OptimizerSettings(0.01)],
+        reader,  # type: ignore[arg-type]
+        reader.ranges.n_rows,
+        changes.get("validate", lambda: (0.0, 0.0)),
+        settings,
+        labels_of=[(1, 0)],
+    )
+
+
+def test_a_network_of_both_labels_learns_from_both_and_reports_each() -> None:
+    ours, plain, reader = shared_learner(0.3), shared_learner(0.3), Recorder()
+    pretraining = shared_pretraining(
+        ours, replace(SETTINGS, epochs=1), reader=reader, validate=lambda: (0.25, 0.5)
+    )
+    (check,) = pretraining.checks()
+    losses = []
+    for step, places in enumerate(reader.places, start=1):
+        batch, (like, minutes) = reader.reader.read(np.array(places))
+        y_SBK = torch.stack([minutes, like], dim=-1)
+        key_S = draws.key(1, "pretrain dropout 0", torch.tensor([step]))
+        ones = torch.ones_like(like)
+        losses.append(plain.update(batch, y_SBK, ones, OptimizerSettings(0.01), key_S)[0])
+    assert same(ours, plain)
+    minutes, like = torch.stack(losses).mean(0).tolist()
+    assert check.training_L == pytest.approx((like, minutes), rel=1e-5)
+    assert check.validation_L == (0.25, 0.5)
+
+
+def test_a_network_of_both_labels_stops_by_the_sum_of_their_values() -> None:
+    made_up = iter([(0.5, 0.5), (0.9, 0.0), (0.1, 0.85), (0.4, 0.6)])
+    settings = replace(SETTINGS, validate_every=2, early_stopping=2)
+    ours = shared_learner()
+    seen = []
+    pretraining = shared_pretraining(ours, settings, validate=lambda: next(made_up))
+    for check in pretraining.checks():
+        seen.append((check.iteration, ours.network(0)))
+    assert [iteration for iteration, _ in seen] == [2, 4, 6, 8]
+    assert same(ours, seen[1][1])
+
+
+# --- schedules -------------------------------------------------------------------------------
+
+
+def test_a_cosine_falls_over_all_batches() -> None:
+    ours = learners()
+    reader, rates = Recorder(), []
+    pretraining = Pretraining(
+        ours,
+        [replace(x, schedule=Schedule("cosine", 0.2)) for x in OPTIMIZERS],
+        reader,  # type: ignore[arg-type]
+        reader.ranges.n_rows,
+        lambda: (0.0, 0.0),
+        SETTINGS,
+    )
+    while not pretraining.is_done:
+        pretraining.advance()
+        rates.append(float(ours[0].rate_factor_S))
+    cosine = Schedule("cosine", 0.2, n_updates=24).cosine
+    assert rates == pytest.approx([cosine(n) for n in range(24)])
+
+
+def test_a_plateau_goes_by_each_labels_own_validation() -> None:
+    ours, reader = learners(), Recorder()
+    like, minutes = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [0.5, 0.6, 0.6, 0.6, 0.6, 0.6]
+    made_up = iter(zip(like, minutes, strict=True))
+    pretraining = Pretraining(
+        ours,
+        [replace(x, schedule=Schedule("plateau", 0.2, 0.5, 1)) for x in OPTIMIZERS],
+        reader,  # type: ignore[arg-type]
+        reader.ranges.n_rows,
+        lambda: next(made_up),
+        replace(SETTINGS, epochs=1, validate_every=2),
+    )
+    factors = [[float(x.rate_factor_S) for x in ours] for _ in pretraining.checks()]
+    assert factors == [[1, 1], [1, 1], [1, 0.5], [1, 0.5], [1, 0.25], [1, 0.25]]
+
+
+# --- going on --------------------------------------------------------------------------------
+
+SHORT = replace(SETTINGS, batch_size=40, epochs=3, validate_every=2, max_rows=150)
+CASES = {
+    "all the way": (SHORT, [(1.0, 1.0)] * 99),
+    "early stopping": (
+        replace(SHORT, early_stopping=2),
+        [(0.9, 0.5), (0.5, 0.6), (0.6, 0.4), (0.7, 0.5), (0.4, 0.6), (0.3, 0.1)],
+    ),
+    "both stop": (replace(SHORT, early_stopping=1), [(0.5, 0.5), (0.4, 0.6), (0.6, 0.3)]),
+    "one batch an epoch": (replace(SHORT, batch_size=150, epochs=2), [(1.0, 1.0)] * 99),
+}
+
+
+def resumable(
+    values: list[tuple[float, float]], settings: PretrainSettings, n_checks_before: int = 0
+) -> tuple[Pretraining, list[Learner]]:
+    """A plateau for one label, a cosine for the other; the values are those of the checks."""
+    ours, reader, made_up = learners(dropout=0.3), Recorder(), iter(values[n_checks_before:])
+    schedules = (Schedule("plateau", factor=0.5, patience=0), Schedule("cosine"))
+    optimizers = [replace(x, schedule=s) for x, s in zip(OPTIMIZERS, schedules, strict=True)]
+    pretraining = Pretraining(
+        ours,
+        optimizers,
+        reader,  # type: ignore[arg-type]
+        reader.ranges.n_rows,
+        lambda: next(made_up),
+        settings,
+    )
+    return pretraining, ours
+
+
+@pytest.mark.parametrize(("settings", "values"), CASES.values(), ids=CASES)
+def test_after_any_batch_it_goes_on_from_a_file_to_the_same_bits(
+    settings: PretrainSettings, values: list[tuple[float, float]], tmp_path: Path
+) -> None:
+    whole, expected = resumable(values, settings)
+    checks = list(whole.checks())
+    n_batches = whole.iteration
+    for stop in range(n_batches + 1):
+        first, _ = resumable(values, settings)
+        seen = [check for _ in range(stop) if (check := first.advance())]
+        save_file(first.state(), tmp_path / "state.safetensors")
+        second, ours = resumable(values, settings, len(seen))
+        second.load_state(load_file(tmp_path / "state.safetensors"))
+        assert second.n_rows_done == first.n_rows_done
+        seen += second.checks()
+        assert str(seen) == str(checks)  # NaN where the other has NaN
+        for a, b in zip(ours, expected, strict=True):
+            assert all(torch.equal(x, b.state()[name]) for name, x in a.state().items())
+    assert len(checks) >= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"iteration": None}, "iteration is missing"),
+        ({"learner.0.params.bias_9": torch.zeros(1)}, "learner.0.params.bias_9 is unknown"),
+        ({"best.1.bias_0": torch.zeros(3)}, "best.1.bias_0 is"),
+        ({"losses": torch.zeros(2, 3)}, "losses is"),
+        ({"losses": torch.tensor(0.0)}, "losses is"),
+    ],
+    ids=str,
+)
+def test_a_state_of_another_pretraining_is_refused(
+    change: dict[str, Tensor | None], said: str
+) -> None:
+    settings, values = CASES["early stopping"]
+    pretraining, ours = resumable(values, settings)
+    pretraining.advance()
+    state = {name: x + 1 for name, x in pretraining.state().items()} | change
+    before = [learner.network(0) for learner in ours]
+    with pytest.raises(ValueError, match=said):
+        pretraining.load_state({name: x for name, x in state.items() if x is not None})
+    assert pretraining.iteration == 1
+    assert all(same(learner, x) for learner, x in zip(ours, before, strict=True))
 
 
 # --- learning --------------------------------------------------------------------------------
@@ -314,19 +491,20 @@ def test_a_learnable_problem_is_learned() -> None:
 
     def mean_losses() -> tuple[float, ...]:
         return tuple(
-            float(x.losses(batch, y, slice(0, 1)).mean()) for x, y in zip(ours, y_L, strict=True)
+            float(x.losses(batch, y.unsqueeze(-1), slice(0, 1)).mean())
+            for x, y in zip(ours, y_L, strict=True)
         )
 
     start = mean_losses()
     checks = list(
-        pretrain(
+        Pretraining(
             ours,
             OPTIMIZERS,
             reader.reader,
             reader.ranges.n_rows,
             mean_losses,
             replace(SETTINGS, epochs=20),
-        )
+        ).checks()
     )
     end = mean_losses()
     assert checks[-1].validation_L == pytest.approx(end)
@@ -337,5 +515,7 @@ def test_a_learnable_problem_is_learned() -> None:
 def test_no_row_means_no_check() -> None:
     ours = learners()
     before = ours[0].network(0)
-    no_rows = list(pretrain(ours, OPTIMIZERS, Recorder().reader, 0, lambda: (0.0, 0.0), SETTINGS))
+    no_rows = list(
+        Pretraining(ours, OPTIMIZERS, Recorder().reader, 0, lambda: (0.0, 0.0), SETTINGS).checks()
+    )
     assert no_rows == [] and same(ours[0], before)

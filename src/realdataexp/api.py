@@ -16,6 +16,7 @@ from realdataexp.errors import InputError
 from realdataexp.report.files import read_result, read_table
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.experiment import run_experiment
+from realdataexp.runs.planning import run_plan
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,55 @@ def run(
         InputError: something given is wrong.
         RunError: the run failed.
     """
-    if isinstance(config, Config):
-        if overrides:
-            raise InputError(
-                f"overrides = {list(overrides)!r}: have no effect on a config that is loaded; give "
-                "them to load_config"
-            )
-        loaded = config
-    else:
-        loaded = load_config(config, overrides)
-    return Result(run_experiment(loaded, None if out is None else Path(out)))
+    return Result(run_experiment(_loaded(config, overrides), None if out is None else Path(out)))
+
+
+def plan(
+    config: Config | dict[str, Any] | str | Path = "demo",
+    overrides: Sequence[str] = (),
+    *,
+    p: float | Sequence[float] | None = None,
+    steps: int | Sequence[int] | None = None,
+    retrain_every: int | Sequence[int] | None = None,
+    power: float = 0.8,
+    out: str | Path | None = None,
+) -> pl.DataFrame:
+    """What effect each design could detect: mode compare, for each p and training cadence.
+
+    Args:
+        config: as for `run`; its mode does not matter.
+        overrides: as for `run`.
+        p: treatment probabilities; None: the config's own.
+        steps: lengths of the test; None: a quarter, half and all of the config's own.
+        retrain_every: steps between two rounds of training; None: the config's own.
+        power: the chance with which an effect shall be detected.
+        out: the plan's folder, which may hold runs of an interrupted plan; None makes one under
+            ``logging.log_dir``.
+
+    Returns:
+        A row for each p, cadence, length, design and label: plan.parquet.
+
+    Raises:
+        InputError: something given is wrong.
+        RunError: a run failed.
+    """
+    folder = run_plan(
+        _loaded(config, overrides),
+        None if out is None else Path(out),
+        p=p,
+        steps=steps,
+        retrain_every=retrain_every,
+        power=power,
+    )
+    return read_table(folder, "plan")
+
+
+def _loaded(config: Config | dict[str, Any] | str | Path, overrides: Sequence[str]) -> Config:
+    if not isinstance(config, Config):
+        return load_config(config, overrides)
+    if overrides:
+        raise InputError(
+            f"overrides = {list(overrides)!r}: have no effect on a config that is loaded; give "
+            "them to load_config"
+        )
+    return config

@@ -97,57 +97,64 @@ def _root(
         typer.echo(context.get_help())
 
 
+_ConfigName = Annotated[
+    str | None,
+    typer.Argument(help="A YAML file or the name of a built-in config; default: demo."),
+]
+_ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="The same as CONFIG.")]
+_Data = Annotated[Path | None, typer.Option(help="Folder with the data set's files.")]
+_Seed = Annotated[int | None, typer.Option(help="Seed of every random draw.")]
+_Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, xpu, mps or dml.")]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.SUB=VALUE", help="Replace a setting (YAML value); repeatable."
+    ),
+]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and the result only.")]
+_Verbose = Annotated[bool, typer.Option("--verbose", help="Show details too.")]
+
+
+def _config_name(
+    config: str | None, config_option: str | None, *, quiet: bool, verbose: bool
+) -> str:
+    """The config that a command is given; contradicting options are refused."""
+    if config is not None and config_option is not None:
+        raise InputError(f"CONFIG {config} and --config {config_option}: give one of them")
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose: give one of them")
+    return config or config_option or "demo"
+
+
 @app.command(
     epilog="Example: realdataexp run kuairand-pure --data data/KuaiRand-Pure --mode global "
     "--set simulation.n_steps=50",
 )
 def run(
-    config: Annotated[
-        str | None,
-        typer.Argument(help="A YAML file or the name of a built-in config; default: demo."),
-    ] = None,
-    config_option: Annotated[
-        str | None, typer.Option("--config", "-c", help="The same as CONFIG.")
-    ] = None,
+    config: _ConfigName = None,
+    config_option: _ConfigOption = None,
     mode: Annotated[
         str | None, typer.Option("--mode", "-m", help="global, compare, or a design's name.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
+    data: _Data = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run folder; default: results/<timestamp>-<mode>."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, xpu, mps or dml.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY.SUB=VALUE", help="Replace a setting (YAML value); repeatable."
-        ),
-    ] = None,
+    seed: _Seed = None,
+    device: _Device = None,
+    overrides: _Overrides = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Resolve and check everything, run nothing.")
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Show warnings and the result only.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show details too.")] = False,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
 ) -> None:
     """Run an experiment; print its result table and its run folder."""
-    if config is not None and config_option is not None:
-        raise InputError(f"CONFIG {config} and --config {config_option}: give one of them")
-    if quiet and verbose:
-        raise InputError("--quiet and --verbose: give one of them")
+    name = _config_name(config, config_option, quiet=quiet, verbose=verbose)
     from realdataexp.config import load_config
 
-    loaded = load_config(
-        config or config_option or "demo",
-        overrides or (),
-        mode=mode,
-        data=data,
-        seed=seed,
-        device=device,
-    )
+    loaded = load_config(name, overrides or (), mode=mode, data=data, seed=seed, device=device)
     terminal.log_lines(loaded.logging.level, quiet=quiet, verbose=verbose)
     from realdataexp.runs.experiment import check_experiment, run_experiment
 
@@ -163,6 +170,61 @@ def run(
 
     print_result(run_dir)
     typer.echo(f"Run folder: {run_dir}")
+
+
+@app.command(
+    epilog="Example: realdataexp plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10",
+)
+def plan(
+    config: _ConfigName = None,
+    config_option: _ConfigOption = None,
+    p: Annotated[
+        str | None,
+        typer.Option(
+            "--p", metavar="P,...", help="Treatment probabilities; default: the config's."
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(metavar="N,...", help="Lengths; default: a quarter, half, all of n_steps."),
+    ] = None,
+    retrain_every: Annotated[
+        str | None,
+        typer.Option(metavar="N,...", help="Steps between trainings; default: the config's."),
+    ] = None,
+    power: Annotated[
+        float, typer.Option(help="Chance with which an effect shall be detected.")
+    ] = 0.8,
+    data: _Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The plan's folder, new or of an interrupted plan; default: "
+            "results/<timestamp>-plan."
+        ),
+    ] = None,
+    seed: _Seed = None,
+    device: _Device = None,
+    overrides: _Overrides = None,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Simulate tests of several p, lengths and cadences; print what each design could detect."""
+    name = _config_name(config, config_option, quiet=quiet, verbose=verbose)
+    from realdataexp.config import load_config
+
+    loaded = load_config(name, overrides or (), data=data, seed=seed, device=device)
+    terminal.log_lines(loaded.logging.level, quiet=quiet, verbose=verbose)
+    from realdataexp.runs.planning import run_plan
+
+    try:
+        folder = run_plan(loaded, out, p=p, steps=steps, retrain_every=retrain_every, power=power)
+    except KeyboardInterrupt as error:
+        raise _Interrupted(*error.args) from error
+    from realdataexp.report.table import print_plan
+
+    print_plan(folder)
+    typer.echo(f"Plan folder: {folder}")
 
 
 @app.command(

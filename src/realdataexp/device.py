@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
+import os
+import platform
 import warnings
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, dtype
 
 from realdataexp.errors import InputError
 
-_ORDER = ("cuda", "xpu", "mps", "cpu")
+_ORDER = ("cuda", "xpu", "mps", "dml", "cpu")
+_PINNED_BYTES = 16 << 20
+_FLOAT64 = torch.float64
 
 
 @dataclass(frozen=True)
@@ -24,26 +31,63 @@ class Device:
         reason: why it was chosen, for the log.
         chunk_bytes: bytes of activations that one chunk of stacked networks should stay within:
             the cache of a CPU, a share of the memory of an accelerator.
-        amp: whether matrix products run in bfloat16 (automatic mixed precision).
+        amp: the type that matrix products run in (automatic mixed precision); None = float32.
+        name: what it is, such as "cuda: NVIDIA H200 (140 GiB)".
+        float64: float64, or float32 where the device has nothing wider.
     """
 
     torch: torch.device
     reason: str
     chunk_bytes: int
-    amp: bool = False
+    amp: dtype | None = None
+    name: str = ""
+    float64: dtype = _FLOAT64
 
-    def tensor(self, array: np.ndarray) -> Tensor:
-        """An array on the device; on the CPU it shares the memory, and must not be written to."""
-        with warnings.catch_warnings():
-            # read-only memory maps: torch has no read-only tensors and says so
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(array).to(self.torch)
+    @property
+    def description(self) -> str:
+        """What it is and why it was chosen."""
+        return f"{self.name}, {self.reason}"
+
+    @property
+    def needs_scaling(self) -> bool:
+        """Whether gradients are too small for the type in use, so that losses must be scaled."""
+        return self.amp == torch.float16
+
+    def tensor(self, array: np.ndarray | Tensor) -> Tensor:
+        """Data of the host on the device; on the CPU they share the memory: do not write to them.
+
+        Nothing waits for CUDA, unless the array is large. float64 becomes ``self.float64``,
+        rounded towards zero so that a draw from [0, 1) stays below 1.
+        """
+        if isinstance(array, np.ndarray):
+            array = _tensor_of(array)
+        if array.dtype == torch.float64 != self.float64:
+            rounded = array.to(self.float64)
+            inwards = rounded.nextafter(torch.zeros_like(rounded))
+            array = torch.where(rounded.abs() > array.abs(), inwards, rounded)
+        if self.torch.type == "cuda" and array.nbytes <= _PINNED_BYTES:
+            return array.pin_memory().to(self.torch, non_blocking=True)
+        return array.to(self.torch)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Mixed precision for the forward pass, or nothing."""
-        if not self.amp:
+        if self.amp is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.torch.type, dtype=torch.bfloat16)
+        return torch.autocast(self.torch.type, dtype=self.amp)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was told to; for timing, outside of steps."""
+        accelerator = torch.accelerator.current_accelerator()
+        if accelerator is not None and accelerator.type == self.torch.type:
+            torch.accelerator.synchronize()
+
+    def memory_mb(self) -> float | None:
+        """The most memory of an accelerator that tensors have held so far, in MiB.
+
+        None on the CPU, and where PyTorch keeps no count.
+        """
+        peak = getattr(getattr(torch, self.torch.type, None), "max_memory_allocated", None)
+        return None if peak is None else peak() / 2**20
 
 
 def available_devices() -> tuple[str, ...]:
@@ -52,6 +96,7 @@ def available_devices() -> tuple[str, ...]:
         "cuda": torch.cuda.is_available(),
         "xpu": torch.xpu.is_available(),
         "mps": torch.backends.mps.is_available(),
+        "dml": _directml() is not None,
         "cpu": True,
     }
     return tuple(kind for kind in _ORDER if found[kind])
@@ -60,18 +105,101 @@ def available_devices() -> tuple[str, ...]:
 def choose_device(wanted: str, use_amp: bool = False) -> Device:
     """The device called ``wanted``, or the best one for "auto".
 
+    CUDA is told to compute the same bits in every run.
+
     Raises:
-        InputError: the device is not on this machine, or has no bfloat16 for ``use_amp``.
+        InputError: the device is not on this machine, or has no mixed precision for ``use_amp``.
     """
     there = available_devices()
     if wanted != "auto" and wanted not in there:
         raise InputError(
-            f"device = {wanted!r}: not on this machine; there is: {', '.join(there)}; "
-            "use one of these or auto"
+            f"device = {wanted!r}: not on this machine, as PyTorch {torch.__version__} sees it; "
+            f"there is: {', '.join(there)}; use one of these or auto"
         )
     kind = there[0] if wanted == "auto" else wanted
     reason = f"best of {', '.join(there)}" if wanted == "auto" else "as asked"
-    if use_amp and kind == "cuda" and not torch.cuda.is_bf16_supported():
-        raise InputError("use_amp = true: this GPU has no bfloat16; set use_amp: false")
-    chunk_bytes = 8 << 20 if kind == "cpu" else 1 << 30
-    return Device(torch.device(kind), reason, chunk_bytes, use_amp)
+    amp = None
+    if use_amp:
+        amp, how = _mixed_precision(kind)
+        reason += f"; use_amp: {how}"
+    if kind == "cuda":
+        if torch.version.hip:
+            reason += f"; cuda is AMD's ROCm {torch.version.hip}"
+        _make_reproducible()
+    return Device(
+        _torch_device(kind),
+        reason,
+        chunk_bytes=8 << 20 if kind == "cpu" else 1 << 30,
+        amp=amp,
+        name=f"{kind}: {_name(kind)}",
+        float64=torch.float32 if kind in ("mps", "dml") else torch.float64,
+    )
+
+
+def _tensor_of(array: np.ndarray) -> Tensor:
+    """The array as a tensor, in the same memory."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        # read-only memory maps: torch has no read-only tensors and says so
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _directml() -> ModuleType | None:
+    """torch_directml, where it is installed, fits this PyTorch, and finds a GPU."""
+    if importlib.util.find_spec("torch_directml") is None:
+        return None
+    with contextlib.suppress(ImportError, OSError, RuntimeError):
+        module = importlib.import_module("torch_directml")
+        return module if module.is_available() else None
+    return None
+
+
+def _torch_device(kind: str) -> torch.device:
+    if kind == "dml":
+        module = _directml()
+        assert module is not None  # available_devices has found it
+        return module.device()
+    return torch.device(kind)
+
+
+def _name(kind: str) -> str:
+    """What the device is called, and its size."""
+    if kind in ("cuda", "xpu"):
+        found = getattr(torch, kind).get_device_properties(0)
+        return f"{found.name} ({found.total_memory / 2**30:.0f} GiB)"
+    if kind == "cpu":
+        return f"{platform.machine()} (threads: {torch.get_num_threads()})"
+    return {"mps": "Apple's Metal", "dml": "DirectML"}[kind]
+
+
+def _mixed_precision(kind: str) -> tuple[dtype, str]:
+    """The type that matrix products run in, and what to say of it.
+
+    Raises:
+        InputError: there is none.
+    """
+    if kind == "dml":
+        raise InputError(
+            "use_amp = true: DirectML has no mixed precision in PyTorch; set use_amp: false"
+        )
+    if kind == "cpu":
+        return torch.bfloat16, "bf16 (slower than float32 on a CPU without instructions for it)"
+    if _has_bf16(kind):
+        return torch.bfloat16, "bf16"
+    return torch.float16, "fp16 with scaled losses, as this GPU has no bf16"
+
+
+def _has_bf16(kind: str) -> bool:
+    """Whether an accelerator computes in bfloat16 itself."""
+    if kind == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    return getattr(torch, kind).is_bf16_supported(including_emulation=False)
+
+
+def _make_reproducible() -> None:
+    """Make CUDA give the same bits again, before it starts; what cannot, warns when it runs."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -65,8 +65,16 @@ def bits(keys: Tensor, n: int) -> Tensor:
 
 
 def uniform(keys: Tensor, n: int) -> Tensor:
-    """``n`` draws a key from U[0, 1), with 53 bits: float64 of shape keys.shape + (n,)."""
+    """``n`` draws a key from U[0, 1), with 53 bits: float64 of shape keys.shape + (n,).
+
+    For the host and for devices that have float64; ``chance`` and ``uniform32`` do without.
+    """
     return _shift_right(bits(keys, n), 11).to(torch.float64).mul_(2.0**-53)
+
+
+def chance(keys: Tensor, n: int, p: float) -> Tensor:
+    """``uniform(keys, n) < p`` to the bit, in whole numbers: bool, true with probability p."""
+    return _shift_right(bits(keys, n), 11) < math.ceil(p * 2.0**53)
 
 
 def uniform32(keys: Tensor, n: int) -> Tensor:

@@ -1,76 +1,61 @@
-"""S networks of one label: score candidates, learn from weighted outcomes.
+"""S networks of one or several labels: score candidates, learn from weighted outcomes.
 
 Nothing here lets one network's result depend on another's: a loss is each network's own mean, the
 gradient is clipped per network, Adam's step count is per network, and a network that has nothing
 to learn in a step is left bit for bit as it was.
 
-Axes: S stacked networks, B visits, C candidates, O outputs.
+Axes: S stacked networks, B visits, C candidates, O outputs, K heads (labels of a network).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from realdataexp.device import Device
-from realdataexp.models import Batch, LabelScale, Loss, StackedModel
+from realdataexp.heads import Head, by_rows
+from realdataexp.models import Batch, StackedModel
 from realdataexp.models.base import restore
-
-_LANES = 64  # a multiple of the elements that any CPU's vector loop takes at once
-_ROWS_BEFORE_THREADS = 32768
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Adam (Kingma & Ba, arXiv 1412.6980, Algorithm 1) or SGD, with L2 weight decay as PyTorch has.
-
-    Attributes:
-        learning_rate: step size.
-        weight_decay: added to the gradient, times the parameter.
-        gradient_clip: largest norm of one network's gradient; None does not clip.
-        kind: "adam" or "sgd".
-    """
-
-    learning_rate: float
-    weight_decay: float = 0.0
-    gradient_clip: float | None = None
-    kind: str = "adam"
+from realdataexp.optimizers import OptimizerSettings, descend
+from realdataexp.schedules import Schedule
 
 
 @dataclass
 class Learner:
-    """The networks of one label in all worlds, with their optimizer.
+    """The networks of one label, or of several that share them, in all worlds.
 
     Attributes:
-        model: the architecture.
-        loss: the loss function; scale: the label's location and scale.
+        model: the architecture; its outputs are the heads', one after the other.
+        heads: K labels.
         params: name -> S, ... tensors; moment_1, moment_2: Adam's, of the same shapes.
         n_updates_S: Adam's step count of each network.
         n_skipped_S: updates skipped because the loss or the gradient was not finite.
+        rate_factor_S: what the schedule multiplies the learning rate with.
+        best_S: the lowest validation value that ``look`` has heard of; n_bad_S: how often it has
+            heard of no better one since. Both are on the host.
     """
 
     model: StackedModel
-    loss: Loss
-    scale: LabelScale
+    heads: tuple[Head, ...]
     device: Device
     params: dict[str, Tensor]
     moment_1: dict[str, Tensor]
     moment_2: dict[str, Tensor]
     n_updates_S: Tensor
     n_skipped_S: Tensor
+    rate_factor_S: Tensor
+    best_S: Tensor
+    n_bad_S: Tensor
 
     @classmethod
     def start(
         cls,
         model: StackedModel,
-        loss: Loss,
-        scale: LabelScale,
+        heads: tuple[Head, ...],
         device: Device,
         start: dict[str, Tensor],
         n_networks: int,
@@ -83,14 +68,16 @@ class Learner:
         count_S = torch.zeros(n_networks, dtype=torch.int64, device=device.torch)
         return cls(
             model,
-            loss,
-            scale,
+            heads,
             device,
             params,
             moment_1={name: torch.zeros_like(p) for name, p in params.items()},
             moment_2={name: torch.zeros_like(p) for name, p in params.items()},
             n_updates_S=count_S,
             n_skipped_S=count_S.clone(),
+            rate_factor_S=torch.ones(n_networks, device=device.torch),
+            best_S=torch.full((n_networks,), torch.inf, dtype=torch.float64),
+            n_bad_S=torch.zeros(n_networks, dtype=torch.int64),
         )
 
     @property
@@ -103,66 +90,76 @@ class Learner:
         return {name: p[index].clone() for name, p in self.params.items()}
 
     def predict(self, batch: Batch, networks: slice) -> Tensor:
-        """Predictions in the label's units, without dropout.
+        """Predictions in the labels' units, without dropout.
 
         Args:
             batch: inputs of the networks in ``networks``, in their order.
             networks: a contiguous range of networks.
 
         Returns:
-            float32 of shape (networks), B, C.
+            float32 of shape (networks), B, C, K.
         """
         predictions = []
         with torch.no_grad(), self.device.autocast():
             for chunk in self._chunks(networks, batch):
                 raw = self.model.forward(self._views(chunk), batch[_shift(chunk, networks)], None)
-                predictions.append(by_rows(self._predict, raw.float()))
+                per_head = [by_rows(head.predict, part) for head, part in self._parts(raw)]
+                predictions.append(torch.stack(per_head, dim=-1))
         return torch.cat(predictions)
 
-    def losses(self, batch: Batch, y_SB: Tensor, networks: slice) -> Tensor:
-        """Each row's loss without dropout, (networks), B; NaN where the label is missing."""
+    def losses(self, batch: Batch, y_SBK: Tensor, networks: slice) -> Tensor:
+        """Each row's losses without dropout, (networks), B, K; NaN where a label is missing."""
         values = []
         with torch.no_grad(), self.device.autocast():
             for chunk in self._chunks(networks, batch):
-                part = _shift(chunk, networks)
-                raw = self.model.forward(self._views(chunk), batch[part], None).float()[:, :, 0]
-                is_known = torch.isfinite(y_SB[part])
-                loss = by_rows(self._elementwise, raw, torch.where(is_known, y_SB[part], 0.0))
-                values.append(torch.where(is_known, loss, torch.nan))
+                rows = _shift(chunk, networks)
+                raw = self.model.forward(self._views(chunk), batch[rows], None)
+                per_head = []
+                for k, (head, part) in enumerate(self._parts(raw[:, :, 0])):
+                    y_SB = y_SBK[rows, :, k]
+                    is_known = torch.isfinite(y_SB)
+                    loss_SB = by_rows(head.losses, part, torch.where(is_known, y_SB, 0.0))
+                    per_head.append(torch.where(is_known, loss_SB, torch.nan))
+                values.append(torch.stack(per_head, dim=-1))
         return torch.cat(values)
 
     def update(
         self,
         batch: Batch,
-        y_SB: Tensor,
+        y_SBK: Tensor,
         weight_SB: Tensor,
         settings: OptimizerSettings,
         dropout_key_S: Tensor,
+        n_done: int = 0,
     ) -> Tensor:
         """One weighted step of every network that has a row with a positive weight.
 
-        A network's loss is the mean over its rows with a label of weight x loss: weights that
-        average to 1 keep the size of a step, smaller ones shrink it.
+        A head's loss is the mean over the network's rows with its label of weight x loss: weights
+        that average to 1 keep the size of a step, smaller ones shrink it. A network's loss is the
+        sum over its heads.
 
         Args:
             batch: the rows, C = 1, all S networks.
-            y_SB: true labels; NaN = missing, the row then teaches this label nothing.
+            y_SBK: true labels; NaN = missing, the row then teaches this head nothing.
             weight_SB: how much each network learns from each row; 0 or more. A row that is
                 padding has the weight NaN and does not count in the mean.
             settings: the optimizer's.
             dropout_key_S: a key per network.
+            n_done: updates of the phase before this one, by which a cosine schedule goes.
 
         Returns:
-            float32 S: the mean unweighted loss over the rows that were learned from; NaN where
-            there were none.
+            float32 S, K: the mean unweighted loss over the rows that a head learned from; NaN
+            where there were none.
         """
+        if settings.schedule.kind == "cosine":
+            self.rate_factor_S.fill_(settings.schedule.cosine(n_done))
         losses = []
         for chunk in self._chunks(slice(0, self.n_networks), batch):
             losses.append(
                 self._update_chunk(
                     chunk,
                     batch[chunk],
-                    y_SB[chunk],
+                    y_SBK[chunk],
                     weight_SB[chunk],
                     settings,
                     dropout_key_S[chunk],
@@ -174,30 +171,31 @@ class Learner:
         self,
         chunk: slice,
         batch: Batch,
-        y_SB: Tensor,
+        y_SBK: Tensor,
         weight_SB: Tensor,
         settings: OptimizerSettings,
         dropout_key_S: Tensor,
     ) -> Tensor:
         leaves = {name: p.detach().requires_grad_() for name, p in self._views(chunk).items()}
-        counts_SB = torch.isfinite(y_SB) & torch.isfinite(weight_SB)
-        learned_SB = counts_SB & (weight_SB > 0)
-        weight_SB = torch.where(learned_SB, weight_SB, 0.0)
         with self.device.autocast():
             raw = self.model.forward(leaves, batch, dropout_key_S)
-        # a row that teaches nothing must not overflow either: 0 times infinity is no number
-        y_SB = torch.where(learned_SB, y_SB, 0.0)
-        loss_SB = by_rows(self._elementwise, raw.float()[:, :, 0], y_SB)
-        loss_S = (weight_SB * loss_SB).sum(1) / counts_SB.sum(1).clamp_min(1)
+        totals, means, has_rows = [], [], []
+        for k, (head, part) in enumerate(self._parts(raw[:, :, 0])):
+            counts_SB = torch.isfinite(y_SBK[..., k]) & torch.isfinite(weight_SB)
+            learned_SB = counts_SB & (weight_SB > 0)
+            # a row that teaches nothing must not overflow either: 0 times infinity is no number
+            y_SB = torch.where(learned_SB, y_SBK[..., k], 0.0)
+            loss_SB = by_rows(head.losses, part, y_SB)
+            total_SB = torch.where(learned_SB, weight_SB, 0.0) * loss_SB
+            totals.append(total_SB.sum(1) / counts_SB.sum(1).clamp_min(1))
+            loss_SB = torch.where(learned_SB, loss_SB.detach(), 0.0)
+            means.append(loss_SB.sum(1) / learned_SB.sum(1))
+            has_rows.append(learned_SB.any(1))
+        loss_S = sum(totals[1:], totals[0])
         grads = torch.autograd.grad(loss_S.sum(), list(leaves.values()))
-        self._descend(chunk, grads, loss_S.detach(), learned_SB.any(1), settings)
-        return torch.where(learned_SB, loss_SB.detach(), 0.0).sum(1) / learned_SB.sum(1)
-
-    def _predict(self, raw_XO: Tensor) -> Tensor:
-        return self.loss.predict(raw_XO, self.scale)
-
-    def _elementwise(self, raw_XO: Tensor, y_X: Tensor) -> Tensor:
-        return self.loss.elementwise(raw_XO, y_X, self.scale)
+        has_rows_S = has_rows[0] if len(has_rows) == 1 else torch.stack(has_rows).any(0)
+        self._descend(chunk, grads, loss_S.detach(), has_rows_S, settings)
+        return torch.stack(means, dim=-1)
 
     def _descend(
         self,
@@ -211,32 +209,33 @@ class Learner:
         # one after the other: a sum over a leading axis has other last bits at a tensor's end
         norm_S = sum((g.flatten(1).square().sum(1) for g in grads), loss_S.new_zeros(())).sqrt()
         finite_S = torch.isfinite(norm_S) & torch.isfinite(loss_S)
-        active_S = has_rows_S & finite_S
+        is_active_S = has_rows_S & finite_S
         self.n_skipped_S[chunk] += has_rows_S & ~finite_S
-        self.n_updates_S[chunk] += active_S
-        t_S = self.n_updates_S[chunk].clamp_min(1).float()
-        on_S = active_S.float()
-        clip_S = torch.ones_like(norm_S)
-        if settings.gradient_clip is not None:
-            clip_S = (settings.gradient_clip / (norm_S + 1e-6)).clamp_max(1.0)
-            clip_S = torch.where(active_S, clip_S, 1.0)
-        step_S = on_S * settings.learning_rate / (1.0 - _BETA_1**t_S)
-        root_S = (1.0 - _BETA_2**t_S).sqrt()
-        for (name, p), g in zip(self._views(chunk).items(), grads, strict=True):
-            along = (-1, *[1] * (p.dim() - 1))
-            g = torch.where(active_S.view(along), g, 0.0)
-            if settings.gradient_clip is not None:
-                g.mul_(clip_S.view(along))
-            if settings.weight_decay:
-                g.add_(p, alpha=settings.weight_decay)
-            if settings.kind == "sgd":
-                p.sub_(g.mul_((settings.learning_rate * on_S).view(along)))
-                continue
-            m, v = self.moment_1[name][chunk], self.moment_2[name][chunk]
-            m.lerp_(g, ((1.0 - _BETA_1) * on_S).view(along))
-            v.lerp_(g.square_(), ((1.0 - _BETA_2) * on_S).view(along))
-            denominator = v.sqrt().div_(root_S.view(along)).add_(_EPSILON)
-            p.sub_(denominator.reciprocal_().mul_(m).mul_(step_S.view(along)))
+        self.n_updates_S[chunk] += is_active_S
+        descend(
+            self._views(chunk),
+            [{name: x[chunk] for name, x in m.items()} for m in (self.moment_1, self.moment_2)],
+            grads,
+            norm_S,
+            is_active_S,
+            self.n_updates_S[chunk],
+            self.rate_factor_S[chunk],
+            settings,
+        )
+
+    def look(self, value_S: Tensor, schedule: Schedule) -> None:
+        """Hear each network's validation value, lower = better; a plateau lowers its rate."""
+        schedule.look(value_S, self.best_S, self.n_bad_S, self.rate_factor_S)
+
+    def skipped_share(self, least_due: int = 20) -> Tensor:
+        """Share of its due updates that each network skipped; 0 while fewer were due: S."""
+        due_S = self.n_updates_S + self.n_skipped_S
+        return torch.where(due_S >= least_due, self.n_skipped_S / due_S.clamp_min(1), 0.0)
+
+    def _parts(self, raw_XO: Tensor) -> Iterator[tuple[Head, Tensor]]:
+        """Each head with its outputs, in float32."""
+        sizes = [head.n_outputs for head in self.heads]
+        return zip(self.heads, raw_XO.float().split(sizes, dim=-1), strict=True)
 
     def _views(self, chunk: slice) -> dict[str, Tensor]:
         return {name: p[chunk] for name, p in self.params.items()}
@@ -254,7 +253,8 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while learning, as flat named tensors."""
-        tensors = {"n_updates": self.n_updates_S, "n_skipped": self.n_skipped_S}
+        names = ("n_updates", "n_skipped", "rate_factor", "best", "n_bad")
+        tensors = {name: getattr(self, f"{name}_S") for name in names}
         for part in ("params", "moment_1", "moment_2"):
             tensors.update({f"{part}.{k}": v for k, v in getattr(self, part).items()})
         return tensors
@@ -266,29 +266,6 @@ class Learner:
             ValueError: a tensor's name, shape or type is not that of this learner's state.
         """
         restore(self.state(), tensors)
-
-
-def by_rows(function: Callable[..., Tensor], raw_XO: Tensor, *others_X: Tensor) -> Tensor:
-    """Apply a function of rows so that a row's result does not depend on its place, to the bit.
-
-    PyTorch computes exp, log and their kin in SIMD lanes, but the last few elements of a tensor
-    (or of a thread's share of it) one by one, with other last bits. Padded to whole lanes, in
-    blocks below the size from which threads share the work, there are no last few.
-
-    Args:
-        function: (raw_XO, *others_X) -> result_X, each row for itself.
-        raw_XO: any shape X, with a last axis O.
-        others_X: of the shape X.
-    """
-    shape, n = raw_XO.shape[:-1], raw_XO.shape[:-1].numel()
-    pad = -n % _LANES
-    raw_NO = F.pad(raw_XO.reshape(n, -1), (0, 0, 0, pad))
-    others_N = [F.pad(x.reshape(n), (0, pad)) for x in others_X]
-    starts = range(0, n + pad, _ROWS_BEFORE_THREADS)
-    parts = [
-        function(*(x[i : i + _ROWS_BEFORE_THREADS] for x in (raw_NO, *others_N))) for i in starts
-    ]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts))[:n].view(shape)
 
 
 def _shift(chunk: slice, networks: slice) -> slice:

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.designs.base import Context, Design, Outcome, Running
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.designs.base import Design, Outcome, Running
+from realdataexp.learner import Learner
 from realdataexp.models import Batch
+from realdataexp.optimizers import OptimizerSettings
 from realdataexp.worlds.base import Slate, Visits, World, chosen
 
 
@@ -53,7 +54,7 @@ class LabelPolicy:
         name: the label.
         alpha_A: its factor in the control's and the treatment's score.
         unit: its predictions are divided by this before they are fused.
-        optimizer: of its networks.
+        optimizer: of its networks; the same for labels that share them.
     """
 
     name: str
@@ -121,7 +122,8 @@ class Loop:
         seed: int,
         diagnose_every: int = 1,
         retrain_every: int = 1,
-        context: Context | None = None,
+        running: Sequence[Running] | None = None,
+        labels_of: Sequence[Sequence[int]] | None = None,
     ) -> None:
         """Join a world, the designs and the learners.
 
@@ -129,21 +131,22 @@ class Loop:
             world: R replications for as many designs as there are blocks.
             blocks: the designs.
             labels: L labels.
-            learners: theirs, each with ``n_networks(blocks, R)`` networks.
+            learners: their networks, each with ``n_networks(blocks, R)`` of them.
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
             retrain_every: steps between two rounds of training; a round is an update for each of
                 these steps, in their order.
-            context: what designs may know at their start; None for designs that ask nothing.
+            running: the designs as they started; None for designs without memory.
+            labels_of: which labels the heads of each learner predict; None: a learner a label.
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
+        self.labels_of = labels_of or [(i,) for i in range(len(labels))]
+        places = [i for of_learner in self.labels_of for i in of_learner]
+        self._head_of_label = sorted(range(len(places)), key=places.__getitem__)
         self._seed, self._diagnose_every = seed, diagnose_every
         self._retrain_every = retrain_every
         self._waiting: list[Lesson] = []
-        self.running: list[Running] = [
-            b.design if context is None else b.design.start(replace(context, label=b.label, p=b.p))
-            for b in blocks
-        ]
+        self.running: list[Running] = [*running] if running else [b.design for b in blocks]
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
         """Run the steps [first, last); ends early when nobody is left to visit."""
@@ -197,7 +200,7 @@ class Loop:
 
     def _predict(self, slate: Slate, R: int) -> Tensor:
         """Both arms' predictions W, A, B, C, L; a one-model design's arms share them."""
-        per_label = []
+        predictions = []
         for learner in self.learners:
             parts, s = [], 0
             for i, block in enumerate(self.blocks):
@@ -208,8 +211,13 @@ class Loop:
                 ]
                 s += len(models) * R
                 parts.append(torch.stack([models[0], models[-1]], dim=1))
-            per_label.append(torch.cat(parts))
-        return torch.stack(per_label, dim=-1)
+            predictions.append(torch.cat(parts))
+        return self._by_label(predictions)
+
+    def _by_label(self, per_learner: Sequence[Tensor]) -> Tensor:
+        """What each learner's heads give (a last axis), in the order of the labels."""
+        heads = [x for of_learner in per_learner for x in of_learner.unbind(-1)]
+        return torch.stack([heads[i] for i in self._head_of_label], dim=-1)
 
     def _factors(self, like: Tensor) -> Tensor:
         alpha = [[p.alpha_A[a] / p.unit for p in self.labels] for a in (0, 1)]
@@ -259,13 +267,17 @@ class Loop:
     def _train(self, lesson: Lesson, replication_S: Tensor) -> Tensor:
         """Line 9: every network takes one step; returns the training losses S, L."""
         losses = []
-        for i, (policy, learner) in enumerate(zip(self.labels, self.learners, strict=True)):
-            key_S = draws.key(self._seed, f"dropout {policy.name}", replication_S, lesson.step)
-            y_SB = lesson.y_SBL[..., i]
+        for learner, places in zip(self.learners, self.labels_of, strict=True):
+            name = "+".join(self.labels[i].name for i in places)
+            key_S = draws.key(self._seed, f"dropout {name}", replication_S, lesson.step)
+            y_SBK = torch.stack([lesson.y_SBL[..., i] for i in places], dim=-1)
+            settings = self.labels[places[0]].optimizer
             losses.append(
-                learner.update(lesson.batch, y_SB, lesson.weight_SB, policy.optimizer, key_S)
+                learner.update(
+                    lesson.batch, y_SBK, lesson.weight_SB, settings, key_S, n_done=lesson.step
+                )
             )
-        return torch.stack(losses, dim=-1)
+        return self._by_label(losses)
 
 
 def n_networks(blocks: Sequence[Block], n_replications: int) -> int:

@@ -1,19 +1,22 @@
 """The starting model that all worlds share, trained on rows that are not replayed.
 
-Axes: B rows of a batch, L labels.
+Axes: B rows of a batch, L labels, K labels (heads) of a learner, N learners, T batches since the
+last check.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.learner import Learner
+from realdataexp.models.base import restore
+from realdataexp.optimizers import OptimizerSettings
 from realdataexp.worlds.base import RowSource
 
 
@@ -36,7 +39,7 @@ class Check:
     Attributes:
         iteration: batches done.
         training_L, validation_L: mean losses since the last check (NaN where a label learned
-            nothing), and on validation rows.
+            nothing), and what ``validate`` said.
         n_rows: rows trained on so far.
     """
 
@@ -46,87 +49,162 @@ class Check:
     n_rows: int
 
 
-def pretrain(
-    learners: Sequence[Learner],
-    optimizers: Sequence[OptimizerSettings],
-    reader: RowSource,
-    n_rows: int,
-    validate: Callable[[], tuple[float, ...]],
-    settings: PretrainSettings,
-) -> Iterator[Check]:
-    """Train the learners (one network each) in place; yields at each check.
+class Pretraining:
+    """Trains learners (one network each) in place, a batch at a time, with a state to go on from.
 
-    With early stopping a label's network stops after that many checks without a better validation
-    loss, and ends as it was at its best check.
-
-    Args:
-        learners: L of them.
-        optimizers: theirs.
-        reader: reads training rows.
-        n_rows: how many there are.
-        validate: the mean validation loss of each label.
-        settings: the rest.
+    A network's validation value is the sum over its labels. With early stopping a network stops
+    after that many checks without a better value, and ends as it was at its best check.
     """
-    best = [_Best(settings.early_stopping) for _ in learners]
-    losses_L: list[list[Tensor]] = [[] for _ in learners]
-    n_done = 0
-    for iteration, (place_B, is_last) in enumerate(_batches(n_rows, settings), start=1):
-        batch, y_L = reader.read(place_B)
-        for i, (learner, optimizer) in enumerate(zip(learners, optimizers, strict=True)):
-            if best[i].has_stopped:
+
+    def __init__(
+        self,
+        learners: Sequence[Learner],
+        optimizers: Sequence[OptimizerSettings],
+        reader: RowSource,
+        n_rows: int,
+        validate: Callable[[], tuple[float, ...]],
+        settings: PretrainSettings,
+        labels_of: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """Join the learners and their rows.
+
+        Args:
+            learners: N of them.
+            optimizers: theirs; a cosine schedule gets the number of updates here.
+            reader: reads training rows, with L labels.
+            n_rows: how many there are.
+            validate: a value of each label, lower = better, such as the mean validation loss.
+            settings: the rest.
+            labels_of: which labels the heads of each learner predict; None: a learner a label.
+        """
+        self._learners, self._reader, self._validate = learners, reader, validate
+        self._settings = settings
+        self._labels_of = labels_of or [(i,) for i in range(len(learners))]
+        rows_key = draws.key(settings.seed, "pretrain rows")
+        self._rows = draws.subset(rows_key, n_rows, settings.max_rows or n_rows).numpy()
+        self._per_epoch = max(1, -(-len(self._rows) // settings.batch_size))
+        self._n_batches = self._per_epoch * settings.epochs if n_rows else 0
+        self._order: tuple[int, np.ndarray] | None = None  # the epoch and its order of the rows
+        self._optimizers = [
+            replace(x, schedule=replace(x.schedule, n_updates=self._n_batches)) for x in optimizers
+        ]
+        self.iteration = 0
+        self._losses_TL: list[Tensor] = []
+        self._best_N = torch.full((len(learners),), torch.inf, dtype=torch.float64)
+        self._n_worse_N = torch.zeros(len(learners), dtype=torch.int64)
+        is_kept = settings.early_stopping is not None
+        self._best_params = [learner.network(0) if is_kept else {} for learner in learners]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all batches are done, or all networks have stopped."""
+        has_stopped = [self._has_stopped(n) for n in range(len(self._learners))]
+        return self.iteration >= self._n_batches or all(has_stopped)
+
+    @property
+    def n_rows_done(self) -> int:
+        """Rows trained on so far."""
+        epoch, batch = divmod(self.iteration, self._per_epoch)
+        return epoch * len(self._rows) + batch * self._settings.batch_size
+
+    def checks(self) -> Iterator[Check]:
+        """Train to the end, from wherever it is; yields at each check."""
+        while not self.is_done:
+            if check := self.advance():
+                yield check
+        for learner, best, params in zip(
+            self._learners, self._best_N.tolist(), self._best_params, strict=True
+        ):
+            if best < torch.inf:
+                for name, value in params.items():
+                    learner.params[name][0] = value
+
+    def advance(self) -> Check | None:
+        """Train on the next batch, and check where one is due."""
+        batch, y_L = self._reader.read(self._next_places())
+        self.iteration += 1
+        loss_L = torch.full((len(y_L),), torch.nan, device=y_L[0].device)
+        for n, (learner, places) in enumerate(zip(self._learners, self._labels_of, strict=True)):
+            if self._has_stopped(n):
                 continue
-            key_S = draws.key(settings.seed, f"pretrain dropout {i}", torch.tensor([iteration]))
-            ones_SB = torch.ones_like(y_L[i])
-            loss_S = learner.update(batch, y_L[i], ones_SB, optimizer, key_S.to(y_L[i].device))
-            losses_L[i].append(loss_S[0])
-        n_done += len(place_B)
-        if is_last or (settings.validate_every and iteration % settings.validate_every == 0):
-            validation_L = validate()
-            for state, learner, loss in zip(best, learners, validation_L, strict=True):
-                state.look(learner, loss)
-            training_L = tuple(_mean(losses) for losses in losses_L)
-            yield Check(iteration, training_L, validation_L, n_done)
-            losses_L = [[] for _ in learners]
-            if all(state.has_stopped for state in best):
-                break
-    for state, learner in zip(best, learners, strict=True):
-        state.restore(learner)
+            purpose = f"pretrain dropout {n}"
+            key_S = draws.key(self._settings.seed, purpose, torch.tensor([self.iteration]))
+            y_SBK = torch.stack([y_L[i] for i in places], dim=-1)
+            weight_SB = torch.ones_like(y_L[places[0]])
+            loss_SK = learner.update(
+                batch,
+                y_SBK,
+                weight_SB,
+                self._optimizers[n],
+                key_S.to(y_SBK.device),
+                n_done=self.iteration - 1,
+            )
+            for i, loss_S in zip(places, loss_SK.unbind(-1), strict=True):
+                loss_L[i] = loss_S[0]
+        self._losses_TL.append(loss_L)
+        every = self._settings.validate_every
+        is_due = every is not None and self.iteration % every == 0
+        return self._check() if is_due or self.iteration % self._per_epoch == 0 else None
 
+    def _next_places(self) -> np.ndarray:
+        """The next batch's rows."""
+        epoch, batch = divmod(self.iteration, self._per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            key = draws.key(self._settings.seed, "pretrain order", epoch)
+            self._order = (epoch, draws.permutation(key, len(self._rows)).numpy())
+        start = batch * self._settings.batch_size
+        return self._rows[self._order[1][start : start + self._settings.batch_size]]
 
-def _mean(losses: list[Tensor]) -> float:
-    """Mean of the batches that had something to learn from; NaN where there was none."""
-    return float(torch.stack(losses).nanmean()) if losses else float("nan")
+    def _check(self) -> Check:
+        validation_L = self._validate()
+        for n, (learner, places) in enumerate(zip(self._learners, self._labels_of, strict=True)):
+            value = sum(validation_L[i] for i in places)
+            if not self._has_stopped(n):
+                learner.look(torch.tensor([value]), self._optimizers[n].schedule)
+                self._keep_best(n, value)
+        losses_LT = torch.stack(self._losses_TL, dim=1).cpu()
+        self._losses_TL = []
+        # of the batches that had something to learn from; NaN where there was none
+        training_L = tuple(float(losses_T.nanmean()) for losses_T in losses_LT)
+        return Check(self.iteration, training_L, validation_L, self.n_rows_done)
 
-
-def _batches(n_rows: int, settings: PretrainSettings) -> Iterator[tuple[np.ndarray, bool]]:
-    """Places of each batch, and whether it is an epoch's last one."""
-    rows = draws.subset(
-        draws.key(settings.seed, "pretrain rows"), n_rows, settings.max_rows or n_rows
-    ).numpy()
-    for epoch in range(settings.epochs):
-        order = draws.permutation(draws.key(settings.seed, "pretrain order", epoch), len(rows))
-        for start in range(0, len(rows), settings.batch_size):
-            end = start + settings.batch_size
-            yield rows[order[start:end].numpy()], end >= len(rows)
-
-
-class _Best:
-    """A label's best check so far, where early stopping is asked for."""
-
-    def __init__(self, patience: int | None) -> None:
-        self._patience, self._n_worse, self._loss = patience, 0, float("inf")
-        self._params: dict[str, Tensor] | None = None
-        self.has_stopped = False
-
-    def look(self, learner: Learner, loss: float) -> None:
-        if self._patience is None or self.has_stopped:
+    def _keep_best(self, n: int, value: float) -> None:
+        if self._settings.early_stopping is None:
             return
-        if loss < self._loss:
-            self._loss, self._n_worse, self._params = loss, 0, learner.network(0)
+        if value < self._best_N[n]:
+            self._best_N[n], self._n_worse_N[n] = value, 0
+            self._best_params[n] = self._learners[n].network(0)
         else:
-            self._n_worse += 1
-            self.has_stopped = self._n_worse >= self._patience
+            self._n_worse_N[n] += 1
 
-    def restore(self, learner: Learner) -> None:
-        for name, value in (self._params or {}).items():
-            learner.params[name][0] = value
+    def _has_stopped(self, n: int) -> bool:
+        patience = self._settings.early_stopping
+        return patience is not None and int(self._n_worse_N[n]) >= patience
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that changes while training, the learners too, as flat named tensors."""
+        losses_TL = torch.zeros(0, sum(map(len, self._labels_of)))
+        tensors = {
+            "iteration": torch.tensor(self.iteration),
+            "losses": torch.stack(self._losses_TL) if self._losses_TL else losses_TL,
+            "best": self._best_N,
+            "n_worse": self._n_worse_N,
+        }
+        for n, learner in enumerate(self._learners):
+            tensors.update({f"best.{n}.{k}": p for k, p in self._best_params[n].items()})
+            tensors.update({f"learner.{n}.{k}": x for k, x in learner.state().items()})
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state of a pretraining with the same settings.
+
+        Raises:
+            ValueError: a tensor's name, shape or type is not that of this pretraining's state.
+        """
+        state = self.state()
+        n_losses = tensors.get("losses", state["losses"]).shape[:1].numel()
+        shape, device = (n_losses, state["losses"].shape[1]), self._learners[0].device.torch
+        state["losses"] = torch.zeros(shape, device=device)
+        restore(state, tensors)
+        self.iteration = int(state["iteration"])
+        self._losses_TL = list(state["losses"])

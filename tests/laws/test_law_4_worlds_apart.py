@@ -148,7 +148,7 @@ def test_a_networks_place_in_its_stack_changes_nothing_to_the_bit(target, loss, 
         rows = chosen(slate, h.choices[t]).expand(S)
         y_SB, key_S = step.y_WBL[..., 0].expand(S, -1), draws.key(0, "a test", t).expand(S)
         ones_SB, optimizer = torch.ones_like(y_SB), setting.labels[0].optimizer
-        loss_S = learner.update(rows, y_SB, ones_SB, optimizer, key_S)
+        loss_S = learner.update(rows, y_SB.unsqueeze(-1), ones_SB, optimizer, key_S)
         assert all(same(loss_S[s], loss_S[0]) for s in range(S))
         assert all(same_network(learner, s, learner, 0) for s in range(S))
         known += int(y_SB[0].isfinite().sum())

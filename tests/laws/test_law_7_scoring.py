@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import CPU, LOSSES, POOLING, Setting, label, make_learner, make_model, run, same
+from support import POOLING, Setting, label, make_learner, make_model, run, same
 
 from realdataexp import draws
 from realdataexp.learner import Learner
@@ -38,10 +38,9 @@ def test_predictions_and_validation_losses_equal_those_of_a_model_without_dropou
     x = setting.labels[0]
     plain_label = replace(x, params=x.params | {"dropout": 0.0})
     model = make_model(replace(setting, labels=(plain_label,)), 0)
-    counts = torch.zeros(3, dtype=torch.int64)
-    plain = Learner(model, LOSSES[x.loss], x.scale, CPU, learner.params, {}, {}, counts, counts)
+    plain = replace(learner, model=model)
     assert same(learner.predict(batch, slice(0, 3)), plain.predict(batch, slice(0, 3)))
-    y = torch.ones(batch.shape[:2])
+    y = torch.ones(*batch.shape[:2], 1)
     assert same(learner.losses(batch, y, slice(0, 3)), plain.losses(batch, y, slice(0, 3)))
 
 
@@ -49,7 +48,7 @@ def test_scoring_changes_nothing(trained):
     _, learner, batch = trained
     before = {name: x.clone() for name, x in learner.state().items()}
     learner.predict(batch, slice(0, 3))
-    learner.losses(batch, torch.ones(batch.shape[:2]), slice(0, 3))
+    learner.losses(batch, torch.ones(*batch.shape[:2], 1), slice(0, 3))
     assert all(same(x, before[name]) for name, x in learner.state().items())
 
 
@@ -61,7 +60,7 @@ def test_training_uses_dropout_as_its_key_says(trained):
         learner = make_learner(setting, 0, 3)
         key_S = draws.key(seed, "a test", torch.arange(3))
         ones_SB = torch.ones(batch.shape[:2])
-        learner.update(batch, ones_SB, ones_SB, setting.labels[0].optimizer, key_S)
+        learner.update(batch, ones_SB.unsqueeze(-1), ones_SB, setting.labels[0].optimizer, key_S)
         return learner
 
     assert same(after(0).params["weight_1"], after(0).params["weight_1"])

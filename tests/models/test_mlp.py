@@ -8,6 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from model_support import (
+    NOTHING,
+    SCHEMAS,
+    TAGS,
+    B,
+    C,
+    Plain,
+    S,
+    assert_equals_plain,
+    fit,
+    plain_one_hot,
+    random_batch,
+    stacked,
+)
 from scipy import stats
 from torch import Tensor, nn
 
@@ -16,25 +30,7 @@ from realdataexp.errors import InputError
 from realdataexp.models import MLP, Batch, FeatureSchema, SideSchema
 
 FALSE_FAIL = 1e-6
-S, B, C = 3, 5, 4
 
-NUMBERS_2, NUMBERS_3 = SideSchema(2, (), 0), SideSchema(3, (), 0)
-NOTHING = SideSchema(0, (), 0)
-LEVELS = SideSchema(0, (("kind", 0, 1),), 4)
-TAGS = SideSchema(0, (("tag", 0, 3),), 6)
-MIXED_USER = SideSchema(2, (("level", 0, 1), ("range", 1, 2)), 9)
-MIXED_VIDEO = SideSchema(1, (("type", 0, 1), ("tag", 1, 4)), 11)
-
-SCHEMAS = {
-    "numbers": FeatureSchema(NUMBERS_2, NUMBERS_3),
-    "categories": FeatureSchema(LEVELS, TAGS),
-    "mixed": FeatureSchema(MIXED_USER, MIXED_VIDEO),
-    "numbers and tags": FeatureSchema(NUMBERS_2, TAGS),
-    "categories and numbers": FeatureSchema(LEVELS, NUMBERS_3),
-    "no user features": FeatureSchema(NOTHING, MIXED_VIDEO),
-    "no video features": FeatureSchema(MIXED_USER, NOTHING),
-    "only tags": FeatureSchema(NOTHING, TAGS),
-}
 every_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
 every_encoding = pytest.mark.parametrize("embedding_dim", [None, 2], ids=["one-hot", "embedding"])
 every_depth = pytest.mark.parametrize("hidden", [[], [4], [6, 3]], ids=str)
@@ -42,31 +38,6 @@ every_depth = pytest.mark.parametrize("hidden", [[], [4], [6, 3]], ids=str)
 
 def mlp(schema: FeatureSchema, n_outputs: int = 2, **params: Any) -> MLP:
     return MLP(schema, n_outputs, params, "labels.click.model_params")
-
-
-def side_inputs(
-    side: SideSchema, shape: tuple[int, ...], g: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    num = torch.randn(*shape, side.n_numerical, generator=g, dtype=torch.float64)
-    cat = torch.randint(0, max(side.n_ids, 1), (*shape, side.n_slots), generator=g).int()
-    weight = torch.ones(*shape, side.n_slots, dtype=torch.float64)
-    for _, first, last in side.fields:
-        if last - first > 1:  # multi-hot: some slots are padding
-            n = torch.randint(0, last - first + 1, (*shape, 1), generator=g)
-            weight[..., first:last] = (torch.arange(last - first) < n).double()
-    return num, cat, weight
-
-
-def random_batch(schema: FeatureSchema, shape: tuple[int, int, int] = (S, B, C)) -> Batch:
-    g = torch.Generator().manual_seed(1)
-    user = side_inputs(schema.user, shape[:2], g)
-    return Batch(*user, *side_inputs(schema.video, shape, g))
-
-
-def stacked(model: MLP, n: int = S) -> dict[str, Tensor]:
-    """Different parameters for each network, float64, so that equality is sharp."""
-    starts = [model.init(draws.key(i, "init")) for i in range(n)]
-    return {name: torch.stack([p[name] for p in starts]).double() for name in starts[0]}
 
 
 def plain_input(side: SideSchema, num: Tensor, cat: Tensor, weight: Tensor) -> Tensor:
@@ -161,6 +132,59 @@ def test_the_stack_equals_plain_networks_over_the_joined_row(
     assert expected.std() > 0.05  # the inputs matter
     for name, p in params.items():
         assert torch.equal(p, before[name])
+
+
+class PlainNormalised(Plain):
+    """nn.Linear, nn.LayerNorm, ReLU; embeddings, if any, as nn.Embedding."""
+
+    def __init__(self, model: MLP) -> None:
+        super().__init__(model.schema)
+        dim, width = model.options.embedding_dim, model.widths[0]
+        if dim is None:
+            self.first = self.one_hot_layer(width)
+        else:
+            self.embeddings = self.tables(dim)
+            self.first = self.embedded_layer(width, dim)
+        self.rest = self.hidden(model.widths, model.options, activates_input=True)
+
+    def forward(self, rows: Batch) -> Tensor:
+        if hasattr(self, "embeddings"):
+            return self.rest(self.first(self.embedded(self.embeddings, rows)))
+        return self.rest(self.first(plain_one_hot(self.schema, rows)))
+
+
+@every_schema
+@every_encoding
+@pytest.mark.parametrize("normalization", ["none", "layer"])
+def test_the_stack_equals_plain_networks_with_layer_norm(
+    schema: FeatureSchema, embedding_dim: int | None, normalization: str
+) -> None:
+    options = {"embedding_dim": embedding_dim, "normalization": normalization}
+    model = mlp(schema, hidden_layers=[6, 5], **options)
+    assert_equals_plain(model, schema, lambda: PlainNormalised(model))
+
+
+def test_layer_norm_makes_a_network_blind_to_the_scale_of_its_first_layer() -> None:
+    schema = SCHEMAS["numbers"]
+    batch = random_batch(schema)
+    for normalization, is_blind in (("layer", True), ("none", False)):
+        model = mlp(schema, hidden_layers=[6], normalization=normalization)
+        params = stacked(model)
+        raw = model.forward(params, batch, None)
+        for name in ("user_weight", "video_weight", "bias_0"):
+            params[name] = params[name] * 1000.0
+        scaled = model.forward(params, batch, None)
+        assert torch.allclose(raw, scaled, rtol=0.02, atol=1e-2) == is_blind
+
+
+@pytest.mark.parametrize("normalization", ["none", "layer"])
+def test_it_learns_a_bent_function(normalization: str) -> None:
+    schema = SCHEMAS["numbers"]
+    batch = random_batch(schema, (2, 200, 1))
+    y_SB = batch.user_num_SBD[..., 0].abs() + batch.video_num_SBCD[:, :, 0, 1].relu()
+    model = mlp(schema, 1, hidden_layers=[16, 8], normalization=normalization)
+    before_S, after_S = fit(model, batch, y_SB, 400)
+    assert bool((after_S < 0.05 * before_S).all())
 
 
 @every_schema
@@ -409,7 +433,14 @@ def test_floats_per_row_grow_with_the_layers_and_the_embeddings() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"hidden": [4]}, {"dropout": 1.0}, {"hidden_layers": [0]}, {"embedding_dim": 0}]
+    "params",
+    [
+        {"hidden": [4]},
+        {"dropout": 1.0},
+        {"hidden_layers": [0]},
+        {"embedding_dim": 0},
+        {"normalization": "batch"},
+    ],
 )
 def test_wrong_settings_are_refused_with_their_path(params: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=rf"labels\.click\.model_params: {next(iter(params))}"):

@@ -98,6 +98,58 @@ def test_eighty_columns_are_enough(small_run: Path):
     assert max(map(len, file.getvalue().splitlines())) <= 80
 
 
+def aa_result(**changes: Any) -> dict[str, Any]:
+    """An A/A test of two labels with three designs and two methods; one has no answer."""
+    inference = [
+        {"design": design, "label": label, "se_method": method, "reject_share": share,
+         "trustworthy": trusted}
+        for label in ("play_time", "click")
+        for design, method, share, trusted in (
+            ("pooling", "welch", 0.152, False), ("pooling", "user_cluster", 0.0501, True),
+            ("cluster", "welch", 1.0, False), ("cluster", "user_cluster", None, None),
+            ("oracle", "welch", 0.03, True),
+        )
+    ]  # fmt: skip
+    config = {**compared()["config"], "experiment": {"aa": True}}
+    return compared(**{"config": config, "inference": inference, **changes})
+
+
+def test_an_a_a_test_has_a_table_of_its_intervals_errors(tmp_path: Path):
+    text = shown(aa_result(), tmp_path)
+    assert text.count(": type-I error by interval method") == 2
+    lines = text[text.index("click: type-I error") :].splitlines()
+    assert lines[1].split() == ["welch", "user_cluster"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[3:6]}
+    assert rows == {
+        "pooling": ["15", "%", "*", "5", "%"],
+        "cluster": ["100", "%", "*", "-"],
+        "oracle": ["3", "%", "-"],
+    }
+    assert "type-I error: how often the 95 % interval" in text
+    assert max(map(len, text.splitlines())) <= 80
+    red = [x for x in shown(aa_result(), tmp_path, color=True).splitlines() if "\x1b[31m" in x]
+    assert sum("cluster" in line for line in red) == 2 and len(red) == 3  # and snapshot's bias
+    none = aa_result()
+    none["config"]["experiment"]["aa"] = False
+    assert "type-I" not in shown(none, tmp_path)
+
+
+def test_all_methods_and_designs_of_an_a_a_test_fit_in_a_hundred_columns(tmp_path: Path):
+    methods = (
+        "welch", "user_cluster", "cuped", "block", "bootstrap", "randomisation", "always_valid"
+    )  # fmt: skip
+    result = aa_result(
+        inference=[
+            {"design": "data_diverted", "label": "click", "se_method": method,
+             "reject_share": 1.0, "trustworthy": False}
+            for method in methods
+        ]
+    )  # fmt: skip
+    lines = shown(result, tmp_path, 100).splitlines()
+    (row,) = [line for line in lines if line.startswith("data_diverted")]
+    assert row.count("100 % *") == len(methods) and max(map(len, lines)) <= 100
+
+
 def test_what_is_missing_is_a_dash(tmp_path: Path):
     none = dict.fromkeys(ENTRY) | {"n_worlds": 0}
     result = compared(comparison=[{"design": "pooling", "label": "play_time", **none}])

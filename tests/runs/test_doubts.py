@@ -8,7 +8,12 @@ import polars as pl
 import pytest
 
 from realdataexp.errors import Warnings
-from realdataexp.runs.doubts import warn_of_arms, warn_of_design, warn_of_nulls
+from realdataexp.runs.doubts import (
+    warn_of_arms,
+    warn_of_design,
+    warn_of_intervals,
+    warn_of_nulls,
+)
 from realdataexp.stats.comparison import compare
 from realdataexp.stats.estimates import summarise, world_estimates
 
@@ -56,20 +61,20 @@ def test_a_result_without_nulls_needs_no_word():
 def test_one_replication_has_no_spread():
     table = outcomes(*both_arms("global", 0), *both_arms("pooling", 0))
     (said,) = said_of(result_of(table))
-    assert "comparison: bias_mc_se, sd null for pooling of click" in said
+    assert "comparison: bias_mc_se, sd, se_ratio null for pooling of click" in said
     assert "experiment.replications" in said
 
 
 def test_outcomes_that_do_not_vary_have_no_p_value():
     (said,) = said_of(result_of(outcomes(("pooling", 0, "T", 5, 5.0), ("pooling", 0, "C", 5, 0.0))))
-    assert said == "estimates: p_value null for pooling of click: nothing varies"
+    assert said == "estimates: p_value, p_adjusted null for pooling of click: nothing varies"
 
 
 def test_a_single_outcome_in_an_arm_has_no_interval():
     said = said_of(result_of(outcomes(("pooling", 0, "T", 1, 1.0), ("pooling", 0, "C", 5, 2.0))))
     assert said == [
-        "estimates: se, ci_low, ci_high, p_value null for pooling of click: fewer than two "
-        "outcomes in an arm"
+        "estimates: se, ci_low, ci_high, p_value, p_adjusted null for pooling of click: fewer than "
+        "two outcomes in an arm"
     ]
 
 
@@ -110,21 +115,61 @@ def test_an_empty_arm_is_told_once_for_all_designs():
 
 
 @pytest.mark.parametrize(
-    ("share", "short", "steps", "codes"),
+    ("share", "short", "lost", "steps", "codes"),
     [
-        (0.5, 0.2, 3, []),
-        (0.05, 0.2, 3, ["arms_hardly_differ"]),
-        (0.5, 0.6, 3, ["data_running_out"]),
-        (None, 0.0, 0, ["no_steps"]),
+        (0.5, 0.2, 0.01, 3, []),
+        (0.05, 0.2, 0.0, 3, ["arms_hardly_differ"]),
+        (0.5, 0.6, 0.0, 3, ["data_running_out"]),
+        (0.5, 0.2, 0.02, 3, ["visits_lost"]),
+        (None, 0.0, None, 0, ["no_steps"]),
     ],
 )
 def test_a_test_that_can_show_little_is_warned_of(
-    share: float | None, short: float, steps: int, codes: list[str]
+    share: float | None, short: float, lost: float | None, steps: int, codes: list[str]
 ):
     diagnostics = {
         "share_of_visits_where_arms_differ": {"pooling": share},
+        "share_of_visits_lost": {"pooling": 0.0, "codiverted": lost},
         "exhaustion": [{"step": 4, "users_short": short, "slates_short": 0.0}],
     }
     warnings = Warnings()
     warn_of_design(diagnostics, 10, steps, warnings)
     assert [item["code"] for item in warnings] == codes
+
+
+def test_lost_visits_are_told_with_their_design_and_a_remedy():
+    diagnostics = {
+        "share_of_visits_where_arms_differ": {},
+        "share_of_visits_lost": {"pooling": 0.0, "codiverted": 0.0346, "mine": 0.5},
+        "exhaustion": [],
+    }
+    warnings = Warnings()
+    warn_of_design(diagnostics, 10, 3, warnings)
+    (item,) = warnings.items
+    assert "(codiverted 3.5 %, mine 50.0 %)" in item["message"]
+    assert "simulation.n_candidate or simulation.min_candidates" in item["message"]
+
+
+def verdict(design: str, label: str, method: str, is_trusted: bool | None) -> dict[str, Any]:
+    return {"design": design, "label": label, "se_method": method, "trustworthy": is_trusted}
+
+
+def test_a_design_without_any_trustworthy_interval_is_told_once_with_its_labels():
+    entries = [
+        verdict("pooling", "play_time", "welch", False),
+        verdict("pooling", "play_time", "block", False),
+        verdict("pooling", "play_time", "bootstrap", None),
+        verdict("pooling", "click", "welch", False),
+        verdict("pooling", "like", "welch", False),
+        verdict("pooling", "like", "block", True),
+        verdict("shadow", "play_time", "welch", True),
+        verdict("shadow", "click", "welch", False),
+        verdict("snapshot", "click", "welch", None),
+    ]
+    warnings = Warnings()
+    warn_of_intervals(entries, warnings)
+    assert [item["code"] for item in warnings] == ["intervals_not_trustworthy"] * 2
+    first, second = (item["message"] for item in warnings)
+    assert first.startswith("design pooling, labels play_time, click: no interval method covers")
+    assert second.startswith("design shadow, label click: no interval method covers")
+    assert first.endswith("its intervals are not to be trusted")

@@ -85,6 +85,7 @@ def test_compare_by_hand() -> None:
         pooling(3, 1.0, 2.0),  # [-1, 3] does
     )  # fmt: skip
     errors = [2.0, -3.0, 3.0, -1.0]
+    sd = math.sqrt(sum((x - 2.25) ** 2 for x in (3, -1, 6, 1)) / 3)
     (entry,) = compare(table)
     assert entry == {
         "design": "pooling",
@@ -93,13 +94,30 @@ def test_compare_by_hand() -> None:
         "estimate": 2.25,
         "bias": 0.25,
         "bias_mc_se": pytest.approx(math.sqrt(sum((e - 0.25) ** 2 for e in errors) / 3 / 4)),
-        "sd": pytest.approx(math.sqrt(sum((x - 2.25) ** 2 for x in (3, -1, 6, 1)) / 3)),
+        "sd": pytest.approx(sd),
         "rmse": pytest.approx(math.sqrt((1 + 9 + 16 + 1) / 4)),
         "se_mean": pytest.approx((0.5 + 1.5 + 1.5 + 1.0) / 4),
+        "se_ratio": pytest.approx(4.5 / 4 / sd),
         "coverage": pytest.approx(3 / 4),
         "sign_error_rate": pytest.approx(1 / 4),
+        "regret": pytest.approx(2.0 * 2 / 4),  # two of four worlds do not launch
         "n_worlds": 4,
     }
+
+
+def test_regret_is_that_of_launching_where_the_interval_lies_above_0() -> None:
+    rows = [truth(0, -3.0), truth(1, -3.0), truth(2, -3.0), truth(3, -3.0)]
+    rows += [pooling(0, 2.0, 1.0), pooling(1, 2.0, 3.0), pooling(2, -9.0, 1.0), pooling(3, 4.0)]
+    (entry,) = compare(estimates(*rows))
+    assert entry["regret"] == pytest.approx(3.0 * 1 / 3)  # the last one has no interval
+    (entry,) = compare(estimates(truth(0, 0.0), pooling(0, 2.0, 1.0)))
+    assert entry["regret"] == 0.0 and entry["se_ratio"] is None
+
+
+def test_estimates_that_never_vary_have_no_ratio_of_errors() -> None:
+    rows = [x for w in (0, 1) for x in (truth(w, 1.0), pooling(w, 1.0, 0.5))]
+    (entry,) = compare(estimates(*rows))
+    assert (entry["sd"], entry["se_mean"], entry["se_ratio"]) == (0.0, 0.25, None)
 
 
 def test_bias_is_of_pairs_so_that_common_noise_cancels() -> None:
@@ -135,7 +153,7 @@ def test_a_design_without_a_truth_has_an_entry_of_nulls() -> None:
     (entry,) = compare(estimates(pooling(0, 2.0, 1.0)))
     assert (entry["design"], entry["label"], entry["n_worlds"]) == ("pooling", "click", 0)
     rest = set(entry) - {"design", "label", "n_worlds"}
-    assert len(rest) == 9 and all(entry[name] is None for name in rest)
+    assert len(rest) == 11 and all(entry[name] is None for name in rest)
 
 
 def test_designs_and_labels_are_compared_apart_with_their_own_truth() -> None:

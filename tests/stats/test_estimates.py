@@ -208,3 +208,14 @@ def test_designs_and_labels_are_summarised_apart_in_their_order() -> None:
         ("pooling", "a", -1.5),
     ]
     assert all(math.isfinite(e["se"]) for e in entries)
+
+
+def test_p_values_are_adjusted_for_a_designs_labels() -> None:
+    tables = []
+    for label, p_value in (("a", 0.03), ("b", 0.01), ("c", 0.5), ("d", None)):
+        tables.append(estimates_of([1.0], p_value=[p_value]).with_columns(label=pl.lit(label)))
+    alone = tables[0].with_columns(design=pl.lit("shadow"))
+    entries = summarise(pl.concat([*tables, alone], how="vertical_relaxed"))
+    # Holm by hand: 2 x 0.03, 3 x 0.01, 1 x 0.5, and the other design has one label only
+    expected = [pytest.approx(0.06), pytest.approx(0.03), 0.5, None, 0.03]
+    assert [entry["p_adjusted"] for entry in entries] == expected

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 from simulated import bounds, experiment
 
-from realdataexp.stats.honesty import honesty, wrong_launch_regret
+from realdataexp.stats.honesty import family_rejections, honesty, wrong_launch_regret
 from realdataexp.stats.inference import INFERENCE_SCHEMA, inference_table
+from realdataexp.stats.multiplicity import adjust_labels
 
 Half = float | None
 
@@ -24,7 +25,7 @@ def rows(
         is_told = x is not None and half is not None
         limits = (x - half, x + half) if x is not None and half is not None else (None, None)
         key = (design, world, "click", "mean_per_visit", method)
-        out.append((*key, x, half if is_told else None, *limits, None, 10, 10))
+        out.append((*key, x, half if is_told else None, *limits, None, 10, 10, None))
     return out
 
 
@@ -99,6 +100,42 @@ def test_an_interval_covers_as_it_claims_or_the_result_says_that_it_does_not() -
         assert told[name]["trustworthy"] is (told[name]["reject_low"] <= 0.05)
     assert told["always_valid"]["trustworthy"] is True
     assert told["welch"]["se_mean"] < 0.8 * told["welch"]["sd"]
+
+
+def p_values(label: str, ps: list[float | None], method: str = "welch") -> list[tuple[Any, ...]]:
+    """A row of the design pooling for each world, with its p-value and nothing but 0 otherwise."""
+    key = (label, "mean_per_visit", method)
+    limits = [(None, None) if p is None else (0.0, 0.0) for p in ps]
+    return [("pooling", w, *key, 0.0, 0.0, *limits[w], p, 10, 10, None) for w, p in enumerate(ps)]
+
+
+def test_several_labels_are_several_chances_to_be_wrong() -> None:
+    clicks = p_values("click", [0.03, 0.02, 0.9, 0.04, None])
+    likes = p_values("like", [0.30, 0.90, 0.01, 0.05, None])
+    other = p_values("click", [None] * 5, "block") + p_values("like", [0.01] + [None] * 4, "block")
+    found = adjust_labels(table(TRUTH, clicks, likes, other))
+    # adjusted, click: 0.06, 0.04, 0.9, 0.08, none; like: 0.3, 0.9, 0.02, 0.08, none
+    shares = {
+        (e["se_method"], e["label"]): e["reject_share_adjusted"]
+        for e in honesty(found, found, is_aa=True)
+    }
+    assert shares == {
+        ("welch", "click"): 0.25, ("welch", "like"): 0.25, ("block", "click"): None,
+        ("block", "like"): 1.0,
+    }  # fmt: skip
+    welch, block = family_rejections(found)
+    interval = stats.binomtest(2, 4).proportion_ci(0.95, method="exact")
+    assert welch == {
+        "design": "pooling",
+        "se_method": "welch",
+        "n_worlds": 4,
+        "any_reject_share": 0.5,
+        "any_reject_low": pytest.approx(interval.low),
+        "any_reject_high": pytest.approx(interval.high),
+    }
+    assert (block["n_worlds"], block["any_reject_share"]) == (1, 1.0)
+    none = adjust_labels(table(p_values("click", [None, None])))
+    assert family_rejections(none)[0]["any_reject_share"] is None
 
 
 def test_regret_by_hand() -> None:

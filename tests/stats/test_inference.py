@@ -7,9 +7,15 @@ import polars as pl
 import pytest
 from simulated import experiment
 
-from realdataexp.stats.aggregates import arm_sums, outcome_table, user_table
+from realdataexp.stats.aggregates import arm_sums, outcome_table, unit_table
 from realdataexp.stats.estimates import world_estimates
-from realdataexp.stats.inference import INFERENCE_SCHEMA, METHODS, NEEDS_USERS, inference_table
+from realdataexp.stats.inference import (
+    INFERENCE_SCHEMA,
+    METHODS,
+    NEEDS_UNITS,
+    designs_without_units,
+    inference_table,
+)
 from realdataexp.stats.intervals import rejects
 
 WORLDS = [("global", 0), ("global", 1), ("global", 0), ("global", 1)]
@@ -28,13 +34,15 @@ def tables(n_steps: int = 25) -> tuple[pl.DataFrame, pl.DataFrame]:
     y_WXL[g.random(y_WXL.shape) < 0.1] = np.nan
     steps = [slice(t * B, t * B + B) for t in range(n_steps)]
     sums = np.stack([arm_sums(is_treated_WX[:, x], y_WXL[:, x]) for x in steps])
-    users = user_table(user_WX, is_treated_WX, y_WXL, g.normal(size=(U, 2)), WORLDS, LABELS)
-    return outcome_table(sums, list(range(n_steps)), WORLDS, LABELS), users
+    units = unit_table(
+        user_WX, user_WX, is_treated_WX, y_WXL, g.normal(size=(U, 2)), WORLDS, LABELS
+    )
+    return outcome_table(sums, list(range(n_steps)), WORLDS, LABELS), units
 
 
 def test_each_method_has_a_row_for_each_world_and_label_and_the_truth_has_welch() -> None:
-    outcomes, users = tables()
-    table = inference_table(outcomes, users)
+    outcomes, units = tables()
+    table = inference_table(outcomes, units)
     assert dict(table.schema) == dict(INFERENCE_SCHEMA)
     keys = table.select("design", "se_method", "world", "label").rows()
     expected = [
@@ -49,56 +57,70 @@ def test_each_method_has_a_row_for_each_world_and_label_and_the_truth_has_welch(
 
 
 def test_values_but_cupeds_and_counts_are_those_of_the_estimates() -> None:
-    outcomes, users = tables()
+    outcomes, units = tables()
     names = ["design", "world", "label"]
     plain = world_estimates(outcomes)
-    for (method,), part in inference_table(outcomes, users).group_by(["se_method"]):
+    for (method,), part in inference_table(outcomes, units).group_by(["se_method"]):
         both = part.join(plain, on=names, suffix="_plain")
         assert both["n_T"].equals(both["n_T_plain"]) and both["n_C"].equals(both["n_C_plain"])
         if method != "cuped":
             np.testing.assert_allclose(both["value"], both["value_plain"], rtol=1e-9)
-    welch = inference_table(outcomes, users, ["welch"])
+    welch = inference_table(outcomes, units, ["welch"])
     assert welch.select(plain.columns).equals(plain)
 
 
 def test_a_worlds_rows_do_not_depend_on_other_worlds_labels_or_designs() -> None:
-    outcomes, users = tables()
-    whole = inference_table(outcomes, users)
+    outcomes, units = tables()
+    whole = inference_table(outcomes, units)
     for design, world, label in (("pooling", 1, None), ("shadow", 0, None), ("pooling", 0, LABELS)):
         keep = (pl.col("design").cast(pl.String) == design) & (pl.col("world") == world)
         keep &= pl.col("label").cast(pl.String).is_in(label or LABELS)
-        alone = inference_table(outcomes.filter(keep), users.filter(keep))
+        alone = inference_table(outcomes.filter(keep), units.filter(keep))
         assert alone.equals(whole.filter(keep))
 
 
-def test_the_order_of_the_users_rows_does_not_matter() -> None:
-    outcomes, users = tables()
-    mixed = users.sample(fraction=1.0, shuffle=True, seed=1)
-    assert inference_table(outcomes, mixed).equals(inference_table(outcomes, users))
-    text = users.with_columns(pl.col("design", "arm", "label").cast(pl.String))
-    assert inference_table(outcomes, text).equals(inference_table(outcomes, users))
+def test_the_order_of_the_units_rows_does_not_matter() -> None:
+    outcomes, units = tables()
+    mixed = units.sample(fraction=1.0, shuffle=True, seed=1)
+    assert inference_table(outcomes, mixed).equals(inference_table(outcomes, units))
+    text = units.with_columns(pl.col("design", "arm", "label").cast(pl.String))
+    assert inference_table(outcomes, text).equals(inference_table(outcomes, units))
 
 
-def test_where_every_visit_is_a_new_user_methods_of_users_are_left_out_or_null() -> None:
-    outcomes, _ = tables()
+def test_a_design_whose_every_visit_is_a_unit_gets_the_methods_that_need_none() -> None:
+    outcomes, units = tables()
     found = inference_table(outcomes, None)
-    assert set(found["se_method"]) == set(METHODS) - NEEDS_USERS
-    asked = inference_table(outcomes, None, ["user_cluster", "bootstrap"])
-    ours = asked.filter(pl.col("design") != "global")
-    assert ours.height == 16
-    numbers = ours.select("value", "se", "ci_low", "ci_high", "p_value")
-    assert numbers.null_count().row(0) == (16,) * 5
+    assert set(found["se_method"]) == set(METHODS) - NEEDS_UNITS
+    ours = units.filter(pl.col("design").cast(pl.String) == "shadow")
+    asked = ["user_cluster", "always_valid", "welch"]
+    table = inference_table(outcomes, ours, asked)
+    for design, methods in {"global": ["welch"], "pooling": asked[1:], "shadow": asked}.items():
+        part = table.filter(pl.col("design") == design)
+        assert part["se_method"].unique(maintain_order=True).to_list() == methods
+    assert designs_without_units(outcomes, ours) == ["pooling"]
+    assert designs_without_units(outcomes, None) == ["pooling", "shadow"]
+    whole = inference_table(outcomes, units, asked)
+    is_shadow = pl.col("design") == "shadow"
+    assert table.filter(is_shadow).equals(whole.filter(is_shadow))
+
+
+def test_p_values_are_adjusted_for_the_labels_of_a_world() -> None:
+    table = inference_table(*tables(), ["welch", "block"])
+    for _, part in table.group_by(["design", "world", "se_method"]):
+        p = part["p_value"].to_list()
+        least = min(1.0, 2 * min(p))
+        assert part["p_adjusted"].to_list() == pytest.approx([max(least, x) for x in p])
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
-    outcomes, users = tables()
+    outcomes, units = tables()
     with pytest.raises(ValueError, match="'jackknife', must be one of welch, user_cluster"):
-        inference_table(outcomes, users, ["jackknife"])
+        inference_table(outcomes, units, ["jackknife"])
 
 
 def test_without_outcomes_the_table_is_empty_with_its_columns() -> None:
-    outcomes, users = tables()
-    for theirs in (None, users):
+    outcomes, units = tables()
+    for theirs in (None, units):
         table = inference_table(outcomes.clear(), theirs)
         assert table.height == 0 and dict(table.schema) == dict(INFERENCE_SCHEMA)
 

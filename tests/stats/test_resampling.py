@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 from simulated import Experiment, bounds, coverage, experiment
 
 from realdataexp.stats.inference import inference_table
+from realdataexp.stats.intervals import rejects
 from realdataexp.stats.resampling import N_REPLICATES, POISSON, generator
 
 NAMES = ("value", "se", "ci_low", "ci_high", "p_value")
@@ -89,9 +91,10 @@ def test_randomisation_rejects_5_percent_under_a_a_even_with_heavy_tails() -> No
     assert abs(exact.mean() - 0.5) < 0.03 < 0.06 < abs(p["user_cluster"].mean() - 0.5)
 
 
-def test_randomisation_agrees_with_all_permutations() -> None:
+@pytest.mark.parametrize("n_users", [9, 12])
+def test_randomisation_agrees_with_all_permutations(n_users: int) -> None:
     for seed in range(4):
-        data = experiment(seed, 1, n_users=9, n_visits=40, effect=0.8)
+        data = experiment(seed, 1, n_users, n_visits=60, effect=0.8)
         data.is_treated_WX = data.user_WX % 2 == 1
         n, total, is_treated = arm_of_users(data, 0)
 
@@ -109,9 +112,52 @@ def test_randomisation_agrees_with_all_permutations() -> None:
             [size(np.isin(everyone, t)) for t in combinations(everyone, int(is_treated.sum()))]
         )
         exact = float((sizes >= size(is_treated) - 1e-9).mean())
-        low, high = stats.binom.interval(1 - 1e-6, N_REPLICATES, exact)
         found = of(data, "randomisation")["p_value"][0]
+        if len(sizes) <= N_REPLICATES:
+            assert found == pytest.approx(exact)
+        low, high = stats.binom.interval(1 - 1e-6, N_REPLICATES, exact)
         assert (1 + low) / 200 <= found <= (1 + high) / 200
+
+
+def few_users(n_users: int, n_treated: int, n_worlds: int, seed: int = 0) -> Experiment:
+    """Everybody comes; so many are treated."""
+    data = experiment(seed, n_worlds, n_users=n_users, n_visits=20 * n_users)
+    treated = np.argsort(np.random.default_rng(seed).random((n_worlds, n_users)), axis=1)
+    data.is_treated_WX = np.take_along_axis(treated < n_treated, data.user_WX, axis=1)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("n_users", "n_treated", "least"),
+    [
+        (4, 2, None),  # of 6 ways
+        (6, 3, None),  # of 20, and arms that swap names are as far from 0
+        (6, 2, None),  # of 15
+        (7, 3, 1 / 35),
+        (7, 2, 1 / 21),
+        (8, 4, 2 / 70),
+        (9, 4, 1 / 126),
+    ],
+)
+def test_randomisation_takes_each_way_to_deal_few_arms_once(
+    n_users: int, n_treated: int, least: float | None
+) -> None:
+    n_worlds = 1500
+    table = of(few_users(n_users, n_treated, n_worlds), "randomisation")
+    if least is None:  # no p-value could be 0.05 or less
+        assert table["p_value"].null_count() == table["ci_low"].null_count() == n_worlds
+        assert table["value"].null_count() == 0
+        return
+    p = table["p_value"].to_numpy()
+    n_ways = math.comb(n_users, n_treated)
+    np.testing.assert_allclose(p * n_ways, np.round(p * n_ways), atol=1e-9)
+    assert p.min() == pytest.approx(least)
+    # exact: as many are rejected as there are ways with so small a p-value
+    n_as_far = round(least * n_ways)
+    share = n_as_far * math.floor(0.05 / least + 1e-9) / n_ways
+    low, high = bounds(share, n_worlds)
+    assert low <= (p <= 0.05).mean() <= high
+    assert rejects(table).equals(table["p_value"] <= 0.05)
 
 
 def test_arms_that_change_within_a_user_were_not_dealt_by_user() -> None:

@@ -83,6 +83,18 @@ def test_peeking_with_users_who_come_back() -> None:
     assert peeking.mean() > bounds(0.05, n_worlds)[1]
 
 
+@pytest.mark.parametrize(("n_users", "is_told"), [(5, False), (6, True)])
+def test_few_units_do_not_tell(n_users: int, is_told: bool) -> None:
+    data = experiment(1, 1, n_users, n_visits=100)
+    data.is_treated_WX = data.user_WX % 2 == 0
+    table = inference_table(*data.tables(), ["always_valid", "user_cluster"])
+    always, fixed = table.iter_rows(named=True)
+    assert always["value"] == fixed["value"] and fixed["se"] > 0
+    assert (always["ci_low"] is not None) == (always["p_value"] is not None) == is_told
+    if is_told:
+        assert always["ci_low"] < fixed["ci_low"]
+
+
 def test_at_the_end_it_is_a_half_wider_than_a_z_interval() -> None:
     outcomes, users = experiment(1, 5).tables()
     for table, base in ((users, "user_cluster"), (None, "welch")):

@@ -6,11 +6,13 @@ from collections import Counter
 from dataclasses import replace
 from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 import torch
 from frequencies import assert_frequencies
 from safetensors.torch import load, save
 from support import (
+    CPU,
     GLOBAL_C,
     GLOBAL_T,
     POOLING,
@@ -23,7 +25,11 @@ from support import (
     start_loop,
 )
 
+from realdataexp.data.features import fit_features
+from realdataexp.data.split import RowRanges, Split
 from realdataexp.designs import Pooling
+from realdataexp.errors import Warnings
+from realdataexp.worlds.replay import ReplayEnvironment
 
 DRAWN_OUT = Setting(n_rows_U=(2, 5, 0, 3, 9, 1, 4, 4), batch_size=3, n_candidates=3, n_steps=40)
 
@@ -279,3 +285,36 @@ def test_arms_do_not_depend_on_what_the_slates_showed():
     h = run(Setting(), (GLOBAL_C, SPLITTING, POOLING), (0, 1))
     for r in h.replications:
         assert same(h.is_treated_TB(h.world(1, r)), h.is_treated_TB(h.world(2, r)))
+
+
+def test_held_out_visits_show_each_held_out_user_once_with_his_own_rows():
+    setting = Setting(n_rows_U=(9, 4, 12, 7, 1, 3, 11))
+    data = make_data(setting.n_rows_U)
+    offset = torch.from_numpy(data.log.offset_U1.copy())
+    is_training = np.array([True, False, False, True, False, True, False])
+    none = RowRanges(data.log.offset_U1[:-1], data.log.offset_U1[:-1])
+    ends = np.where(is_training, data.log.offset_U1[:-1], data.log.offset_U1[1:])
+    split = Split(is_training, none, none, RowRanges(data.log.offset_U1[:-1], ends), "none")
+    features = fit_features(
+        data, ("video_duration",), ("tag",), is_training, missing_indicator=False,
+        warnings=Warnings(),
+    )  # fmt: skip
+    environment = ReplayEnvironment(data, split, features, CPU)
+    targets = ("play", "click")
+    held_out = environment.held_out(targets, 10, 5, seed=1)
+    assert held_out.n_users == 4
+    assert held_out.is_candidate_BC.sum(1).tolist() == [4, 5, 1, 5]
+    for b, user in enumerate((1, 2, 4, 6)):
+        own = slice(int(offset[user]), int(offset[user + 1]))
+        shown = held_out.y_BCL[b][held_out.is_candidate_BC[b]][:, 0].tolist()
+        assert set(shown) <= set(data.log.targets["play"][own].tolist())
+        assert len(set(shown)) == len(shown)
+        assert held_out.y_BCL[b][~held_out.is_candidate_BC[b]].isnan().all()
+    batch, y_NL = held_out.rows()
+    assert same(y_NL[:, 0], held_out.y_BCL[held_out.is_candidate_BC][:, 0])
+    assert batch.shape == (1, 15, 1)
+    assert same(batch.video_num_SBCD[0, :4, 0], held_out.batch.video_num_SBCD[0, 0, :4])
+    assert same(batch.user_cat_SBK[0, 4], held_out.batch.user_cat_SBK[0, 1])
+    assert environment.held_out(targets, 2, 5, seed=1).n_users == 2
+    other = environment.held_out(targets, 10, 5, seed=2)
+    assert not same(other.y_BCL[..., 0].nan_to_num(), held_out.y_BCL[..., 0].nan_to_num())

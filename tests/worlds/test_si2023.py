@@ -22,7 +22,7 @@ from realdataexp.worlds.base import Slate, WorldSettings, chosen
 from realdataexp.worlds.si2023 import OUTCOMES, Platform, Si2023Environment, Si2023World
 
 N = 200_000
-CONFIG = Si2023Config(n_features=3, long_share=0.3, pretrain_rows=N, validation_rows=500)
+CONFIG = Si2023Config(n_features=3, long_share=0.3, pretrain_rows=N)
 SETTINGS = WorldSettings(3, (0, 1), 1, 5, 4, 6, 1, "visit")
 
 
@@ -65,7 +65,7 @@ def assert_mean_stay(total: list[float], n: list[int], detects: float) -> None:
 def test_coefficients_depend_on_the_worlds_seed_only():
     platform = Platform.draw(CONFIG)
     others = {"long_share": 0.7, "finish_logit_long": 2.0, "stay_time_short": 9.0}
-    others |= {"pretrain_rows": 5, "validation_rows": 5}
+    others |= {"pretrain_rows": 5}
     same_seed = [
         Platform.draw(CONFIG.model_copy(update=others)),
         *(make_environment(seed)._platform for seed in (0, 1)),
@@ -192,16 +192,18 @@ def test_a_row_depends_on_its_place_alone(rows):
     assert same(finish[0], rows[1][place, 1]) and same(stay[0], rows[1][place, 0])
 
 
-def test_pretraining_rows_are_not_validation_rows_nor_those_of_another_seed(rows):
-    read = torch.arange(500).numpy()
-    others = [
-        make_environment().validation(OUTCOMES).read(read),
-        make_environment(seed=4).pretraining(OUTCOMES).read(read),
-    ]
-    for batch, (stay, *_) in others:
-        video_NE = batch.video_num_SBCD[0, :, 0]
+def test_pretraining_rows_are_not_held_out_nor_those_of_another_seed(rows):
+    held_out = make_environment().held_out(OUTCOMES, 50, 10, seed=0)
+    other, y_L = make_environment(seed=4).pretraining(OUTCOMES).read(torch.arange(500).numpy())
+    assert held_out.n_users == 50 and held_out.batch.shape == (1, 50, 10)
+    assert bool(held_out.is_candidate_BC.all())
+    for video_NE, stay_N in (
+        (held_out.batch.video_num_SBCD[0].flatten(0, 1), held_out.y_BCL[..., 0].flatten()),
+        (other.video_num_SBCD[0, :, 0], y_L[0][0]),
+    ):
+        assert len(stay_N) == 500
         assert not torch.isin(video_NE[:, 0], rows[0][:500, 0]).any()
-        assert not torch.isin(stay[0], rows[1][:500, 0]).any()
+        assert not torch.isin(stay_N, rows[1][:500, 0]).any()
 
 
 def test_label_values_are_those_of_the_pretraining_rows(rows):

@@ -43,7 +43,7 @@ INTERVALS = (
 )
 MODES = ("global", "compare", *DESIGNS)
 LOSSES = ("logMAE", "logMSE", "MSE", "MAE", "BCE", "CE")
-MODELS = ("MLP",)
+MODELS = ("MLP", "Linear", "WideDeep", "DCNv2", "DLRM", "MMoE")
 NO_MODEL = "none"
 
 _LOSS_TYPES: dict[str, tuple[str, ...]] = {
@@ -95,6 +95,7 @@ Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0)]
 # YAML has lists only; they are kept as tuples so that a config cannot change.
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
+Widths = Annotated[tuple[Count, ...], Field(strict=False)]
 
 
 class SyntheticConfig(Block):
@@ -122,7 +123,6 @@ class Si2023Config(Block):
     stay_time_long: Rate = Field(1.2, description="mean stay time of an average long video")
     stay_strength: float = Field(0.8, ge=0, description="scale of stay time's coefficients")
     pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
-    validation_rows: Count = Field(4096, description="random videos held out")
 
 
 class DatasetConfig(Block):
@@ -215,16 +215,93 @@ class FeatureConfig(Block):
         return names
 
 
-class MLPParams(Block):
+class DeepParams(Block):
+    """Fully connected hidden layers, as several models have them."""
+
+    hidden_layers: Widths = Field((64, 32), description="units of each hidden layer; empty: none")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
+    normalization: Literal["none", "layer"] = Field(
+        "none", description="layer: a LayerNorm in front of each hidden layer's ReLU"
+    )
+
+
+class MLPParams(DeepParams):
     """`model_params` of the model MLP."""
 
-    hidden_layers: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
-        (64, 32), description="units of each hidden layer; empty: a linear model"
+    embedding_dim: Count | None = Field(
+        None, description="size of a category's embedding; null: one-hot"
     )
+
+
+class LinearParams(Block):
+    """`model_params` of the model Linear: there are none."""
+
+
+class WideDeepParams(DeepParams):
+    """`model_params` of the model WideDeep."""
+
+    embedding_dim: Count = Field(8, description="size of a category's embedding, deep part")
+    crosses: Annotated[tuple[Names, ...], Field(strict=False)] = Field(
+        (), description="pairs of categorical features whose combinations the wide part has"
+    )
+    cross_buckets: Count = Field(
+        1000, description="columns that the combinations of one pair are hashed into"
+    )
+
+    @field_validator("crosses")
+    @classmethod
+    def _pairs(cls, crosses: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        for pair in crosses:
+            if len(pair) != 2 or pair[0] == pair[1]:
+                raise ValueError(f"[{', '.join(pair)}] must be two different features")
+        if twice := repeated([" and ".join(sorted(pair)) for pair in crosses]):
+            raise ValueError(f"each pair once: remove the second {', '.join(twice)}")
+        return crosses
+
+
+class DCNv2Params(DeepParams):
+    """`model_params` of the model DCNv2."""
+
+    embedding_dim: Count = Field(8, description="size of a category's embedding")
+    n_cross_layers: Count = Field(2, description="cross layers; each raises the degree by one")
+    rank: Count | None = Field(None, description="rank of a cross layer's matrix; null: full")
+    structure: Literal["stacked", "parallel"] = Field(
+        "stacked", description="whether the hidden layers follow or stand beside the cross layers"
+    )
+
+
+class DLRMParams(DeepParams):
+    """`model_params` of the model DLRM."""
+
+    embedding_dim: Count = Field(8, description="size of a category's embedding")
+    bottom_layers: Widths = Field(
+        (32,), description="units of each hidden layer over the numbers; empty: none"
+    )
+
+
+class MMoEParams(Block):
+    """`model_params` of the model MMoE, which labels share; equal for all labels of a group."""
+
+    n_experts: Count = Field(4, description="experts that the labels share")
+    expert_layers: Annotated[Widths, Field(min_length=1)] = Field(
+        (32,), description="units of each layer of an expert"
+    )
+    tower_layers: Widths = Field((16,), description="units of a label's own hidden layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
     embedding_dim: Count | None = Field(
         None, description="size of a category's embedding; null: one-hot"
     )
+    group: Text = Field("all", description="labels of the same group share one network")
+
+
+_MODEL_PARAMS: dict[str, type[Block]] = {
+    "MLP": MLPParams,
+    "Linear": LinearParams,
+    "WideDeep": WideDeepParams,
+    "DCNv2": DCNv2Params,
+    "DLRM": DLRMParams,
+    "MMoE": MMoEParams,
+}
 
 
 class LabelConfig(Block):
@@ -296,16 +373,64 @@ class LabelConfig(Block):
     @field_validator("model_params")
     @classmethod
     def _check_model_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if info.data.get("model") != "MLP":
-            return params
-        return checked(params, MLPParams).model_dump(mode="json")
+        block = _MODEL_PARAMS.get(info.data.get("model", ""))
+        return params if block is None else checked(params, block).model_dump(mode="json")
+
+
+class SchedulerConfig(Block):
+    """How the learning rate changes within a phase."""
+
+    kind: Literal["none", "cosine", "plateau"] = Field(
+        "none",
+        description="cosine: down over the phase's updates; plateau: down where a network's "
+        "validation stops improving",
+    )
+    min_factor: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        validate_default=True,
+        description="the rate falls to this share of learning_rate, no further; null: 0",
+    )
+    factor: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        validate_default=True,
+        description="what a plateau multiplies the rate with; null: 0.5",
+    )
+    patience: int | None = Field(
+        None,
+        ge=0,
+        validate_default=True,
+        description="validations without improvement that a plateau bears; null: 3",
+    )
+
+    @field_validator("min_factor", "factor", "patience")
+    @classmethod
+    def _only_where_it_acts(cls, value: float | None, info: ValidationInfo) -> float | None:
+        kind, name = info.data.get("kind"), str(info.field_name)
+        acts = {"cosine": ("min_factor",), "plateau": ("min_factor", "factor", "patience")}
+        if kind is not None and name not in acts.get(kind, ()):
+            if value is not None:
+                raise ValueError(f"has no effect with kind {kind}: leave it out")
+            return None
+        return {"min_factor": 0.0, "factor": 0.5, "patience": 3}[name] if value is None else value
+
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+_GRADIENT_CLIP = "largest gradient norm of a network; null: no clipping"
+_MAX_SKIPPED = "the run fails where a network skips more of its updates as not finite"
 
 
 class PretrainConfig(Block):
     """Training of the starting model that all worlds share."""
 
     enabled: bool = Field(True, description="whether to pretrain; otherwise models start untrained")
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="optimizer")
+    optimizer: Optimizer = Field("adam", description="optimizer")
+    scheduler: SchedulerConfig = Field(SchedulerConfig(), description="of the learning rate")
+    gradient_clip: Rate | None = Field(None, description=_GRADIENT_CLIP)
+    max_skipped_share: float = Field(0.1, ge=0, le=1, description=_MAX_SKIPPED)
     batch_size: Count = Field(1024, description="rows of a batch")
     epochs: Count = Field(1, description="passes over the pretraining rows")
     learning_rate: Rate = Field(1e-3, description="learning rate")
@@ -345,14 +470,16 @@ class SimulationConfig(Block):
     weight_decay: Decay | None = Field(
         None, description="weight decay in the loop; null: each label's own"
     )
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="optimizer in the loop")
+    optimizer: Optimizer = Field("adam", description="optimizer in the loop")
+    scheduler: SchedulerConfig = Field(
+        SchedulerConfig(), description="of the learning rate in the loop"
+    )
     retrain_every: Count = Field(
         1, description="steps between two rounds of training; a round has an update for each of "
         "these steps"
     )  # fmt: skip
-    gradient_clip: Rate | None = Field(
-        None, description="largest gradient norm of a network; null: no clipping"
-    )
+    gradient_clip: Rate | None = Field(None, description=_GRADIENT_CLIP)
+    max_skipped_share: float = Field(0.1, ge=0, le=1, description=_MAX_SKIPPED)
     min_candidates: Count = Field(
         1, description="a user with fewer unused videos than this is not drawn"
     )
@@ -375,9 +502,11 @@ class SimulationConfig(Block):
 
 
 class ValidationConfig(Block):
-    """Validation of the models on the validation users' rows."""
+    """Validation of the models on visits of the users who are held out."""
 
-    max_rows: Count = Field(4096, description="rows of a validation, at most")
+    validation_batches: Count = Field(
+        6, description="visits of a validation, at most, in batches of simulation.batch_size"
+    )
 
 
 class LoggingConfig(Block):

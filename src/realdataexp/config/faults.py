@@ -42,6 +42,13 @@ _RULES = {
 }
 
 
+_LOADER = (
+    "data are memory-mapped and batches gathered in the main process, so there is nothing to set: "
+    "remove it"
+)
+_POINTLESS = {"num_workers": _LOADER, "pin_memory": _LOADER}
+
+
 def faults_of(
     error: ValidationError, model: type[BaseModel], prefix: Loc = ()
 ) -> Iterator[tuple[Loc, str]]:
@@ -89,6 +96,8 @@ def _block_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _nearest_key(key: str, owner: type[BaseModel]) -> str:
+    if key in _POINTLESS:
+        return f"; {_POINTLESS[key]}"
     known = list(owner.model_fields)
     if not known:
         return "; there are no settings here: remove it"

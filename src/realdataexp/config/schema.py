@@ -47,7 +47,9 @@ class Config(Block):
     device: Literal["auto", "cpu", "cuda", "xpu", "mps", "dml"] = Field(
         "auto", description="where to compute"
     )
-    use_amp: bool = Field(False, description="whether to compute in bf16 where the device can")
+    use_amp: bool = Field(
+        False, description="whether to compute in bf16, or fp16 where the device has no bf16"
+    )
     dataset: DatasetConfig = Field(description="where the logs come from")
     feature: FeatureConfig | None = Field(
         None, validate_default=True, description="the features; none in the world si2023"

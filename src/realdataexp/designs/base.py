@@ -195,7 +195,10 @@ def ones(outcome: Outcome, n_models: int) -> Tensor:
 
 def own_arm(outcome: Outcome) -> Tensor:
     """1[arm = m] / P(arm = m): R, M, B, M = (control, treatment)."""
-    own_RMB = torch.stack([~outcome.is_treated_RB, outcome.is_treated_RB], dim=1).float()
-    share_M1 = own_RMB.new_tensor([[1.0 - outcome.p], [outcome.p]])
+    own_MRB = ~outcome.is_treated_RB, outcome.is_treated_RB
     # an arm that nobody gets has no outcomes to weigh
-    return torch.where(share_M1 > 0, own_RMB / share_M1, 0.0)
+    weight_MRB = [
+        own_RB / share if share > 0 else torch.zeros_like(own_RB, dtype=torch.float32)
+        for own_RB, share in zip(own_MRB, (1.0 - outcome.p, outcome.p), strict=True)
+    ]
+    return torch.stack(weight_MRB, dim=1)

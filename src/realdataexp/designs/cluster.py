@@ -49,7 +49,7 @@ class Cluster(Design, ClusterOptions):
         )
         running = self.model_copy()
         running._cluster_U = self._group(taste_UD, context).to(to)
-        running._is_treated_RK = (draws.uniform(keys_RK, 1).squeeze(-1) < context.p).to(to)
+        running._is_treated_RK = draws.chance(keys_RK, 1, context.p).squeeze(-1).to(to)
         return running
 
     def _group(self, taste_UD: np.ndarray, context: Context) -> Tensor:

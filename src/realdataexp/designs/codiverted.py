@@ -41,7 +41,7 @@ class Codiverted(Design):
         # drawn for the videos shown: a table would cost the whole corpus in each replication
         replication_R11 = visits.replication_R.view(-1, 1, 1)
         keys_RBC = draws.key(self._seed, "corpus", replication_R11, slate.video_WBC)
-        of_treatment_RBC = draws.uniform(keys_RBC, 1).squeeze(-1) < self._p
+        of_treatment_RBC = draws.chance(keys_RBC, 1, self._p).squeeze(-1)
         return slate.is_candidate_WBC & (of_treatment_RBC == is_treated_RB.unsqueeze(-1))
 
     def weights(self, outcome: Outcome) -> Tensor:

@@ -52,7 +52,7 @@ class Switchback(Design, SwitchbackOptions):
         """The arm of the block, the same for all visits."""
         block = visits.step // self.block_steps
         keys_R = draws.key(self._seed, "arm of block", visits.replication_R, block)
-        return (draws.uniform(keys_R, 1) < p).expand_as(visits.is_visit_RB)
+        return draws.chance(keys_R, 1, p).expand_as(visits.is_visit_RB)
 
     def counts(self, visits: Visits) -> Tensor:
         """All but those of the wash-out."""

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.designs.base import Context
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.heads import Head
+from realdataexp.learner import Learner
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
 from realdataexp.models.base import restore
+from realdataexp.optimizers import OptimizerSettings
 
 STACKED = ("mlp", "logistic")
 _FEWEST = 5  # rows of each arm for a fit: the svm is calibrated in five folds
@@ -77,8 +79,9 @@ class StackedClassifier:
     ) -> None:
         model = MLP(context.schema, 1, {"hidden_layers": list(hidden_layers)}, context.label)
         start = model.init(draws.key(context.seed, f"init G {context.label}"))
+        head = Head(LOSSES["BCE"], LabelScale())
         self._learner = Learner.start(
-            model, LOSSES["BCE"], LabelScale(), context.device, start, len(context.replication_R)
+            model, (head,), context.device, start, len(context.replication_R)
         )
         self._optimizer = OptimizerSettings(learning_rate)
         self._p = context.p
@@ -91,7 +94,7 @@ class StackedClassifier:
 
     def predict(self, batch: Batch) -> Tensor:
         """P(treated | item): R, B."""
-        g_RB = self._learner.predict(batch, slice(0, self._learner.n_networks)).squeeze(-1)
+        g_RB = self._learner.predict(batch, slice(0, self._learner.n_networks))[:, :, 0, 0]
         return torch.where(self._seen_RA.all(1, keepdim=True), g_RB, self._p)
 
     def learn(self, batch: Batch, is_treated_RB: Tensor, is_visit_RB: Tensor, step: int) -> None:
@@ -99,9 +102,8 @@ class StackedClassifier:
         for arm, own_RB in enumerate((~is_treated_RB, is_treated_RB)):
             self._seen_RA[:, arm] |= (own_RB & is_visit_RB).any(1)
         weight_RB = torch.where(is_visit_RB, 1.0, torch.nan)
-        self._learner.update(
-            batch, is_treated_RB.float(), weight_RB, self._optimizer, self._no_dropout_R
-        )
+        z_RBK = is_treated_RB.float().unsqueeze(-1)
+        self._learner.update(batch, z_RBK, weight_RB, self._optimizer, self._no_dropout_R)
 
     def state(self) -> dict[str, Tensor]:
         """The networks, their optimizer, and which arms they have seen."""

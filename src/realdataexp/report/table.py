@@ -1,7 +1,8 @@
-"""The result table on the terminal."""
+"""The tables of a result and of a plan on the terminal."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,20 @@ from realdataexp.report.numbers import Scale, number
 _NOTABLE = 2.0  # Monte-Carlo standard errors
 _GAP = "  "
 _LEAST_NAME = 12
+_AA_LEGEND = (
+    "type-I error: how often the 95 % interval of a single test excludes 0 though both arms are "
+    "the same; it should be 5 %. * if it is more often, beyond chance: not to be trusted."
+)
 _LEGEND = (
     "bias: estimate minus truth on the same random numbers ± its Monte-Carlo standard error, * if "
     "more than 2 of these from 0. SD, RMSE: of a single test. coverage: how often the 95 % "
     "interval of a single test holds the truth."
+)
+_PLAN_LEGEND = (
+    "p: share treated. every: steps between trainings. effect: true effect of launching. bias: "
+    "what the design adds, ± its Monte-Carlo standard error. power: how many tests show the "
+    "effect. MDE: least effect that {power:g} % of tests show, given their true spread and bias; "
+    "told: as their own standard errors say. shows: whether the effect reaches MDE."
 )
 
 
@@ -44,10 +55,30 @@ def print_result(run_dir: Path, console: Console | None = None) -> None:
         designs = [e for e in result["estimates"] if e["design"] != "global"]
         if designs:
             _estimates(designs, units).show(console)
-    if result["warnings"]:
-        console.print()
-    for warning in result["warnings"]:
-        _print_text(console, f"! {warning['code']}: {warning['message']}", "yellow", hang="  ")
+    if result["config"].get("experiment", {}).get("aa") and result["inference"]:
+        _print_type_i_errors(result["inference"], console)
+    _print_warnings(console, result["warnings"])
+
+
+def _print_type_i_errors(inference: list[dict[str, Any]], console: Console) -> None:
+    """Print a table for each label of an A/A test, and what its figures mean."""
+    for label in dict.fromkeys(e["label"] for e in inference):
+        _type_i_errors([e for e in inference if e["label"] == label]).show(console)
+    console.print()
+    _print_text(console, _AA_LEGEND, "dim")
+
+
+def print_plan(plan_dir: Path, console: Console | None = None) -> None:
+    """Print what each design could detect, a table for each label, and the warnings."""
+    console = console or Console(highlight=False)
+    plan = json.loads((plan_dir / "plan.json").read_text(encoding="utf-8"))
+    config = plan["settings"]["config"]
+    units = {x["name"]: unit_of(x["target"]) for x in config["labels"]}
+    for label in units:
+        _plan([row for row in plan["rows"] if row["label"] == label], units).show(console)
+    console.print()
+    _print_text(console, _PLAN_LEGEND.format(power=100 * plan["settings"]["power"]), "dim")
+    _print_warnings(console, plan["warnings"])
 
 
 def unit_of(target: str) -> str:
@@ -102,6 +133,13 @@ def _print_text(console: Console, text: str, style: str, hang: str = "") -> None
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     console.print(Text(lines, style=style), soft_wrap=True)
+
+
+def _print_warnings(console: Console, warnings: list[dict[str, str]]) -> None:
+    if warnings:
+        console.print()
+    for warning in warnings:
+        _print_text(console, f"! {warning['code']}: {warning['message']}", "yellow", hang="  ")
 
 
 def _truth(
@@ -159,6 +197,27 @@ def _comparison(
     return table
 
 
+def _type_i_errors(entries: list[dict[str, Any]]) -> _Table:
+    """One label of an A/A test: how often each design's intervals reject, by method."""
+    cells: dict[str, dict[str, tuple[str, bool]]] = {}
+    for e in entries:
+        share = "-" if e["reject_share"] is None else f"{100 * e['reject_share']:.0f} %"
+        is_doubted = e["trustworthy"] is False
+        cell = share + (" *" if is_doubted else "  ")
+        cells.setdefault(e["design"], {})[e["se_method"]] = (cell, is_doubted)
+    methods = list(dict.fromkeys(e["se_method"] for e in entries))
+    table = _Table(
+        f"{entries[0]['label']}: type-I error by interval method",
+        ["", *methods],
+    )
+    for design, by_method in cells.items():
+        row = [by_method.get(method, ("-  ", False)) for method in methods]
+        told = [is_doubted for (text, is_doubted) in by_method.values() if text != "-  "]
+        style = "red" if told and all(told) else ""
+        table.add([design, *(text for text, _ in row)], style)
+    return table
+
+
 def _estimates(entries: list[dict[str, Any]], units: dict[str, str]) -> _Table:
     """One design's own estimates."""
     table = _Table(
@@ -177,6 +236,65 @@ def _estimates(entries: list[dict[str, Any]], units: dict[str, str]) -> _Table:
                 interval,
                 "-" if e["p_value"] is None else f"{e['p_value']:.2g}",
             ]
+        )
+    return table
+
+
+def _plan(rows: list[dict[str, Any]], units: dict[str, str]) -> _Table:
+    """One label: what each design could detect, in percent of what a visit of control yields.
+
+    In the label's own unit where that is nothing.
+    """
+    title = f"{_with_unit(rows[0]['label'], units)}: effects"
+    controls = [r["control_mean"] for r in rows]
+    factors = [1.0] * len(rows)
+    if all(controls):
+        factors = [100.0 / abs(c) for c in controls]
+        low, high = (number(c) for c in (min(controls), max(controls)))
+        title += f" in % of control's mean per visit ({low if low == high else f'{low} to {high}'})"
+    else:
+        title += " per visit"
+
+    def column(key: str) -> list[float | None]:
+        return [None if r[key] is None else f * r[key] for r, f in zip(rows, factors, strict=True)]
+
+    keys = ("effect", "bias", "bias_mc_se", "mde_reported", "mde_honest")
+    values = {key: column(key) for key in keys}
+    scale = Scale.of([x for column in values.values() for x in column], [])
+    text = {key: [scale.text(x) for x in column] for key, column in values.items()}
+    width = max(len(r["design"]) for r in rows)
+    biases = _plus_minus(text["bias"], text["bias_mc_se"])
+    table = _Table(
+        title,
+        [
+            "p",
+            "every",
+            "steps",
+            "design".ljust(width),
+            "effect",
+            "bias ± SE",
+            "power",
+            "told",
+            "MDE",
+            "shows",
+        ],
+    )
+    for i, r in enumerate(rows):
+        power, shows = r["power_at_effect"], r["detects"]
+        table.add(
+            [
+                f"{r['p']:g}",
+                f"{r['retrain_every']}",
+                f"{r['steps']}",
+                r["design"].ljust(width),
+                text["effect"][i],
+                biases[i],
+                "-" if power is None else f"{100 * power:.0f} %",
+                text["mde_reported"][i],
+                text["mde_honest"][i],
+                "-" if shows is None else "yes" if shows else "no",
+            ],
+            "bold" if shows else "",
         )
     return table
 

@@ -13,6 +13,7 @@ from realdataexp.learner import Learner
 _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
 _WEIGHT_OFF = 0.1
+_MANY_LOST = 0.01
 
 
 def warn_of_design(
@@ -22,7 +23,7 @@ def warn_of_design(
     warnings: Warnings,
     is_aa: bool = False,
 ) -> None:
-    """Warn where arms hardly differ (but in an A/A test) or the data run out."""
+    """Warn where arms hardly differ (but in an A/A test), visits get lost or the data run out."""
     if n_steps_done == 0:
         warnings.add("no_steps", "the run ended before the first step: there are no outcomes")
     shares = diagnostics["share_of_visits_where_arms_differ"].items()
@@ -32,6 +33,18 @@ def warn_of_design(
             "arms_hardly_differ",
             f"the arms would pick different items in few visits ({', '.join(few)}); so small a "
             "contrast can show next to nothing: set alphas further apart",
+        )
+    lost = [
+        f"{name} {100 * x:.1f} %"
+        for name, x in diagnostics["share_of_visits_lost"].items()
+        if x is not None and x > _MANY_LOST
+    ]
+    if lost:
+        warnings.add(
+            "visits_lost",
+            f"visits that did not take place, because their arm had no candidate to show "
+            f"({', '.join(lost)}): who is left may not stand for all; raise "
+            "simulation.n_candidate or simulation.min_candidates",
         )
     first = next((p for p in diagnostics["exhaustion"] if p["users_short"] > _MANY_SHORT), None)
     if first is not None:
@@ -100,6 +113,24 @@ def warn_of_arms(estimates: pl.DataFrame, warnings: Warnings) -> None:
         )
 
 
+def warn_of_intervals(inference: Sequence[dict[str, Any]], warnings: Warnings) -> None:
+    """Warn of designs none of whose interval methods is trustworthy, by the entries of honesty."""
+    verdicts: dict[str, dict[str, list[bool]]] = {}
+    for entry in inference:
+        if entry["trustworthy"] is not None:
+            labels = verdicts.setdefault(entry["design"], {})
+            labels.setdefault(entry["label"], []).append(entry["trustworthy"])
+    for design, labels in verdicts.items():
+        bad = [label for label, trusted in labels.items() if not any(trusted)]
+        if bad:
+            warnings.add(
+                "intervals_not_trustworthy",
+                f"design {design}, label{'s' * (len(bad) > 1)} {', '.join(bad)}: no interval "
+                "method covers the true effect as often as it says: its intervals are not to be "
+                "trusted",
+            )
+
+
 def warn_of_nulls(result: dict[str, Any], warnings: Warnings) -> None:
     """Say of every number that a result lacks why it does."""
     lacking: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
@@ -128,11 +159,13 @@ def _nulls(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Figures about intervals that need more worlds than there are."""
-    for section in ("inference", "regret", "plan"):
+    """Figures about intervals that need more worlds than there are, or an effect."""
+    for section in ("inference", "family", "regret", "plan"):
         for entry in result.get(section, ()):
-            few = "too few worlds or outcomes tell; experiment.replications of 20 or more would"
-            yield from ((section, k, "some designs", few) for k, v in entry.items() if v is None)
+            for key in (key for key, value in entry.items() if value is None):
+                few = "too few worlds or outcomes tell; experiment.replications of 20 or more would"
+                is_signless = key == "sign_error_rate" and entry["gte"] == 0
+                yield section, key, "some designs", "no effect has no sign" if is_signless else few
 
 
 def _equal_scores(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -147,8 +180,8 @@ def _equal_scores(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]
 
 
 def _reason(entry: dict[str, Any], key: str) -> str:
-    if key in ("bias_mc_se", "sd"):
+    if key in ("bias_mc_se", "sd", "se_ratio") and entry["sd"] is None:
         return "one replication has no spread; set experiment.replications to 2 or more"
-    if entry.get("se") == 0:
+    if entry.get("se") == 0 or (key == "se_ratio" and entry["sd"] == 0):
         return "nothing varies"
     return "fewer than two outcomes in an arm"

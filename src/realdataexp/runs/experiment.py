@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import time
@@ -21,12 +22,13 @@ from realdataexp.errors import InputError, RunError, Warnings
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, n_networks
 from realdataexp.models import Batch
-from realdataexp.pretrain import PretrainSettings, pretrain
+from realdataexp.pretrain import Pretraining, PretrainSettings
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.checkpoint import has_checkpoint, save_checkpoint
 from realdataexp.runs.doubts import (
     warn_of_arms,
     warn_of_design,
+    warn_of_intervals,
     warn_of_nulls,
     warn_of_updates,
     warn_of_weights,
@@ -47,10 +49,11 @@ from realdataexp.runs.machine import peak_memory_mb, versions
 from realdataexp.runs.progress import PhaseProgress
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.setup import set_up
+from realdataexp.runs.skips import refuse_skips
 from realdataexp.stats.comparison import compare, gte_results
 from realdataexp.stats.estimates import summarise, world_estimates
-from realdataexp.stats.honesty import honesty, wrong_launch_regret
-from realdataexp.stats.inference import NEEDS_USERS, inference_table
+from realdataexp.stats.honesty import family_rejections, honesty, wrong_launch_regret
+from realdataexp.stats.inference import NEEDS_UNITS, designs_without_units, inference_table
 from realdataexp.stats.planner import plan
 from realdataexp.worlds.base import RowSource, World, WorldSettings
 
@@ -190,6 +193,8 @@ class _Run:
                 f"out of memory on {self.setup.device.torch}: lower experiment.replications or "
                 f"the number of designs ({self._save_rest(made)})"
             ) from error
+        except RunError as error:
+            raise RunError(f"{error} ({self._save_rest(made)})") from error
         except InputError as error:
             so_far = self._save_rest(made, needs_checkpoint=True)
             raise InputError(f"{error} ({so_far})") from error
@@ -228,15 +233,15 @@ class _Run:
     # --- pretraining -----------------------------------------------------------------------
 
     def _learner(self, index: int, start: dict[str, torch.Tensor], n: int) -> Learner:
-        label = self.setup.labels[index]
-        return Learner.start(label.model, label.loss, label.scale, self.setup.device, start, n)
+        network = self.setup.networks[index]
+        return Learner.start(network.model, network.heads, self.setup.device, start, n)
 
     def _pretrain(self) -> list[dict[str, torch.Tensor]]:
-        """Parameters of the starting model of each label."""
+        """Parameters of the starting model of each learner."""
         config, setup = self.config, self.setup
         starts = [
-            label.model.init(draws.key(config.seed, f"init {label.config.name}"))
-            for label in setup.labels
+            network.model.init(draws.key(config.seed, f"init {network.name}"))
+            for network in setup.networks
         ]
         learners = [self._learner(i, start, 1) for i, start in enumerate(starts)]
         self._validation_reader()
@@ -258,18 +263,20 @@ class _Run:
             config.pretrain.early_stopping,
         )
         progress = PhaseProgress("pretrain", n_rows * config.pretrain.epochs, "rows")
-        checks = pretrain(
+        pretraining = Pretraining(
             learners,
-            [label.pretrain_optimizer for label in setup.labels],
+            [network.pretrain_optimizer for network in setup.networks],
             _CountingRows(rows, progress),
             rows.n_rows,
-            lambda: tuple(self._validation_loss(i, x) for i, x in enumerate(learners)),
+            lambda: tuple(self._validation_losses(learners)[0].tolist()),
             settings,
+            [network.labels for network in setup.networks],
         )
         with progress:
-            for check in checks:
+            for check in pretraining.checks():
                 self.pretrained_rows = check.n_rows
                 self._log_check(check.iteration, check.training_L, check.validation_L)
+                self._refuse_skips(learners, ["starting model"], "pretrain")
         return [learner.network(0) for learner in learners]
 
     def _log_check(
@@ -290,32 +297,44 @@ class _Run:
 
     def _validation_reader(self) -> None:
         """Read the fixed sample of held-out users' rows once."""
-        setup = self.setup
-        rows = setup.environment.validation(setup.targets)
-        place = draws.subset(
-            draws.key(self.config.seed, "validation rows"),
-            rows.n_rows,
-            self.config.validation.max_rows,
+        config, loop = self.config, self.config.simulation
+        self.held_out = self.setup.environment.held_out(
+            tuple(self.setup.outcomes.values()),
+            config.validation.validation_batches * loop.batch_size,
+            loop.n_candidate,
+            config.seed,
         )
-        self.n_validation = len(place)
-        self.validation_batch, self.validation_y_L = rows.read(place.numpy())
+        self.validation_batch, y_NL = self.held_out.rows()
+        self.n_validation = len(y_NL)
+        self.validation_y_L = [y.unsqueeze(0) for y in y_NL.unbind(-1)]
 
-    def _validation_losses(self, index: int, learner: Learner) -> torch.Tensor:
-        """Each network's mean loss on the validation rows: S."""
-        n = learner.n_networks
-        batch = self.validation_batch.expand(n)
-        y_SB = self.validation_y_L[index].expand(n, -1)
-        return learner.losses(batch, y_SB, slice(0, n)).nanmean(1)
+    def _validation_losses(self, learners: list[Learner]) -> torch.Tensor:
+        """Each network's mean loss on the validation rows: S, L, on the host."""
+        loss_L = [torch.empty(0)] * len(self.setup.labels)
+        for network, learner in zip(self.setup.networks, learners, strict=True):
+            n = learner.n_networks
+            batch = self.validation_batch.expand(n)
+            y_BK = torch.stack([self.validation_y_L[i][0] for i in network.labels], dim=-1)
+            loss_SBK = learner.losses(batch, y_BK.expand(n, -1, -1), slice(0, n))
+            for i, loss_S in zip(network.labels, loss_SBK.nanmean(1).unbind(-1), strict=True):
+                loss_L[i] = loss_S.cpu()
+        return torch.stack(loss_L, dim=-1)
 
-    def _validation_loss(self, index: int, learner: Learner) -> float:
-        return float(self._validation_losses(index, learner)[0])
+    def _refuse_skips(self, learners: list[Learner], names: list[str], block: str) -> None:
+        max_share = getattr(self.config, block).max_skipped_share
+        for network, learner in zip(self.setup.networks, learners, strict=True):
+            refuse_skips(learner, network.name, names, block, max_share, self.config.use_amp)
 
     def _validate(self, step: int) -> None:
         with self._timed("validation"):
-            for i, (name, learner) in enumerate(
-                zip(self.recorder.learned, self.learners, strict=True)
-            ):
-                loss_S = self._validation_losses(i, learner).cpu().tolist()
+            loss_SL = self._validation_losses(self.learners)
+            for network, learner in zip(self.setup.networks, self.learners, strict=True):
+                schedule = self.setup.labels[network.labels[0]].policy.optimizer.schedule
+                learner.look(loss_SL[:, list(network.labels)].sum(1), schedule)
+            names = [" ".join(map(str, name)) for name in self.recorder.networks]
+            self._refuse_skips(self.learners, names, "simulation")
+            for i, name in enumerate(self.recorder.learned):
+                loss_S = loss_SL[:, i].tolist()
                 for (design, world, model), loss in zip(
                     self.recorder.networks, loss_S, strict=True
                 ):
@@ -360,7 +379,8 @@ class _Run:
             self.config.seed,
             diagnose_every=config.validate_every,
             retrain_every=config.retrain_every,
-            context=self.setup.context,
+            running=self.setup.running,
+            labels_of=[network.labels for network in self.setup.networks],
         )
         self._validate(0)
         with (
@@ -419,8 +439,8 @@ class _Run:
     def _save(self, world: World, step: int) -> None:
         with self._timed("checkpoint"), self.interrupts.postponed():
             tensors = {f"world.{name}": t for name, t in world.state().items()}
-            for name, learner in zip(self.recorder.learned, self.learners, strict=True):
-                tensors.update({f"{name}.{k}": t for k, t in learner.state().items()})
+            for network, learner in zip(self.setup.networks, self.learners, strict=True):
+                tensors.update({f"{network.name}.{k}": t for k, t in learner.state().items()})
             save_checkpoint(self.folder, step, tensors, {"networks": self.recorder.networks})
 
     # --- results ---------------------------------------------------------------------------
@@ -435,13 +455,13 @@ class _Run:
         recorder.flush()
         outcomes, metrics = recorder.outcomes(), recorder.metrics()
         estimates, diagnostics = world_estimates(outcomes), recorder.diagnostics()
-        users = recorder.users(self.setup.history)
-        inference = inference_table(outcomes, users, self._intervals(users is not None))
+        units = recorder.units(self.setup.history)
+        inference = inference_table(outcomes, units, self._intervals(outcomes, units))
         write_parquet(self.folder / "outcomes.parquet", outcomes)
         write_parquet(self.folder / "metrics.parquet", metrics)
         write_parquet(self.folder / "estimates.parquet", inference)
-        if users is not None:
-            write_parquet(self.folder / "users.parquet", users)
+        if units is not None:
+            write_parquet(self.folder / "units.parquet", units)
         is_aa = self.config.experiment.aa
         is_true = self.config.mode in ("global", "compare")
         result = finite(
@@ -457,6 +477,7 @@ class _Run:
                 "estimates": summarise(estimates),
                 "comparison": compare(estimates) if self.config.mode == "compare" else [],
                 "inference": honesty(inference, estimates, is_aa) if is_true else [],
+                "family": family_rejections(inference) if is_true else [],
                 "regret": wrong_launch_regret(inference, estimates) if is_true else [],
                 "plan": plan(inference, estimates) if is_true and not is_aa else [],
                 "weights": self.weight_figures,
@@ -476,8 +497,10 @@ class _Run:
         n_candidate = self.config.simulation.n_candidate
         warn_of_design(diagnostics, n_candidate, self.n_steps_done, warnings, is_aa)
         warn_of_weights(self.weight_figures, diagnostics, warnings)
-        warn_of_updates(recorder.learned, self.learners, warnings)
+        names = [network.name for network in self.setup.networks]
+        warn_of_updates(names, self.learners, warnings)
         warn_of_arms(estimates, warnings)
+        warn_of_intervals(result["inference"], warnings)
         warn_of_nulls(result, warnings)
         result["warnings"] = warnings.items
         write_json(self.folder / "result.json", result)
@@ -486,31 +509,28 @@ class _Run:
         say = logger.info if status == "complete" else logger.warning
         say("[result] %s after %d steps: %s", status, self.n_steps_done, self.folder)
 
-    def _intervals(self, has_users: bool) -> tuple[str, ...] | None:
-        """The interval methods that are asked for and apply."""
+    def _intervals(
+        self, outcomes: pl.DataFrame, units: pl.DataFrame | None
+    ) -> tuple[str, ...] | None:
+        """The interval methods that are asked for; None for all that apply."""
         names = self.config.experiment.intervals
         if names is None:
             return None
-        names = tuple(dict.fromkeys(("welch", *names)))  # plots and comparisons use it
-        if has_users:
-            return names
-        left_out = [name for name in names if name in NEEDS_USERS]
-        if left_out:
+        left_out = [name for name in names if name in NEEDS_UNITS]
+        designs = designs_without_units(outcomes, units)
+        if left_out and designs:
             self.warnings.add(
-                "intervals_without_users",
-                f"experiment.intervals: {', '.join(left_out)} need users who come back; every "
-                "visit here is a new one",
+                "intervals_without_units",
+                f"experiment.intervals: {', '.join(left_out)} need units that come more than once; "
+                f"in {', '.join(designs)} every visit is a new one",
             )
-        return tuple(name for name in names if name not in NEEDS_USERS)
+        return tuple(dict.fromkeys(("welch", *names)))  # plots and comparisons use welch
 
     def _dataset_stats(self) -> dict[str, Any]:
         s = self.setup
         return {
             **s.environment.stats(),
-            "label_scales": {
-                x.config.name: {"mean": x.scale.mean, "sd": x.scale.sd, "unit_sd": x.scale.unit_sd}
-                for x in s.labels
-            },
+            "label_scales": {x.config.name: dataclasses.asdict(x.head.scale) for x in s.labels},
         }
 
     def _timing(self) -> dict[str, Any]:

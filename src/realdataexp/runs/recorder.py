@@ -1,6 +1,7 @@
 """Turns what the loop yields into the tables of a run folder.
 
-Axes: W worlds (block x replication), A arms, L labels, S stacked networks, T steps kept until the
+Axes: W worlds (block x replication), R replications, A arms, B visits of a step, X visits of
+a whole run, L labels, S stacked networks, T steps kept until the
 next flush.
 """
 
@@ -14,7 +15,7 @@ import polars as pl
 import torch
 
 from realdataexp.loop import Block, Step
-from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table, user_table
+from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table, unit_table
 
 METRIC_SCHEMA = {
     "phase": pl.String,
@@ -51,7 +52,8 @@ class Recorder:
     _outcomes: list[pl.DataFrame] = field(default_factory=list)
     _metrics: list[dict[str, Any]] = field(default_factory=list)
     _curve: list[dict[str, Any]] = field(default_factory=list)
-    _visits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    _visits: list[list[tuple[np.ndarray, ...]]] = field(init=False)
+    _n_drawn_R: np.ndarray = field(init=False)
     _n_differ_W: np.ndarray = field(init=False)
     _n_visits_W: np.ndarray = field(init=False)
     _share_sum_WAL: np.ndarray = field(init=False)
@@ -60,6 +62,8 @@ class Recorder:
     def __post_init__(self) -> None:
         self.worlds = [(b.label, r) for b in self.blocks for r in self.replications]
         self.networks = network_names(self.blocks, self.replications)
+        self._visits = [[] for _ in self.blocks]
+        self._n_drawn_R = np.zeros(len(self.replications), dtype=int)
         n, shape = len(self.worlds), (len(self.worlds), 2, len(self.learned))
         self._n_differ_W, self._n_visits_W = np.zeros(n, dtype=int), np.zeros(n, dtype=int)
         self._share_sum_WAL, self._share_n_WAL = np.zeros(shape), np.zeros(shape)
@@ -78,10 +82,8 @@ class Recorder:
             is_visit = s.is_visit_WB.cpu().numpy()
             is_treated, y = s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()
             sums.append(arm_sums(is_treated, y))
-            if self.has_users:
-                self._visits.append(
-                    (s.visits.user_RB.cpu().numpy().astype(np.int32), is_treated, y)
-                )
+            self._keep_units(s, is_treated, y)
+            self._n_drawn_R += s.visits.is_visit_RB.sum(1).cpu().numpy()
             n_visits = is_visit.sum(1)
             n_short = (s.n_candidates_WB.cpu().numpy() < self.n_candidate) & is_visit
             self._n_differ_W += s.differs_WB.sum(1).cpu().numpy()
@@ -103,6 +105,16 @@ class Recorder:
         )
         self._outcomes.append(table)
         self._training_losses(steps)
+
+    def _keep_units(self, step: Step, is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> None:
+        """Keep the visits of each block whose units come more than once."""
+        R = len(self.replications)
+        user_RB = step.visits.user_RB.cpu().numpy().astype(np.int32)
+        for i, unit in enumerate(step.unit_XRB):
+            if unit is not None or self.has_users:
+                unit_RB = user_RB if unit is None else unit.cpu().numpy().astype(np.int32)
+                w = slice(i * R, (i + 1) * R)
+                self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
 
     def _training_losses(self, steps: list[Step]) -> None:
         """Each network's mean training loss over the kept steps, under the last one's number."""
@@ -156,13 +168,22 @@ class Recorder:
         """The table of outcomes.parquet so far."""
         return pl.concat(self._outcomes) if self._outcomes else pl.DataFrame(schema=OUTCOME_SCHEMA)
 
-    def users(self, covariate_UL: np.ndarray | None) -> pl.DataFrame | None:
-        """The table of users.parquet so far; None where users do not come back."""
-        if not self._visits:
-            return None
-        user, is_treated, y = (np.concatenate(x, axis=1) for x in zip(*self._visits, strict=True))
-        user_WX = np.tile(user, (len(self.blocks), 1))
-        return user_table(user_WX, is_treated, y, covariate_UL, self.worlds, list(self.labels))
+    def units(self, covariate_UL: np.ndarray | None) -> pl.DataFrame | None:
+        """The table of units.parquet so far; None where no block's units come more than once."""
+        parts = []
+        for i, steps in enumerate(self._visits):
+            if steps:
+                unit_RX, user_RX, is_treated_RX, y_RXL = (
+                    np.concatenate(x, axis=1) for x in zip(*steps, strict=True)
+                )
+                worlds = [(self.blocks[i].label, r) for r in self.replications]
+                parts.append(
+                    unit_table(
+                        unit_RX, user_RX, is_treated_RX, y_RXL, covariate_UL, worlds,
+                        list(self.labels),
+                    )
+                )  # fmt: skip
+        return pl.concat(parts) if parts else None
 
     def metrics(self) -> pl.DataFrame:
         """The table of metrics.parquet so far, the exhaustion curve included."""
@@ -177,13 +198,14 @@ class Recorder:
 
     def diagnostics(self) -> dict[str, Any]:
         """What tells whether the test could show anything."""
-        differ, shares = {}, {}
-        R = len(self.replications)
+        differ, shares, lost = {}, {}, {}
+        n_drawn, R = int(self._n_drawn_R.sum()), len(self.replications)
         for i in range(len(self.blocks)):
             part = slice(i * R, (i + 1) * R)
             name = block_name(self.blocks, i)
             visits = int(self._n_visits_W[part].sum())
             differ[name] = int(self._n_differ_W[part].sum()) / visits if visits else None
+            lost[name] = 1.0 - visits / n_drawn if n_drawn else None
             n_AL = self._share_n_WAL[part].sum(0)
             mean_AL = np.where(n_AL, self._share_sum_WAL[part].sum(0) / np.maximum(n_AL, 1), np.nan)
             shares[name] = {
@@ -199,6 +221,7 @@ class Recorder:
         ]
         return {
             "share_of_visits_where_arms_differ": differ,
+            "share_of_visits_lost": lost,
             "label_share_of_score_variance": shares,
             "exhaustion": [
                 {k: p[k] for k in ("step", "users_short", "slates_short")} for p in points

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch
 from realdataexp import draws
 from realdataexp.components import resolve
 from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
+from realdataexp.config.blocks import SchedulerConfig
 from realdataexp.data.features import fit_features
 from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
@@ -27,12 +28,23 @@ from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
 from realdataexp.data.split import Split, split_log
 from realdataexp.data.synthetic import FORMAT_VERSION, write_synthetic
 from realdataexp.designs import Context, build_design
+from realdataexp.designs.base import Running
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings
-from realdataexp.learner import OptimizerSettings
+from realdataexp.heads import Head
 from realdataexp.loop import Block, LabelPolicy
-from realdataexp.models import MODELS, LabelScale, Loss, StackedModel, build_loss, build_model
+from realdataexp.models import (
+    MODELS,
+    SHARED_MODELS,
+    LabelScale,
+    Loss,
+    StackedModel,
+    build_loss,
+    build_model,
+)
+from realdataexp.optimizers import OptimizerSettings
 from realdataexp.runs.checks import data_faults
+from realdataexp.schedules import Schedule
 from realdataexp.stats.comparison import TRUTH
 from realdataexp.worlds.base import Environment
 from realdataexp.worlds.replay import ReplayEnvironment
@@ -45,13 +57,29 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class LabelParts:
-    """One label: its config, network architecture, loss, and scale over training rows."""
+    """One label: its config, its head (loss, and scale over training rows), and its policy."""
 
     config: LabelConfig
-    model: StackedModel
-    loss: Loss
-    scale: LabelScale
+    head: Head
     policy: LabelPolicy
+
+
+@dataclass(frozen=True)
+class NetworkParts:
+    """The network of one label, or of several that share it.
+
+    Attributes:
+        name: the labels'.
+        labels: their places among those with a model.
+        model: the architecture.
+        heads: the labels'.
+        pretrain_optimizer: for the starting model; the loop's is in the labels' policies.
+    """
+
+    name: str
+    labels: tuple[int, ...]
+    model: StackedModel
+    heads: tuple[Head, ...]
     pretrain_optimizer: OptimizerSettings
 
 
@@ -61,6 +89,8 @@ class Setup:
 
     Attributes:
         labels: those with a model.
+        networks: theirs, each of one label or of several.
+        running: the designs of ``blocks``, started.
         history: each user's mean outcomes before the test (U, L); None without returning users.
         outcomes: targets of what is measured, by name: the labels first, then those without model.
     """
@@ -69,10 +99,12 @@ class Setup:
     device: Device
     environment: Environment
     labels: tuple[LabelParts, ...]
+    networks: tuple[NetworkParts, ...]
     outcomes: dict[str, str]
     history: np.ndarray | None
     blocks: tuple[Block, ...]
     context: Context
+    running: tuple[Running, ...]
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -106,6 +138,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     blocks = attempt(lambda: make_blocks(config))
     losses = [attempt(partial(_loss, config, i)) for i in learned]
     models = [attempt(partial(_check_model, config, i)) for i in learned]
+    groups = attempt(lambda: _groups(config, learned)) or []
     attempt(lambda: _check_leakage(config, warnings))
     in_files = data_faults(config)
     faults += in_files
@@ -116,21 +149,39 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         raise InputError("\n".join(faults))
     labels = [
         attempt(partial(_label_parts, config, i, loss, environment, warnings))
-        for i, loss, model in zip(learned, losses, models, strict=True)
-        if loss is not None and model is not None
+        for i, loss in zip(learned, losses, strict=True)
+        if loss is not None
+    ]
+    parts = tuple(label for label in labels if label is not None)
+    networks = [
+        attempt(partial(_network_parts, config, environment, group, parts))
+        for group in groups
+        if len(parts) == len(learned) and None not in models
     ]
     context = _context(config, environment, device or choose_device("cpu"))
-    for block in blocks or ():
-        # only to hear whether it can run: the loop starts its own
+    running = [
         attempt(partial(block.design.start, replace(context, label=block.label, p=block.p)))
+        for block in blocks or ()
+    ]
     if faults or device is None or blocks is None:
         raise InputError("\n".join(faults))
     _warn_unused_rates(config, warnings)
-    parts = tuple(label for label in labels if label is not None)
     measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
     outcomes = {label.name: label.target for label in measured}
     history = environment.history(tuple(outcomes.values()))
-    return Setup(config, device, environment, parts, outcomes, history, blocks, context)
+    started = tuple(design for design in running if design is not None)
+    return Setup(
+        config,
+        device,
+        environment,
+        parts,
+        tuple(network for network in networks if network is not None),
+        outcomes,
+        history,
+        blocks,
+        context,
+        started,
+    )
 
 
 def _context(config: Config, environment: Environment, device: Device) -> Context:
@@ -321,11 +372,7 @@ def _label_parts(
     if loss.is_class:
         n_outputs = label.n_classes or 2
     scale = fit_scale(label, where, environment.label_values(label.target), loss, warnings)
-    with _outside(label.model, f"{where}.model"):
-        model = build_model(
-            label.model, environment.schema, n_outputs, label.model_params, f"{where}.model_params"
-        )
-    loop, pretrain = config.simulation, config.pretrain
+    loop = config.simulation
     rate = loop.learning_rate or label.learning_rate
     assert rate is not None  # the config's schema sees to it
     decay = _first(loop.weight_decay, label.weight_decay)
@@ -333,14 +380,68 @@ def _label_parts(
         label.name,
         (label.alpha_T if config.experiment.aa else label.alpha_C, label.alpha_T),
         scale.unit_sd if label.score_unit == "standard" else 1.0,
-        OptimizerSettings(rate, decay, loop.gradient_clip, loop.optimizer),
+        OptimizerSettings(
+            rate,
+            decay,
+            loop.gradient_clip,
+            loop.optimizer,
+            _schedule(loop.scheduler, loop.n_steps),
+        ),
     )
+    return LabelParts(label, Head(loss, scale, n_outputs), policy)
+
+
+def _schedule(scheduler: SchedulerConfig, n_updates: int = 1) -> Schedule:
+    given = scheduler.model_dump(exclude_none=True)
+    return Schedule(**given, n_updates=n_updates)
+
+
+def _groups(config: Config, learned: list[int]) -> list[tuple[int, ...]]:
+    """Which of the labels with a model share a network, as places among them.
+
+    Raises:
+        InputError: labels of one network differ in its settings.
+    """
+    places: dict[Any, list[int]] = {}
+    for place, i in enumerate(learned):
+        label = config.labels[i]
+        is_shared = label.model in SHARED_MODELS
+        key = (label.model, label.model_params["group"]) if is_shared else place
+        places.setdefault(key, []).append(place)
+    for group in places.values():
+        first, *others = (config.labels[learned[place]] for place in group)
+        for name in ("model_params", "learning_rate", "weight_decay"):
+            unlike = [x.name for x in others if getattr(x, name) != getattr(first, name)]
+            if unlike:
+                raise InputError(
+                    f"labels.{learned[group[0]]}.{name}: {first.name} differs from "
+                    f"{', '.join(unlike)}, but they share one {first.model}: make them equal, or "
+                    "give another model_params.group"
+                )
+    return [tuple(group) for group in places.values()]
+
+
+def _network_parts(
+    config: Config, environment: Environment, group: tuple[int, ...], labels: Sequence[LabelParts]
+) -> NetworkParts:
+    members = [labels[place] for place in group]
+    label, pretrain = members[0].config, config.pretrain
+    where = f"labels.{config.labels.index(label)}"
+    sizes = tuple(member.head.n_outputs for member in members)
+    with _outside(label.model, f"{where}.model"):
+        model = build_model(
+            label.model, environment.schema, sizes, label.model_params, f"{where}.model_params"
+        )
     optimizer = OptimizerSettings(
         pretrain.learning_rate,
         _first(pretrain.weight_decay, label.weight_decay),
-        kind=pretrain.optimizer,
+        pretrain.gradient_clip,
+        pretrain.optimizer,
+        _schedule(pretrain.scheduler),
     )
-    return LabelParts(label, model, loss, scale, policy, optimizer)
+    heads = tuple(member.head for member in members)
+    name = "+".join(member.config.name for member in members)
+    return NetworkParts(name, group, model, heads, optimizer)
 
 
 def _first(phase: float | None, label: float | None) -> float:

@@ -2,6 +2,8 @@
 
 Axes: W worlds, B visits of a step, X visits of a whole run, A arms (0 = control, 1 = treatment),
 L labels, U users.
+
+A *unit* is what was randomised as one: a user, a cluster of users, a block of steps.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ OUTCOME_SCHEMA = pl.Schema(
 )
 
 # Names repeat in millions of rows: categories hold them as numbers.
-USER_SCHEMA = pl.Schema(
+UNIT_SCHEMA = pl.Schema(
     {
         "design": pl.Categorical(),
         "world": pl.Int32(),
         "arm": pl.Categorical(),
         "label": pl.Categorical(),
-        "user": pl.Int32(),
+        "unit": pl.Int32(),
         "n": pl.Int32(),
         "sum": pl.Float64(),
         "covariate": pl.Float64(),
@@ -88,7 +90,8 @@ def outcome_table(
     return frame.cast(OUTCOME_SCHEMA).filter(pl.col("n") > 0)
 
 
-def user_table(
+def unit_table(
+    unit_WX: np.ndarray,
     user_WX: np.ndarray,
     is_treated_WX: np.ndarray,
     y_WXL: np.ndarray,
@@ -96,13 +99,14 @@ def user_table(
     worlds: list[tuple[str, int]],
     labels: list[str],
 ) -> pl.DataFrame:
-    """What each user did in each arm: the seam for inference that takes users as the units.
+    """What each unit did in each arm: the seam for inference that takes units as independent.
 
-    ``user`` is whatever was randomised as one: where clusters of users got an arm together, pass
-    clusters. A user whose visits change arm has a row in each.
+    A unit whose visits change arm has a row in each.
 
     Args:
-        user_WX: whose visit it was: whole numbers from 0 (any number where there was no visit).
+        unit_WX: which unit a visit belongs to: whole numbers from 0 (any number where there was
+            no visit).
+        user_WX: whose visit it was, as rows of ``covariate_UL``; not looked at without these.
         is_treated_WX: bool, each visit's arm.
         y_WXL: outcomes; NaN where a label is missing or there was no visit.
         covariate_UL: each user's mean outcome of each label before the experiment, NaN where
@@ -111,53 +115,76 @@ def user_table(
         labels: the labels' names.
 
     Returns:
-        One row per design, world, label, user and arm with a known outcome, in this order: n
-        (visits with a known outcome), sum (of the outcome), covariate (null where unknown).
+        One row per design, world, label, unit and arm with a known outcome, in this order: n
+        (visits with a known outcome), sum (of the outcome), covariate: the mean over these visits,
+        in both arms, of the visitors' known covariates (null where there is none).
 
     Raises:
-        ValueError: a visit with an outcome belongs to a user without a row in ``covariate_UL``.
+        ValueError: a visit with an outcome has a unit below 0, or a user without a row in
+            ``covariate_UL``.
     """
-    n_users = len(covariate_UL) if covariate_UL is not None else int(user_WX.max(initial=-1)) + 1
-    parts: list[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]] = []
+    parts: list[tuple[int, int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for w in range(len(worlds)):
         for i in range(len(labels)):
-            y_X = y_WXL[w, :, i]
-            known_X = np.isfinite(y_X)
-            user_x = user_WX[w, known_X].astype(np.int64)
-            if user_x.size == 0:
+            known_X = np.isfinite(y_WXL[w, :, i])
+            unit_x = unit_WX[w, known_X].astype(np.int64)
+            if unit_x.size == 0:
                 continue
-            if user_x.min() < 0 or user_x.max() >= n_users:
-                raise ValueError(
-                    f"user_WX of world {worlds[w]}: users {user_x.min()} to {user_x.max()}, "
-                    f"must be 0 to {n_users - 1}"
-                )
-            key_x = 2 * user_x + is_treated_WX[w, known_X]
-            n = np.bincount(key_x, minlength=2 * n_users)
-            total = np.bincount(key_x, weights=y_X[known_X], minlength=2 * n_users)
+            _check(f"unit_WX of world {worlds[w]}: units", unit_x, None)
+            n_units = int(unit_x.max()) + 1
+            covariate_G = np.full(n_units, np.nan)
+            if covariate_UL is not None:
+                user_x = user_WX[w, known_X]
+                _check(f"user_WX of world {worlds[w]}: users", user_x, len(covariate_UL))
+                covariate_G = _mean_by_unit(covariate_UL[user_x, i], unit_x, n_units)
+            key_x = 2 * unit_x + is_treated_WX[w, known_X]
+            n = np.bincount(key_x, minlength=2 * n_units)
+            total = np.bincount(key_x, weights=y_WXL[w, known_X, i], minlength=2 * n_units)
             row = np.flatnonzero(n)
-            parts.append((w, i, row, n[row], total[row]))
+            parts.append((w, i, row, n[row], total[row], covariate_G[row // 2]))
     if not parts:
-        return pl.DataFrame(schema=USER_SCHEMA)
+        return pl.DataFrame(schema=UNIT_SCHEMA)
     sizes = [len(part[2]) for part in parts]
     w_N = np.repeat([part[0] for part in parts], sizes)
     i_N = np.repeat([part[1] for part in parts], sizes)
-    key_N = np.concatenate([part[2] for part in parts])
-    unknown = np.full((n_users, len(labels)), np.nan)
-    x_UL = unknown if covariate_UL is None else covariate_UL.astype(np.float64)
+    key_N, n_N, sum_N, covariate_N = (
+        np.concatenate([part[k] for part in parts]) for k in range(2, 6)
+    )
     columns = {
         "design": _repeated([name for name, _ in worlds], w_N),
         "world": np.array([replication for _, replication in worlds], np.int32)[w_N],
         "arm": _repeated(list(ARMS), key_N % 2),
         "label": _repeated(labels, i_N),
-        "user": (key_N // 2).astype(np.int32),
-        "n": np.concatenate([part[3] for part in parts]).astype(np.int32),
-        "sum": np.concatenate([part[4] for part in parts]),
-        "covariate": x_UL[key_N // 2, i_N],
+        "unit": (key_N // 2).astype(np.int32),
+        "n": n_N.astype(np.int32),
+        "sum": sum_N,
+        "covariate": covariate_N,
     }
-    frame = pl.DataFrame(columns, schema=USER_SCHEMA)
+    frame = pl.DataFrame(columns, schema=UNIT_SCHEMA)
     return frame.with_columns(
         pl.when(pl.col("covariate").is_finite()).then(pl.col("covariate")).alias("covariate")
     )
+
+
+def _check(whose: str, number_x: np.ndarray, end: int | None) -> None:
+    """Refuse numbers below 0, or not below the end where there is one."""
+    first, last = number_x.min(), number_x.max()
+    if first < 0 or (end is not None and last >= end):
+        limit = "0 or more" if end is None else f"0 to {end - 1}"
+        raise ValueError(f"{whose} {first} to {last}, must be {limit}")
+
+
+def _mean_by_unit(x_x: np.ndarray, unit_x: np.ndarray, n_units: int) -> np.ndarray:
+    """The mean over each unit's visits of what is known; NaN where nothing is.
+
+    Summed as distances from one of the values, so that the mean of equal ones is exactly theirs.
+    """
+    known_x = np.isfinite(x_x)
+    unit_k, x_k = unit_x[known_x], x_x[known_x].astype(np.float64)
+    one_G = np.full(n_units, np.nan)
+    one_G[unit_k] = x_k
+    n_G = np.bincount(unit_k, minlength=n_units)
+    return one_G + np.bincount(unit_k, x_k - one_G[unit_k], minlength=n_units) / n_G.clip(1)
 
 
 def _repeated(names: list[str], index: np.ndarray) -> pl.Series:

@@ -41,8 +41,10 @@ def compare(estimates: pl.DataFrame) -> list[dict[str, Any]]:
 
     A design's estimate and the truth of the same replication share their random numbers, so bias
     is the mean of paired differences and ``bias_mc_se`` its Monte-Carlo standard error. ``sd`` is
-    that of the estimate over replications; ``rmse``, ``coverage`` and ``sign_error_rate`` are
-    against the mean truth.
+    that of the estimate over replications, and ``se_ratio`` what an experimenter's mean standard
+    error is of it; ``rmse``, ``coverage`` and ``sign_error_rate`` are against the mean truth.
+    ``regret`` is what launching exactly where the interval lies above 0 costs per visit, as in
+    ``honesty.wrong_launch_regret``.
 
     Args:
         estimates: the table of estimates.parquet, the truth among the designs.
@@ -60,8 +62,8 @@ def compare(estimates: pl.DataFrame) -> list[dict[str, Any]]:
 def _against(paired: pl.DataFrame) -> dict[str, Any]:
     """The numbers of one design and label; null where too few worlds tell."""
     names = (
-        "gte", "estimate", "bias", "bias_mc_se", "sd", "rmse", "se_mean", "coverage",
-        "sign_error_rate",
+        "gte", "estimate", "bias", "bias_mc_se", "sd", "rmse", "se_mean", "se_ratio", "coverage",
+        "sign_error_rate", "regret",
     )  # fmt: skip
     out: dict[str, Any] = dict.fromkeys(names)
     n = out["n_worlds"] = paired.height
@@ -84,4 +86,7 @@ def _against(paired: pl.DataFrame) -> dict[str, Any]:
         low, high = known["ci_low"].to_numpy(), known["ci_high"].to_numpy()
         out["se_mean"] = float(known["se"].to_numpy().mean())
         out["coverage"] = float(((low <= truth) & (truth <= high)).mean())
+        out["regret"] = abs(truth) * float(((low > 0) != (truth > 0)).mean())
+        if out["sd"]:
+            out["se_ratio"] = out["se_mean"] / out["sd"]
     return out

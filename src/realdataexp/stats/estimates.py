@@ -12,6 +12,8 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from realdataexp.stats.multiplicity import adjust
+
 ESTIMAND = "mean_per_visit"
 CONFIDENCE = 0.95
 
@@ -88,7 +90,8 @@ def summarise(estimates: pl.DataFrame) -> list[dict[str, Any]]:
     """One entry per design and label: the mean over worlds with the interval of that mean.
 
     With several worlds the standard error comes from how the worlds' estimates vary
-    (``se_method`` "between_worlds"); with one it is that world's own.
+    (``se_method`` "between_worlds"); with one it is that world's own. ``p_adjusted`` is the
+    p-value by Holm's method over the labels of a design.
     """
     entries = []
     for (design, label), group in estimates.group_by(["design", "label"], maintain_order=True):
@@ -100,6 +103,16 @@ def summarise(estimates: pl.DataFrame) -> list[dict[str, Any]]:
             entries.append({**base, **{name: one[name] for name in names}})
         else:
             entries.append({**base, **between_worlds(known["value"].to_numpy())})
+    return _adjusted(entries)
+
+
+def _adjusted(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries, with each design's p-values adjusted for its labels."""
+    for design in dict.fromkeys(entry["design"] for entry in entries):
+        ours = [entry for entry in entries if entry["design"] == design]
+        p = adjust(np.array([entry["p_value"] for entry in ours], dtype=np.float64))
+        for entry, x in zip(ours, p.tolist(), strict=True):
+            entry["p_adjusted"] = x if math.isfinite(x) else None
     return entries
 
 

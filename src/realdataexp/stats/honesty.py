@@ -29,8 +29,9 @@ def honesty(
     estimates over worlds and ``se_mean``, which should be alike; ``coverage`` of the true GTE (the
     mean over worlds of the truth) and ``reject_share`` (intervals that exclude 0, which is a
     p-value of at most 0.05; under A/A the type-I error), each with its exact binomial 95 %
-    interval (Clopper and Pearson 1934) as ``_low`` and ``_high``; ``sign_error_rate``, null where
-    the truth is 0; and ``trustworthy``.
+    interval (Clopper and Pearson 1934) as ``_low`` and ``_high``; ``reject_share_adjusted``, the
+    share of the intervals whose p-value, adjusted for the labels, is at most 0.05;
+    ``sign_error_rate``, null where the truth is 0; and ``trustworthy``.
 
     **The rule of trustworthy.** Under A/A: the type-I error's binomial interval reaches down to
     0.05 or lies below it. Otherwise: the coverage's binomial interval reaches up to 0.95 or lies
@@ -92,7 +93,7 @@ def _shares(group: pl.DataFrame, gte: float | None, is_aa: bool) -> dict[str, An
     """Coverage, rejections and the verdict; null where nothing tells."""
     names = (
         "coverage", "coverage_low", "coverage_high", "reject_share", "reject_low", "reject_high",
-        "trustworthy",
+        "reject_share_adjusted", "trustworthy",
     )  # fmt: skip
     out: dict[str, Any] = dict.fromkeys(names)
     known = group.drop_nulls(["ci_low", "ci_high"])
@@ -102,6 +103,7 @@ def _shares(group: pl.DataFrame, gte: float | None, is_aa: bool) -> dict[str, An
     n_rejected = int(rejects(known).sum())
     out["reject_share"] = n_rejected / n
     out["reject_low"], out["reject_high"] = binomial_interval(n_rejected, n)
+    out["reject_share_adjusted"] = int((known["p_adjusted"] <= ALPHA).sum()) / n
     if gte is not None:
         is_in = known.select((pl.col("ci_low") <= gte) & (pl.col("ci_high") >= gte)).to_series()
         out["coverage"] = int(is_in.sum()) / n
@@ -111,6 +113,36 @@ def _shares(group: pl.DataFrame, gte: float | None, is_aa: bool) -> dict[str, An
     elif n >= MIN_WORLDS and gte is not None:
         out["trustworthy"] = out["coverage_high"] >= CONFIDENCE
     return out
+
+
+def family_rejections(inference: pl.DataFrame) -> list[dict[str, Any]]:
+    """One entry per design and interval method: how often is any label's effect called real?
+
+    ``any_reject_share`` is the share of worlds in which a label's p-value, adjusted for the labels
+    (Holm 1979), is at most 0.05, with its exact binomial 95 % interval as ``any_reject_low`` and
+    ``any_reject_high``. Under A/A it is the chance of any false rejection, which Holm's method
+    keeps to 5 % where each label's test does. ``n_worlds`` counts the worlds with a p-value; where
+    there is none the shares are null.
+
+    Args:
+        inference: the table of ``inference.inference_table``; the truth's own rows are left out.
+    """
+    least = pl.col("p_adjusted").min()
+    keys = ["design", "se_method"]
+    worlds = inference.filter(pl.col("design") != TRUTH).group_by(
+        [*keys, "world"], maintain_order=True
+    )
+    entries = []
+    for names, group in worlds.agg(least).group_by(keys, maintain_order=True):
+        known = group["p_adjusted"].drop_nulls()
+        n, n_rejected = len(known), int((known <= ALPHA).sum())
+        entry: dict[str, Any] = dict(zip(keys, names, strict=True))
+        entry.update(n_worlds=n, any_reject_share=None, any_reject_low=None, any_reject_high=None)
+        if n:
+            entry["any_reject_share"] = n_rejected / n
+            entry["any_reject_low"], entry["any_reject_high"] = binomial_interval(n_rejected, n)
+        entries.append(entry)
+    return entries
 
 
 def wrong_launch_regret(

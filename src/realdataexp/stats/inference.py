@@ -1,7 +1,7 @@
 """Every way to put an interval around a design's answer, by name.
 
 A method takes one design's tables and answers for all its worlds and labels at once. To add one,
-write a function and name it in METHODS (and in NEEDS_USERS if it reads the users' table).
+write a function and name it in METHODS (and in NEEDS_UNITS if it reads the units' table).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from realdataexp.stats.clustered import cuped, user_cluster
 from realdataexp.stats.comparison import TRUTH
 from realdataexp.stats.estimates import ESTIMAND
 from realdataexp.stats.intervals import Intervals
+from realdataexp.stats.multiplicity import adjust_labels
 from realdataexp.stats.resampling import bootstrap, randomisation
 from realdataexp.stats.sequential import always_valid
 from realdataexp.stats.tables import DesignTables
@@ -34,6 +35,7 @@ INFERENCE_SCHEMA = pl.Schema(
         "p_value": pl.Float64,
         "n_T": pl.Int64,
         "n_C": pl.Int64,
+        "p_adjusted": pl.Float64,
     }
 )
 
@@ -54,30 +56,32 @@ METHODS: dict[str, Callable[[DesignTables], Intervals]] = {
     "randomisation": randomisation,
     "always_valid": always_valid,
 }
-NEEDS_USERS = frozenset({"user_cluster", "cuped", "bootstrap", "randomisation"})
+NEEDS_UNITS = frozenset({"user_cluster", "cuped", "bootstrap", "randomisation"})
 
 
 def inference_table(
-    outcomes: pl.DataFrame, users: pl.DataFrame | None, methods: Sequence[str] | None = None
+    outcomes: pl.DataFrame, units: pl.DataFrame | None, methods: Sequence[str] | None = None
 ) -> pl.DataFrame:
     """Every design's answer in every world, with the interval of each method.
 
-    The truth (design "global") gets "welch" only, whatever the methods: its arms are two worlds.
+    The truth (design "global") gets "welch" only, whatever the methods: its arms are two worlds. A
+    design whose every visit is a unit of its own has no rows in ``units``, and gets the methods
+    that need none.
 
     Args:
         outcomes: the table of outcomes.parquet.
-        users: the table of ``aggregates.user_table``; None where every visit is a new user.
-        methods: names of METHODS; None for all that the tables allow.
+        units: the table of ``aggregates.unit_table``; None where no design has a row in it.
+        methods: names of METHODS; None for all.
 
     Returns:
         INFERENCE_SCHEMA, ordered by design, method, world and label; null where a method cannot
-        tell.
+        tell. ``p_adjusted`` is the p-value by Holm's method over the labels of a design, world and
+        method (``multiplicity.adjust_labels``).
 
     Raises:
         ValueError: a method that does not exist.
     """
-    if methods is None:
-        methods = [name for name in METHODS if users is not None or name not in NEEDS_USERS]
+    methods = list(METHODS) if methods is None else methods
     for name in methods:
         if name not in METHODS:
             raise ValueError(f"interval method '{name}', must be one of {', '.join(METHODS)}")
@@ -85,10 +89,11 @@ def inference_table(
     for (design,), ours in outcomes.group_by(["design"], maintain_order=True):
         is_truth = design == TRUTH
         theirs = None
-        if users is not None and not is_truth:
-            theirs = users.filter(pl.col("design").cast(pl.String) == design)
+        if units is not None and not is_truth:
+            theirs = units.filter(pl.col("design").cast(pl.String) == design)
         tables = DesignTables(str(design), ours, theirs)
-        for name in ["welch"] if is_truth else methods:
+        able = [x for x in methods if tables.units is not None or x not in NEEDS_UNITS]
+        for name in ["welch"] if is_truth else able:
             frames.append(
                 tables.estimates.select(
                     "design", "world", "label",
@@ -99,4 +104,11 @@ def inference_table(
             )  # fmt: skip
     if not frames:
         return pl.DataFrame(schema=INFERENCE_SCHEMA)
-    return pl.concat(frames).cast(INFERENCE_SCHEMA)
+    return adjust_labels(pl.concat(frames)).cast(INFERENCE_SCHEMA)
+
+
+def designs_without_units(outcomes: pl.DataFrame, units: pl.DataFrame | None) -> list[str]:
+    """The designs, but the truth, whose every visit is a unit of its own."""
+    found = set() if units is None else set(units["design"].cast(pl.String).unique())
+    designs = outcomes["design"].unique(maintain_order=True)
+    return [name for name in designs if name != TRUTH and name not in found]

@@ -1,15 +1,20 @@
-"""Intervals by chance made anew: bootstrap resamples users, randomisation draws their arms again.
+"""Intervals by chance made anew: bootstrap resamples units, randomisation draws their arms again.
+
+A unit is a user, or what else the design gave an arm as one (a cluster of users, a block of
+steps).
 
 Random numbers are a function of (design, world, purpose) alone, through ``numpy``'s SeedSequence:
-[CRC-32 of the design's name, world, CRC-32 of the purpose]. Within a world every user has the same
-weight or arm for all labels. Users are taken in ascending order of their number.
+[CRC-32 of the design's name, world, CRC-32 of the purpose]. Within a world every unit has the same
+weight or arm for all labels. Units are taken in ascending order of their number.
 
-Axes: R replicates (B of them), G users of a world, L labels.
+Axes: R replicates, G units of a world, L labels.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
+from itertools import combinations
 
 import numpy as np
 
@@ -18,7 +23,8 @@ from realdataexp.stats.tables import DesignTables
 
 # (B + 1) x 0.05 / 2 is a whole number, so order statistics are exact 95 % limits
 N_REPLICATES = 199
-MIN_USERS = 10
+MIN_UNITS = 10
+TIE = 1e-5
 
 
 def generator(design: str, world: int, purpose: str) -> np.random.Generator:
@@ -38,15 +44,15 @@ POISSON = _poisson_of_16_bits()
 
 
 def bootstrap(tables: DesignTables) -> Intervals:
-    """Percentile interval of the difference when users are resampled, with all their visits.
+    """Percentile interval of the difference when units are resampled, with all their visits.
 
     Poisson bootstrap (Chamandy, Muralidharan, Najmi and Naidu 2012; Bakshy and Eckles 2013, KDD):
-    each of 199 replicates counts a user Poisson(1) times, apart from others, hence within arms.
+    each of 199 replicates counts a unit Poisson(1) times, apart from others, hence within arms.
     Limits are the 5th smallest and largest of the replicates, which is exactly 95 % for 199
     (Davison and Hinkley 1997, section 5.2); se is the replicates' standard deviation; p_value is
     2 (1 + the smaller of the counts below and above 0) / 200.
 
-    Cannot tell with fewer than 10 users in an arm, where percentile intervals are far too narrow.
+    Cannot tell with fewer than 10 units in an arm, where percentile intervals are far too narrow.
     """
     out = cannot_tell(tables.n_cells)
     units = tables.units
@@ -55,12 +61,12 @@ def bootstrap(tables: DesignTables) -> Intervals:
     value_K, _ = units.difference(units.sum_UA)
     out.value[:] = value_K
     residual_UA = units.sum_UA - units.ratios(units.sum_UA)[units.cell_U] * units.n_UA
-    is_enough_K = units.count_KA.min(axis=1) >= MIN_USERS
+    is_enough_K = units.count_KA.min(axis=1) >= MIN_UNITS
     tail = round((N_REPLICATES + 1) * ALPHA / 2)
     for part in tables.world_units():
         columns = [part.dense(x[:, a]) for x in (units.n_UA, residual_UA) for a in (0, 1)]
         bits = generator(tables.design, part.world, "bootstrap").integers(
-            0, 65536, (N_REPLICATES, part.n_users), dtype=np.uint16
+            0, 65536, (N_REPLICATES, part.n_units), dtype=np.uint16
         )
         weight_RG = np.take(POISSON, bits)
         sums = weight_RG @ np.concatenate(columns, axis=1).astype(np.float32)
@@ -78,17 +84,20 @@ def bootstrap(tables: DesignTables) -> Intervals:
 
 
 def randomisation(tables: DesignTables) -> Intervals:
-    """Fisher's test: how often would arms dealt anew to the same users differ as much?
+    """Fisher's test: how often would arms dealt anew to the same units differ as much?
 
-    Arms are permuted over a world's users 199 times; the statistic is the difference of means per
-    visit over its user-clustered standard error, which makes the test exact where no user is
-    affected and right in large samples where effects only cancel out on average (Wu and Ding
-    2021, JASA 116:1898). p_value = (1 + replicates at least as far from 0) / 200. The interval
-    takes that statistic's law as the same at every effect: value +- q se, q the 190th smallest of
-    the replicates' absolute values, se that of user_cluster.
+    Arms are permuted over a world's units 199 times (where fewer ways to deal them exist, each is
+    taken once): given how many units are treated, all ways are equally likely in a design that
+    treats each with the same probability, apart from the others. The statistic is the difference
+    of means per visit over its unit-clustered standard error, which makes the test exact where
+    nobody is affected and right in large samples where effects only cancel out on average (Wu and
+    Ding 2021, JASA 116:1898). p_value = (1 + replicates at least as far from 0) / (1 +
+    replicates). The interval takes that statistic's law as the same at every effect: value +- q
+    se, q the least size at which the test would not reject, se that of user_cluster.
 
-    Cannot tell where users have visits in both arms (their arms were not dealt by user) or an arm
-    has fewer than two users.
+    Cannot tell where units have visits in both arms (their arms were not dealt by unit), an arm
+    has fewer than two units, or so few ways exist that no p-value could be 0.05 or less: with
+    fewer than four units in each arm, mostly.
     """
     out = cannot_tell(tables.n_cells)
     units = tables.units
@@ -101,30 +110,54 @@ def randomisation(tables: DesignTables) -> Intervals:
     mean_K = units.total(sum_U) / units.total(n_U).clip(1)
     apart_U = sum_U - mean_K[units.cell_U] * n_U
     columns_U = [n_U > 0, n_U, apart_U, n_U**2, n_U * apart_U, apart_U**2]
-    kept = round((N_REPLICATES + 1) * (1 - ALPHA))
     for part in tables.world_units():
         is_treated_G, is_control_G = (part.dense(units.n_UA[:, a]).max(axis=1) > 0 for a in (1, 0))
-        n_treated = int(is_treated_G.sum())
-        if (is_treated_G & is_control_G).any() or not 2 <= n_treated <= part.n_users - 2:
+        if (is_treated_G & is_control_G).any() or not _can_reject(is_treated_G):
             continue
-        key = generator(tables.design, part.world, "randomisation").random(
-            (N_REPLICATES, part.n_users), dtype=np.float32
-        )
-        # the n_treated smallest keys of a row: a random subset, quicker than a permutation
-        cut = np.partition(key, n_treated, axis=1)[:, n_treated, None]
-        arm_RG = np.concatenate([is_treated_G[None], key < cut]).astype(np.float32)
+        other_RG = _dealt_anew(is_treated_G, generator(tables.design, part.world, "randomisation"))
+        arm_RG = np.concatenate([is_treated_G[None], other_RG]).astype(np.float32)
         columns = np.concatenate([part.dense(x) for x in columns_U], axis=1).astype(np.float32)
         size = np.abs(_studentised((arm_RG @ columns).astype(np.float64), columns.sum(0, float)))
         is_sound = np.isfinite(size).all(0) & (se_K[part.cells] > 0)
         cells, size = part.cells[is_sound], size[:, is_sound]
+        # the test rejects where fewer than this many replicates are as far
+        n_few = math.floor(len(size) * ALPHA)
         # sums in 32 bits: the same arms, summed in another order, are as far
-        at_least = (size[1:] >= size[0] * (1 - 1e-5)).sum(0)
-        half = np.sort(size[1:], axis=0)[kept - 1] * se_K[cells]
+        at_least = (size[1:] >= size[0] * (1 - TIE)).sum(0)
+        half = np.sort(size[1:], axis=0)[-n_few] / (1 - TIE) * se_K[cells]
         out.se[cells] = se_K[cells]
         out.ci_low[cells] = value_K[cells] - half
         out.ci_high[cells] = value_K[cells] + half
-        out.p_value[cells] = (1 + at_least) / (N_REPLICATES + 1)
+        out.p_value[cells] = (1 + at_least) / len(size)
     return out
+
+
+def _can_reject(is_treated_G: np.ndarray) -> bool:
+    """Whether the most extreme of all ways to deal the arms has a p-value of at most 0.05."""
+    n, n_treated = len(is_treated_G), int(is_treated_G.sum())
+    # with arms of equal size, the same arms with their names swapped are as far from 0
+    n_as_far = 2 if 2 * n_treated == n else 1
+    return 2 <= n_treated <= n - 2 and n_as_far <= ALPHA * _n_ways(n, n_treated)
+
+
+def _n_ways(n: int, n_treated: int) -> int:
+    """In how many ways two or more units of each arm can be dealt; 200 stands for more, too."""
+    # 40 units have more ways than that
+    return N_REPLICATES + 1 if n > 40 else min(math.comb(n, n_treated), N_REPLICATES + 1)
+
+
+def _dealt_anew(is_treated_G: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """Other arms for the same units, as many treated: 199 random ones, or all if fewer; R, G."""
+    n, n_treated = len(is_treated_G), int(is_treated_G.sum())
+    n_ways = _n_ways(n, n_treated)
+    if n_ways <= N_REPLICATES:
+        every_RG = np.zeros((n_ways, n), dtype=bool)
+        for row_G, treated in zip(every_RG, combinations(range(n), n_treated), strict=True):
+            row_G[list(treated)] = True
+        return every_RG[(every_RG != is_treated_G).any(1)]
+    key_RG = chance.random((N_REPLICATES, n), dtype=np.float32)
+    # the n_treated smallest keys of a row: a random subset, quicker than a permutation
+    return key_RG < np.partition(key_RG, n_treated, axis=1)[:, n_treated, None]
 
 
 def _studentised(treated: np.ndarray, everybody: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ from realdataexp.stats.clustered import user_cluster
 from realdataexp.stats.intervals import ALPHA, Intervals
 from realdataexp.stats.tables import DesignTables
 
+MIN_UNITS = 6
+
 
 def planned_information(alpha: float = ALPHA) -> float:
     """The information t rho^2 at which the confidence sequence is relatively tightest.
@@ -50,11 +52,14 @@ def confidence_sequence(
 def always_valid(tables: DesignTables) -> Intervals:
     """The confidence sequence at the planned end, where it is 1.55 times as wide as a z interval.
 
-    Its standard error is user_cluster's; where every visit is a new user, Welch's.
+    Its standard error is user_cluster's; where every visit is a unit of its own, Welch's. Cannot
+    tell with fewer than 6 units: there Student's interval for a single look would be wider.
     """
-    if tables.units is not None:
+    units = tables.units
+    if units is not None:
         fixed = user_cluster(tables)
-        return confidence_sequence(fixed.value, fixed.se)
+        is_enough_K = units.total(np.ones(len(units.cell_U))) >= MIN_UNITS
+        return confidence_sequence(fixed.value, np.where(is_enough_K, fixed.se, np.nan))
     names = ("value", "se")
     value, se = (tables.estimates[x].fill_null(float("nan")).to_numpy() for x in names)
     return confidence_sequence(value, se)

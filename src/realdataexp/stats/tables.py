@@ -1,7 +1,7 @@
 """One design's tables, laid out as arrays for the interval methods.
 
-Axes: K cells (one world and label each), U units (one user in one cell), A arms (0 = control,
-1 = treatment), G users of one world.
+Axes: K cells (one world and label each), U units of cells (a unit has one for each label), A arms
+(0 = control, 1 = treatment), G units of one world.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from realdataexp.stats.estimates import world_estimates
 
 @dataclass(frozen=True)
 class Units:
-    """Users as units: their visits and outcomes in each arm, sorted by cell and user."""
+    """The units' visits and outcomes in each arm, sorted by cell and unit."""
 
     n_cells: int
     cell_U: np.ndarray
-    user_U: np.ndarray
+    unit_U: np.ndarray
     n_UA: np.ndarray
     sum_UA: np.ndarray
     covariate_U: np.ndarray
@@ -50,7 +50,7 @@ class Units:
         """The difference of the arms' ratios sum/n, and every unit's influence on it.
 
         The delta method for a ratio of sums (Deng, Knoblich and Lu 2018, arXiv 1803.06336,
-        section 3): unit u moves arm a's ratio R_a by (sum_u - R_a n_u) / N_a. A user with visits
+        section 3): unit u moves arm a's ratio R_a by (sum_u - R_a n_u) / N_a. A unit with visits
         in both arms moves both. Influences of an arm carry the factor sqrt(g / (g - 1)) of its g
         units, so that with one visit a unit their squares sum to Welch's variance.
 
@@ -67,29 +67,29 @@ class Units:
 
 @dataclass(frozen=True)
 class WorldUnits:
-    """The units of one world, whose users get the same weights for every label."""
+    """The units of one world, which get the same weights for every label."""
 
     world: int
     cells: np.ndarray
     rows: np.ndarray
-    n_users: int
-    _user: np.ndarray
+    n_units: int
+    _unit: np.ndarray
     _column: np.ndarray
 
     def dense(self, x_U: np.ndarray) -> np.ndarray:
-        """Something of each unit, by user in ascending order and label, 0 where none: G, L."""
-        out = np.zeros((self.n_users, len(self.cells)))
-        out[self._user, self._column] = x_U[self.rows]
+        """Something of each unit, by unit in ascending order and label, 0 where none: G, L."""
+        out = np.zeros((self.n_units, len(self.cells)))
+        out[self._unit, self._column] = x_U[self.rows]
         return out
 
 
 @dataclass(frozen=True)
 class DesignTables:
-    """The outcomes of one design, and its users where they come back (else None)."""
+    """One design's rows of the outcomes, and of the units' table (None where it has none)."""
 
     design: str
     outcomes: pl.DataFrame
-    users: pl.DataFrame | None = None
+    unit_sums: pl.DataFrame | None = None
 
     @cached_property
     def estimates(self) -> pl.DataFrame:
@@ -108,24 +108,24 @@ class DesignTables:
 
     @cached_property
     def units(self) -> Units | None:
-        """The users as arrays; None without a table of users."""
-        if self.users is None or self.users.height == 0:
+        """The units as arrays; None where the design has none."""
+        if self.unit_sums is None or self.unit_sums.height == 0:
             return None
         found = (
-            self.users.with_columns(pl.col("label").cast(pl.String))
+            self.unit_sums.with_columns(pl.col("label").cast(pl.String))
             .join(self.cells, on=["world", "label"], how="inner")
             .select(
-                pl.col("cell", "user").cast(pl.Int64),
+                pl.col("cell", "unit").cast(pl.Int64),
                 is_treated=pl.col("arm").cast(pl.String) == "T",
                 n="n", sum="sum", covariate=pl.col("covariate").fill_null(float("nan")),
             )
-            .sort("cell", "user")
+            .sort("cell", "unit")
         )  # fmt: skip
         if found.height == 0:
             return None
-        cell, user = found["cell"].to_numpy(), found["user"].to_numpy()
+        cell, number = found["cell"].to_numpy(), found["unit"].to_numpy()
         is_first = np.ones(len(cell), dtype=bool)
-        is_first[1:] = (cell[1:] != cell[:-1]) | (user[1:] != user[:-1])
+        is_first[1:] = (cell[1:] != cell[:-1]) | (number[1:] != number[:-1])
         unit = np.cumsum(is_first) - 1
         arm = found["is_treated"].to_numpy().astype(np.int64)
         n_UA = np.zeros((int(is_first.sum()), 2))
@@ -133,7 +133,7 @@ class DesignTables:
         np.add.at(n_UA, (unit, arm), found["n"].to_numpy())
         np.add.at(sum_UA, (unit, arm), found["sum"].to_numpy())
         covariate = found["covariate"].to_numpy()[is_first]
-        return Units(self.n_cells, cell[is_first], user[is_first], n_UA, sum_UA, covariate)
+        return Units(self.n_cells, cell[is_first], number[is_first], n_UA, sum_UA, covariate)
 
     def world_units(self) -> Iterator[WorldUnits]:
         """The units world by world."""
@@ -144,6 +144,6 @@ class DesignTables:
         order = np.argsort(world_U, kind="stable")
         worlds, starts = np.unique(world_U[order], return_index=True)
         for world, rows in zip(worlds, np.split(order, starts[1:]), strict=True):
-            users, user = np.unique(units.user_U[rows], return_inverse=True)
+            numbers, unit = np.unique(units.unit_U[rows], return_inverse=True)
             cells, column = np.unique(units.cell_U[rows], return_inverse=True)
-            yield WorldUnits(int(world), cells, rows, len(users), user, column)
+            yield WorldUnits(int(world), cells, rows, len(numbers), unit, column)

@@ -99,8 +99,37 @@ class WorldSettings:
     assignment: str
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Visits of users who are held out, with every candidate's labels: what validation looks at.
+
+    Attributes:
+        batch: the candidates' features (S = 1).
+        y_BCL: their labels, NaN where missing.
+        is_candidate_BC: False for padding.
+        n_users: how many different users they are.
+    """
+
+    batch: Batch
+    y_BCL: Tensor
+    is_candidate_BC: Tensor
+    n_users: int
+
+    def rows(self) -> tuple[Batch, Tensor]:
+        """The candidates one by one: inputs (S = 1, C = 1) and labels N, L."""
+        b = self.batch
+        place_N = torch.nonzero(self.is_candidate_BC.flatten()).flatten()
+        visit_N = place_N // self.is_candidate_BC.shape[1]
+        user = [x[:, visit_N] for x in (b.user_num_SBD, b.user_cat_SBK, b.user_weight_SBK)]
+        video = [
+            x.flatten(1, 2)[:, place_N].unsqueeze(2)
+            for x in (b.video_num_SBCD, b.video_cat_SBCK, b.video_weight_SBCK)
+        ]
+        return Batch(*user, *video), self.y_BCL.flatten(0, 1)[place_N]
+
+
 class RowSource(Protocol):
-    """Rows with known labels, to train or to validate on."""
+    """Rows with known labels, to train on."""
 
     @property
     def n_rows(self) -> int:
@@ -126,8 +155,10 @@ class Environment(Protocol):
         """Rows for the starting model; none of them is replayed (but see pretrain.rows)."""
         ...
 
-    def validation(self, targets: Sequence[str]) -> RowSource:
-        """Rows of users who are held out."""
+    def held_out(
+        self, targets: Sequence[str], n_visits: int, n_candidates: int, seed: int
+    ) -> HeldOut:
+        """At most ``n_visits`` visits of users who are held out, each user once."""
         ...
 
     def tastes(self) -> np.ndarray | None:

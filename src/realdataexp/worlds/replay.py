@@ -28,7 +28,7 @@ from realdataexp.data.split import RowRanges, Split, training_blocks
 from realdataexp.device import Device
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
-from realdataexp.worlds.base import Slate, Visits, WorldSettings
+from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings
 
 
 def schema_of(features: Features) -> FeatureSchema:
@@ -111,9 +111,22 @@ class ReplayEnvironment:
         """The rows that the split gives to pretraining."""
         return self._reader(targets, self._split.pretrain)
 
-    def validation(self, targets: Sequence[str]) -> RowReader:
-        """The held-out users' rows."""
-        return self._reader(targets, self._split.validation)
+    def held_out(
+        self, targets: Sequence[str], n_visits: int, n_candidates: int, seed: int
+    ) -> HeldOut:
+        """Some of the held-out users, with at most ``n_candidates`` of their rows each."""
+        rows, log, tensor = self._split.validation, self._data.log, self._device.tensor
+        n_rows_U = rows.end_U - rows.start_U
+        users = np.flatnonzero(n_rows_U)
+        user_B = users[draws.subset(draws.key(seed, "held-out users"), len(users), n_visits)]
+        keys_B = draws.key(seed, "held-out slate", torch.from_numpy(user_B))
+        n_rows_B = torch.from_numpy(n_rows_U[user_B])
+        slot_BC = draws.choose(draws.uniform(keys_B, n_candidates), n_rows_B).numpy()
+        row_BC = rows.start_U[user_B][:, None] + slot_BC.clip(0)
+        batch = self._store.batch(tensor(user_B[None]), tensor(log.video_N[row_BC][None]))
+        y_BCL = np.stack([log.targets[name][row_BC] for name in targets], axis=-1)
+        y_BCL = np.where(slot_BC[..., None] >= 0, y_BCL, np.nan)
+        return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B))
 
     def tastes(self) -> np.ndarray:
         """Mean features of the videos in each user's pretraining rows: U, D; 0 without rows.
@@ -254,15 +267,15 @@ class ReplayWorld:
         self._plan = self._look_back(user_RB, left_RB, slot_RBC)
         share_short = float(self._n_short_R.mean()) / self._n_taking_part
         self._record(step, rows, user_RB, left_RB, is_visit_RB, place_RB)
-        to = self._device.torch
+        to_device = self._device.tensor
         visitor_RB = torch.from_numpy(user_RB.astype(np.int64))
         return Visits(
             step,
-            self._replication_R.to(to),
-            visitor_RB.to(to),
-            torch.from_numpy(is_visit_RB).to(to),
-            self._arm_draws(step, visitor_RB).to(to),
-            torch.from_numpy(left_RB.clip(max=s.n_candidates)).to(to),
+            to_device(self._replication_R),
+            to_device(visitor_RB),
+            to_device(is_visit_RB),
+            to_device(self._arm_draws(step, visitor_RB)),
+            to_device(left_RB.clip(max=s.n_candidates)),
             share_short,
         )
 
@@ -287,10 +300,10 @@ class ReplayWorld:
         plan = (
             slot_RBC,
             self._start_U[torch.from_numpy(user_RB.astype(np.int64))],
-            torch.from_numpy(left_RB.astype(np.int64)),
-            torch.from_numpy(earlier_KRB.astype(np.int64)),
+            left_RB.astype(np.int64),
+            earlier_KRB.astype(np.int64),
         )
-        return tuple(x.to(self._device.torch) for x in plan)
+        return tuple(self._device.tensor(x) for x in plan)
 
     def _record(
         self,

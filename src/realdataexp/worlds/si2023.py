@@ -30,7 +30,7 @@ from realdataexp.config import Si2023Config
 from realdataexp.device import Device
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
-from realdataexp.worlds.base import Slate, Visits, WorldSettings, chosen
+from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings, chosen
 
 OUTCOMES = ("stay_time", "finish", "short_video")
 _SHORT, _LONG = 0, 1
@@ -117,16 +117,23 @@ class RandomRows:
     """Random videos shown to random users: what models learn from before the test."""
 
     def __init__(
-        self, platform: Platform, n_features: int, n_rows: int, key: Tensor, targets: Sequence[str]
+        self,
+        platform: Platform,
+        n_features: int,
+        n_rows: int,
+        key: Tensor,
+        targets: Sequence[str],
+        device: Device,
     ) -> None:
         self.n_rows = n_rows
         self._platform, self._n_features, self._key = platform, n_features, key
+        self._device = device
         self._columns = [OUTCOMES.index(name) for name in targets]
 
     def read(self, place_B: np.ndarray) -> tuple[Batch, list[Tensor]]:
         """Inputs (S = 1, C = 1) and each label's values 1, B; a row depends on its place alone."""
         keys_B = draws.key(0, "row", self._key, torch.from_numpy(place_B))
-        keys_B = keys_B.to(self._platform.finish_DK.device)
+        keys_B = self._device.tensor(keys_B)
         u_BX = draws.uniform32(keys_B, self._n_features + 3)
         video_BE = self._platform.videos(u_BX[:, :-2])
         y_BL = self._platform.outcomes(video_BE, u_BX[:, -2:])
@@ -145,9 +152,10 @@ class Si2023World:
         device: Device,
     ) -> None:
         self._platform, self._n_features, self._settings = platform, n_features, settings
-        self._columns = [OUTCOMES.index(name) for name in targets]
+        columns = [OUTCOMES.index(name) for name in targets]
+        self._column_L = torch.tensor(columns, device=device.torch)
         self._device = device
-        self._replication_R = torch.tensor(settings.replications).to(device.torch)
+        self._replication_R = torch.tensor(settings.replications, device=device.torch)
 
     def _uniform(self, purpose: str, step: int, shape: tuple[int, ...]) -> Tensor:
         keys_R = draws.key(self._settings.seed, purpose, self._replication_R, step)
@@ -164,7 +172,7 @@ class Si2023World:
             self._replication_R,
             numbers_B.expand(R, B),
             torch.ones(R, B, dtype=torch.bool, device=to),
-            self._uniform("arm of visit", step, (B,)).double(),
+            self._uniform("arm of visit", step, (B,)).to(self._device.float64),
             torch.full((R, B), s.n_candidates, device=to),
             0.0,
         )
@@ -190,7 +198,7 @@ class Si2023World:
         video_WBE = chosen(slate, choice_WB).video_num_SBCD[:, :, 0]
         u_RB2 = self._uniform("feedback", visits.step, (self._settings.batch_size, 2))
         u_WB2 = u_RB2.repeat(self._settings.n_blocks, 1, 1)
-        return self._platform.outcomes(video_WBE, u_WB2)[..., self._columns]
+        return self._platform.outcomes(video_WBE, u_WB2).index_select(-1, self._column_L)
 
     def state(self) -> dict[str, Tensor]:
         """Nothing: each step is new."""
@@ -216,7 +224,9 @@ class Si2023Environment:
 
     def _rows(self, purpose: str, n_rows: int, targets: Sequence[str]) -> RandomRows:
         key = draws.key(self._seed, purpose)
-        return RandomRows(self._platform, self._config.n_features, n_rows, key, targets)
+        return RandomRows(
+            self._platform, self._config.n_features, n_rows, key, targets, self._device
+        )
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
         """The values on the pretraining rows."""
@@ -227,9 +237,16 @@ class Si2023Environment:
         """Random videos."""
         return self._rows("si2023 pretraining", self._config.pretrain_rows, targets)
 
-    def validation(self, targets: Sequence[str]) -> RandomRows:
-        """Other random videos."""
-        return self._rows("si2023 validation", self._config.validation_rows, targets)
+    def held_out(
+        self, targets: Sequence[str], n_visits: int, n_candidates: int, seed: int
+    ) -> HeldOut:
+        """New users with random videos."""
+        n = n_visits * n_candidates
+        batch, y_L = self._rows("si2023 held out", n, targets).read(np.arange(n))
+        video_BCE = batch.video_num_SBCD.view(1, n_visits, n_candidates, -1)
+        y_BCL = torch.stack(y_L, dim=-1).view(n_visits, n_candidates, -1)
+        is_candidate_BC = torch.ones_like(y_BCL[..., 0], dtype=torch.bool)
+        return HeldOut(_batch(video_BCE), y_BCL, is_candidate_BC, n_visits)
 
     def tastes(self) -> None:
         """Every visit is a new user."""
@@ -247,7 +264,6 @@ class Si2023Environment:
         """The sizes."""
         return {
             "n_pretrain_rows": self._config.pretrain_rows,
-            "n_validation_rows": self._config.validation_rows,
         }
 
     def description(self) -> list[str]:

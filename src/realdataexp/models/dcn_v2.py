@@ -1,0 +1,88 @@
+"""Deep & Cross Network V2 (Wang et al. 2020, arXiv 2008.13535), S of them at once.
+
+Axes: S stacked networks, B visits, C candidates, N = B x C rows, D a row's numbers and
+embeddings, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realdataexp.config import check_block
+from realdataexp.config.blocks import DCNv2Params
+from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.layers import FieldEmbeddings, Tower, dense, start_uniform, to_rows
+
+
+class DCNv2:
+    """Layers that multiply a row's features with each other, and fully connected ones.
+
+    x_0 is the row: the user's and the video's numbers, then each field's embedding. A cross layer
+    is x_{l+1} = x_0 * (x_l W_l + b_l) + x_l, so that x_l holds products of up to l + 1 features;
+    with ``rank`` r, W_l = U_l V_l has the factors D, r and r, D. With ``structure: stacked`` the
+    fully connected layers follow the cross layers, raw = deep(x_L); with ``parallel`` they stand
+    beside them, raw = deep(x_0) + x_L W, which is the paper's linear layer over both outputs.
+
+    Parameters: ``user_embedding`` and ``video_embedding``; of each cross layer ``cross_weight_l``
+    D, D, or ``cross_in_l`` D, r and ``cross_out_l`` r, D, and ``cross_bias_l`` D; those of
+    ``Tower``; with ``parallel`` also ``cross_head`` D, O.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
+    ) -> None:
+        self.options = check_block(DCNv2Params, params, where)
+        self.embeddings = FieldEmbeddings(schema, self.options.embedding_dim)
+        numbers = schema.user.n_numerical + schema.video.n_numerical
+        self.n_inputs = numbers + self.embeddings.n_fields * self.options.embedding_dim
+        self.n_outputs = n_outputs
+        widths = [self.n_inputs, *self.options.hidden_layers, n_outputs]
+        self.tower = Tower(widths, self.options, activates_input=False)
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many activations one row needs: of a cross layer its factor and its result."""
+        inner = 2 * self.n_inputs + (self.options.rank or 0)
+        return self.n_inputs + self.options.n_cross_layers * inner + self.tower.floats_per_row
+
+    def init(self, key: Tensor) -> dict[str, Tensor]:
+        """Weights and biases U(-1, 1) / sqrt(fan-in), as torch.nn.Linear; embeddings N(0, 1)."""
+        D, rank = self.n_inputs, self.options.rank
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i in range(self.options.n_cross_layers):
+            if rank is None:
+                shapes[f"cross_weight_{i}"] = (D, D)
+            else:
+                shapes |= {f"cross_in_{i}": (D, rank), f"cross_out_{i}": (rank, D)}
+            shapes[f"cross_bias_{i}"] = (D,)
+        if self.options.structure == "parallel":
+            shapes["cross_head"] = (D, self.n_outputs)
+        cross = {name: start_uniform(key, name, shape, shape[0]) for name, shape in shapes.items()}
+        return self.embeddings.init(key) | cross | self.tower.init(key)
+
+    def forward(
+        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        """Raw outputs of shape S, B, C, O."""
+        numbers = [to_rows(batch.user_num_SBD, batch.shape[2]), batch.video_num_SBCD.flatten(1, 2)]
+        start_SND = torch.cat([*numbers, *self.embeddings.forward(params, batch)], dim=-1)
+        x_SND = start_SND
+        for i in range(self.options.n_cross_layers):
+            x_SND = start_SND * self._factor(params, x_SND, i) + x_SND
+        if self.options.structure == "stacked":
+            raw_SNO = self.tower.forward(params, x_SND, dropout_key_S)
+        else:
+            deep_SNO = self.tower.forward(params, start_SND, dropout_key_S)
+            raw_SNO = deep_SNO + torch.bmm(x_SND, params["cross_head"])
+        return raw_SNO.view(*batch.shape, -1)
+
+    def _factor(self, params: Mapping[str, Tensor], x_SND: Tensor, i: int) -> Tensor:
+        """What a cross layer multiplies the row with: S, N, D."""
+        bias = params[f"cross_bias_{i}"]
+        if self.options.rank is None:
+            return dense(x_SND, params[f"cross_weight_{i}"], bias)
+        return dense(torch.bmm(x_SND, params[f"cross_in_{i}"]), params[f"cross_out_{i}"], bias)

@@ -1,0 +1,318 @@
+"""What the stacked networks are built of: embeddings, a first layer over features, a tower.
+
+A part holds no tensors: ``init`` makes one network's starting parameters, and ``forward`` takes
+those of all S networks under the same names.
+
+Axes: S stacked networks, B visits, C candidates, N = B x C rows, D numerical features (or inputs),
+K category slots, V ids of a side's vocabulary, E an embedding's size, H a layer's width, X looked
+up rows of all networks, Y rows of all networks' tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from realdataexp import draws
+from realdataexp.config.blocks import DeepParams
+from realdataexp.models.base import Batch, FeatureSchema, SideSchema
+
+
+class SplitLayer:
+    """A linear layer over a user's and a video's features.
+
+    It is the sum of a user's part, computed once per visit, and a video's part: the same function
+    as a layer over the joined row. A categorical feature is one-hot (its columns of the weight
+    are looked up, not multiplied), or an embedding of ``embedding_dim`` numbers; a multi-hot
+    feature sums the embeddings of its entries. Without any feature it is its bias.
+
+    Parameters of a side, ``user_`` or ``video_``: ``weight`` D, H (numerical columns, then each
+    field's embedding), ``one_hot`` V, H or ``embedding`` V, E. Of both: ``bias_0`` H.
+    """
+
+    def __init__(self, schema: FeatureSchema, width: int, embedding_dim: int | None) -> None:
+        self.sides = {"user": schema.user, "video": schema.video}
+        self.width, self.embedding_dim = width, embedding_dim
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many activations one row needs."""
+        return self.width + self._n_inputs(self.sides["video"])
+
+    def _n_inputs(self, side: SideSchema) -> int:
+        """Columns of a side that are multiplied with the weight."""
+        return side.n_numerical + len(side.fields) * (self.embedding_dim or 0)
+
+    def init(self, key: Tensor) -> dict[str, Tensor]:
+        """Weights and bias U(-1, 1) / sqrt(fan-in); embeddings N(0, 1).
+
+        The fan-in counts a one-hot feature's columns as one: only one is not zero.
+        """
+        one_hot = self.embedding_dim is None
+        fan_in = sum(
+            self._n_inputs(side) + (side.n_slots if one_hot else 0) for side in self.sides.values()
+        )
+        params = {}
+        for name, side in self.sides.items():
+            if self._n_inputs(side):
+                shape = (self._n_inputs(side), self.width)
+                params[f"{name}_weight"] = start_uniform(key, f"{name}_weight", shape, fan_in)
+            if side.fields and one_hot:
+                shape = (side.n_ids, self.width)
+                params[f"{name}_one_hot"] = start_uniform(key, f"{name}_one_hot", shape, fan_in)
+        params["bias_0"] = start_uniform(key, "bias_0", (self.width,), fan_in)
+        if self.embedding_dim is not None:
+            params |= start_embeddings(key, self.sides, self.embedding_dim)
+        return params
+
+    def forward(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The layer's sums S, N, H, in memory of their own."""
+        _, B, C = batch.shape
+        video = self._part(
+            "video",
+            params,
+            batch.video_num_SBCD.flatten(1, 2),
+            batch.video_cat_SBCK.flatten(1, 2),
+            batch.video_weight_SBCK.flatten(1, 2),
+        )
+        user = self._part(
+            "user", params, batch.user_num_SBD, batch.user_cat_SBK, batch.user_weight_SBK
+        )
+        bias = params["bias_0"].unsqueeze(1)
+        user = bias.expand(-1, B, -1) if user is None else user + bias
+        if video is None:
+            return user.unsqueeze(2).repeat(1, 1, C, 1).flatten(1, 2)
+        return _add(video, user, B, C)
+
+    def _part(
+        self,
+        name: str,
+        params: Mapping[str, Tensor],
+        num_SND: Tensor,
+        cat_SNK: Tensor,
+        weight_SNK: Tensor,
+    ) -> Tensor | None:
+        """One side's share of the sum, S, N, H; None where it has no features."""
+        side = self.sides[name]
+        n_fields, part = len(side.fields), None
+        weight = params.get(f"{name}_weight")
+        inputs = [num_SND] if side.n_numerical else []
+        if n_fields and self.embedding_dim is None:
+            part = bag(params[f"{name}_one_hot"], cat_SNK, weight_SNK)
+        elif n_fields and n_fields * side.n_ids <= cat_SNK.shape[1]:
+            # fewer categories than rows: multiply each category's embedding once, look up sums
+            assert weight is not None
+            table = _project(params[f"{name}_embedding"], weight[:, side.n_numerical :], n_fields)
+            field_K = [
+                f for f, (_, first, end) in enumerate(side.fields) for _ in range(first, end)
+            ]
+            ids_SNK = cat_SNK * n_fields + cat_SNK.new_tensor(field_K)
+            part = bag(table, ids_SNK, weight_SNK)
+            weight = weight[:, : side.n_numerical]
+        elif n_fields:
+            inputs += embed(params[f"{name}_embedding"], side, cat_SNK, weight_SNK)
+        if inputs:
+            assert weight is not None
+            x_SND = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
+            if part is None:
+                part = torch.bmm(x_SND, weight)
+            elif torch.is_grad_enabled():
+                part = part.baddbmm(x_SND, weight)
+            else:
+                part = part.baddbmm_(x_SND, weight)  # in place: nothing else holds it
+        return part
+
+
+class Tower:
+    """Fully connected layers; in front of each: LayerNorm (an option), ReLU, dropout.
+
+    ``widths`` are those of the input and of each layer. The input is the sums of a layer before,
+    or, where ``activates_input`` is false, goes into the first layer as it is. Nothing follows
+    the last layer. LayerNorm (arXiv 1607.06450) is over a row's units, then scaled and shifted:
+    no statistics over rows or networks.
+
+    Parameters of layer i = 1, 2, ...: ``weight_i`` H, H', ``bias_i`` H', and, where its input is
+    normalised, ``norm_scale_i`` H and ``norm_shift_i`` H.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], options: DeepParams, *, activates_input: bool
+    ) -> None:
+        self.widths, self.options, self.activates_input = list(widths), options, activates_input
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many activations one row needs, without the input's."""
+        return sum(self.widths[1:])
+
+    def init(self, key: Tensor) -> dict[str, Tensor]:
+        """Weights and biases U(-1, 1) / sqrt(fan-in); LayerNorm's scales 1, its shifts 0."""
+        params = {}
+        for i in range(1, len(self.widths)):
+            n, width = self.widths[i - 1], self.widths[i]
+            if self.options.normalization == "layer" and self._is_activated(i):
+                params[f"norm_scale_{i}"] = torch.ones(n)
+                params[f"norm_shift_{i}"] = torch.zeros(n)
+            params[f"weight_{i}"] = start_uniform(key, f"weight_{i}", (n, width), n)
+            params[f"bias_{i}"] = start_uniform(key, f"bias_{i}", (width,), n)
+        return params
+
+    def forward(
+        self, params: Mapping[str, Tensor], h_SNH: Tensor, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        """The last layer's sums. While scoring, an activated input is overwritten."""
+        for i in range(1, len(self.widths)):
+            if self._is_activated(i):
+                h_SNH = self._activate(params, h_SNH, i, dropout_key_S)
+            h_SNH = dense(h_SNH, params[f"weight_{i}"], params[f"bias_{i}"])
+        return h_SNH
+
+    def _is_activated(self, layer: int) -> bool:
+        return layer > 1 or self.activates_input
+
+    def _activate(
+        self, params: Mapping[str, Tensor], h_SNH: Tensor, layer: int, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        if self.options.normalization == "layer":
+            scale, shift = params[f"norm_scale_{layer}"], params[f"norm_shift_{layer}"]
+            # not addcmul, which rounds a tensor's last elements in another way
+            h_SNH = F.layer_norm(h_SNH, h_SNH.shape[-1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
+        if dropout_key_S is None:
+            # nothing needs the value before the ReLU while scoring
+            return h_SNH.relu_() if not torch.is_grad_enabled() else h_SNH.relu()
+        h_SNH = h_SNH.relu()
+        if self.options.dropout:
+            keys_S = draws.key(0, f"layer_{layer}", dropout_key_S)
+            shape = (h_SNH.shape[1], h_SNH.shape[2])
+            h_SNH = h_SNH * draws.keep_mask(keys_S, shape, self.options.dropout)
+        return h_SNH
+
+
+class FieldEmbeddings:
+    """A vector for each categorical feature of a row; a multi-hot feature sums its entries'.
+
+    Parameters: ``user_embedding`` and ``video_embedding`` V, E of sides with such features.
+    """
+
+    def __init__(self, schema: FeatureSchema, dim: int, sd: float = 1.0) -> None:
+        self.sides = {"user": schema.user, "video": schema.video}
+        self.dim, self.sd = dim, sd
+
+    @property
+    def n_fields(self) -> int:
+        """Categorical features of a row."""
+        return sum(len(side.fields) for side in self.sides.values())
+
+    def init(self, key: Tensor) -> dict[str, Tensor]:
+        """Embeddings N(0, sd²)."""
+        tables = start_embeddings(key, self.sides, self.dim)
+        return {name: table * self.sd for name, table in tables.items()}
+
+    def forward(self, params: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+        """S, N, E for each field of the user, then of the video."""
+        vectors = []
+        if self.sides["user"].fields:
+            table, side = params["user_embedding"], self.sides["user"]
+            of_user = embed(table, side, batch.user_cat_SBK, batch.user_weight_SBK)
+            vectors += [to_rows(x_SBE, batch.shape[2]) for x_SBE in of_user]
+        if self.sides["video"].fields:
+            table, side = params["video_embedding"], self.sides["video"]
+            cat, weight = batch.video_cat_SBCK.flatten(1, 2), batch.video_weight_SBCK.flatten(1, 2)
+            vectors += embed(table, side, cat, weight)
+        return vectors
+
+
+def dense(x_SND: Tensor, weight_SDH: Tensor, bias_SH: Tensor) -> Tensor:
+    """A linear layer of each network: S, N, H."""
+    return torch.baddbmm(bias_SH.unsqueeze(1), x_SND, weight_SDH)
+
+
+def to_rows(x_SBX: Tensor, C: int) -> Tensor:
+    """What belongs to a visit for each of its C candidates: S, N, X."""
+    return x_SBX.unsqueeze(2).expand(-1, -1, C, -1).flatten(1, 2)
+
+
+def nest(prefix: str, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A part's parameters under a name of their own."""
+    return {f"{prefix}.{name}": p for name, p in params.items()}
+
+
+def within(prefix: str, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters that ``nest`` put under a name."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): p for name, p in params.items() if name.startswith(start)}
+
+
+def start_uniform(key: Tensor, name: str, shape: tuple[int, ...], fan_in: int) -> Tensor:
+    """U(-1, 1) / sqrt(fan-in), as torch.nn.Linear starts; its own draws for each name."""
+    u = draws.uniform(draws.key(0, name, key), torch.Size(shape).numel()).reshape(shape)
+    return ((2.0 * u - 1.0) / max(fan_in, 1) ** 0.5).to(torch.float32)
+
+
+def start_embeddings(key: Tensor, sides: Mapping[str, SideSchema], dim: int) -> dict[str, Tensor]:
+    """``<side>_embedding`` V, E ~ N(0, 1) of each side with categorical features."""
+    params = {}
+    for name, side in sides.items():
+        if side.fields:
+            u = draws.uniform(draws.key(0, f"{name}_embedding", key), side.n_ids * dim)
+            normal = torch.special.ndtri(u.clamp(2.0**-53, 1.0 - 2.0**-53))
+            params[f"{name}_embedding"] = normal.reshape(side.n_ids, dim).to(torch.float32)
+    return params
+
+
+def embed(table_SVE: Tensor, side: SideSchema, cat_SNK: Tensor, weight_SNK: Tensor) -> list[Tensor]:
+    """Each field's embedding: S, N, E."""
+    return [
+        bag(table_SVE, cat_SNK[..., first:end], weight_SNK[..., first:end])
+        for _, first, end in side.fields
+    ]
+
+
+def bag(table_SVH: Tensor, cat_SNK: Tensor, weight_SNK: Tensor) -> Tensor:
+    """Weighted sums of table rows: S, N, H."""
+    S, V, H = table_SVH.shape
+    n_slots = cat_SNK.shape[-1]
+    start_S = torch.arange(0, S * V, V, dtype=cat_SNK.dtype, device=cat_SNK.device)
+    ids_XK = (cat_SNK + start_S.view(S, 1, 1)).reshape(-1, n_slots)
+    rows_XH = _Bag.apply(table_SVH.reshape(S * V, H), ids_XK, weight_SNK.reshape(-1, n_slots))
+    return rows_XH.view(S, -1, H)
+
+
+def _add(video_SNH: Tensor, user_SBH: Tensor, B: int, C: int) -> Tensor:
+    """Add each visit's user part to its C candidates' video parts."""
+    h = video_SNH.view(video_SNH.shape[0], B, C, -1)
+    h = h + user_SBH.unsqueeze(2) if torch.is_grad_enabled() else h.add_(user_SBH.unsqueeze(2))
+    return h.flatten(1, 2)
+
+
+def _project(table_SVE: Tensor, weight_SDH: Tensor, n_fields: int) -> Tensor:
+    """Each category's embedding times each field's part of the first layer: S, V x fields, H."""
+    S, V, E = table_SVE.shape
+    weight = weight_SDH.reshape(S, n_fields, E, -1).transpose(1, 2).reshape(S, E, -1)
+    product = torch.bmm(table_SVE, weight).to(table_SVE.dtype)  # not in a mixed precision
+    return product.view(S, V * n_fields, -1)
+
+
+class _Bag(torch.autograd.Function):
+    """``embedding_bag`` whose gradient is summed in the rows' order.
+
+    PyTorch's own sums them in an order that depends on what else is in the batch, so that a
+    network's last bits would depend on the networks stacked beside it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table_YH: Tensor, ids_XK: Tensor, weight_XK: Tensor) -> Tensor:
+        ctx.save_for_backward(ids_XK, weight_XK)
+        ctx.n_rows = table_YH.shape[0]
+        return F.embedding_bag(ids_XK, table_YH, mode="sum", per_sample_weights=weight_XK)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        ids_XK, weight_XK = ctx.saved_tensors
+        rows_XKH = grads[0].unsqueeze(1) * weight_XK.unsqueeze(2)
+        table = torch.ops.aten.embedding_dense_backward(rows_XKH, ids_XK, ctx.n_rows, -1, False)
+        return table, None, None

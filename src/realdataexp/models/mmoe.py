@@ -1,0 +1,110 @@
+"""Multi-gate Mixture-of-Experts (Ma et al. 2018, KDD, doi 10.1145/3219819.3220007), S at once.
+
+Axes: S stacked networks, B visits, C candidates, N = B x C rows, E experts, Z = S x E experts of
+all networks, K labels, H a layer's width, O outputs of all labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realdataexp import draws
+from realdataexp.config import check_block
+from realdataexp.config.blocks import DeepParams, MMoEParams
+from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.layers import SplitLayer, Tower, nest, within
+
+
+class MMoE:
+    """Experts that all labels share; each label mixes them by a gate and has a tower of its own.
+
+    Of a row x, label k gets raw_k = tower_k(sum over experts e of g_ke f_e(x)), with the gate
+    g_k = softmax(W_k x + b_k) over the experts (equations 5 to 7; the paper's gates have no b_k).
+    An expert f_e is ``expert_layers`` with a ReLU behind each, a tower ``tower_layers`` with a
+    ReLU behind each and a linear layer; dropout follows each ReLU in training.
+
+    Parameters: those of ``SplitLayer`` over x, with the columns of the experts' first layers,
+    then of the gates; ``expert.`` as of ``Tower``, each with a leading axis E; ``tower_k.`` as of
+    ``Tower``.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        n_outputs: int | Sequence[int],
+        params: Mapping[str, Any],
+        where: str,
+    ) -> None:
+        """As any StackedModel, but ``n_outputs`` may name the outputs of each of several labels."""
+        self.options = check_block(MMoEParams, params, where)
+        sizes = [n_outputs] if isinstance(n_outputs, int) else list(n_outputs)
+        widths, deep = list(self.options.expert_layers), DeepParams(dropout=self.options.dropout)
+        self.n_expert_units = self.options.n_experts * widths[0]
+        n_gates = len(sizes) * self.options.n_experts
+        self.first = SplitLayer(schema, self.n_expert_units + n_gates, self.options.embedding_dim)
+        self.expert = Tower(widths, deep, activates_input=True)
+        self.towers = [
+            Tower([widths[-1], *self.options.tower_layers, n], deep, activates_input=False)
+            for n in sizes
+        ]
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many activations one row needs; of an expert its output a label, too."""
+        E, towers = self.options.n_experts, sum(tower.floats_per_row for tower in self.towers)
+        mixed = (1 + len(self.towers)) * self.options.expert_layers[-1]
+        return self.first.floats_per_row + E * (self.expert.floats_per_row + mixed) + towers
+
+    def init(self, key: Tensor) -> dict[str, Tensor]:
+        """Weights and biases U(-1, 1) / sqrt(fan-in), as torch.nn.Linear; embeddings N(0, 1)."""
+        experts = [
+            self.expert.init(draws.key(0, "expert", key, e)) for e in range(self.options.n_experts)
+        ]
+        params = self.first.init(key)
+        params |= nest("expert", {k: torch.stack([x[k] for x in experts]) for k in experts[0]})
+        for k, tower in enumerate(self.towers):
+            params |= nest(f"tower_{k}", tower.init(draws.key(0, "tower", key, k)))
+        return params
+
+    def forward(
+        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        """Raw outputs of shape S, B, C, O: the labels', one after the other."""
+        h_SNH = self.first.forward(params, batch)
+        S, N, _ = h_SNH.shape
+        E, K = self.options.n_experts, len(self.towers)
+        logit_SNKE = h_SNH[..., self.n_expert_units :].reshape(S, N, K, E)
+        gate_SNKE = torch.softmax(logit_SNKE, dim=-1)
+        experts = self._experts(params, h_SNH[..., : self.n_expert_units], dropout_key_S)
+        raws = []
+        for k, tower in enumerate(self.towers):
+            # one after the other: a sum over an inner axis has other last bits at a tensor's end
+            mixed_SNH = gate_SNKE[:, :, k, :1] * experts[0]
+            for e in range(1, E):
+                mixed_SNH = mixed_SNH + gate_SNKE[:, :, k, e : e + 1] * experts[e]
+            key_S = None if dropout_key_S is None else draws.key(0, f"tower_{k}", dropout_key_S)
+            raws.append(tower.forward(within(f"tower_{k}", params), mixed_SNH, key_S))
+        return torch.cat(raws, dim=-1).view(*batch.shape, -1)
+
+    def _experts(
+        self, params: Mapping[str, Tensor], sums_SNH: Tensor, dropout_key_S: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Each expert's output S, N, H, from the sums of the experts' first layers."""
+        S, N, _ = sums_SNH.shape
+        E = self.options.n_experts
+        h_ZNH = sums_SNH.view(S, N, E, -1).transpose(1, 2).flatten(0, 1)
+        key_Z = None
+        if dropout_key_S is not None:
+            key_Z = draws.key(
+                0, "expert", dropout_key_S.unsqueeze(1), torch.arange(E, device=h_ZNH.device)
+            ).flatten()
+        stacked = {name: p.flatten(0, 1) for name, p in within("expert", params).items()}
+        h_ZNH = self.expert.forward(stacked, h_ZNH, key_Z).relu()
+        if key_Z is not None and self.options.dropout:
+            keys_Z = draws.key(0, "output", key_Z)
+            h_ZNH = h_ZNH * draws.keep_mask(keys_Z, h_ZNH.shape[1:], self.options.dropout)
+        return h_ZNH.view(S, E, N, -1).unbind(1)

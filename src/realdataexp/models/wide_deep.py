@@ -1,0 +1,112 @@
+"""Wide & Deep (Cheng et al. 2016, arXiv 1606.07792), S of them at once.
+
+Axes: S stacked networks, B visits, C candidates, N = B x C rows, K category slots, P crossed
+pairs, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realdataexp import draws
+from realdataexp.config import check_block
+from realdataexp.config.blocks import WideDeepParams
+from realdataexp.errors import InputError
+from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.layers import (
+    SplitLayer,
+    Tower,
+    bag,
+    nest,
+    start_uniform,
+    to_rows,
+    within,
+)
+
+
+class WideDeep:
+    """A linear model that memorises beside a network that generalises: their sum.
+
+    raw = [x, phi(x)] W_wide + b_wide + MLP(x). The wide part is linear in the numbers, the one-hot
+    categories, and the cross-products phi(x): one-hot columns of each pair of categories of the
+    features in ``crosses``. A pair is hashed into one of ``cross_buckets`` columns; of multi-hot
+    features each entry is paired with each. The deep part is an MLP over the numbers and
+    embeddings of ``embedding_dim``. Both are trained together, by one optimizer.
+
+    Parameters: ``wide.`` as of ``SplitLayer``; ``wide.cross`` P x buckets, O; ``deep.`` as of
+    ``SplitLayer`` and ``Tower``.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
+    ) -> None:
+        self.options = check_block(WideDeepParams, params, where)
+        self.n_outputs = n_outputs
+        self.n_user_slots = schema.user.n_slots
+        widths = [*self.options.hidden_layers, n_outputs]
+        self.wide = SplitLayer(schema, n_outputs, embedding_dim=None)
+        self.first = SplitLayer(schema, widths[0], self.options.embedding_dim)
+        self.tower = Tower(widths, self.options, activates_input=True)
+
+        # a field's slots in the joined row: the user's, then the video's
+        slots = {name: range(first, end) for name, first, end in schema.user.fields}
+        for name, first, end in schema.video.fields:
+            slots[name] = range(first + self.n_user_slots, end + self.n_user_slots)
+        for name in [name for pair in self.options.crosses for name in pair]:
+            if name not in slots:
+                known = ", ".join(slots) or "none"
+                raise InputError(
+                    f"{where}.crosses: {name!r} is no categorical feature of this run; "
+                    f"there is: {known}"
+                )
+        self.crossed_slots = [
+            (pair, left, right)
+            for pair, (a, b) in enumerate(self.options.crosses)
+            for left in slots[a]
+            for right in slots[b]
+        ]
+
+    @property
+    def floats_per_row(self) -> int:
+        """About how many activations one row needs; an id counts as two."""
+        parts = (self.wide, self.first, self.tower)
+        return sum(part.floats_per_row for part in parts) + 3 * len(self.crossed_slots)
+
+    def init(self, key: Tensor) -> dict[str, Tensor]:
+        """As ``SplitLayer`` and ``Tower`` start; of the cross-products U(-1, 1) / sqrt(pairs)."""
+        wide = self.wide.init(draws.key(0, "wide", key))
+        if n := len(self.options.crosses):
+            shape = (n * self.options.cross_buckets, self.n_outputs)
+            wide["cross"] = start_uniform(key, "cross", shape, n)
+        deep_key = draws.key(0, "deep", key)
+        deep = self.first.init(deep_key) | self.tower.init(deep_key)
+        return nest("wide", wide) | nest("deep", deep)
+
+    def forward(
+        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        """Raw outputs of shape S, B, C, O."""
+        wide, deep = within("wide", params), within("deep", params)
+        h_SNH = self.first.forward(deep, batch)
+        raw_SNO = self.wide.forward(wide, batch) + self.tower.forward(deep, h_SNH, dropout_key_S)
+        if self.options.crosses:
+            raw_SNO = raw_SNO + bag(wide["cross"], *self._crossed(batch))
+        return raw_SNO.view(*batch.shape, -1)
+
+    def _crossed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ids and weights of each row's crossed slots: two of S, N, K."""
+        C = batch.shape[2]
+        user, video = batch.user_cat_SBK, batch.video_cat_SBCK.flatten(1, 2)
+        cat_SNK = torch.cat([to_rows(user, C), video], dim=-1)
+        user, video = batch.user_weight_SBK, batch.video_weight_SBCK.flatten(1, 2)
+        weight_SNK = torch.cat([to_rows(user, C), video], dim=-1)
+        pair_K, left_K, right_K = (
+            torch.tensor(x, device=cat_SNK.device) for x in zip(*self.crossed_slots, strict=True)
+        )
+        hash_SNK = draws.key(0, "cross", cat_SNK[..., left_K], cat_SNK[..., right_K])
+        n = self.options.cross_buckets
+        return pair_K * n + hash_SNK % n, weight_SNK[..., left_K] * weight_SNK[..., right_K]

@@ -1,0 +1,120 @@
+"""What the recorder keeps of a run, against counting its visits one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from support import BLOCKS, GLOBAL_C, GLOBAL_T, POOLING, History, Setting, run
+
+from realdataexp.designs.base import CONTROL, Outcome, ones
+from realdataexp.designs.cluster import Cluster
+from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.switchback import Switchback
+from realdataexp.loop import Block
+from realdataexp.runs.recorder import Recorder
+from realdataexp.worlds.base import Slate, Visits
+
+LABELS = ("play", "click")
+CLUSTER = Block("cluster", Cluster(n_clusters=2), 0.4)
+SWITCHBACK = Block("switchback", Switchback(block_steps=4, washout_steps=1), 0.4)
+REPLICATIONS = (0, 3)
+
+
+class Picky(Pooling):
+    """The control never shows a video with an odd number."""
+
+    def candidates(self, visits: Visits, slate: Slate, is_treated_RB: torch.Tensor) -> torch.Tensor:
+        is_even_RBC = slate.video_WBC % 2 == 0
+        return slate.is_candidate_WBC & (is_treated_RB.unsqueeze(-1) | is_even_RBC)
+
+    def weights(self, outcome: Outcome) -> torch.Tensor:
+        return ones(outcome, self.n_models)
+
+
+def recorded(blocks: tuple[Block, ...], has_users: bool = True) -> tuple[Recorder, History]:
+    history = run(Setting(n_candidates=2), blocks, REPLICATIONS)
+    recorder = Recorder(blocks, REPLICATIONS, LABELS, LABELS, 2, has_users)
+    for step in history.steps:
+        recorder.add(step)
+        if step.visits.step % 5 == 0:
+            recorder.flush()
+    recorder.flush()
+    return recorder, history
+
+
+def by_hand(h: History, block: int, covariate_UL: np.ndarray) -> dict[tuple, tuple]:
+    """Count, sum and covariates of each world, arm, label and unit of a block."""
+    rows: dict[tuple, list] = {}
+    before: dict[tuple, list[float]] = {}
+    for step in h.steps:
+        unit_RB = step.unit_XRB[block]
+        for r, replication in enumerate(REPLICATIONS):
+            w = h.world(block, replication)
+            for b, user in enumerate(step.visits.user_RB[r].tolist()):
+                unit = user if unit_RB is None else int(unit_RB[r, b])
+                for i, label in enumerate(LABELS):
+                    y = float(step.y_WBL[w, b, i])
+                    if np.isfinite(y):
+                        arm = "CT"[int(step.is_treated_WB[w, b])]
+                        rows.setdefault((replication, arm, label, unit), []).append(y)
+                        before.setdefault((replication, label, unit), []).append(
+                            float(covariate_UL[user, i])
+                        )
+    return {
+        (r, arm, label, unit): (len(y), sum(y), float(np.mean(before[r, label, unit])))
+        for (r, arm, label, unit), y in rows.items()
+    }
+
+
+def test_units_are_users_clusters_or_blocks_of_steps():
+    blocks = (GLOBAL_T, POOLING, CLUSTER, SWITCHBACK)
+    recorder, history = recorded(blocks)
+    covariate_UL = np.random.default_rng(0).normal(size=(10, 2))
+    table = recorder.units(covariate_UL)
+    assert table is not None
+    for i, block in enumerate(blocks):
+        part = table.filter(pl.col("design").cast(pl.String) == block.label)
+        found = {row[:4]: row[4:] for row in part.drop("design").iter_rows()}
+        expected = by_hand(history, i, covariate_UL)
+        assert len(found) == part.height and found.keys() == expected.keys()
+        for key, row in found.items():
+            assert row == pytest.approx(expected[key], rel=1e-9)
+        n_units = {"global": 10, "pooling": 10, "cluster": 2, "switchback": 3}[block.label]
+        assert set(part["unit"]) <= set(range(n_units))
+    without = recorder.units(None)
+    assert without is not None and without.drop("covariate").equals(table.drop("covariate"))
+
+
+def test_where_every_visit_is_a_new_user_only_designs_with_units_of_their_own_have_rows():
+    recorder, history = recorded((GLOBAL_T, GLOBAL_C, POOLING, SWITCHBACK), has_users=False)
+    table = recorder.units(None)
+    assert table is not None
+    assert table["design"].cast(pl.String).unique().to_list() == ["switchback"]
+    expected = by_hand(history, 3, np.zeros((10, 2)))
+    assert {row[:4] for row in table.drop("design").iter_rows()} == set(expected)
+    assert recorded((GLOBAL_T, POOLING), has_users=False)[0].units(None) is None
+
+
+def test_lost_visits_are_those_drawn_that_did_not_take_place():
+    recorder, history = recorded((GLOBAL_T, GLOBAL_C, Block("picky", Picky(), 0.4)))
+    lost = recorder.diagnostics()["share_of_visits_lost"]
+    assert list(lost) == ["global_T", "global_C", "picky"]
+    assert lost["global_T"] == lost["global_C"] == 0.0
+    drawn = took_place = 0
+    for step in history.steps:
+        drawn += int(step.visits.is_visit_RB.sum())
+        took_place += int(step.is_visit_WB[2 * len(REPLICATIONS) :].sum())
+        is_lost_WB = step.visits.is_visit_RB & ~step.is_visit_WB[2 * len(REPLICATIONS) :]
+        is_treated_WB = step.is_treated_WB[2 * len(REPLICATIONS) :]
+        assert bool((is_treated_WB[is_lost_WB] == CONTROL).all())
+    assert 0 < took_place < drawn
+    assert lost["picky"] == pytest.approx(1 - took_place / drawn)
+
+
+def test_before_the_first_step_nothing_is_known():
+    recorder = Recorder(BLOCKS, REPLICATIONS, LABELS, LABELS, 2, True)
+    recorder.flush()
+    assert recorder.units(None) is None and recorder.outcomes().height == 0
+    assert set(recorder.diagnostics()["share_of_visits_lost"].values()) == {None}

@@ -1,0 +1,114 @@
+"""Each stacked network is trained as one network by torch.optim, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_learner import SCALE, B, S, keys, labels, learner_of, random_batch, snapshot
+from torch import Tensor
+
+from realdataexp.learner import Learner
+from realdataexp.optimizers import OptimizerSettings
+
+TORCH = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+RATES = {"adam": 0.01, "adamw": 0.01, "sgd": 0.5}
+
+
+class Plain:
+    """Network s of a learner, by torch.optim."""
+
+    def __init__(self, learner: Learner, s: int, settings: OptimizerSettings) -> None:
+        self.learner, self.s, self.settings = learner, s, settings
+        self.leaves = {n: p[s : s + 1].clone().requires_grad_() for n, p in learner.params.items()}
+        self.optimizer = TORCH[settings.kind](
+            self.leaves.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+
+    def step(self, step: int, weight_B: Tensor) -> None:
+        self.optimizer.zero_grad()
+        rows = slice(self.s, self.s + 1)
+        raw = self.learner.model.forward(self.leaves, random_batch(step)[rows], None)
+        loss = self.learner.heads[0].loss.elementwise(raw[:, :, 0], labels(step)[rows, :, 0], SCALE)
+        (weight_B * loss[0]).mean().backward()
+        if self.settings.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.leaves.values(), self.settings.gradient_clip)
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize("kind", TORCH)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("gradient_clip", [None, 0.05])
+def test_every_step_is_that_of_torch(
+    kind: str, weight_decay: float, gradient_clip: float | None
+) -> None:
+    """Also where a network rests for a while: its steps are its own."""
+    settings = OptimizerSettings(RATES[kind], weight_decay, gradient_clip, kind)
+    learner = learner_of(loss="BCE")
+    plain = [Plain(learner, s, settings) for s in range(S)]
+    start = learner.network(0)
+    for step in range(10):
+        weight_SB = torch.linspace(0.2, 1.8, S * B).view(S, B)
+        weight_SB[2] *= float(step not in (3, 4, 7))
+        learner.update(random_batch(step), labels(step), weight_SB, settings, keys())
+        for s in range(S):
+            if weight_SB[s].any():
+                plain[s].step(step, weight_SB[s])
+            for name, p in plain[s].leaves.items():
+                torch.testing.assert_close(learner.params[name][s], p[0], rtol=0, atol=2e-5)
+    moved = max(float((learner.params[n][0] - p).abs().max()) for n, p in start.items())
+    assert moved > 0.02
+    assert learner.n_updates_S.tolist() == [10, 10, 7, 10]
+
+
+def test_decoupled_decay_differs_from_the_penalty() -> None:
+    ends = []
+    for kind in ("adam", "adamw"):
+        learner = learner_of()
+        settings = OptimizerSettings(0.01, 0.3, kind=kind)
+        for step in range(5):
+            learner.update(random_batch(step), labels(step), torch.ones(S, B), settings, keys())
+        ends.append(learner.params["weight_1"])
+    assert float((ends[0] - ends[1]).abs().max()) > 1e-3
+    assert float(ends[1].norm()) > float(ends[0].norm())
+
+
+@pytest.mark.parametrize("kind", TORCH)
+def test_a_network_that_rests_keeps_every_bit(kind: str) -> None:
+    learner = learner_of(dropout=0.3)
+    settings = OptimizerSettings(0.05, 0.5, 1.0, kind)
+    for step in range(3):
+        learner.update(random_batch(step), labels(step), torch.ones(S, B), settings, keys())
+    before = [snapshot(learner, s) for s in range(S)]
+    weight_SB = torch.ones(S, B)
+    weight_SB[1] = 0.0
+    learner.update(random_batch(9), labels(9), weight_SB, settings, keys(step=9))
+    assert snapshot(learner, 1) == before[1]
+    assert all(snapshot(learner, s) != before[s] for s in (0, 2, 3))
+
+
+def test_sgd_needs_no_moments() -> None:
+    learner = learner_of()
+    settings = OptimizerSettings(0.05, kind="sgd")
+    learner.update(random_batch(), labels(), torch.ones(S, B), settings, keys())
+    moments = (learner.moment_1, learner.moment_2)
+    assert not any(bool(x.any()) for moment in moments for x in moment.values())
+
+
+def test_a_share_of_skipped_updates_is_each_networks_own() -> None:
+    learner, settings = learner_of(), OptimizerSettings(0.01)
+    assert learner.skipped_share().tolist() == [0.0] * S
+    bad = torch.where(torch.arange(S).view(S, 1, 1) == 2, 1e30, labels())
+    for step in range(24):
+        y_SBK = bad if step % 3 == 0 else labels()
+        weight_SB = torch.ones(S, B)
+        weight_SB[3] = float(step >= 10)
+        learner.update(random_batch(step), y_SBK, weight_SB, settings, keys())
+        expected = 0.0 if step < 19 else (step // 3 + 1) / (step + 1)
+        assert learner.skipped_share().tolist() == pytest.approx([0, 0, expected, 0])
+    assert learner.skipped_share(1)[2] == pytest.approx(8 / 24)
+
+
+def test_settings_are_values() -> None:
+    assert OptimizerSettings(0.1) == replace(OptimizerSettings(0.2), learning_rate=0.1)
