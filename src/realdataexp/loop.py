@@ -11,8 +11,8 @@
     9. the models learn                     learner.update   (every retrain_every steps)
 
 Axes: W worlds (block x replication), R replications, M models a world, A arms (0 = control,
-1 = treatment), B visits, C candidates, L labels, S stacked networks (block x model x
-replication).
+1 = treatment), B visits, C candidates, L labels, K labels (heads) of a learner, S stacked networks
+(block x model x replication).
 """
 
 from __future__ import annotations

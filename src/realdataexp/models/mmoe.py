@@ -23,7 +23,7 @@ class MMoE:
     """Experts that all labels share; each label mixes them by a gate and has a tower of its own.
 
     Of a row x, label k gets raw_k = tower_k(sum over experts e of g_ke f_e(x)), with the gate
-    g_k = softmax(W_k x + b_k) over the experts (equations 5 to 7; the paper's gates have no b_k).
+    g_k = softmax(W_k x + b_k) over the experts (section 4.2; the paper's gates have no b_k).
     An expert f_e is ``expert_layers`` with a ReLU behind each, a tower ``tower_layers`` with a
     ReLU behind each and a linear layer; dropout follows each ReLU in training.
 

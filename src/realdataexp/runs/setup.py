@@ -149,15 +149,17 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         raise InputError("\n".join(faults))
     labels = [
         attempt(partial(_label_parts, config, i, loss, environment, warnings))
-        for i, loss in zip(learned, losses, strict=True)
         if loss is not None
+        else None
+        for i, loss in zip(learned, losses, strict=True)
     ]
     parts = tuple(label for label in labels if label is not None)
-    networks = [
-        attempt(partial(_network_parts, config, environment, group, parts))
-        for group in groups
-        if len(parts) == len(learned) and None not in models
-    ]
+    networks = []
+    for group in groups:
+        members = [label for place in group if (label := labels[place]) is not None]
+        if len(members) == len(group) and all(models[place] is not None for place in group):
+            make = partial(_network_parts, config, environment, group, members)
+            networks.append(attempt(make))
     context = _context(config, environment, device or choose_device("cpu"))
     running = [
         attempt(partial(block.design.start, replace(context, label=block.label, p=block.p)))
@@ -422,9 +424,8 @@ def _groups(config: Config, learned: list[int]) -> list[tuple[int, ...]]:
 
 
 def _network_parts(
-    config: Config, environment: Environment, group: tuple[int, ...], labels: Sequence[LabelParts]
+    config: Config, environment: Environment, group: tuple[int, ...], members: Sequence[LabelParts]
 ) -> NetworkParts:
-    members = [labels[place] for place in group]
     label, pretrain = members[0].config, config.pretrain
     where = f"labels.{config.labels.index(label)}"
     sizes = tuple(member.head.n_outputs for member in members)
