@@ -17,8 +17,8 @@ Axes: W worlds (block x replication), R replications, M models a world, A arms (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,9 @@ class Step:
         n_candidates_WB: candidates on the slate.
         loss_SL: each network's mean training loss, over the updates that were due after this
             step; NaN where it learned nothing.
+        prediction_SBL: what each network predicted for the items that it is given to learn from,
+            in the labels' units.
+        target_SBL: their outcomes; NaN where a network learns nothing from them.
         score_share_WAL: each label's share of the variance of the arm's fused score over a
             slate's candidates (the shares of an arm sum to 1); NaN where all scores are equal,
             None in steps that are not diagnosed.
@@ -90,6 +93,8 @@ class Step:
     differs_WB: Tensor
     n_candidates_WB: Tensor
     loss_SL: Tensor
+    prediction_SBL: Tensor
+    target_SBL: Tensor
     score_share_WAL: Tensor | None
 
 
@@ -108,6 +113,18 @@ class Lesson:
     batch: Batch
     weight_SB: Tensor
     y_SBL: Tensor
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        batch = {f"batch.{f.name}": getattr(self.batch, f.name) for f in fields(Batch)}
+        own = {"step": torch.tensor(self.step), "weight": self.weight_SB, "y": self.y_SBL}
+        return own | batch
+
+    @classmethod
+    def of_state(cls, tensors: Mapping[str, Tensor], to: torch.device) -> Lesson:
+        """The lesson whose state this is, on a device."""
+        batch = Batch(*(tensors[f"batch.{f.name}"].to(to) for f in fields(Batch)))
+        return cls(int(tensors["step"]), batch, tensors["weight"].to(to), tensors["y"].to(to))
 
 
 class Loop:
@@ -141,12 +158,39 @@ class Loop:
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
         self.labels_of = labels_of or [(i,) for i in range(len(labels))]
-        places = [i for of_learner in self.labels_of for i in of_learner]
-        self._head_of_label = sorted(range(len(places)), key=places.__getitem__)
         self._seed, self._diagnose_every = seed, diagnose_every
         self._retrain_every = retrain_every
         self._waiting: list[Lesson] = []
         self.running: list[Running] = [*running] if running else [b.design for b in blocks]
+        n_models = sum(block.design.n_models for block in blocks)
+        R = learners[0].n_networks // n_models
+        # of each network: its world, and the arm that ranks with it (any, where both do)
+        world_S, arm_S = torch.tensor(
+            [
+                (i * R + r, m)
+                for i, block in enumerate(blocks)
+                for m in range(block.design.n_models)
+                for r in range(R)
+            ]
+        ).unbind(1)
+        to = learners[0].n_updates_S.device
+        self._world_S, self._arm_S = world_S.to(to), arm_S.to(to)
+        alpha = [[p.alpha_A[a] / p.unit for p in labels] for a in (0, 1)]
+        self._factor_1A11L = torch.tensor(alpha).view(1, 2, 1, 1, -1).to(to)
+
+    def state(self) -> dict[str, Tensor]:
+        """The lessons that wait for the next round of training."""
+        tensors = {"n_waiting": torch.tensor(len(self._waiting))}
+        for i, lesson in enumerate(self._waiting):
+            tensors.update({f"{i}.{name}": t for name, t in lesson.state().items()})
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a state."""
+        self._waiting = []
+        for i in range(int(tensors["n_waiting"])):
+            own = {k.partition(".")[2]: t for k, t in tensors.items() if k.startswith(f"{i}.")}
+            self._waiting.append(Lesson.of_state(own, self._world_S.device))
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
         """Run the steps [first, last); ends early when nobody is left to visit."""
@@ -172,14 +216,18 @@ class Loop:
         )
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
         prediction_WABCL = self._predict(slate, R)
-        term_WABCL = prediction_WABCL * self._factors(prediction_WABCL)
+        term_WABCL = prediction_WABCL * self._factor_1A11L
         score_WABC = term_WABCL.sum(-1)
         padding_W1BC = ~slate.is_candidate_WBC.unsqueeze(1)
         score_WABC = score_WABC.masked_fill(padding_W1BC, -torch.inf)
         pick_WAB = score_WABC.argmax(-1)
         choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
         y_WBL = self.world.feedback(visits, slate, choice_WB)
-        loss_SL = self._learn(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
+        weight_SB = self._weights(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
+        batch = chosen(slate, choice_WB)[self._world_S]
+        y_SBL = y_WBL[self._world_S][..., : len(self.labels)]
+        lesson = Lesson(visits.step, batch, weight_SB, y_SBL)
+        loss_SL = self._learn(lesson, visits)
         is_visit_WB = slate.is_candidate_WBC.any(-1)
         is_counted_WB = torch.cat([d.counts(visits) for d in self.running])
         y_WBL = torch.where(is_counted_WB.unsqueeze(-1), y_WBL, torch.nan)
@@ -195,6 +243,8 @@ class Loop:
             (pick_WAB[:, 0] != pick_WAB[:, 1]) & is_visit_WB,
             slate.is_candidate_WBC.sum(-1),
             loss_SL,
+            self._of_networks(prediction_WABCL, choice_WB),
+            torch.where((weight_SB > 0).unsqueeze(-1), y_SBL, torch.nan),
             shares,
         )
 
@@ -212,18 +262,15 @@ class Loop:
                 s += len(models) * R
                 parts.append(torch.stack([models[0], models[-1]], dim=1))
             predictions.append(torch.cat(parts))
-        return self._by_label(predictions)
+        return by_label(predictions, self.labels_of)
 
-    def _by_label(self, per_learner: Sequence[Tensor]) -> Tensor:
-        """What each learner's heads give (a last axis), in the order of the labels."""
-        heads = [x for of_learner in per_learner for x in of_learner.unbind(-1)]
-        return torch.stack([heads[i] for i in self._head_of_label], dim=-1)
+    def _of_networks(self, prediction_WABCL: Tensor, choice_WB: Tensor) -> Tensor:
+        """Each network's predictions for its world's choices: S, B, L."""
+        W, A, B, _, L = prediction_WABCL.shape
+        at_WAB1L = choice_WB.view(W, 1, B, 1, 1).expand(W, A, B, 1, L)
+        return prediction_WABCL.gather(3, at_WAB1L).squeeze(3)[self._world_S, self._arm_S]
 
-    def _factors(self, like: Tensor) -> Tensor:
-        alpha = [[p.alpha_A[a] / p.unit for p in self.labels] for a in (0, 1)]
-        return like.new_tensor(alpha).view(1, 2, 1, 1, -1)
-
-    def _learn(
+    def _weights(
         self,
         visits: Visits,
         slate: Slate,
@@ -233,8 +280,8 @@ class Loop:
         pick_WAB: Tensor,
         y_WBL: Tensor,
     ) -> Tensor:
-        """Lines 8 and 9; returns the training losses S, L."""
-        weight, world_of = [], []
+        """Line 8: how much each network learns from each visit, NaN for padding: S, B."""
+        weight = []
         for design, block, w in zip(self.running, self.blocks, worlds, strict=True):
             outcome = Outcome(
                 visits,
@@ -246,23 +293,18 @@ class Loop:
                 y_WBL[w],
             )
             weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
-            world_of += list(range(w.start, w.stop)) * block.design.n_models
-        world_S = torch.tensor(world_of, device=y_WBL.device)
-        weight_SB = torch.cat(weight)
-        is_visit_SB = slate.is_candidate_WBC.any(-1)[world_S]
-        weight_SB = weight_SB.masked_fill(~is_visit_SB, torch.nan)
-        choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
-        lesson = Lesson(visits.step, chosen(slate, choice_WB)[world_S], weight_SB, y_WBL[world_S])
+        is_visit_SB = slate.is_candidate_WBC.any(-1)[self._world_S]
+        return torch.cat(weight).masked_fill(~is_visit_SB, torch.nan)
+
+    def _learn(self, lesson: Lesson, visits: Visits) -> Tensor:
+        """Line 9, where a round of training is due; returns the training losses S, L."""
         self._waiting.append(lesson)
-        due = []
-        if (visits.step + 1) % self._retrain_every == 0:
-            due, self._waiting = self._waiting, []
-        replication_S = visits.replication_R.repeat(len(self.blocks))[world_S]
+        if (visits.step + 1) % self._retrain_every:
+            return torch.full_like(lesson.y_SBL[:, 0], torch.nan)
+        due, self._waiting = self._waiting, []
+        replication_S = visits.replication_R.repeat(len(self.blocks))[self._world_S]
         losses = [self._train(lesson, replication_S) for lesson in due]
-        if len(losses) == 1:
-            return losses[0]
-        nothing = weight_SB.new_full((1, len(world_of), len(self.labels)), torch.nan)
-        return torch.stack(losses).nanmean(0) if losses else nothing[0]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).nanmean(0)
 
     def _train(self, lesson: Lesson, replication_S: Tensor) -> Tensor:
         """Line 9: every network takes one step; returns the training losses S, L."""
@@ -277,7 +319,19 @@ class Loop:
                     lesson.batch, y_SBK, lesson.weight_SB, settings, key_S, n_done=lesson.step
                 )
             )
-        return self._by_label(losses)
+        return by_label(losses, self.labels_of)
+
+
+def by_label(per_learner: Sequence[Tensor], labels_of: Sequence[Sequence[int]]) -> Tensor:
+    """What the learners' heads give (a last axis), in the order of the labels.
+
+    Args:
+        per_learner: a tensor of each learner.
+        labels_of: which labels its heads predict.
+    """
+    places = [i for of_learner in labels_of for i in of_learner]
+    heads = [x for of_learner in per_learner for x in of_learner.unbind(-1)]
+    return torch.stack([heads[places.index(i)] for i in range(len(places))], dim=-1)
 
 
 def n_networks(blocks: Sequence[Block], n_replications: int) -> int:
