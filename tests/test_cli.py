@@ -20,7 +20,7 @@ from realdataexp import cli
 from realdataexp.config import Config, load_config
 from realdataexp.errors import InputError, RunError
 
-COMMANDS = ("run", "plan", "prepare", "synth", "validate", "schema", "report")
+COMMANDS = ("run", "plan", "prepare", "download", "synth", "validate", "schema", "report")
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:

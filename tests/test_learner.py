@@ -356,7 +356,7 @@ def test_chunks_of_networks_change_nothing(per_chunk: int, embedding_dim: int | 
     close = {"rtol": 1e-3, "atol": 1e-4}
     ours, theirs = (x.predict(batch, everyone) for x in (cut, whole))
     torch.testing.assert_close(ours, theirs, **close)
-    ours, theirs = (x.losses(batch, y_SBK, everyone) for x in (cut, whole))
+    ours, theirs = (x.losses(batch, y_SBK) for x in (cut, whole))
     torch.testing.assert_close(ours, theirs, **close)
 
 
@@ -416,7 +416,7 @@ def test_predictions_and_losses_are_those_of_the_named_networks(
     y_SBK = labels(1, (n, B))
     y_SBK[0, 2] = NAN
     one = random_batch(1, (n, B, 1))
-    losses = learner.losses(one, y_SBK, networks)
+    losses = learner.losses(one, y_SBK)
     assert losses.shape == (n, B, 1)
     raw = learner.model.forward(views, one, None)[:, :, 0]
     expected = learner.heads[0].loss.elementwise(raw, y_SBK[..., 0].nan_to_num(), SCALE)
@@ -430,7 +430,7 @@ def test_scoring_changes_no_state() -> None:
     train(learner)
     before = [snapshot(learner, s) for s in range(S)]
     learner.predict(random_batch(1, (S, B, 3)), slice(0, S))
-    learner.losses(random_batch(1), labels(), slice(0, S))
+    learner.losses(random_batch(1), labels())
     assert [snapshot(learner, s) for s in range(S)] == before
 
 

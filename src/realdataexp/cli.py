@@ -172,6 +172,32 @@ def run(
     typer.echo(f"Run folder: {run_dir}")
 
 
+@app.command(epilog="Example: realdataexp resume results/20260101-120000-compare")
+def resume(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Continue an interrupted run to its end, as if it had never been interrupted."""
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose: give one of them")
+    from realdataexp.report.files import is_complete
+    from realdataexp.report.table import print_result
+
+    if is_complete(run_dir):
+        typer.echo(f"{run_dir}: complete; nothing to resume")
+        return
+    terminal.log_lines("INFO", quiet=quiet, verbose=verbose)
+    from realdataexp.runs.experiment import resume_experiment
+
+    try:
+        resume_experiment(run_dir)
+    except KeyboardInterrupt as error:
+        raise _Interrupted(*error.args) from error
+    print_result(run_dir)
+    typer.echo(f"Run folder: {run_dir}")
+
+
 @app.command(
     epilog="Example: realdataexp plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10",
 )
@@ -265,6 +291,36 @@ def prepare(
     )
     data = import_data(request, cache or loaded.cache_dir(), Warnings(), force)
     terminal.print_stats(f"{directory}: KuaiRand {data.version}", data.stats)
+
+
+@app.command(
+    epilog="Example: realdataexp download pure data/KuaiRand-Pure. An archive that lies in DIR "
+    "already is checked and unpacked without fetching it again.",
+)
+def download(
+    version: Annotated[str, typer.Argument(metavar="pure|1k|27k", help="Version of KuaiRand.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder for the data, as prepare and run want it.")
+    ],
+    url: Annotated[
+        str | None, typer.Option(help="A mirror of the archive; its md5 is checked all the same.")
+    ] = None,
+    keep_archive: Annotated[
+        bool, typer.Option("--keep-archive", help="Keep the archive beside the data.")
+    ] = False,
+) -> None:
+    """Fetch an official archive, check it and unpack it; go on where it broke off."""
+    terminal.log_lines("INFO")
+    from realdataexp.data.download import download as fetch
+
+    try:
+        with terminal.byte_progress() as progress:
+            is_new = fetch(
+                version, directory, url=url, keep_archive=keep_archive, progress=progress
+            )
+    except KeyboardInterrupt as error:
+        raise _Interrupted(*error.args) from error
+    typer.echo(f"{directory}: {'complete' if is_new else 'was complete already'}")
 
 
 @app.command(

@@ -21,6 +21,7 @@ from realdataexp.heads import Head, by_rows
 from realdataexp.models import Batch, StackedModel
 from realdataexp.models.base import restore
 from realdataexp.optimizers import OptimizerSettings, descend
+from realdataexp.scaling import LossScale
 from realdataexp.schedules import Schedule
 
 
@@ -37,6 +38,7 @@ class Learner:
         rate_factor_S: what the schedule multiplies the learning rate with.
         best_S: the lowest validation value that ``look`` has heard of; n_bad_S: how often it has
             heard of no better one since. Both are on the host.
+        loss_scale: what keeps small gradients alive in float16; None in other types.
     """
 
     model: StackedModel
@@ -50,6 +52,7 @@ class Learner:
     rate_factor_S: Tensor
     best_S: Tensor
     n_bad_S: Tensor
+    loss_scale: LossScale | None
 
     @classmethod
     def start(
@@ -78,6 +81,7 @@ class Learner:
             rate_factor_S=torch.ones(n_networks, device=device.torch),
             best_S=torch.full((n_networks,), torch.inf, dtype=torch.float64),
             n_bad_S=torch.zeros(n_networks, dtype=torch.int64),
+            loss_scale=LossScale.start(n_networks, device.torch) if device.needs_scaling else None,
         )
 
     @property
@@ -100,28 +104,50 @@ class Learner:
             float32 of shape (networks), B, C, K.
         """
         predictions = []
-        with torch.no_grad(), self.device.autocast():
-            for chunk in self._chunks(networks, batch):
-                raw = self.model.forward(self._views(chunk), batch[_shift(chunk, networks)], None)
-                per_head = [by_rows(head.predict, part) for head, part in self._parts(raw)]
-                predictions.append(torch.stack(per_head, dim=-1))
+        for _, raw_SBCO in self._score(batch, networks):
+            per_head = [by_rows(head.predict, part) for head, part in self._parts(raw_SBCO)]
+            predictions.append(torch.stack(per_head, dim=-1))
         return torch.cat(predictions)
 
-    def losses(self, batch: Batch, y_SBK: Tensor, networks: slice) -> Tensor:
-        """Each row's losses without dropout, (networks), B, K; NaN where a label is missing."""
-        values = []
-        with torch.no_grad(), self.device.autocast():
-            for chunk in self._chunks(networks, batch):
-                rows = _shift(chunk, networks)
-                raw = self.model.forward(self._views(chunk), batch[rows], None)
-                per_head = []
-                for k, (head, part) in enumerate(self._parts(raw[:, :, 0])):
-                    y_SB = y_SBK[rows, :, k]
-                    is_known = torch.isfinite(y_SB)
-                    loss_SB = by_rows(head.losses, part, torch.where(is_known, y_SB, 0.0))
-                    per_head.append(torch.where(is_known, loss_SB, torch.nan))
-                values.append(torch.stack(per_head, dim=-1))
-        return torch.cat(values)
+    def evaluate(
+        self, batch: Batch, y_SBCK: Tensor, networks: slice | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predictions and losses of the same videos, in one pass without dropout.
+
+        Args:
+            batch: inputs of the networks in ``networks``, in their order.
+            y_SBCK: their true labels; NaN = missing.
+            networks: a contiguous range of networks; None = all.
+
+        Returns:
+            What ``predict`` gives, and each label's loss, NaN where the label is missing: two of
+            (networks), B, C, K.
+        """
+        networks = slice(0, self.n_networks) if networks is None else networks
+        predictions, losses = [], []
+        for rows, raw_SBCO in self._score(batch, networks):
+            predicted, lost = [], []
+            for k, (head, part) in enumerate(self._parts(raw_SBCO)):
+                y_SBC = y_SBCK[rows, ..., k]
+                is_known = torch.isfinite(y_SBC)
+                loss_SBC = by_rows(head.losses, part, torch.where(is_known, y_SBC, 0.0))
+                lost.append(torch.where(is_known, loss_SBC, torch.nan))
+                predicted.append(by_rows(head.predict, part))
+            predictions.append(torch.stack(predicted, dim=-1))
+            losses.append(torch.stack(lost, dim=-1))
+        return torch.cat(predictions), torch.cat(losses)
+
+    def losses(self, batch: Batch, y_SBK: Tensor, networks: slice | None = None) -> Tensor:
+        """The losses of ``evaluate`` with one candidate a row: (networks), B, K."""
+        return self.evaluate(batch, y_SBK.unsqueeze(2), networks)[1].squeeze(2)
+
+    def _score(self, batch: Batch, networks: slice) -> Iterator[tuple[slice, Tensor]]:
+        """Each chunk's place in ``networks``, and its raw outputs without dropout: S, B, C, O."""
+        for chunk in self._chunks(networks, batch):
+            rows = slice(chunk.start - networks.start, chunk.stop - networks.start)
+            with torch.no_grad(), self.device.autocast():
+                raw_SBCO = self.model.forward(self._views(chunk), batch[rows], None)
+            yield rows, raw_SBCO
 
     def update(
         self,
@@ -192,7 +218,11 @@ class Learner:
             means.append(loss_SB.sum(1) / learned_SB.sum(1))
             has_rows.append(learned_SB.any(1))
         loss_S = sum(totals[1:], totals[0])
-        grads = torch.autograd.grad(loss_S.sum(), list(leaves.values()))
+        scale = self.loss_scale
+        scaled_S = loss_S if scale is None else scale.scale(loss_S, chunk)
+        grads = torch.autograd.grad(scaled_S.sum(), list(leaves.values()))
+        if scale is not None:
+            grads = scale.unscale(grads, chunk)
         has_rows_S = has_rows[0] if len(has_rows) == 1 else torch.stack(has_rows).any(0)
         self._descend(chunk, grads, loss_S.detach(), has_rows_S, settings)
         return torch.stack(means, dim=-1)
@@ -209,8 +239,13 @@ class Learner:
         # one after the other: a sum over a leading axis has other last bits at a tensor's end
         norm_S = sum((g.flatten(1).square().sum(1) for g in grads), loss_S.new_zeros(())).sqrt()
         finite_S = torch.isfinite(norm_S) & torch.isfinite(loss_S)
-        is_active_S = has_rows_S & finite_S
-        self.n_skipped_S[chunk] += has_rows_S & ~finite_S
+        is_active_S, is_failed_S = has_rows_S & finite_S, has_rows_S & ~finite_S
+        if self.loss_scale is not None:
+            is_due_S = has_rows_S & torch.isfinite(loss_S)
+            overflows_S = is_due_S & ~torch.isfinite(norm_S)
+            # an update that is lost to finding the scale is no failure
+            is_failed_S &= ~self.loss_scale.update(is_due_S, overflows_S, chunk)
+        self.n_skipped_S[chunk] += is_failed_S
         self.n_updates_S[chunk] += is_active_S
         descend(
             self._views(chunk),
@@ -257,7 +292,7 @@ class Learner:
         tensors = {name: getattr(self, f"{name}_S") for name in names}
         for part in ("params", "moment_1", "moment_2"):
             tensors.update({f"{part}.{k}": v for k, v in getattr(self, part).items()})
-        return tensors
+        return tensors if self.loss_scale is None else tensors | self.loss_scale.state()
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a state of a learner with the same model and number of networks.
@@ -266,8 +301,3 @@ class Learner:
             ValueError: a tensor's name, shape or type is not that of this learner's state.
         """
         restore(self.state(), tensors)
-
-
-def _shift(chunk: slice, networks: slice) -> slice:
-    """The same networks, counted from the start of ``networks``."""
-    return slice(chunk.start - networks.start, chunk.stop - networks.start)

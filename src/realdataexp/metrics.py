@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 _N_BINS = 10
+LOSS = "loss"  # each network's own, not computed here
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,53 @@ METRICS: dict[str, Metric] = {
         True, "n_ndcg", "how near the order of a slate is to the best one; 1 is the best order"
     ),
 }
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One label's metrics of S networks, or of the rankings in S worlds; all on the host.
+
+    Attributes:
+        label: whose.
+        values: metric -> float64 S, NaN where it is not defined.
+        counts: metric -> int64 S, what each value rests on.
+        n_nonfinite: predictions, or visits, that were left out because they were not finite.
+    """
+
+    label: str
+    values: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    n_nonfinite: Tensor
+
+    def count(self, metric: str) -> Tensor:
+        """What a metric's values rest on; of ``n_nonfinite``: of how many it is a part."""
+        if metric != "n_nonfinite":
+            return self.counts[metric]
+        return self.n_nonfinite + next(iter(self.counts.values()))
+
+
+def figures_of(label: str, found: dict[str, Tensor], loss_S: Tensor | None = None) -> Figures:
+    """The values and counts of what a function of this module returned, and the mean losses."""
+    values = {name: value.cpu() for name, value in found.items() if name in METRICS}
+    counts = {name: found[METRICS[name].count].cpu() for name in values}
+    if loss_S is not None:
+        values[LOSS], counts[LOSS] = loss_S.cpu().double(), found["n_rows"].cpu()
+    return Figures(label, values, counts, found["n_nonfinite"].cpu())
+
+
+def metric_names(kind: str | None) -> tuple[str, ...]:
+    """The metrics of an outcome: of its rankings, and of its predictions by type (None: none)."""
+    of_labels = {
+        "binary": ("auc", "accuracy", "log_loss", "calibration_error"),
+        "numerical": ("log_mae", "mae", "relative_error", "spearman"),
+        "categorical": ("mae", "spearman"),
+    }
+    return ((LOSS, *of_labels[kind]) if kind else ()) + ("picked", "ndcg")
+
+
+def is_higher_better(metric: str) -> bool:
+    """Whether the best network has the highest value of a metric, or of the loss."""
+    return metric != LOSS and METRICS[metric].is_higher_better
 
 
 def binary_metrics(p_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:

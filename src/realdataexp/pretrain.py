@@ -112,6 +112,10 @@ class Pretraining:
         while not self.is_done:
             if check := self.advance():
                 yield check
+        self.finish()
+
+    def finish(self) -> None:
+        """Give each network the parameters of its best check, where one was kept."""
         for learner, best, params in zip(
             self._learners, self._best_N.tolist(), self._best_params, strict=True
         ):
@@ -128,15 +132,16 @@ class Pretraining:
             if self._has_stopped(n):
                 continue
             purpose = f"pretrain dropout {n}"
-            key_S = draws.key(self._settings.seed, purpose, torch.tensor([self.iteration]))
             y_SBK = torch.stack([y_L[i] for i in places], dim=-1)
+            iteration_S = torch.full((1,), self.iteration, device=y_SBK.device)
+            key_S = draws.key(self._settings.seed, purpose, iteration_S)
             weight_SB = torch.ones_like(y_L[places[0]])
             loss_SK = learner.update(
                 batch,
                 y_SBK,
                 weight_SB,
                 self._optimizers[n],
-                key_S.to(y_SBK.device),
+                key_S,
                 n_done=self.iteration - 1,
             )
             for i, loss_S in zip(places, loss_SK.unbind(-1), strict=True):

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
     from rich.table import Table
+
+logger = logging.getLogger("realdataexp")
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -28,9 +35,54 @@ def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None
     Quiet leaves the warnings to the result, which ends with them.
     """
     handler = _StderrHandler("ERROR" if quiet else "DEBUG" if verbose else level)
-    logger = logging.getLogger("realdataexp")
     logger.handlers = [handler]
     logger.setLevel(handler.level)
+
+
+@contextmanager
+def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show how many bytes a phase is through: a bar on a terminal, a line now and then elsewhere.
+
+    Yields:
+        What to call with the phase, its bytes so far and in all (None: unknown).
+    """
+    if not sys.stderr.isatty():
+        yield _byte_lines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    tasks: dict[str, TaskID] = {}
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    text = TextColumn("{task.description}", style="bold", markup=False)
+    with Progress(text, *columns, console=Console(stderr=True), transient=True) as bar:
+
+        def show(phase: str, done: int, total: int | None) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=total, completed=done)
+            bar.update(tasks[phase], completed=done, total=total)
+
+        yield show
+
+
+def _byte_lines() -> Callable[[str, int, int | None], None]:
+    last = time.monotonic()
+
+    def show(phase: str, done: int, total: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES and done != total:
+            last = time.monotonic()
+            whole = f" of {total / 1e6:,.0f}" if total is not None else ""
+            logger.info("[download] %s: %s%s MB", phase, f"{done / 1e6:,.0f}", whole)
+
+    return show
 
 
 def print_stats(title: str, stats: Mapping[str, Any]) -> None:

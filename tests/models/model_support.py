@@ -270,8 +270,8 @@ def fit(
     batch, y_SBK, n = in_float32(batch), y_SB.float().unsqueeze(-1), batch.shape[0]
     starts = [model.init(draws.key(i, "init")) for i in range(n)]
     learner, settings = learner_of(model, "MSE", starts, 8 << 20), OptimizerSettings(learning_rate)
-    before_S = learner.losses(batch, y_SBK, slice(0, n)).mean((1, 2))
+    before_S = learner.losses(batch, y_SBK).mean((1, 2))
     for step in range(n_steps):
         keys_S = draws.key(0, "dropout", torch.arange(n), step)
         learner.update(batch, y_SBK, torch.ones(batch.shape[:2]), settings, keys_S)
-    return before_S, learner.losses(batch, y_SBK, slice(0, n)).mean((1, 2))
+    return before_S, learner.losses(batch, y_SBK).mean((1, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,7 +14,9 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from realdataexp.config.faults import NestedFaults, unknown_name
 
@@ -215,6 +217,9 @@ class FeatureConfig(Block):
         return names
 
 
+_OF_LAYERS = ("dropout", "normalization")
+
+
 class DeepParams(Block):
     """Fully connected hidden layers, as several models have them."""
 
@@ -223,6 +228,27 @@ class DeepParams(Block):
     normalization: Literal["none", "layer"] = Field(
         "none", description="layer: a LayerNorm in front of each hidden layer's ReLU"
     )
+
+    def idle(self) -> dict[str, str]:
+        """The settings that act on nothing here, and what they would act on."""
+        return {} if self.hidden_layers else dict.fromkeys(_OF_LAYERS, "hidden layers")
+
+    @model_validator(mode="after")
+    def _refuse_idle(self) -> Self:
+        """Idle settings must be as where none are given: a resolved config lists them all."""
+        kind = type(self)
+        faults = [
+            InitErrorDetails(
+                type=PydanticCustomError("idle", f"has no effect without {what}: leave it out"),
+                loc=(name,),
+                input=getattr(self, name),
+            )
+            for name, what in self.idle().items()
+            if getattr(self, name) != kind.model_fields[name].default
+        ]
+        if faults:
+            raise NestedFaults(ValidationError.from_exception_data(kind.__name__, faults), kind)
+        return self
 
 
 class MLPParams(DeepParams):
@@ -258,6 +284,10 @@ class WideDeepParams(DeepParams):
             raise ValueError(f"each pair once: remove the second {', '.join(twice)}")
         return crosses
 
+    def idle(self) -> dict[str, str]:
+        """The settings that act on nothing here, and what they would act on."""
+        return super().idle() | ({} if self.crosses else {"cross_buckets": "crosses"})
+
 
 class DCNv2Params(DeepParams):
     """`model_params` of the model DCNv2."""
@@ -277,6 +307,10 @@ class DLRMParams(DeepParams):
     bottom_layers: Widths = Field(
         (32,), description="units of each hidden layer over the numbers; empty: none"
     )
+
+    def idle(self) -> dict[str, str]:
+        """The settings that act on nothing here, and what they would act on."""
+        return {} if self.bottom_layers else super().idle()
 
 
 class MMoEParams(Block):
@@ -451,6 +485,9 @@ class PretrainConfig(Block):
     validate_every_iters: Count | None = Field(
         None, description="batches between two checks; null: one check an epoch"
     )
+    save_every_iters: Count | None = Field(
+        None, description="batches between two checkpoints, besides one at each check"
+    )
 
 
 class SimulationConfig(Block):
@@ -464,6 +501,7 @@ class SimulationConfig(Block):
     n_steps: Count = Field(200, description="steps of the loop; with 0 nothing happens")
     validate_every: Count = Field(25, description="steps between two validations")
     save_every: Count = Field(50, description="steps between two checkpoints")
+    keep_last: Count = Field(2, description="checkpoints that are kept, besides the best ones")
     learning_rate: Rate | None = Field(
         5e-4, description="learning rate in the loop; null: each label's own"
     )
@@ -504,6 +542,10 @@ class SimulationConfig(Block):
 class ValidationConfig(Block):
     """Validation of the models on visits of the users who are held out."""
 
+    primary_metric: Text | None = Field(
+        None, description="what the best checkpoint is best by, as label.metric; null: the first "
+        "label's loss"
+    )  # fmt: skip
     validation_batches: Count = Field(
         6, description="visits of a validation, at most, in batches of simulation.batch_size"
     )

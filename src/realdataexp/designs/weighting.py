@@ -158,12 +158,13 @@ class RunningWeighting:
             return {}
         on = torch.cat([s[2].reshape(-1) for s in self._seen]).cpu().numpy()
         g, z = (
-            torch.cat([s[i].reshape(-1).double() for s in self._seen]).cpu().numpy()[on]
+            torch.cat([s[i].reshape(-1) for s in self._seen]).cpu().double().numpy()[on]
             for i in (0, 1)
         )
         weight, clipped = (
-            torch.cat([s[i].transpose(0, 1).flatten(1).double() for s in self._seen], dim=1)
+            torch.cat([s[i].transpose(0, 1).flatten(1) for s in self._seen], dim=1)
             .cpu()
+            .double()
             .numpy()[:, on]
             for i in (3, 4)
         )

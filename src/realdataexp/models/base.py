@@ -141,18 +141,16 @@ def _select(
     """One side's columns of some features, ids counted in their own joint vocabulary."""
     new = side.select(names)
     first_id_of = {name: i for (name, _, _), i in zip(new.fields, new.first_ids, strict=True)}
-    columns = [d for d, name in enumerate(side.numerical) if name in names]
-    slots: list[int] = []
-    shifts: list[int] = []
+    # slices, as a list of columns would have to be copied to the device
+    nums = [num_XD[..., d : d + 1] for d, name in enumerate(side.numerical) if name in names]
+    cats, weights = [], []
     for (name, first, end), first_id in zip(side.fields, side.first_ids, strict=True):
         if name in names:
-            slots += range(first, end)
-            shifts += [first_id - first_id_of[name]] * (end - first)
-    column_D, slot_K = (
-        torch.tensor(x, dtype=torch.int64, device=num_XD.device) for x in (columns, slots)
-    )
-    cat_XK = cat_XK.index_select(-1, slot_K) - cat_XK.new_tensor(shifts)
-    return num_XD.index_select(-1, column_D), cat_XK, weight_XK.index_select(-1, slot_K)
+            cats.append(cat_XK[..., first:end] - (first_id - first_id_of[name]))
+            weights.append(weight_XK[..., first:end])
+    parts = ((num_XD, nums), (cat_XK, cats), (weight_XK, weights))
+    num_XD, cat_XK, weight_XK = (torch.cat([x[..., :0], *kept], dim=-1) for x, kept in parts)
+    return num_XD, cat_XK, weight_XK
 
 
 class StackedModel(Protocol):

@@ -1,6 +1,6 @@
 """What the stacked networks are built of: embeddings, a first layer over features, a tower.
 
-A part holds no tensors: ``init`` makes one network's starting parameters, and ``forward`` takes
+A part holds no parameters: ``init`` makes one network's starting parameters, and ``forward`` takes
 those of all S networks under the same names.
 
 Axes: S stacked networks, B visits, C candidates, N = B x C rows, D numerical features (or inputs),
@@ -37,6 +37,7 @@ class SplitLayer:
     def __init__(self, schema: FeatureSchema, width: int, embedding_dim: int | None) -> None:
         self.sides = {"user": schema.user, "video": schema.video}
         self.width, self.embedding_dim = width, embedding_dim
+        self._field_K: dict[tuple[str, torch.device], Tensor] = {}
 
     @property
     def floats_per_row(self) -> int:
@@ -107,11 +108,7 @@ class SplitLayer:
             # fewer categories than rows: multiply each category's embedding once, look up sums
             assert weight is not None
             table = _project(params[f"{name}_embedding"], weight[:, side.n_numerical :], n_fields)
-            field_K = [
-                f for f, (_, first, end) in enumerate(side.fields) for _ in range(first, end)
-            ]
-            ids_SNK = cat_SNK * n_fields + cat_SNK.new_tensor(field_K)
-            part = bag(table, ids_SNK, weight_SNK)
+            part = bag(table, cat_SNK * n_fields + self._fields(name, cat_SNK), weight_SNK)
             weight = weight[:, : side.n_numerical]
         elif n_fields:
             inputs += embed(params[f"{name}_embedding"], side, cat_SNK, weight_SNK)
@@ -125,6 +122,15 @@ class SplitLayer:
             else:
                 part = part.baddbmm_(x_SND, weight)  # in place: nothing else holds it
         return part
+
+    def _fields(self, name: str, cat_SNK: Tensor) -> Tensor:
+        """The field of each slot of a side: K; kept on the device after its first use."""
+        place = name, cat_SNK.device
+        if place not in self._field_K:
+            fields = enumerate(self.sides[name].fields)
+            field_of_slots = [cat_SNK.new_full((end - first,), f) for f, (_, first, end) in fields]
+            self._field_K[place] = torch.cat(field_of_slots)
+        return self._field_K[place]
 
 
 class Tower:

@@ -1,7 +1,7 @@
 """Wide & Deep (Cheng et al. 2016, arXiv 1606.07792), S of them at once.
 
-Axes: S stacked networks, B visits, C candidates, N = B x C rows, K category slots, P crossed
-pairs, O outputs.
+Axes: S stacked networks, B visits, C candidates, N = B x C rows, K category slots, J slots of a
+feature, P crossed pairs, O outputs.
 """
 
 from __future__ import annotations
@@ -46,16 +46,15 @@ class WideDeep:
     ) -> None:
         self.options = check_block(WideDeepParams, params, where)
         self.n_outputs = n_outputs
-        self.n_user_slots = schema.user.n_slots
         widths = [*self.options.hidden_layers, n_outputs]
         self.wide = SplitLayer(schema, n_outputs, embedding_dim=None)
         self.first = SplitLayer(schema, widths[0], self.options.embedding_dim)
         self.tower = Tower(widths, self.options, activates_input=True)
 
         # a field's slots in the joined row: the user's, then the video's
-        slots = {name: range(first, end) for name, first, end in schema.user.fields}
-        for name, first, end in schema.video.fields:
-            slots[name] = range(first + self.n_user_slots, end + self.n_user_slots)
+        slots = {name: slice(first, end) for name, first, end in schema.user.fields}
+        n = schema.user.n_slots
+        slots |= {name: slice(first + n, end + n) for name, first, end in schema.video.fields}
         for name in [name for pair in self.options.crosses for name in pair]:
             if name not in slots:
                 known = ", ".join(slots) or "none"
@@ -63,18 +62,14 @@ class WideDeep:
                     f"{where}.crosses: {name!r} is no categorical feature of this run; "
                     f"there is: {known}"
                 )
-        self.crossed_slots = [
-            (pair, left, right)
-            for pair, (a, b) in enumerate(self.options.crosses)
-            for left in slots[a]
-            for right in slots[b]
-        ]
+        self.crossed_slots = [(slots[a], slots[b]) for a, b in self.options.crosses]
 
     @property
     def floats_per_row(self) -> int:
         """About how many activations one row needs; an id counts as two."""
         parts = (self.wide, self.first, self.tower)
-        return sum(part.floats_per_row for part in parts) + 3 * len(self.crossed_slots)
+        n_crossed = sum((a.stop - a.start) * (b.stop - b.start) for a, b in self.crossed_slots)
+        return sum(part.floats_per_row for part in parts) + 3 * n_crossed
 
     def init(self, key: Tensor) -> dict[str, Tensor]:
         """As ``SplitLayer`` and ``Tower`` start; of the cross-products U(-1, 1) / sqrt(pairs)."""
@@ -104,9 +99,16 @@ class WideDeep:
         cat_SNK = torch.cat([to_rows(user, C), video], dim=-1)
         user, video = batch.user_weight_SBK, batch.video_weight_SBCK.flatten(1, 2)
         weight_SNK = torch.cat([to_rows(user, C), video], dim=-1)
-        pair_K, left_K, right_K = (
-            torch.tensor(x, device=cat_SNK.device) for x in zip(*self.crossed_slots, strict=True)
-        )
-        hash_SNK = draws.key(0, "cross", cat_SNK[..., left_K], cat_SNK[..., right_K])
-        n = self.options.cross_buckets
-        return pair_K * n + hash_SNK % n, weight_SNK[..., left_K] * weight_SNK[..., right_K]
+        ids, weights, n = [], [], self.options.cross_buckets
+        for pair, slots in enumerate(self.crossed_slots):
+            left_SNJ1, right_SN1J = _each_with_each(cat_SNK, *slots)
+            hash_SNJJ = draws.key(0, "cross", left_SNJ1, right_SN1J)
+            ids.append((hash_SNJJ % n + pair * n).flatten(2))
+            left_SNJ1, right_SN1J = _each_with_each(weight_SNK, *slots)
+            weights.append((left_SNJ1 * right_SN1J).flatten(2))
+        return torch.cat(ids, dim=-1), torch.cat(weights, dim=-1)
+
+
+def _each_with_each(x_SNK: Tensor, left: slice, right: slice) -> tuple[Tensor, Tensor]:
+    """Two features' slots, which broadcast to all pairs: S, N, J, 1 and S, N, 1, J."""
+    return x_SNK[..., left].unsqueeze(-1), x_SNK[..., right].unsqueeze(-2)

@@ -41,3 +41,8 @@ def read_table(run_dir: Path, name: str) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); run again") from error
+
+
+def is_complete(run_dir: Path) -> bool:
+    """Whether a run folder holds the result of a run that came to its end."""
+    return (run_dir / "result.json").exists() and read_result(run_dir)["status"] == "complete"

@@ -9,14 +9,16 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from realdataexp.errors import InputError, Warnings
 
@@ -70,6 +72,23 @@ def write_text(path: Path, text: str) -> None:
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a table atomically."""
     write_atomically(path, frame.write_parquet)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, atomically."""
+    own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        save_file(own, temporary)
+        temporary.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
+
+    write_atomically(path, write)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -185,6 +204,7 @@ class RunLog(logging.Handler):
         super().__init__(level)
         self._waiting: list[str] = []
         self._path: Path | None = None
+        self._lock: IO[str] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; its first word, such as [loop], stays in front of the time."""
@@ -195,23 +215,63 @@ class RunLog(logging.Handler):
         self._waiting += [f"{part}] {at} {line}\n" for line in message.splitlines() or [""]]
         self._flush_to_file()
 
-    def open(self, path: Path) -> None:
-        """From now on lines go to this file, which must be new; those that waited come first.
+    @contextmanager
+    def listening(self, to: logging.Logger) -> Iterator[None]:
+        """Hear what a logger says, whatever its own level."""
+        level = to.level
+        to.setLevel(self.level if level == logging.NOTSET else min(level, self.level))
+        to.addHandler(self)
+        try:
+            yield
+        finally:
+            to.removeHandler(self)
+            to.setLevel(level)
+            self.stop()
+
+    def open(self, path: Path, *, is_new: bool = True) -> None:
+        """From now on lines go to this file; those that waited come first.
+
+        Args:
+            path: the file, which is locked: one run at a time writes there.
+            is_new: whether it must not exist yet.
 
         Raises:
             InputError: another run writes there, or the disk is full.
         """
         with disk_faults(path):
-            path.touch(exist_ok=False)
+            if is_new:
+                path.touch(exist_ok=False)
+            self._lock = path.open("a")
+            if not _lock(self._lock):
+                self._lock.close()
+                raise InputError(f"{path}: another run is writing there; wait for its end")
         self._path = path
         self._flush_to_file()
 
     def stop(self) -> None:
         """From now on lines go nowhere."""
         self._path = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _flush_to_file(self) -> None:
         if self._path is not None:
             with disk_faults(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.writelines(self._waiting)
             self._waiting.clear()
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file until it is closed, or its process ends; False where another holds it."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows: a folder is trusted to have one user
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

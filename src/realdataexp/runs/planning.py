@@ -16,7 +16,6 @@ import polars as pl
 from realdataexp.config import Config, load_config
 from realdataexp.errors import InputError, Warnings
 from realdataexp.report.files import read_result, read_table
-from realdataexp.runs.experiment import SCHEMA_VERSION as RUN_VERSION
 from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.folder import (
     Folder,
@@ -26,6 +25,7 @@ from realdataexp.runs.folder import (
     write_json,
     write_parquet,
 )
+from realdataexp.runs.results import SCHEMA_VERSION as RUN_VERSION
 from realdataexp.runs.setup import set_up
 from realdataexp.stats.planner import PlannedRun, plan_grid
 

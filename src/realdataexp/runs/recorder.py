@@ -7,14 +7,21 @@ next flush.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from safetensors.torch import load_file
 
 from realdataexp.loop import Block, Step
+from realdataexp.metrics import LABEL_METRICS, Figures, figures_of
+from realdataexp.models.base import restore
+from realdataexp.runs.checkpoint import file_digest
+from realdataexp.runs.folder import write_parquet, write_tensors
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table, unit_table
 
 METRIC_SCHEMA = {
@@ -29,6 +36,15 @@ METRIC_SCHEMA = {
     "value": pl.Float64,
     "n": pl.Int64,
 }
+CURVE_SCHEMA = {
+    "step": pl.Int64,
+    "visits": pl.Int64,
+    "users_short": pl.Float64,
+    "slates_short": pl.Float64,
+}
+# of the visits whose units come more than once, and of the counters of the diagnostics
+_VISIT_ARRAYS = ("unit", "user", "is_treated", "y")
+_COUNTS = ("n_drawn_R", "n_differ_W", "n_visits_W", "share_sum_WAL", "share_n_WAL")
 
 
 @dataclass
@@ -37,7 +53,7 @@ class Recorder:
 
     Attributes:
         blocks: the designs. replications: the worlds' numbers. labels: names of the outcomes.
-        learned: those of the labels with a model, which come first.
+        learned: those of the labels with a model, which come first; kinds: their types.
         n_candidate: C, a full slate.
         has_users: whether users come back, so that their visits belong together.
     """
@@ -46,13 +62,16 @@ class Recorder:
     replications: tuple[int, ...]
     labels: tuple[str, ...]
     learned: tuple[str, ...]
+    kinds: tuple[str, ...]
     n_candidate: int
     has_users: bool
     _pending: list[Step] = field(default_factory=list)
     _outcomes: list[pl.DataFrame] = field(default_factory=list)
-    _metrics: list[dict[str, Any]] = field(default_factory=list)
+    _metrics: list[pl.DataFrame] = field(default_factory=list)
     _curve: list[dict[str, Any]] = field(default_factory=list)
     _visits: list[list[tuple[np.ndarray, ...]]] = field(init=False)
+    _files: list[dict[str, str]] = field(default_factory=list)
+    _written: tuple[int, int, int, int] = (0, 0, 0, 0)
     _n_drawn_R: np.ndarray = field(init=False)
     _n_differ_W: np.ndarray = field(init=False)
     _n_visits_W: np.ndarray = field(init=False)
@@ -104,7 +123,7 @@ class Recorder:
             np.stack(sums), [s.visits.step for s in steps], self.worlds, list(self.labels)
         )
         self._outcomes.append(table)
-        self._training_losses(steps)
+        self._training_figures(steps)
 
     def _keep_units(self, step: Step, is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> None:
         """Keep the visits of each block whose units come more than once."""
@@ -116,26 +135,51 @@ class Recorder:
                 w = slice(i * R, (i + 1) * R)
                 self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
 
-    def _training_losses(self, steps: list[Step]) -> None:
-        """Each network's mean training loss over the kept steps, under the last one's number."""
-        loss_TSL = torch.stack([s.loss_SL for s in steps]).cpu().double().numpy()
-        n_SL = np.isfinite(loss_TSL).sum(0)
-        mean_SL = np.nansum(loss_TSL, axis=0) / np.maximum(n_SL, 1)
-        for i, (design, world, model) in enumerate(self.networks):
-            for j, label in enumerate(self.learned):
-                if n_SL[i, j]:
-                    self.metric(
-                        "loop",
-                        steps[-1].visits.step + 1,
-                        design,
-                        world,
-                        model,
-                        label,
-                        "train",
-                        "loss",
-                        mean_SL[i, j],
-                        int(n_SL[i, j]),
-                    )
+    def _training_figures(self, steps: list[Step]) -> None:
+        """Each network's metrics on what it learned from since the last flush."""
+        at = steps[-1].visits.step + 1
+        loss_TSL = torch.stack([s.loss_SL for s in steps]).cpu().double()
+        prediction_SNL = torch.cat([s.prediction_SBL for s in steps], dim=1).cpu()
+        target_SNL = torch.cat([s.target_SBL for s in steps], dim=1).cpu()
+        for j, (label, kind) in enumerate(zip(self.learned, self.kinds, strict=True)):
+            found = LABEL_METRICS[kind](prediction_SNL[..., j], target_SNL[..., j])
+            loss_S = loss_TSL[..., j].nanmean(0)
+            self.figures("loop", at, self.networks, "train", figures_of(label, found, loss_S))
+
+    def figures(
+        self,
+        phase: str,
+        step: int,
+        names: Sequence[tuple[str, int | None, str]],
+        split: str,
+        found: Figures,
+    ) -> None:
+        """Add a row to metrics.parquet for each metric and network where it is defined.
+
+        Args:
+            phase: pretrain or loop.
+            step: steps, or batches, done.
+            names: design, world and model (or arm) of each.
+            split: train or validation.
+            found: the metrics.
+        """
+        columns = {
+            "design": [design for design, _, _ in names],
+            "world": [world for _, world, _ in names],
+            "model": [model for _, _, model in names],
+        }
+        counted = {**found.values, "n_nonfinite": found.n_nonfinite.double()}
+        for metric, value_S in counted.items():
+            frame = pl.DataFrame(
+                {**columns, "value": value_S.numpy(), "n": found.count(metric).numpy()}
+            )
+            self._metrics.append(
+                frame.filter(pl.col("value").is_finite() & (pl.col("n") > 0)).select(
+                    phase=pl.lit(phase), step=pl.lit(step), design="design", world="world",
+                    model="model", label=pl.lit(found.label), split=pl.lit(split),
+                    metric=pl.lit(metric), value="value", n="n",
+                ).cast(METRIC_SCHEMA)  # type: ignore[arg-type]
+            )  # fmt: skip
 
     def metric(
         self,
@@ -152,7 +196,79 @@ class Recorder:
     ) -> None:
         """Add a row to metrics.parquet; ``n`` counts what the value rests on."""
         row = (phase, step, design, world, model, label, split, metric, float(value), n)
-        self._metrics.append(dict(zip(METRIC_SCHEMA, row, strict=True)))
+        row_of = {name: [x] for name, x in zip(METRIC_SCHEMA, row, strict=True)}
+        self._metrics.append(pl.DataFrame(row_of, schema=METRIC_SCHEMA))
+
+    # --- to go on after an interruption ------------------------------------------------------
+
+    def write_rows(self, folder: Path) -> list[dict[str, str]]:
+        """Write what came since the last call into files of their own; returns all files so far.
+
+        Returns:
+            Name and SHA-256 of each file, in the order in which they were written.
+        """
+        self.flush()
+        n_outcomes, n_metrics, n_curve, n_visits = self._written
+        stem = f"{len(self._files):06d}"
+        visits = [steps[n_visits:] for steps in self._visits]
+        self._written = (
+            len(self._outcomes), len(self._metrics), len(self._curve),
+            max(map(len, self._visits)),
+        )  # fmt: skip
+        tables = {
+            "outcomes": pl.concat(
+                [pl.DataFrame(schema=OUTCOME_SCHEMA), *self._outcomes[n_outcomes:]]
+            ),
+            "metrics": pl.concat([pl.DataFrame(schema=METRIC_SCHEMA), *self._metrics[n_metrics:]]),
+            "curve": pl.DataFrame(self._curve[n_curve:], schema=CURVE_SCHEMA),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for name, table in tables.items():
+            paths.append(folder / f"{stem}-{name}.parquet")
+            write_parquet(paths[-1], table)
+        arrays = {
+            f"{i}.{name}": torch.from_numpy(np.stack([step[j] for step in steps]))
+            for i, steps in enumerate(visits)
+            if steps
+            for j, name in enumerate(_VISIT_ARRAYS)
+        }
+        paths.append(folder / f"{stem}-visits.safetensors")
+        write_tensors(paths[-1], arrays)
+        self._files = [*self._files, *({"name": p.name, "sha256": file_digest(p)} for p in paths)]
+        return self._files
+
+    def load_rows(self, folder: Path, files: Sequence[Mapping[str, str]]) -> None:
+        """Take in the files of ``write_rows``, which are intact."""
+        for file in files:
+            path = folder / Path(file["name"]).name
+            kind = path.stem.partition("-")[2]
+            if kind == "visits":
+                self._load_visits(load_file(path))
+            elif kind == "curve":
+                self._curve += pl.read_parquet(path).to_dicts()
+            else:
+                getattr(self, f"_{kind}").append(pl.read_parquet(path))
+        self._files = [dict(file) for file in files]
+        self._written = (
+            len(self._outcomes), len(self._metrics), len(self._curve),
+            max(map(len, self._visits)),
+        )  # fmt: skip
+
+    def _load_visits(self, arrays: Mapping[str, torch.Tensor]) -> None:
+        for i, steps in enumerate(self._visits):
+            own = [arrays[f"{i}.{name}"].numpy() for name in _VISIT_ARRAYS if f"{i}.unit" in arrays]
+            steps += zip(*own, strict=True)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What is not in rows."""
+        return {name: torch.from_numpy(getattr(self, f"_{name}")) for name in _COUNTS}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a state."""
+        restore(self.state(), tensors)
+
+    # --- what it has come to -----------------------------------------------------------------
 
     def n_visits(self, label: str) -> int:
         """Visits of a design so far."""
@@ -187,14 +303,15 @@ class Recorder:
 
     def metrics(self) -> pl.DataFrame:
         """The table of metrics.parquet so far, the exhaustion curve included."""
-        rows = list(self._metrics)
-        for point in self._curve:
-            for name in ("users_short", "slates_short"):
-                row = ("loop", point["step"] + 1, "", None, "", "", "data", name)
-                rows.append(
-                    dict(zip(METRIC_SCHEMA, (*row, point[name], point["visits"]), strict=True))
-                )
-        return pl.DataFrame(rows, schema=METRIC_SCHEMA)
+        curve = pl.DataFrame(self._curve, schema=CURVE_SCHEMA).unpivot(
+            ["users_short", "slates_short"], index=["step", "visits"], variable_name="metric"
+        )
+        rows = curve.select(
+            phase=pl.lit("loop"), step=pl.col("step") + 1, design=pl.lit(""),
+            world=pl.lit(None), model=pl.lit(""), label=pl.lit(""), split=pl.lit("data"),
+            metric="metric", value="value", n="visits",
+        )  # fmt: skip
+        return pl.concat([*self._metrics, rows.cast(METRIC_SCHEMA)])  # type: ignore[arg-type]
 
     def diagnostics(self) -> dict[str, Any]:
         """What tells whether the test could show anything."""

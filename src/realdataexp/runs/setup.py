@@ -21,6 +21,7 @@ from realdataexp import draws
 from realdataexp.components import resolve
 from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
 from realdataexp.config.blocks import SchedulerConfig
+from realdataexp.config.faults import did_you_mean
 from realdataexp.data.features import fit_features
 from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
@@ -33,6 +34,7 @@ from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings
 from realdataexp.heads import Head
 from realdataexp.loop import Block, LabelPolicy
+from realdataexp.metrics import LOSS, metric_names
 from realdataexp.models import (
     MODELS,
     SHARED_MODELS,
@@ -107,6 +109,11 @@ class Setup:
     running: tuple[Running, ...]
 
     @property
+    def primary_metric(self) -> str:
+        """What the best checkpoint is best by, such as click.auc."""
+        return self.config.validation.primary_metric or f"{self.labels[0].config.name}.{LOSS}"
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Targets of the labels with a model."""
         return tuple(label.config.target for label in self.labels)
@@ -140,6 +147,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     models = [attempt(partial(_check_model, config, i)) for i in learned]
     groups = attempt(lambda: _groups(config, learned)) or []
     attempt(lambda: _check_leakage(config, warnings))
+    attempt(lambda: _check_primary_metric(config))
     in_files = data_faults(config)
     faults += in_files
     if in_files or (faults and not every_fault):
@@ -279,6 +287,20 @@ def _check_model(config: Config, index: int) -> type:
     if not isinstance(component, type):
         raise InputError(f"{where} = {name!r}: is not a class of models")
     return component
+
+
+def _check_primary_metric(config: Config) -> None:
+    name = config.validation.primary_metric
+    known = [
+        f"{label.name}.{metric}"
+        for label in config.labels
+        for metric in metric_names(None if label.model == NO_MODEL else label.type)
+    ]
+    if name is not None and name not in known:
+        raise InputError(
+            f"validation.primary_metric = {name!r}: no such metric{did_you_mean(name, known)}; "
+            f"known are {', '.join(known)}"
+        )
 
 
 def _check_leakage(config: Config, warnings: Warnings) -> None:

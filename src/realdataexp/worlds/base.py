@@ -180,6 +180,10 @@ class Environment(Protocol):
         """Counts for result.json."""
         ...
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these data from others, as JSON, whatever files they lie in."""
+        ...
+
     def description(self) -> list[str]:
         """The data in a few lines."""
         ...

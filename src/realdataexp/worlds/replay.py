@@ -14,6 +14,7 @@ N log rows, K earlier visits of a user.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ from realdataexp.device import Device
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
 from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings
+
+_HASHED = 1 << 16  # elements at each end of an array
 
 
 def schema_of(features: Features) -> FeatureSchema:
@@ -184,6 +187,15 @@ class ReplayEnvironment:
             "n_validation_rows": split.validation.n_rows,
             "pretrain_rows": split.kind,
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Sizes, and a hash of the ends of the log's arrays."""
+        log = self._data.log
+        digest = hashlib.sha256()
+        for x in (log.offset_U1, log.video_N, *(log.targets[name] for name in sorted(log.targets))):
+            for end in (x[:_HASHED], x[-_HASHED:]):
+                digest.update(np.ascontiguousarray(end).tobytes())
+        return {"rows": log.n_rows, "users": log.n_users, "digest": digest.hexdigest()}
 
     def description(self) -> list[str]:
         """The data in a few lines."""

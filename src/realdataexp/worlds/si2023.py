@@ -266,6 +266,10 @@ class Si2023Environment:
             "n_pretrain_rows": self._config.pretrain_rows,
         }
 
+    def identity(self) -> dict[str, Any]:
+        """Nothing: the config says all."""
+        return {}
+
     def description(self) -> list[str]:
         """The platform in a line."""
         c = self._config

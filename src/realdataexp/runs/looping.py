@@ -1,0 +1,193 @@
+"""The second phase of a run: all worlds' data-training loops."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from realdataexp.designs.base import Running
+from realdataexp.learner import Learner
+from realdataexp.loop import Loop, n_networks
+from realdataexp.metrics import is_higher_better
+from realdataexp.runs.checkpoint import Checkpoint
+from realdataexp.runs.parts import Parts, of_this_run
+from realdataexp.runs.progress import PhaseProgress
+from realdataexp.runs.recorder import block_name
+from realdataexp.runs.skips import refuse_skips
+from realdataexp.worlds.base import World, WorldSettings
+
+logger = logging.getLogger("realdataexp")
+
+PHASE = "loop"
+
+
+class LoopPhase:
+    """Runs, looks at, and saves all worlds."""
+
+    def __init__(self, parts: Parts, starts: Sequence[dict[str, Tensor]]) -> None:
+        """Make the worlds; ``starts`` are the parameters of each network's starting model."""
+        self._parts, setup = parts, parts.setup
+        settings = parts.config.simulation
+        n = n_networks(setup.blocks, len(parts.recorder.replications))
+        self.learners = [
+            Learner.start(network.model, network.heads, setup.device, start, n)
+            for network, start in zip(setup.networks, starts, strict=True)
+        ]
+        self._world = self._make_world()
+        self._loop = Loop(
+            self._world,
+            setup.blocks,
+            [label.policy for label in setup.labels],
+            self.learners,
+            parts.config.seed,
+            diagnose_every=settings.validate_every,
+            retrain_every=settings.retrain_every,
+            running=setup.running,
+            labels_of=[network.labels for network in setup.networks],
+        )
+
+    def _make_world(self) -> World:
+        parts, loop = self._parts, self._parts.config.simulation
+        settings = WorldSettings(
+            seed=parts.config.seed,
+            replications=parts.recorder.replications,
+            n_blocks=len(parts.setup.blocks),
+            batch_size=loop.batch_size,
+            n_candidates=loop.n_candidate,
+            n_steps=loop.n_steps,
+            min_candidates=loop.min_candidates,
+            assignment=parts.config.experiment.assignment,
+        )
+        return parts.setup.environment.world(tuple(parts.setup.outcomes.values()), settings)
+
+    def run(self, checkpoint: Checkpoint | None) -> None:
+        """Run the steps that are left.
+
+        Args:
+            checkpoint: of this phase, to go on from.
+        """
+        parts, config = self._parts, self._parts.config.simulation
+        if checkpoint is None:
+            self._save(0, self._validate(0))
+        else:
+            self._load(checkpoint)
+        first = parts.n_steps_done
+        with (
+            PhaseProgress(PHASE, config.n_steps, "steps") as progress,
+            parts.interrupts.postponed(may_insist=True),
+        ):
+            progress.advance(first)
+            for step in self._loop.steps(first, config.n_steps):
+                parts.recorder.add(step)
+                parts.n_steps_done = done = step.visits.step + 1
+                self._look_and_save(done, is_last=done == config.n_steps)
+                progress.advance(1)
+                parts.interrupts.check()
+        if parts.n_steps_done < config.n_steps:
+            parts.warnings.add(
+                "data_exhausted",
+                f"nobody had {config.min_candidates} unused rows left after step "
+                f"{parts.n_steps_done} of {config.n_steps}: the run ended there",
+            )
+            if parts.n_steps_done > first:
+                self._look_and_save(parts.n_steps_done, is_last=True)
+
+    def _look_and_save(self, step: int, *, is_last: bool) -> None:
+        """Validate and save, where due."""
+        config = self._parts.config.simulation
+        is_look = is_last or step % config.validate_every == 0
+        best = self._look(step) if is_look else {}
+        if best or is_last or step % config.save_every == 0:
+            self._save(step, best)
+
+    # --- looking -----------------------------------------------------------------------------
+
+    def _look(self, step: int) -> dict[str, float]:
+        """Read out the steps since the last look, and validate; returns the new bests."""
+        parts = self._parts
+        parts.recorder.flush()
+        for block, design in zip(self._loop.blocks, self._loop.running, strict=True):
+            figures = design.diagnostics()
+            for name, value in figures.items():
+                n = parts.recorder.n_visits(block.label)
+                row = (PHASE, step, block.label, None, "G", "", "weights", name, value, n)
+                parts.recorder.metric(*row)
+            if figures:
+                parts.weight_figures[block.label] = figures
+                text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+                logger.info("[weights] step %d: %s: %s", step, block.label, text)
+        point = parts.recorder.last_short
+        if point is not None:
+            logger.info(
+                "[loop] step %d: %.1f %% of training users and %.1f %% of slates have fewer than "
+                "%d candidates",
+                step, 100 * point["users_short"], 100 * point["slates_short"],
+                parts.config.simulation.n_candidate,
+            )  # fmt: skip
+        return self._validate(step)
+
+    def _validate(self, step: int) -> dict[str, float]:
+        """Record how good networks and rankings are; returns the metrics that are the best yet."""
+        parts, recorder = self._parts, self._parts.recorder
+        means: dict[str, list[Tensor]] = {}
+        with parts.clock.timed("validation"):
+            look = parts.validator.look(self.learners)
+            self._adapt(look.loss_SK)
+            for found in parts.validator.predictions(look):
+                recorder.figures(PHASE, step, recorder.networks, "validation", found)
+                for metric, value_S in found.values.items():
+                    means[f"{found.label}.{metric}"] = [value_S]
+            for i, arm, found in parts.validator.rankings(look, self._loop.blocks):
+                name = block_name(parts.setup.blocks, i)
+                names = [(name, r, "CT"[arm]) for r in recorder.replications]
+                recorder.figures(PHASE, step, names, "validation", found)
+                for metric, value_R in found.values.items():
+                    means.setdefault(f"{found.label}.{metric}", []).append(value_R)
+        values = {name: float(torch.cat(x).nanmean()) for name, x in means.items()}
+        for label in recorder.labels:
+            own = {k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{label}.")}
+            text = ", ".join(f"{name} {value:.4g}" for name, value in own.items() if value == value)
+            if text:
+                logger.info(
+                    "[validate] step %d: %s: %s (means over worlds; %s)",
+                    step, label, text, parts.validator.size,
+                )  # fmt: skip
+        return parts.checkpoints.improvements(
+            values, {name: is_higher_better(name.partition(".")[2]) for name in values}
+        )
+
+    def _adapt(self, loss_SK: Tensor) -> None:
+        """Tell the schedules, and refuse networks that skip too many updates."""
+        parts = self._parts
+        names = [" ".join(map(str, name)) for name in parts.recorder.networks]
+        for network, learner in zip(parts.setup.networks, self.learners, strict=True):
+            schedule = parts.setup.labels[network.labels[0]].policy.optimizer.schedule
+            learner.look(loss_SK[:, list(network.labels)].sum(1), schedule)
+            limit = parts.config.simulation.max_skipped_share
+            use_amp = parts.config.use_amp
+            refuse_skips(learner, network.name, names, "simulation", limit, use_amp)
+
+    # --- checkpoints -------------------------------------------------------------------------
+
+    def _stateful(self) -> dict[str, World | Loop | Learner | Running]:
+        """Everything with a state, by name."""
+        learners = {f"network.{i}": learner for i, learner in enumerate(self.learners)}
+        designs = {f"design.{i}": design for i, design in enumerate(self._loop.running)}
+        return {"world": self._world, "loop": self._loop, **learners, **designs}
+
+    def _save(self, step: int, best: dict[str, float]) -> None:
+        parts = self._parts
+        with parts.clock.timed("checkpoint"), parts.interrupts.postponed():
+            state = parts.state(PHASE)  # flushes the recorder first
+            tensors = {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
+            for name, part in self._stateful().items():
+                tensors.update({f"{name}.{k}": t for k, t in part.state().items()})
+            parts.checkpoints.save(f"step_{step}", tensors, state, best)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        with of_this_run(checkpoint):
+            for name, part in self._stateful().items():
+                part.load_state(checkpoint.part(name))

@@ -1,0 +1,171 @@
+"""The files of a run folder, made from what a run has come to so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+import torch
+
+from realdataexp.learner import Learner
+from realdataexp.report.plots import write_plot
+from realdataexp.runs.doubts import (
+    warn_of_arms,
+    warn_of_design,
+    warn_of_intervals,
+    warn_of_nulls,
+    warn_of_updates,
+    warn_of_weights,
+)
+from realdataexp.runs.folder import disk_faults, finite, write_json, write_parquet
+from realdataexp.runs.machine import peak_memory_mb, versions
+from realdataexp.runs.parts import Parts
+from realdataexp.stats.comparison import compare, gte_results
+from realdataexp.stats.estimates import summarise, world_estimates
+from realdataexp.stats.honesty import family_rejections, honesty, wrong_launch_regret
+from realdataexp.stats.inference import NEEDS_UNITS, designs_without_units, inference_table
+from realdataexp.stats.planner import plan
+
+logger = logging.getLogger("realdataexp")
+
+SCHEMA_VERSION = 1
+
+
+def write_results(parts: Parts, learners: Sequence[Learner], status: str) -> None:
+    """Write every file of the run folder from what there is; signals wait.
+
+    Args:
+        parts: the run.
+        learners: those of the loop; none before it began.
+        status: complete or partial.
+    """
+    with parts.interrupts.postponed():
+        _write_results(parts, learners, status)
+
+
+def _write_results(parts: Parts, learners: Sequence[Learner], status: str) -> None:
+    recorder, warnings, config, folder = parts.recorder, parts.warnings, parts.config, parts.folder
+    recorder.flush()
+    outcomes, metrics = recorder.outcomes(), recorder.metrics()
+    estimates, diagnostics = world_estimates(outcomes), recorder.diagnostics()
+    units = recorder.units(parts.setup.history)
+    inference = inference_table(outcomes, units, _intervals(parts, outcomes, units))
+    write_parquet(folder / "outcomes.parquet", outcomes)
+    write_parquet(folder / "metrics.parquet", metrics)
+    write_parquet(folder / "estimates.parquet", inference)
+    if units is not None:
+        write_parquet(folder / "units.parquet", units)
+    is_aa = config.experiment.aa
+    is_true = config.mode in ("global", "compare")
+    device = parts.setup.device
+    result = finite(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "mode": config.mode,
+            "seed": config.seed,
+            "status": status,
+            "n_steps_done": parts.n_steps_done,
+            "config": config.resolved(),
+            "dataset_stats": _dataset_stats(parts),
+            "gte_results": gte_results(outcomes) if is_true else {},
+            "estimates": summarise(estimates),
+            "comparison": compare(estimates) if config.mode == "compare" else [],
+            "inference": honesty(inference, estimates, is_aa) if is_true else [],
+            "family": family_rejections(inference) if is_true else [],
+            "regret": wrong_launch_regret(inference, estimates) if is_true else [],
+            "plan": plan(inference, estimates) if is_true and not is_aa else [],
+            "weights": parts.weight_figures,
+            "metrics_summary": _last_metrics(metrics),
+            "best": parts.checkpoints.best,
+            "diagnostics": diagnostics,
+            "warnings": [],
+            "device": {
+                "name": device.name,
+                "reason": device.reason,
+                "threads": torch.get_num_threads(),
+            },
+            "timing": _timing(parts),
+            "versions": versions(),
+        },
+        warnings,
+    )
+    warn_of_design(diagnostics, config.simulation.n_candidate, parts.n_steps_done, warnings, is_aa)
+    warn_of_weights(parts.weight_figures, diagnostics, warnings)
+    warn_of_updates([network.name for network in parts.setup.networks], learners, warnings)
+    warn_of_arms(estimates, warnings)
+    warn_of_intervals(result["inference"], warnings)
+    warn_of_nulls(result, warnings)
+    result["warnings"] = warnings.items
+    write_json(folder / "result.json", result)
+    with disk_faults(folder / "plot.svg"):
+        write_plot(folder)
+    say = logger.info if status == "complete" else logger.warning
+    say("[result] %s after %d steps: %s", status, parts.n_steps_done, folder)
+
+
+def _intervals(
+    parts: Parts, outcomes: pl.DataFrame, units: pl.DataFrame | None
+) -> tuple[str, ...] | None:
+    """The interval methods that are asked for; None for all that apply."""
+    names = parts.config.experiment.intervals
+    if names is None:
+        return None
+    left_out = [name for name in names if name in NEEDS_UNITS]
+    designs = designs_without_units(outcomes, units)
+    if left_out and designs:
+        parts.warnings.add(
+            "intervals_without_units",
+            f"experiment.intervals: {', '.join(left_out)} need units that come more than once; "
+            f"in {', '.join(designs)} every visit is a new one",
+        )
+    return tuple(dict.fromkeys(("welch", *names)))  # plots and comparisons use welch
+
+
+def _dataset_stats(parts: Parts) -> dict[str, Any]:
+    held_out = parts.validator.held_out
+    return {
+        **parts.setup.environment.stats(),
+        "n_held_out_users": held_out.n_users,
+        "n_held_out_rows": int(held_out.is_candidate_BC.sum()),
+        "label_scales": {
+            x.config.name: dataclasses.asdict(x.head.scale) for x in parts.setup.labels
+        },
+    }
+
+
+def _timing(parts: Parts) -> dict[str, Any]:
+    seconds = parts.clock.seconds
+    loop = seconds.get("loop", 0.0)
+    stepping = loop - seconds.get("validation", 0.0) - seconds.get("checkpoint", 0.0)
+    n = len(parts.recorder.networks) * parts.n_steps_done
+    pretraining = seconds.get("pretrain", 0.0)
+    timing = {
+        "total_seconds": parts.clock.total,
+        **{f"{phase}_seconds": s for phase, s in seconds.items()},
+        "arm_steps_per_second": n / stepping if stepping > 0 and n else None,
+        "peak_memory_mb": peak_memory_mb(),
+        "device_peak_memory_mb": parts.setup.device.memory_mb(),
+    }
+    if parts.n_rows_pretrained and pretraining:
+        timing["pretrain_rows_per_second"] = parts.n_rows_pretrained / pretraining
+    return timing
+
+
+def _last_metrics(metrics: pl.DataFrame) -> list[dict[str, Any]]:
+    """The last value of each metric, averaged over worlds."""
+    metrics = metrics.filter(pl.col("split") != "data")
+    keys = ["phase", "design", "model", "label", "split", "metric"]
+    last = metrics.filter(pl.col("step") == pl.col("step").max().over(keys))
+    return (
+        last.group_by(keys, maintain_order=True)
+        .agg(
+            pl.col("step").first(),
+            pl.col("value").mean(),
+            pl.col("n").sum(),
+            pl.len().alias("n_networks"),
+        )
+        .to_dicts()
+    )
