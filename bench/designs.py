@@ -84,6 +84,14 @@ STUDIES = {
         "The same with a fifth of the visits treated.",
         "si2023-p20", ("experiment.intervals=[welch]",), 800, labels=OUTCOMES,
     ),
+    "platform-fast": Study(
+        "The simulated platform at the paper's learning rate",
+        "At the constant rate 0.1 the noise of a training step matters: an arm's weighted steps are "
+        "noisier than a launched system's, for every design that does not pool.",
+        "si2023",
+        ("simulation.learning_rate=0.1", "experiment.intervals=[welch]"),
+        800, labels=("stay_time",),
+    ),
     "platform-hard": Study(
         "A platform where a learned G is worse than nothing",
         "Twice the effects of the default platform, with the coefficients of world seed 3: G's "
@@ -92,7 +100,8 @@ STUDIES = {
         "si2023",
         (
             "dataset.si2023.world_seed=3", "dataset.si2023.finish_strength=3.0",
-            "dataset.si2023.stay_strength=1.5", "experiment.intervals=[welch]",
+            "dataset.si2023.stay_strength=1.5", "simulation.learning_rate=0.1",
+            "experiment.intervals=[welch]",
         ),
         800, labels=("stay_time",),
     ),
@@ -138,6 +147,11 @@ STUDIES = {
         "KuaiRand-Pure, play time ranked by its mean logarithm, weak start",
         "Two networks 64-32, Adam 1e-3 without weight decay, log1p of play time (logMSE).",
         *SETTINGS_2, *WEAK, steps=300,
+    ),
+    "log-strong": real(
+        "KuaiRand-Pure, play time ranked by its mean logarithm, strong start",
+        "The same, started from the earliest 30 % of the training users' rows.",
+        *SETTINGS_2, *STRONG, steps=300,
     ),
     "log-overlap": real(
         "KuaiRand-Pure, play time ranked by its mean logarithm, start on the replayed rows",
