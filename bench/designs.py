@@ -86,8 +86,8 @@ STUDIES = {
     ),
     "platform-fast": Study(
         "The simulated platform at the paper's learning rate",
-        "At the constant rate 0.1 the noise of a training step matters: an arm's weighted steps are "
-        "noisier than a launched system's, for every design that does not pool.",
+        "At the constant rate 0.1 the noise of a training step matters: the weighted steps of an "
+        "arm are noisier than a launched system's, in every design that does not pool.",
         "si2023",
         ("simulation.learning_rate=0.1", "experiment.intervals=[welch]"),
         800, labels=("stay_time",),

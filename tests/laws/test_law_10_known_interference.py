@@ -17,6 +17,7 @@ from realdataexp.api import run
 SMALL = [
     "device=cpu",
     "simulation.n_steps=300",
+    "simulation.learning_rate=0.1",
     "simulation.n_candidate=20",
     "simulation.batch_size=64",
     "experiment.replications=24",
