@@ -21,6 +21,7 @@ SMALL = [
     "seed=0",
     "device=cpu",
     "simulation.n_steps=150",
+    "simulation.learning_rate=0.1",
     "simulation.n_candidate=20",
     "simulation.batch_size=64",
     f"experiment.replications={N_WORLDS}",
