@@ -35,4 +35,6 @@ def test_windows_has_its_own_counter(monkeypatch: pytest.MonkeyPatch):
 
 def test_versions_name_what_computes():
     assert {"realdataexp", "python", "platform", "torch", "numpy"} <= versions().keys()
-    assert all(isinstance(version, str) for version in versions().values())
+    revision = versions().pop("git_revision")
+    assert revision is None or len(revision.rstrip("+")) == 40
+    assert all(isinstance(v, str) for name, v in versions().items() if name != "git_revision")

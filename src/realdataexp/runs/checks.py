@@ -15,6 +15,7 @@ from realdataexp.config.draft import read_draft
 from realdataexp.data import schema
 from realdataexp.data.csv_files import read_header
 from realdataexp.data.kuairand import Files, find_files
+from realdataexp.data.tables import TablesRequest, table_faults
 from realdataexp.errors import InputError
 from realdataexp.worlds.si2023 import OUTCOMES
 
@@ -27,8 +28,12 @@ def data_faults(config: Config) -> list[str]:
             for i, label in enumerate(config.labels)
             if label.target not in OUTCOMES
         ]
-    targets, features, faults = _named_columns(config)
     path = config.data_dir()
+    if config.dataset.tables is not None:
+        if path is None:
+            return ["dataset.path = null: no data; give --data DIR with the folder of the tables"]
+        return table_faults(TablesRequest.of(config))
+    targets, features, faults = _named_columns(config)
     if config.dataset.synthetic is not None:
         return faults
     if path is None:

@@ -145,7 +145,7 @@ class PretrainingPhase:
 
     def _save(self, training: Pretraining) -> None:
         parts, at = self._parts, training.iteration
-        with parts.clock.timed("checkpoint"), parts.interrupts.postponed():
+        with parts.clock.timed("pretrain_checkpoint"), parts.interrupts.postponed():
             tensors = {f"pretraining.{k}": t for k, t in training.state().items()}
             tensors |= {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
             state = parts.state(PHASE)

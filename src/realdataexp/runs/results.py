@@ -128,6 +128,7 @@ def _dataset_stats(parts: Parts) -> dict[str, Any]:
     held_out = parts.validator.held_out
     return {
         **parts.setup.environment.stats(),
+        "identity": parts.setup.environment.identity(),
         "n_held_out_users": held_out.n_users,
         "n_held_out_rows": int(held_out.is_candidate_BC.sum()),
         "label_scales": {
@@ -142,6 +143,8 @@ def _timing(parts: Parts) -> dict[str, Any]:
     stepping = loop - seconds.get("validation", 0.0) - seconds.get("checkpoint", 0.0)
     n = len(parts.recorder.networks) * parts.n_steps_done
     pretraining = seconds.get("pretrain", 0.0)
+    for part in ("validation", "checkpoint"):
+        pretraining -= seconds.get(f"pretrain_{part}", 0.0)
     timing = {
         "total_seconds": parts.clock.total,
         **{f"{phase}_seconds": s for phase, s in seconds.items()},
@@ -149,7 +152,7 @@ def _timing(parts: Parts) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(),
         "device_peak_memory_mb": parts.setup.device.memory_mb(),
     }
-    if parts.n_rows_pretrained and pretraining:
+    if parts.n_rows_pretrained and pretraining > 0:
         timing["pretrain_rows_per_second"] = parts.n_rows_pretrained / pretraining
     return timing
 

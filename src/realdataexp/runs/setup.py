@@ -28,6 +28,7 @@ from realdataexp.data.log import DataSet
 from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
 from realdataexp.data.split import Split, split_log
 from realdataexp.data.synthetic import FORMAT_VERSION, write_synthetic
+from realdataexp.data.tables import TablesRequest, prepare_tables
 from realdataexp.designs import Context, build_design
 from realdataexp.designs.base import Running
 from realdataexp.device import Device, choose_device
@@ -305,7 +306,7 @@ def _check_primary_metric(config: Config) -> None:
 
 def _check_leakage(config: Config, warnings: Warnings) -> None:
     leaking = []
-    if config.feature is None:
+    if config.feature is None or config.dataset.tables is not None:
         return
     for name in (*config.feature.numerical, *config.feature.categorical):
         try:
@@ -323,7 +324,20 @@ def _check_leakage(config: Config, warnings: Warnings) -> None:
 
 
 def _open_data(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
-    """Import the data set, or open its cache; synthetic data are made on first use."""
+    """Import the data set, or open its cache."""
+    if config.dataset.tables is not None:
+        data = prepare_tables(TablesRequest.of(config), config.cache_dir(), warnings)
+    else:
+        data = _open_kuairand(config, feature, warnings)
+    logger.info(
+        "[data] %s rows, %s users, %s videos",
+        f"{data.log.n_rows:,}", f"{data.log.n_users:,}", f"{data.videos.height:,}",
+    )  # fmt: skip
+    return data
+
+
+def _open_kuairand(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
+    """Data in KuaiRand's format; synthetic ones are made on first use."""
     path = config.data_dir()
     if config.dataset.synthetic is not None:
         made = config.dataset.synthetic.model_dump(mode="json")
@@ -356,10 +370,6 @@ def _open_data(config: Config, feature: FeatureConfig, warnings: Warnings) -> Da
             f"dataset.name = {config.dataset.name!r} but {path} holds the files of "
             f"{data.version!r}",
         )
-    logger.info(
-        "[data] %s rows, %s users, %s videos",
-        f"{data.log.n_rows:,}", f"{data.log.n_users:,}", f"{data.videos.height:,}",
-    )  # fmt: skip
     return data
 
 
