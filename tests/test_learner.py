@@ -22,6 +22,7 @@ SCHEMA = FeatureSchema(
 )
 S, B = 4, 6
 CPU = Device(torch.device("cpu"), "test", 1 << 30)
+FP16 = replace(CPU, amp=torch.float16)
 SCALE = LabelScale(mean=1.0, sd=2.0, unit_sd=2.0)
 NAN = math.nan
 
@@ -416,13 +417,41 @@ def test_predictions_and_losses_are_those_of_the_named_networks(
     y_SBK = labels(1, (n, B))
     y_SBK[0, 2] = NAN
     one = random_batch(1, (n, B, 1))
-    losses = learner.losses(one, y_SBK)
+    losses = learner.losses(one, y_SBK, networks)
     assert losses.shape == (n, B, 1)
     raw = learner.model.forward(views, one, None)[:, :, 0]
     expected = learner.heads[0].loss.elementwise(raw, y_SBK[..., 0].nan_to_num(), SCALE)
     expected[0, 2] = NAN
     torch.testing.assert_close(losses[..., 0], expected.detach(), equal_nan=True)
     assert torch.equal(learner.predict(batch, networks), predicted)
+
+
+@pytest.mark.parametrize("networks", [None, slice(1, 3)], ids=str)
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("loss", ["logMAE", "BCE", "CE"])
+def test_an_evaluation_is_predictions_and_losses_at_once(
+    loss: str, chunk_bytes: int, networks: slice | None
+) -> None:
+    learner = learner_of(loss=loss, device=replace(CPU, chunk_bytes=chunk_bytes), dropout=0.5)
+    named = networks or slice(0, S)
+    n, C = named.stop - named.start, 3
+    batch, one = random_batch(1, (n, B, C)), random_batch(1, (n, B, 1))
+    y_SBCK = torch.stack([labels(c, (n, B)) for c in range(C)], dim=2)
+    y_SBCK[0, 2, 1] = y_SBCK[1, 0] = NAN
+    predicted, losses = learner.evaluate(batch, y_SBCK, networks)
+    assert predicted.shape == losses.shape == (n, B, C, 1)
+    assert torch.equal(predicted, learner.predict(batch, named))
+    assert torch.equal(losses.isnan(), y_SBCK.isnan())
+    views = {name: p[named] for name, p in learner.params.items()}
+    raw = learner.model.forward(views, batch, None)
+    expected = learner.heads[0].loss.elementwise(raw, y_SBCK[..., 0].nan_to_num(), SCALE)
+    expected[y_SBCK[..., 0].isnan()] = NAN
+    torch.testing.assert_close(losses[..., 0], expected, equal_nan=True)
+    # one candidate a row
+    predicted, losses = learner.evaluate(one, y_SBCK[:, :, :1], networks)
+    assert torch.equal(predicted, learner.predict(one, named))
+    of_rows = learner.losses(one, y_SBCK[:, :, 0], networks).unsqueeze(2)
+    assert torch.equal(losses.nan_to_num(-1.0), of_rows.nan_to_num(-1.0))
 
 
 def test_scoring_changes_no_state() -> None:
@@ -511,3 +540,80 @@ def test_mixed_precision_is_close_and_keeps_parameters_in_float32(
     for name, p in amp.params.items():
         assert p.dtype == torch.float32 and bool(torch.isfinite(p).all())
         torch.testing.assert_close(p, exact.params[name], rtol=0, atol=0.05)
+
+
+# --- float16 ---------------------------------------------------------------------------------
+
+
+def scale_of(learner: Learner) -> Tensor:
+    assert learner.loss_scale is not None
+    return learner.loss_scale.scale_S
+
+
+def test_float16_trains_as_float32_does() -> None:
+    exact, half = learner_of(dropout=0.3), learner_of(dropout=0.3, device=FP16)
+    scale_of(half).fill_(2.0**8)  # small enough from the start
+    train(exact, 20)
+    train(half, 20)
+    assert half.n_updates_S.tolist() == [20] * S
+    for name, p in half.params.items():
+        assert p.dtype == torch.float32
+        torch.testing.assert_close(p, exact.params[name], rtol=0, atol=0.05)
+
+
+def test_small_gradients_survive_float16() -> None:
+    learners = [learner_of(device=device) for device in (CPU, FP16, FP16)]
+    scale_of(learners[2]).fill_(1.0)
+    for learner in learners:
+        weight_SB = torch.full((S, B), 1e-7)
+        learner.update(random_batch(), labels(), weight_SB, OptimizerSettings(0.01), keys())
+    exact, scaled, plain = (torch.cat([*map(torch.ravel, x.moment_1.values())]) for x in learners)
+    assert float((scaled - exact).norm()) < 0.01 * float(exact.norm())
+    assert float((plain - exact).norm()) > 0.3 * float(exact.norm())
+
+
+def test_scales_settle_for_each_network_and_the_search_is_no_failure() -> None:
+    learner, alone = learner_of(device=FP16), learner_of(device=FP16)
+    weight_SB = torch.ones(S, B)
+    weight_SB[1] = 2.0**12  # its scaled gradients are the furthest beyond float16
+    settings = OptimizerSettings(0.001, gradient_clip=1.0)
+    scales = []
+    for step in range(30):
+        batch, y_SBK, key_S = random_batch(step), labels(step), keys(step=step)
+        learner.update(batch, y_SBK, weight_SB, settings, key_S)
+        alone.update(batch, y_SBK, torch.ones(S, B), settings, key_S)
+        scales.append(scale_of(learner).clone())
+    assert torch.equal(scales[-1], scales[15])
+    assert torch.equal(scales[-1], 2.0 ** (16 - (30 - learner.n_updates_S)))
+    assert float(scales[-1][1]) < float(scales[-1].max()) / 2**8
+    assert learner.n_skipped_S.tolist() == [0] * S and not learner.skipped_share().any()
+    for s in (0, 2, 3):
+        assert snapshot(learner, s) == snapshot(alone, s)
+
+
+def test_in_float16_a_loss_that_is_not_finite_is_a_failure_and_leaves_the_scale() -> None:
+    learner, y_SBK = learner_of(device=FP16), labels()
+    y_SBK[1] = 1e30
+    train(learner)
+    before = snapshot(learner, 1)
+    learner.update(random_batch(9), y_SBK, torch.ones(S, B), OptimizerSettings(0.01), keys(step=9))
+    assert learner.n_skipped_S.tolist() == [0, 1, 0, 0]
+    after = snapshot(learner, 1)
+    assert after.pop("n_skipped") != before.pop("n_skipped") and after == before
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 30])
+def test_a_float16_learner_goes_on_to_the_bit(chunk_bytes: int) -> None:
+    device = replace(FP16, chunk_bytes=chunk_bytes)
+    learner, fresh = (learner_of(device=device, dropout=0.3) for _ in range(2))
+    assert set(learner.state()) - set(learner_of().state()) == {"loss_scale", "loss_scale_n_good"}
+    scale_of(learner).copy_(2.0 ** torch.tensor([12, 16, 20, 24]))  # the last overflow
+    train(learner, 3)
+    assert len(set(learner.n_updates_S.tolist())) > 1
+    fresh.load_state({name: x.clone() for name, x in learner.state().items()})
+    train(learner, 5)
+    train(fresh, 5)
+    for s in range(S):
+        assert snapshot(fresh, s) == snapshot(learner, s)
+    with pytest.raises(ValueError, match="loss_scale is unknown"):
+        learner_of().load_state(learner.state())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,8 +25,13 @@ from realdataexp.config import Si2023Config
 from realdataexp.designs import DESIGNS, Design, Outcome
 from realdataexp.designs.base import ones
 from realdataexp.device import Device
+from realdataexp.heads import Head
+from realdataexp.learner import Learner
 from realdataexp.loop import Block, Step
-from realdataexp.models import MODELS
+from realdataexp.models import LOSSES, MODELS, Batch, LabelScale
+from realdataexp.optimizers import OptimizerSettings
+from realdataexp.pretrain import Pretraining, PretrainSettings
+from realdataexp.scaling import LossScale
 from realdataexp.worlds.base import WorldSettings
 from realdataexp.worlds.replay import FeatureStore
 from realdataexp.worlds.si2023 import Si2023Environment
@@ -33,7 +39,13 @@ from realdataexp.worlds.si2023 import Si2023Environment
 META = Device(torch.device("meta"), "a test", chunk_bytes=4 << 20, float64=torch.float32)
 SETTING = Setting(device=META)
 REPLICATIONS, P = (0, 1), 0.4
-OPTIONS = {"cluster": {"n_clusters": 3}, "switchback": {"block_steps": 4, "washout_steps": 1}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cluster": {"n_clusters": 3},
+    "switchback": {"block_steps": 4, "washout_steps": 1},
+    "weighting": {"features": ("tag", "video_duration", "user_active_degree")},
+}
+CROSSES = {"crosses": (("user_active_degree", "tag"), ("video_type", "tag"))}
+CASES = [*((name, {}) for name in MODELS), ("MLP", {"embedding_dim": 3}), ("WideDeep", CROSSES)]
 
 
 @pytest.fixture(autouse=True)
@@ -106,20 +118,50 @@ def test_a_step_of_no_design_waits_for_the_device(name: str) -> None:
         assert {x.device.type for x in (step.y_WBL, step.loss_SL, step.is_treated_WB)} == {"meta"}
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_no_model_waits_for_the_device(name: str) -> None:
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_no_model_waits_for_the_device(name: str, options: dict[str, Any]) -> None:
     world = make_world(SETTING, REPLICATIONS, 1)
     batch = world.slate(world.draw(0)).batch
-    model = MODELS[name](world.schema, 1, {}, name)
+    model = MODELS[name](world.schema, 1, options, name)
     params = {
         key: torch.zeros(2, *p.shape, device="meta", requires_grad=True)
         for key, p in model.init(draws.key(0, name)).items()
     }
-    with torch.no_grad():
-        model.forward(params, batch, None)
-    raw = model.forward(params, batch, torch.zeros(2, dtype=torch.int64, device="meta"))
-    grads = torch.autograd.grad(raw.sum(), list(params.values()))
+    with NoCopies():
+        with torch.no_grad():
+            model.forward(params, batch, None)
+        raw = model.forward(params, batch, torch.zeros(2, dtype=torch.int64, device="meta"))
+        grads = torch.autograd.grad(raw.sum(), list(params.values()))
     assert {g.device.type for g in grads} == {"meta"}
+
+
+@pytest.mark.parametrize("is_scaled", [False, True], ids=["float32", "scaled"])
+def test_a_batch_of_pretraining_fetches_nothing_from_the_host(is_scaled: bool) -> None:
+    world = make_world(SETTING, (0,), 1)
+    batch = world.slate(world.draw(0)).batch
+    one = Batch(*(getattr(batch, name)[:1] for name in Batch.__dataclass_fields__))
+    rows = replace(
+        one, **{name: getattr(one, name)[:, :, :1] for name in vars(one) if "video" in name}
+    )
+    y_SB = torch.zeros(rows.shape[:2], device="meta")
+
+    class Rows:
+        n_rows = 100
+
+        def read(self, place_B: Any) -> tuple[Batch, list[Tensor]]:
+            return rows, [y_SB]
+
+    model = MODELS["MLP"](world.schema, 1, {"embedding_dim": 3, "dropout": 0.2}, "a test")
+    start, head = model.init(draws.key(0, "start")), Head(LOSSES["MSE"], LabelScale())
+    learner = Learner.start(model, (head,), META, start, 1)
+    learner.loss_scale = LossScale.start(1, META.torch) if is_scaled else None
+    optimizers = [OptimizerSettings(0.01, 0.1, 1.0)]
+    settings = PretrainSettings(0, 10, 1, None, None, None)
+    pretraining = Pretraining([learner], optimizers, Rows(), 100, lambda: (0.0,), settings)
+    with NoCopies(), NoFloat64():
+        for _ in range(3):
+            pretraining.advance()
+        learner.evaluate(rows, y_SB[..., None, None])
 
 
 def test_all_designs_together_do_not_either() -> None:
@@ -154,8 +196,7 @@ def test_a_design_that_waits_is_caught(wait: Callable[[Tensor], Any]) -> None:
         list(steps(Waiting(), 1))
 
 
-# the networks of weighting's G belong to the learner, not to the design
-@pytest.mark.parametrize("name", [name for name in DESIGNS if name != "weighting"])
+@pytest.mark.parametrize("name", DESIGNS)
 def test_world_and_design_fetch_nothing_from_the_host(name: str) -> None:
     loop, _, _ = start_loop(SETTING, [block(name)], REPLICATIONS)
     world, (design,) = loop.world, loop.running

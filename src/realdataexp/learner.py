@@ -138,8 +138,9 @@ class Learner:
         return torch.cat(predictions), torch.cat(losses)
 
     def losses(self, batch: Batch, y_SBK: Tensor, networks: slice | None = None) -> Tensor:
-        """The losses of ``evaluate`` with one candidate a row: (networks), B, K."""
-        return self.evaluate(batch, y_SBK.unsqueeze(2), networks)[1].squeeze(2)
+        """The losses of ``evaluate`` for each visit's first candidate: (networks), B, K."""
+        y_SBCK = y_SBK.unsqueeze(2).expand(-1, -1, batch.shape[2], -1)
+        return self.evaluate(batch, y_SBCK, networks)[1][:, :, 0]
 
     def _score(self, batch: Batch, networks: slice) -> Iterator[tuple[slice, Tensor]]:
         """Each chunk's place in ``networks``, and its raw outputs without dropout: S, B, C, O."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 _N_BINS = 10
+_ELEMENTS = 1 << 19  # of predictions that are ranked at once
 LOSS = "loss"  # each network's own, not computed here
 
 
@@ -209,6 +210,23 @@ LABEL_METRICS: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {
     "numerical": numerical_metrics,
     "categorical": categorical_metrics,
 }
+
+
+def label_metrics(kind: str, prediction_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
+    """The metrics of a label's type, some networks at a time: memory does not grow with S.
+
+    Args:
+        kind: binary, numerical or categorical.
+        prediction_SN: in the label's units.
+        y_N: labels of all networks, or S, N.
+    """
+    S, N = prediction_SN.shape
+    size, y_SN = max(1, _ELEMENTS // max(1, N)), y_N.expand(S, N)
+    parts = [
+        LABEL_METRICS[kind](prediction_SN[s : s + size], y_SN[s : s + size])
+        for s in range(0, S, size)
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def ranking_metrics(

@@ -368,9 +368,6 @@ def test_there_is_no_dropout_in_scoring_nor_at_the_output() -> None:
     without = mlp(schema, hidden_layers=[6]).forward(params, batch, keys_S)
     assert torch.equal(with_dropout.forward(params, batch, None), without)
     assert not torch.allclose(with_dropout.forward(params, batch, keys_S), without)
-    linear = mlp(schema, hidden_layers=[], dropout=0.5)
-    start = stacked(linear)
-    assert torch.equal(linear.forward(start, batch, keys_S), linear.forward(start, batch, None))
 
 
 # --- start -----------------------------------------------------------------------------------

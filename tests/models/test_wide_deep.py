@@ -145,6 +145,7 @@ def test_buckets_bound_the_table() -> None:
     [
         ({"embedding_dim": None}, "embedding_dim = null: must be a whole number"),
         ({"cross_buckets": 0}, "cross_buckets = 0: must be at least 1"),
+        ({"cross_buckets": 7}, "cross_buckets = 7: has no effect without crosses: leave it out"),
         ({"crosses": [["a"]]}, r"crosses: \[a\] must be two different features"),
         ({"crosses": [["a", "a"]]}, r"crosses: \[a, a\] must be two different features"),
         ({"crosses": [["a", "b"], ["b", "a"]]}, "crosses: each pair once: .*a and b"),

@@ -7,8 +7,9 @@ next flush.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from realdataexp.loop import Block, Step
-from realdataexp.metrics import LABEL_METRICS, Figures, figures_of
+from realdataexp.metrics import Figures, figures_of, label_metrics
 from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import file_digest
 from realdataexp.runs.folder import write_parquet, write_tensors
@@ -44,6 +45,7 @@ CURVE_SCHEMA = {
 }
 # of the visits whose units come more than once, and of the counters of the diagnostics
 _VISIT_ARRAYS = ("unit", "user", "is_treated", "y")
+_MAX_TRAINING_ROWS = 2048  # of a network, in a look at its training
 _COUNTS = ("n_drawn_R", "n_differ_W", "n_visits_W", "share_sum_WAL", "share_n_WAL")
 
 
@@ -66,6 +68,7 @@ class Recorder:
     n_candidate: int
     has_users: bool
     _pending: list[Step] = field(default_factory=list)
+    _learned: deque[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=deque)
     _outcomes: list[pl.DataFrame] = field(default_factory=list)
     _metrics: list[pl.DataFrame] = field(default_factory=list)
     _curve: list[dict[str, Any]] = field(default_factory=list)
@@ -88,8 +91,13 @@ class Recorder:
         self._share_sum_WAL, self._share_n_WAL = np.zeros(shape), np.zeros(shape)
 
     def add(self, step: Step) -> None:
-        """Keep a step for the next flush."""
-        self._pending.append(step)
+        """Keep a step for the next flush; of what was learned, the latest rows only."""
+        nothing = step.prediction_SBL[:, :0]
+        self._pending.append(replace(step, prediction_SBL=nothing, target_SBL=nothing))
+        self._learned.append((step.prediction_SBL, step.target_SBL))
+        batch_size = step.prediction_SBL.shape[1]
+        while len(self._learned) > max(1, _MAX_TRAINING_ROWS // batch_size):
+            self._learned.popleft()
 
     def flush(self) -> None:
         """Read the kept steps from the device into the tables."""
@@ -136,13 +144,15 @@ class Recorder:
                 self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
 
     def _training_figures(self, steps: list[Step]) -> None:
-        """Each network's metrics on what it learned from since the last flush."""
+        """Each network's metrics on the latest of what it learned from since the last flush."""
         at = steps[-1].visits.step + 1
         loss_TSL = torch.stack([s.loss_SL for s in steps]).cpu().double()
-        prediction_SNL = torch.cat([s.prediction_SBL for s in steps], dim=1).cpu()
-        target_SNL = torch.cat([s.target_SBL for s in steps], dim=1).cpu()
+        prediction_SNL, target_SNL = (
+            torch.cat(x, dim=1).cpu() for x in zip(*self._learned, strict=True)
+        )
+        self._learned.clear()
         for j, (label, kind) in enumerate(zip(self.learned, self.kinds, strict=True)):
-            found = LABEL_METRICS[kind](prediction_SNL[..., j], target_SNL[..., j])
+            found = label_metrics(kind, prediction_SNL[..., j], target_SNL[..., j])
             loss_S = loss_TSL[..., j].nanmean(0)
             self.figures("loop", at, self.networks, "train", figures_of(label, found, loss_S))
 

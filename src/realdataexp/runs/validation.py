@@ -18,7 +18,7 @@ from torch import Tensor
 
 from realdataexp.learner import Learner
 from realdataexp.loop import Block, LabelPolicy, by_label
-from realdataexp.metrics import LABEL_METRICS, Figures, figures_of, ranking_metrics
+from realdataexp.metrics import Figures, figures_of, label_metrics, ranking_metrics
 from realdataexp.worlds.base import HeldOut
 
 
@@ -75,7 +75,7 @@ class Validator:
         y_NL = self.held_out.y_BCL.flatten(0, 1).cpu()
         for k, (policy, kind) in enumerate(zip(self.labels, self.kinds, strict=True)):
             prediction_SN = look.prediction_SBCK[..., k].flatten(1).cpu()
-            found = LABEL_METRICS[kind](prediction_SN, y_NL[:, k])
+            found = label_metrics(kind, prediction_SN, y_NL[:, k])
             yield figures_of(policy.name, found, look.loss_SK[:, k])
 
     def rankings(self, look: Look, blocks: Sequence[Block]) -> Iterator[tuple[int, int, Figures]]:
