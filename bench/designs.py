@@ -164,11 +164,11 @@ STUDIES = {
 
 HEAD = """# What the lab measured
 
-Made by `python bench/designs.py --data data/KuaiRand-Pure` (seed 0). Bias is the mean of the paired \
-differences from the truth of the same replication, ± its Monte-Carlo standard error. SE: the mean \
-that a test reports (Welch). Coverage: of the true effect by its 95 % interval. Regret: what \
-deciding by that interval costs per visit. Studies of KuaiRand-Pure replay its rows of 25 April to \
-8 May."""
+Made by `python bench/designs.py --data data/KuaiRand-Pure` (seed 0). Bias is the mean of the \
+paired differences from the truth of the same replication, ± its Monte-Carlo standard error. SE: \
+the mean that a test reports (Welch). Coverage: of the true effect by its 95 % interval. Regret: \
+what deciding by that interval costs per visit. Studies of KuaiRand-Pure replay its rows of \
+25 April to 8 May."""
 
 
 def main() -> None:
