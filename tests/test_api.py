@@ -33,6 +33,13 @@ def test_a_result_draws_its_plot_again(small_run: Path, tmp_path: Path):
     assert (folder / "plot.svg").read_bytes() == (small_run / "plot.svg").read_bytes()
 
 
+def test_a_result_writes_its_page_again(small_run: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(small_run, tmp_path / small_run.name))
+    (folder / "report.html").unlink()
+    assert rx.Result(folder).report() == folder / "report.html"
+    assert (folder / "report.html").read_bytes() == (small_run / "report.html").read_bytes()
+
+
 def test_a_single_designs_run_has_an_empty_comparison(
     small_settings: Callable[..., Settings], tmp_path: Path
 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -252,7 +253,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, nth: int = 1
         (Path, "mkdir", 1),
         (Path, "write_text", 1),  # config.yaml
         (folder.os, "fsync", 1),
-        (checkpoint, "save_file", 1),
+        (checkpoint, "write_tensors", 1),
     ],
     ids=["mkdir", "config.yaml", "fsync", "checkpoint"],
 )
@@ -282,7 +283,7 @@ def test_a_full_disk_spares_a_folder_that_was_there(
 ):
     config = small_config()
     (tmp_path / "out").mkdir()
-    fail_at(monkeypatch, checkpoint, "save_file")
+    fail_at(monkeypatch, checkpoint, "write_tensors")
     assert_refused(capsys, ["no space"], "run", config, "--out", tmp_path / "out", at=tmp_path)
 
 
@@ -294,12 +295,14 @@ def test_a_disk_that_fills_up_later_keeps_the_checkpoints_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ):
     config, out = small_config(), tmp_path / "out"
-    fail_at(monkeypatch, checkpoint, "save_file", nth=2)
+    fail_at(monkeypatch, checkpoint, "write_tensors", nth=3)
     code, lines = call(capsys, "run", config, "--out", out)
     assert (code, len(lines)) == (2, 1)
     assert "no space left" in lines[0]
-    assert f"after 10 of 10 steps; {out} holds the run so far, with status partial" in lines[0]
-    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["index.json", "step_5"]
+    assert f"of 10 steps; {out} holds the run so far, with status partial" in lines[0]
+    index = json.loads((out / "checkpoints" / "index.json").read_text())
+    kept = {p.name for p in (out / "checkpoints").iterdir()} - {"index.json", "rows"}
+    assert kept == set(index["kept"]) and index["latest"] == "step_0"
     assert [p for p in out.rglob("*") if ".tmp" in p.name] == []
 
 

@@ -20,7 +20,19 @@ from realdataexp import cli
 from realdataexp.config import Config, load_config
 from realdataexp.errors import InputError, RunError
 
-COMMANDS = ("run", "plan", "prepare", "download", "synth", "validate", "schema", "report")
+COMMANDS = (
+    "run",
+    "resume",
+    "plan",
+    "prepare",
+    "download",
+    "synth",
+    "validate",
+    "schema",
+    "report",
+    "doctor",
+    "perf",
+)
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -41,6 +53,12 @@ class Stub:
         if self.raises:
             raise self.raises
         return out or Path("results/a-run")
+
+    def resume_experiment(self, folder: Path) -> Path:
+        self.calls.append(("resume", folder))
+        if self.raises:
+            raise self.raises
+        return folder
 
     def check_experiment(
         self, config: Config, out: Path | None = None, *, every_fault: bool = False
@@ -76,8 +94,17 @@ class Stub:
         self.calls.append(("synth", directory, sizes))
         return {"log_rows": 120_000}
 
-    def write_plot(self, run_dir: Path) -> None:
-        self.calls.append(("plot", run_dir))
+    def write_plot(self, run_dir: Path, *, png: bool) -> Path:
+        self.calls.append(("plot", run_dir, png))
+        return run_dir / "plot.svg"
+
+    def write_report(self, run_dir: Path, out: Path | None) -> Path:
+        self.calls.append(("page", run_dir, out))
+        return out or run_dir / "report.html"
+
+    def write_comparison(self, run_dirs: list[Path], out: Path | None) -> Path:
+        self.calls.append(("several", run_dirs, out))
+        return out or run_dirs[0] / "report-compare.html"
 
 
 @pytest.fixture(autouse=True)
@@ -93,11 +120,13 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     """Put a stub in the place of everything that would do real work."""
     stub = Stub()
     modules = {
-        "realdataexp.runs.experiment": ("run_experiment", "check_experiment"),
+        "realdataexp.runs.experiment": ("run_experiment", "check_experiment", "resume_experiment"),
         "realdataexp.runs.checks": ("without_faults",),
         "realdataexp.runs.planning": ("run_plan",),
         "realdataexp.report.table": ("print_plan", "print_result"),
+        "realdataexp.report.page": ("write_report",),
         "realdataexp.report.plots": ("write_plot",),
+        "realdataexp.report.several": ("write_comparison",),
         "realdataexp.data.synthetic": ("write_synthetic",),
         "realdataexp.data.kuairand": ("prepare",),
     }
@@ -158,6 +187,8 @@ def test_the_package_runs_as_a_module():
         (["plan", "--mode", "global"], "--mode"),
         (["plan", "--power", "much"], "--power"),
         (["prepare"], "Missing argument 'DIR'"),
+        (["resume"], "Missing argument 'RUN_DIR'"),
+        (["resume", "r", "--quiet", "--verbose"], "give one of them"),
         (["prepare", "x", "--logs", "randon"], "must be one of random"),
         (["synth", "x", "--rows", "0"], "rows = 0: must be at least 1"),
         (["synth", "x", "--version", "2k"], "must be one of pure"),
@@ -208,6 +239,28 @@ def test_run_hands_its_options_on_and_ends_with_the_run_folder(
 def test_run_without_a_config_runs_the_demo(stub: Stub, capsys: pytest.CaptureFixture[str]):
     assert call(capsys, "run")[0] == 0
     assert stub.calls[0] == ("run", load_config("demo"), None)
+
+
+def test_resume_goes_on_and_ends_with_the_run_folder(
+    stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    partial = {"schema_version": 1, "status": "partial"}
+    (tmp_path / "result.json").write_text(json.dumps(partial))
+    code, out, err = call(capsys, "resume", str(tmp_path))
+    assert (code, out, err) == (0, f"the table\nRun folder: {tmp_path}\n", "")
+    assert stub.calls == [("resume", tmp_path), ("print", tmp_path)]
+    (tmp_path / "result.json").write_text(json.dumps(partial | {"status": "complete"}))
+    said = f"{tmp_path}: complete; nothing to resume\n"
+    assert call(capsys, "resume", str(tmp_path)) == (0, said, "")
+    assert len(stub.calls) == 2
+
+
+def test_an_interrupted_resume_says_what_there_is(
+    stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    stub.raises = KeyboardInterrupt("interrupted after 3 of 9 steps")
+    code, out, err = call(capsys, "resume", str(tmp_path))
+    assert (code, out, err) == (130, "", "interrupted after 3 of 9 steps\n")
 
 
 def test_plan_hands_its_options_on_and_ends_with_the_plan_folder(
@@ -341,13 +394,32 @@ def test_synth_hands_its_sizes_on(stub: Stub, capsys: pytest.CaptureFixture[str]
     assert stub.calls == [("synth", Path("d"), sizes)]
 
 
-def test_report_makes_the_plot_again(
+def test_report_makes_the_plot_and_the_page_again(
     stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     (tmp_path / "result.json").write_text("{}")
-    code, out, _ = call(capsys, "report", str(tmp_path))
-    assert (code, out) == (0, f"Wrote {tmp_path / 'plot.svg'}\n")
-    assert stub.calls == [("plot", tmp_path)]
+    code, out, _ = call(capsys, "report", str(tmp_path), "--png")
+    said = f"Wrote {tmp_path / 'plot.svg'}\nWrote {tmp_path / 'report.html'}\n"
+    assert (code, out) == (0, said)
+    assert stub.calls == [("plot", tmp_path, True), ("page", tmp_path, None)]
+
+
+def test_report_compares_several_runs(
+    stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    runs = [tmp_path / name for name in "ab"]
+    for run in runs:
+        run.mkdir()
+        (run / "result.json").write_text("{}")
+    page = tmp_path / "page.html"
+    code, out, _ = call(capsys, "report", *map(str, runs), "--out", str(page))
+    assert (code, out) == (0, f"Wrote {page}\n")
+    assert stub.calls == [("several", runs, page)]
+    code, _, err = call(capsys, "report", *map(str, runs), "--png")
+    assert (code, err) == (2, "--png: draws the plot of one run; give one RUN_DIR\n")
+    code, _, err = call(capsys, "report", str(runs[0]), "--out", str(tmp_path / "no" / "x.html"))
+    assert code == 2
+    assert "no is no folder; make it first" in err
 
 
 def test_the_public_api_is_imported_on_first_use():

@@ -310,6 +310,40 @@ def test_every_model_s_settings_are_filled_in_and_checked(
     assert f"labels.1.model_params.{wrong.split('=')[0]}" in line and says in line
 
 
+# Settings of a model that act on nothing, and what is missing for each.
+IDLE = [
+    ("MLP", "hidden_layers: []", {"dropout": 0.1, "normalization": "layer"}, "hidden layers"),
+    ("DCNv2", "hidden_layers: []", {"dropout": 0.1, "normalization": "layer"}, "hidden layers"),
+    ("DLRM", "hidden_layers: [], bottom_layers: []", {"dropout": 0.1}, "hidden layers"),
+    ("WideDeep", "crosses: []", {"cross_buckets": 20}, "crosses"),
+]
+
+
+@pytest.mark.parametrize(("model", "lacking", "settings", "missing"), IDLE)
+def test_a_model_s_settings_without_effect_are_refused(
+    model: str, lacking: str, settings: dict[str, Any], missing: str
+):
+    mine = [f"labels.1.model={model}", f"labels.1.model_params={{{lacking}}}"]
+    config = load_config(SMALL, mine)
+    assert load_config(config.resolved()) == config  # which lists all settings
+    given = [f"labels.1.model_params.{name}={value}" for name, value in settings.items()]
+    lines = faults(SMALL, *mine, *given)
+    assert len(lines) == len(settings)
+    for line, (name, value) in zip(lines, settings.items(), strict=True):
+        said = f"labels.1.model_params.{name} = {json.dumps(value)}: has no effect without"
+        assert f"{said} {missing}: leave it out" in line
+
+
+def test_a_model_s_settings_are_taken_where_any_layer_or_cross_uses_them():
+    for model, params in (
+        ("MLP", "{hidden_layers: [4], dropout: 0.1, normalization: layer}"),
+        ("DLRM", "{hidden_layers: [], bottom_layers: [4], dropout: 0.1}"),
+        ("DLRM", "{hidden_layers: [4], bottom_layers: [], normalization: layer}"),
+        ("WideDeep", "{crosses: [[tag, video_type]], cross_buckets: 20}"),
+    ):
+        load_config(SMALL, [f"labels.1.model={model}", f"labels.1.model_params={params}"])
+
+
 def test_a_categorical_label_needs_its_number_of_classes():
     categorical = ["labels.1.type=categorical", "labels.1.loss_function=CE"]
     (line,) = faults(SMALL, *categorical)

@@ -14,6 +14,7 @@ from realdataexp.config import Config
 from realdataexp.config import load_config as load_config
 from realdataexp.errors import InputError
 from realdataexp.report.files import read_result, read_table
+from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.planning import run_plan
@@ -57,6 +58,10 @@ class Result:
     def plot(self) -> Path:
         """Draw plot.svg again; returns the file."""
         return write_plot(self.folder)
+
+    def report(self) -> Path:
+        """Write report.html again; returns the file."""
+        return write_report(self.folder)
 
 
 def run(

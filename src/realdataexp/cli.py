@@ -257,7 +257,9 @@ def plan(
     epilog="Example: realdataexp prepare data/KuaiRand-Pure --logs standard_late",
 )
 def prepare(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A KuaiRand folder.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A KuaiRand folder, or that of a config's tables.")
+    ],
     cache: Annotated[
         Path | None, typer.Option(help="Cache folder; default: the user's cache folder.")
     ] = None,
@@ -270,7 +272,7 @@ def prepare(
         typer.Option(help="random, standard_early or standard_late; repeatable; default: all."),
     ] = None,
 ) -> None:
-    """Import a KuaiRand folder into the cache, check it, and print what is in it."""
+    """Import a data set's folder into the cache, check it, and print what is in it."""
     from realdataexp.config import load_config
 
     chosen = [f"dataset.logs=[{', '.join(logs)}]"] if logs else []
@@ -282,6 +284,15 @@ def prepare(
 
     if loaded.feature is None:
         raise InputError(f"--config {config}: its data set has no files to import")
+    if loaded.dataset.tables is not None:
+        from realdataexp.data.tables import TablesRequest, prepare_tables
+
+        if logs:
+            raise InputError("--logs: the config names its own tables: dataset.tables.log")
+        own = TablesRequest.of(loaded)
+        data = prepare_tables(own, cache or loaded.cache_dir(), Warnings(), force)
+        terminal.print_stats(str(directory), data.stats)
+        return
     request = ImportRequest(
         path=directory,
         logs=loaded.dataset.logs,
@@ -392,14 +403,71 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-@app.command(epilog="Example: realdataexp report results/20260101-120000-compare")
+@app.command(
+    epilog="Example: realdataexp report results/20260101-120000-compare. Several RUN_DIRs are "
+    "compared in one page, report-compare.html in the first of them.",
+)
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page; default: in the run folder.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Draw plot.png too, of one run.")] = False,
 ) -> None:
-    """Make a run's plot again from the files in its folder."""
-    if not (run_dir / "result.json").is_file():
-        raise InputError(f"{run_dir}: no run folder: it has no result.json; give one made by run")
+    """Make a run's plot and page again from its folder, or compare several runs in one page."""
+    for run_dir in run_dirs:
+        if not (run_dir / "result.json").is_file():
+            text = "no run folder: it has no result.json; give one made by run"
+            raise InputError(f"{run_dir}: {text}")
+    if out and not out.parent.is_dir():
+        raise InputError(f"--out {out}: {out.parent} is no folder; make it first")
+    if len(run_dirs) > 1:
+        if png:
+            raise InputError("--png: draws the plot of one run; give one RUN_DIR")
+        from realdataexp.report.several import write_comparison
+
+        typer.echo(f"Wrote {write_comparison(run_dirs, out)}")
+        return
+    from realdataexp.report.page import write_report
     from realdataexp.report.plots import write_plot
 
-    write_plot(run_dir)
-    typer.echo(f"Wrote {run_dir / 'plot.svg'}")
+    typer.echo(f"Wrote {write_plot(run_dirs[0], png=png)}")
+    typer.echo(f"Wrote {write_report(run_dirs[0], out)}")
+
+
+@app.command(epilog="Example: realdataexp doctor kuairand-pure --data data/KuaiRand-Pure")
+def doctor(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="A YAML file or the name of a built-in config, to check it too."),
+    ] = None,
+    data: _Data = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what this machine offers, and what would go wrong in a run."""
+    from realdataexp.runs.doctor import examine
+    from realdataexp.runs.findings import as_mappings, would_stop
+
+    terminal.log_lines("ERROR")
+    findings = examine(config, data)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(as_mappings(findings), indent=2, ensure_ascii=False))
+    else:
+        from realdataexp.report.findings import print_findings
+
+        print_findings(as_mappings(findings))
+    if would_stop(findings):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: realdataexp perf results/20260101-120000-compare")
+def perf(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+) -> None:
+    """Say where a run's time and its device went, and what to change; draw perf.svg."""
+    from realdataexp.report.perf_show import print_perf, write_perf_plot
+
+    print_perf(run_dir)
+    typer.echo(f"Wrote {write_perf_plot(run_dir)}")

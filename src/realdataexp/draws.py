@@ -20,11 +20,12 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+_ALL = 0xFFFFFFFFFFFFFFFF
 
 
 def _signed(value: int) -> int:
     """The int64 with the same 64 bits as ``value`` (taken modulo 2**64)."""
-    value &= 0xFFFFFFFFFFFFFFFF
+    value &= _ALL
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -40,6 +41,14 @@ def mix64(x: Tensor) -> Tensor:
     return x.bitwise_xor_(_shift_right(x, 31))
 
 
+def _mix64_of(x: int) -> int:
+    """``mix64`` of one number, taken modulo 2**64: the bits as an integer from 0."""
+    x &= _ALL
+    x = (x ^ x >> 30) * _MIX_1 & _ALL
+    x = (x ^ x >> 27) * _MIX_2 & _ALL
+    return x ^ x >> 31
+
+
 def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
     """Mix a seed, a purpose and any counters into keys.
 
@@ -51,10 +60,15 @@ def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
     Returns:
         int64 tensor of the counters' broadcast shape, () without tensor counters.
     """
-    mixed = mix64(torch.tensor(_signed(seed * 2 + 1)))
-    for part in (zlib.crc32(purpose.encode()), *counters):
-        counter = part if isinstance(part, Tensor) else torch.tensor(_signed(part))
-        mixed = mix64(mixed * _signed(_GOLDEN) + counter.to(torch.int64))
+    parts: list[int | Tensor] = [zlib.crc32(purpose.encode()), *counters]
+    first = _mix64_of(seed * 2 + 1)
+    while parts and isinstance(part := parts[0], int):  # far cheaper than tensors
+        first = _mix64_of(first * _GOLDEN + part)
+        del parts[0]
+    mixed = torch.tensor(_signed(first))
+    for part in parts:
+        counter = part.to(torch.int64) if isinstance(part, Tensor) else _signed(part)
+        mixed = mix64(mixed * _signed(_GOLDEN) + counter)
     return mixed
 
 
@@ -102,15 +116,14 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
         int64 of the shape of ``u_XK``: the chosen numbers, -1 behind the n-th where n < K.
     """
     u, n = u_XK.numpy(), n_X.numpy()
-    chosen = np.full(u.shape, -1, dtype=np.int64)
-    n_taken = np.minimum(n, u.shape[-1])
-    for k in range(u.shape[-1]):
-        last = n - n_taken + k
-        drawn = np.minimum((u[..., k] * (last + 1)).astype(np.int64), last)
-        if k:
-            is_taken = (chosen[..., :k] == drawn[..., None]).any(-1)
-            drawn = np.where(is_taken, last, drawn)
-        chosen[..., k] = np.where(k < n_taken, drawn, -1)
+    n_taken = np.minimum(n, u.shape[-1])[..., None]
+    last = n[..., None] - n_taken + np.arange(u.shape[-1])
+    drawn = np.minimum((u * (last + 1)).astype(np.int64), last)
+    chosen = drawn.copy()
+    for k in range(1, u.shape[-1]):
+        is_taken = (chosen[..., :k] == drawn[..., k, None]).any(-1)
+        np.copyto(chosen[..., k], last[..., k], where=is_taken)
+    chosen[np.arange(u.shape[-1]) >= n_taken] = -1
     return torch.from_numpy(chosen)
 
 

@@ -217,7 +217,8 @@ class Loop:
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
         prediction_WABCL = self._predict(slate, R)
         term_WABCL = prediction_WABCL * self._factor_1A11L
-        score_WABC = term_WABCL.sum(-1)
+        first, *others = term_WABCL.unbind(-1)
+        score_WABC = sum(others, first)  # a sum over so short an axis is slow
         padding_W1BC = ~slate.is_candidate_WBC.unsqueeze(1)
         score_WABC = score_WABC.masked_fill(padding_W1BC, -torch.inf)
         pick_WAB = score_WABC.argmax(-1)

@@ -67,6 +67,7 @@ def descend(
         clip_S = torch.where(is_active_S, clip_S, 1.0)
     t_S = n_updates_S.clamp_min(1).float()
     step_S, root_S = rate_S / (1.0 - _BETA_1**t_S), (1.0 - _BETA_2**t_S).sqrt()
+    share_1_S, share_2_S = (1.0 - _BETA_1) * on_S, (1.0 - _BETA_2) * on_S
     for (name, p), g in zip(params.items(), grads, strict=True):
         along = (-1, *[1] * (p.dim() - 1))
         g = torch.where(is_active_S.view(along), g, 0.0)
@@ -80,7 +81,7 @@ def descend(
             p.sub_(g.mul_(rate_S.view(along)))
             continue
         m, v = moments[0][name], moments[1][name]
-        m.lerp_(g, ((1.0 - _BETA_1) * on_S).view(along))
-        v.lerp_(g.square_(), ((1.0 - _BETA_2) * on_S).view(along))
+        m.lerp_(g, share_1_S.view(along))
+        v.lerp_(g.square_(), share_2_S.view(along))
         denominator = v.sqrt().div_(root_S.view(along)).add_(_EPSILON)
         p.sub_(denominator.reciprocal_().mul_(m).mul_(step_S.view(along)))

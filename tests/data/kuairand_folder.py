@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from realdataexp.data import schema
+from realdataexp.data.integrity import MARKER
 
 Row = dict[str, Any]
 
@@ -73,6 +75,8 @@ class KuaiRandFolder:
             for i in range(n_parts):
                 part = "" if n_parts == 1 else f"_part{i + 1}"
                 write_csv(self.file(stem, part), columns, rows[i::n_parts])
+        made = {stem: len(rows) for stem, rows in self.rows.items()}
+        (self.path / MARKER).write_text(json.dumps(made))
         return self.path
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from kuairand_folder import (
     EARLY,
@@ -32,6 +33,7 @@ from polars.testing import assert_frame_equal
 from realdataexp.data import cache, kuairand, schema
 from realdataexp.data.kuairand import ImportRequest, find_files, prepare
 from realdataexp.data.log import DataSet
+from realdataexp.data.spill import Spill
 from realdataexp.errors import InputError, Warnings
 
 USERS, BASIC, STATISTIC = schema.USER_FEATURES, schema.VIDEO_BASIC, schema.VIDEO_STATISTIC
@@ -74,7 +76,7 @@ def importer(folder: KuaiRandFolder, tmp_path: Path) -> Importer:
 def log_tuples(data: DataSet) -> list[tuple[int, int, bool, float, float]]:
     """(user id, video id, early, play time, click) of every log row, in the table's order."""
     log, rows = data.log, []
-    videos = data.videos["video_id"].to_list()
+    videos = data.videos.frame()["video_id"].to_list()
     for u, user in enumerate(data.users["user_id"].to_list()):
         for n in range(log.offset_U1[u], log.offset_U1[u + 1]):
             early = n < log.offset_U1[u] + log.n_early_U[u]
@@ -85,7 +87,7 @@ def log_tuples(data: DataSet) -> list[tuple[int, int, bool, float, float]]:
 
 def assert_same(a: DataSet, b: DataSet) -> None:
     assert_frame_equal(a.users, b.users)
-    assert_frame_equal(a.videos, b.videos)
+    assert_frame_equal(a.videos.frame(), b.videos.frame())
     assert np.array_equal(a.log.offset_U1, b.log.offset_U1)
     assert np.array_equal(a.log.n_early_U, b.log.n_early_U)
     assert np.array_equal(a.log.video_N, b.log.video_N)
@@ -144,7 +146,7 @@ def test_features_are_columns_named_as_asked_for_the_ids_in_the_log_only(folder,
         "onehot_feat4",
     ]
     assert data.videos.columns == ["video_id", "video.follow_user_num", "video_duration", "tag"]
-    assert data.videos.rows() == [(v, 0.25 * v, 9000.0, "3,11") for v in (1, 2, 3, 4)]
+    assert data.videos.frame().rows() == [(v, 0.25 * v, 9000.0, "3,11") for v in (1, 2, 3, 4)]
     assert data.users.dtypes == [pl.Int64, pl.Float32, pl.String, pl.String]
 
 
@@ -289,14 +291,14 @@ def test_minus_124_is_unknown_for_users_in_both_kinds_and_a_number_for_videos(fo
     assert data.users.rows()[1] == (20, None, "full_active", None)
     assert data.stats["features"]["follow_user_num"] == {"n_missing": 1, "n_unknown": 1}
     assert data.stats["features"]["onehot_feat4"] == {"n_missing": 1, "n_unknown": 1}
-    assert data.videos["video_duration"][0] == -124.0
+    assert data.videos.frame()["video_duration"][0] == -124.0
 
 
 def test_missing_features_are_null_in_both_kinds(folder, importer):
     folder.rows[BASIC][1] |= {"video_duration": "", "tag": ""}
     folder.rows[BASIC][2] |= {"video_duration": "nan"}
     folder.write()
-    videos = importer().videos
+    videos = importer().videos.frame()
     assert videos["video_duration"].to_list() == [None, None, 9000.0, 9000.0]
     assert videos["tag"].null_count() == 1
 
@@ -306,7 +308,7 @@ def test_users_and_videos_without_features_stay_and_are_reported(folder, importe
     folder.write()
     data = importer()
     assert data.users.rows()[1] == (20, None, None, None)
-    assert data.videos.rows()[2] == (3, None, 9000.0, "3,11")
+    assert data.videos.frame().rows()[2] == (3, None, 9000.0, "3,11")
     assert data.stats["without_features"] == {USERS: 1, BASIC: 0, STATISTIC: 1}
     assert importer.codes() == ["users_without_features", "videos_without_features"]
 
@@ -591,7 +593,14 @@ def test_a_damaged_entry_is_noticed_and_made_again(folder, importer, how):
 
 @pytest.mark.parametrize(
     ("where", "failing"),
-    [(np, "save"), (pl.DataFrame, "write_parquet"), (cache, "_sync"), (os, "rename")],
+    [
+        (np, "save"),
+        (Spill, "append"),
+        (Spill, "read"),
+        (pq.ParquetWriter, "write_table"),
+        (cache, "_sync"),
+        (os, "rename"),
+    ],
 )
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_import_leaves_nothing(folder, importer, monkeypatch, where, failing, error):
@@ -617,16 +626,6 @@ def test_a_full_disk_is_an_input_error_and_leaves_nothing(folder, importer, monk
     monkeypatch.setattr(np, "save", full)
     refused(importer, importer.cache_path, "disk is full", "cache_path")
     assert list(importer.cache_path.iterdir()) == []
-
-
-def test_a_full_disk_is_recognised_in_the_words_of_polars(folder, importer, monkeypatch):
-    folder.write()
-    real = pl.DataFrame.write_parquet
-    full = lambda frame, _: real(frame, "/dev/full")  # noqa: E731
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
-    refused(importer, importer.cache_path, "disk is full")
 
 
 def test_a_cache_folder_that_is_a_file_is_an_input_error(folder, importer):

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import polars as pl
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -25,7 +26,7 @@ def parts(run: Path) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
 
 
 def drawn(result: dict[str, Any], tables: dict[str, pl.DataFrame]) -> Figure:
-    with matplotlib.rc_context(plots._STYLE):
+    with matplotlib.rc_context(fname=plots.STYLE):
         return draw(result, **tables)
 
 
@@ -33,21 +34,24 @@ def titles(figure: Figure) -> list[str]:
     return [ax.get_title(loc="left") for ax in figure.axes]
 
 
-def test_compare_begins_with_the_designs_and_has_a_panel_for_each_label(small_run: Path):
+def test_a_row_of_answers_and_a_row_of_curves_for_each_label(small_run: Path):
     assert titles(drawn(*parts(small_run))) == [
-        "play_time (ms): estimates of the effect",
-        "click: estimates of the effect",
-        "play_time (ms): total so far",
-        "click: total so far",
-        "play_time (ms): loss",
-        "click: loss",
-        "Fewer candidates left than a full slate has",
-    ]
+        "play_time (ms): estimates", "play_time (ms): bias", "play_time (ms): coverage",
+        "click: estimates", "click: bias", "click: coverage",
+        "play_time (ms): total so far", "play_time (ms): relative error", "play_time (ms): loss",
+        "click: total so far", "click: AUC", "click: loss",
+        "data left: too little for a full slate",
+    ]  # fmt: skip
+
+
+def panel(figure: Figure, title: str) -> Axes:
+    (ax,) = [ax for ax in figure.axes if ax.get_title(loc="left") == title]
+    return ax
 
 
 def test_the_curves_are_the_arms_mean_totals(small_run: Path):
     result, tables = parts(small_run)
-    ax = drawn(result, tables).axes[3]
+    ax = panel(drawn(result, tables), "click: total so far")
     ends = {line.get_label(): line.get_ydata()[-1] for line in ax.get_lines()}
     gte = result["gte_results"]
     assert ends["everybody in treatment"] == pytest.approx(gte["GT_click"])
@@ -56,12 +60,28 @@ def test_the_curves_are_the_arms_mean_totals(small_run: Path):
 
 def test_the_line_among_the_designs_is_the_truth(small_run: Path):
     result, tables = parts(small_run)
-    ax = drawn(result, tables).axes[1]
+    ax = panel(drawn(result, tables), "click: estimates")
     (line,) = [line for line in ax.get_lines() if line.get_label() == "true effect (GTE)"]
     (truth,) = {e["gte"] for e in result["comparison"] if e["label"] == "click"}
     assert line.get_xdata()[0] == pytest.approx(truth)
     names = [tick.get_text() for tick in ax.get_yticklabels()]
     assert names == ["pooling", "snapshot", "splitting"]
+
+
+def test_bias_and_coverage_are_those_of_the_result(small_run: Path):
+    result, tables = parts(small_run)
+    figure = drawn(result, tables)
+    biases = [e["bias"] for e in result["comparison"] if e["label"] == "click"]
+    covers = [
+        100 * e["coverage"]
+        for e in result["inference"]
+        if e["label"] == "click" and e["se_method"] == "welch"
+    ]
+    for title, expected in (("click: bias", biases), ("click: coverage", covers)):
+        drawn_lines = panel(figure, title).get_lines()
+        points = [x for x in drawn_lines if len(x.get_xdata()) == 1 and x.get_marker() in "os"]
+        found = sorted(float(x.get_xdata()[0]) for x in points)
+        assert found == pytest.approx(sorted(expected))
 
 
 def test_no_label_lies_on_another_or_outside(small_run: Path):
@@ -86,7 +106,7 @@ def test_a_single_design_shows_its_arms(small_run: Path):
     figure = drawn(result, tables)
     assert titles(figure)[:3] == [
         "play_time (ms): total so far, splitting",
-        "click: total so far, splitting",
+        "play_time (ms): relative error",
         "play_time (ms): loss",
     ]
     legend = figure.axes[2].get_legend()
@@ -99,7 +119,7 @@ def test_a_single_design_shows_its_arms(small_run: Path):
 def test_designs_without_estimates_leave_no_empty_panel(small_run: Path):
     result, tables = parts(small_run)
     tables["estimates"] = tables["estimates"].filter(pl.col("design") == "global")
-    assert "estimates of the effect" not in " ".join(titles(drawn(result, tables)))
+    assert ": estimates" not in " ".join(titles(drawn(result, tables)))
 
 
 def test_a_run_without_steps_is_drawn_as_that(small_run: Path):
@@ -141,3 +161,26 @@ def test_a_missing_table_is_said(small_run: Path, tmp_path: Path):
     (run / "metrics.parquet").unlink()
     with pytest.raises(InputError, match=r"metrics\.parquet: cannot be read"):
         write_plot(run)
+
+
+def test_a_png_is_drawn_where_asked(small_run: Path, tmp_path: Path):
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    assert write_plot(run, png=True) == run / "plot.svg"
+    assert (run / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_label_without_a_model_shares_a_row(small_run: Path):
+    result, tables = parts(small_run)
+    tables["metrics"] = tables["metrics"].filter(pl.col("label") != "click")
+    assert titles(drawn(result, tables))[-2:] == [
+        "click: total so far",
+        "data left: too little for a full slate",
+    ]
+
+
+def test_data_that_do_not_run_out_have_no_panel(small_run: Path):
+    result, tables = parts(small_run)
+    is_data = pl.col("split") == "data"
+    value = pl.when(is_data).then(0.0).otherwise(pl.col("value"))
+    tables["metrics"] = tables["metrics"].with_columns(value=value)
+    assert "data left" not in " ".join(titles(drawn(result, tables)))

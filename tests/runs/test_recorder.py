@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -13,10 +16,12 @@ from realdataexp.designs.cluster import Cluster
 from realdataexp.designs.pooling import Pooling
 from realdataexp.designs.switchback import Switchback
 from realdataexp.loop import Block
+from realdataexp.runs.checkpoint import file_digest
+from realdataexp.runs.folder import write_parquet
 from realdataexp.runs.recorder import Recorder
 from realdataexp.worlds.base import Slate, Visits
 
-LABELS = ("play", "click")
+LABELS, KINDS = ("play", "click"), ("numerical", "binary")
 CLUSTER = Block("cluster", Cluster(n_clusters=2), 0.4)
 SWITCHBACK = Block("switchback", Switchback(block_steps=4, washout_steps=1), 0.4)
 REPLICATIONS = (0, 3)
@@ -35,7 +40,7 @@ class Picky(Pooling):
 
 def recorded(blocks: tuple[Block, ...], has_users: bool = True) -> tuple[Recorder, History]:
     history = run(Setting(n_candidates=2), blocks, REPLICATIONS)
-    recorder = Recorder(blocks, REPLICATIONS, LABELS, LABELS, 2, has_users)
+    recorder = Recorder(blocks, REPLICATIONS, LABELS, LABELS, KINDS, 2, has_users)
     for step in history.steps:
         recorder.add(step)
         if step.visits.step % 5 == 0:
@@ -114,7 +119,96 @@ def test_lost_visits_are_those_drawn_that_did_not_take_place():
 
 
 def test_before_the_first_step_nothing_is_known():
-    recorder = Recorder(BLOCKS, REPLICATIONS, LABELS, LABELS, 2, True)
+    recorder = Recorder(BLOCKS, REPLICATIONS, LABELS, LABELS, KINDS, 2, True)
     recorder.flush()
     assert recorder.units(None) is None and recorder.outcomes().height == 0
     assert set(recorder.diagnostics()["share_of_visits_lost"].values()) == {None}
+
+
+LAYOUTS = {
+    "users": ((GLOBAL_T, GLOBAL_C, POOLING), True),
+    "units of three kinds": ((POOLING, CLUSTER, SWITCHBACK), True),
+    "none, then blocks of steps": ((POOLING, SWITCHBACK, GLOBAL_T), False),
+    "no units": ((POOLING,), False),
+}
+
+
+@pytest.mark.parametrize("reload_at", [(0,), (5,), (3, 4, 4, 9), (12,), tuple(range(13))])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_that_were_written_and_loaded_give_the_same_tables(
+    layout: str, reload_at: tuple[int, ...], tmp_path: Path
+):
+    blocks, has_users = LAYOUTS[layout]
+
+    def fresh() -> Recorder:
+        return Recorder(blocks, REPLICATIONS, LABELS, LABELS, KINDS, 2, has_users)
+
+    def write(on: Recorder, folder: Path) -> list[dict[str, str]]:
+        on.metric("loop", 3, "pooling", None, "G", "", "weights", "auc", 0.5, 7)
+        files = on.write_rows(folder)
+        assert sorted(f["name"] for f in files) == sorted(p.name for p in folder.iterdir())
+        assert all(f["sha256"] == file_digest(folder / f["name"]) for f in files)
+        return files
+
+    steps = run(Setting(n_candidates=2), blocks, REPLICATIONS).steps
+    whole, part = fresh(), fresh()
+    for i in range(len(steps) + 1):
+        for _ in range(reload_at.count(i)):
+            write(whole, tmp_path / "whole")
+            files, state = write(part, tmp_path / "part"), part.state()
+            saved = {name: t.clone() for name, t in state.items()}
+            part = fresh()
+            part.load_rows(tmp_path / "part", json.loads(json.dumps(files)))
+            part.load_state(saved)
+        if i < len(steps):
+            whole.add(steps[i])
+            part.add(steps[i])
+            if i % 4 == 3:
+                whole.flush()
+                part.flush()
+    whole.flush()
+    part.flush()
+    covariate_UL = np.random.default_rng(0).normal(size=(10, 2)) if has_users else None
+    assert part.outcomes().equals(whole.outcomes()) and whole.outcomes().height > 0
+    assert part.metrics().equals(whole.metrics())
+    assert part.diagnostics() == whole.diagnostics() and part.last_short == whole.last_short
+    assert part.n_visits("pooling") == whole.n_visits("pooling") > 0
+    one, other = part.units(covariate_UL), whole.units(covariate_UL)
+    assert (one is None) == (other is None) == (layout == "no units")
+    assert one is None or other is None or one.equals(other)
+    for name, t in whole.state().items():
+        assert torch.equal(part.state()[name], t)
+
+
+def test_equal_tables_are_equal_files_however_they_came_about(tmp_path: Path):
+    recorder, history = recorded((GLOBAL_T, POOLING))
+    at_once = Recorder((GLOBAL_T, POOLING), REPLICATIONS, LABELS, LABELS, KINDS, 2, True)
+    for step in history.steps:
+        at_once.add(step)
+    at_once.flush()
+    for name, of in (("many", recorder), ("one", at_once)):
+        write_parquet(tmp_path / name, of.outcomes())
+    assert (tmp_path / "many").read_bytes() == (tmp_path / "one").read_bytes()
+
+
+def test_only_what_is_new_is_written(tmp_path: Path):
+    recorder, _ = recorded((GLOBAL_T, POOLING))
+    before = recorder.write_rows(tmp_path)
+    content = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    after = recorder.write_rows(tmp_path)
+    assert after[: len(before)] == before and len(after) == 2 * len(before)
+    assert all(p.read_bytes() == x for p, x in content.items())
+    new = [tmp_path / file["name"] for file in after[len(before) :]]
+    assert [pl.read_parquet(p).height for p in new if p.suffix == ".parquet"] == [0, 0, 0]
+
+
+def test_rows_of_another_kind_are_refused(tmp_path: Path):
+    recorder, _ = recorded((GLOBAL_T, POOLING))
+    files = recorder.write_rows(tmp_path)
+    write_parquet(tmp_path / files[0]["name"], pl.DataFrame({"x": [1]}))
+    fresh = Recorder((GLOBAL_T, POOLING), REPLICATIONS, LABELS, LABELS, KINDS, 2, True)
+    with pytest.raises(ValueError, match="has other columns"):
+        fresh.load_rows(tmp_path, files)
+    other = Recorder((POOLING,), REPLICATIONS, LABELS, LABELS, KINDS, 2, True)
+    with pytest.raises(ValueError, match="instead of"):
+        other.load_state(recorder.state())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -19,17 +20,21 @@ from support import (
     SPLITTING,
     Setting,
     make_data,
+    make_store,
     make_world,
     run,
     same,
     start_loop,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from realdataexp.data.features import fit_features
+from realdataexp.data.log import LogTable
 from realdataexp.data.split import RowRanges, Split
 from realdataexp.designs import Pooling
 from realdataexp.errors import Warnings
-from realdataexp.worlds.replay import ReplayEnvironment
+from realdataexp.worlds.base import WorldSettings
+from realdataexp.worlds.replay import ReplayEnvironment, ReplayWorld
 
 DRAWN_OUT = Setting(n_rows_U=(2, 5, 0, 3, 9, 1, 4, 4), batch_size=3, n_candidates=3, n_steps=40)
 
@@ -185,6 +190,57 @@ def test_a_replication_that_ran_out_stands_still_while_others_go_on():
     assert n_still > 0
 
 
+# --- what a step costs -----------------------------------------------------------------------
+
+
+class CountedElements(TorchDispatchMode):
+    """Adds up the elements of all tensors that operations give."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        # a view of the log costs nothing; indexing it gives a tensor of its own
+        is_view = any(ret.alias_info is not None for ret in func._schema.returns)
+        if isinstance(out, torch.Tensor) and not is_view:
+            self.n += out.numel()
+        return out
+
+
+def step_cost(n_rows: int) -> tuple[int, int]:
+    """Tensor elements, and most bytes of NumPy, of 8 steps for 12 users with so many rows."""
+    few = (40,) * 12
+    random = np.random.default_rng(0)
+    log = LogTable(
+        np.arange(13) * n_rows,
+        np.zeros(12, dtype=np.int64),
+        random.integers(0, 40, 12 * n_rows, dtype=np.int32),
+        {"play": random.random(12 * n_rows, dtype=np.float32)},
+    )
+    world = ReplayWorld(
+        log, ("play",), make_store(few), log.offset_U1[:-1], log.offset_U1[1:],
+        WorldSettings(3, (0, 1, 2), 2, 4, 10, 8, 1, "user"), CPU,
+    )  # fmt: skip
+    tracemalloc.start()
+    with CountedElements() as counted:
+        for t in range(8):
+            visits = world.draw(t)
+            slate = world.slate(visits)
+            world.feedback(visits, slate, torch.zeros(6, 4, dtype=torch.int64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return counted.n, peak
+
+
+def test_a_step_costs_the_same_however_long_the_users_histories_are():
+    """Users of 100,000 rows, and videos of 30,000, against users of 40."""
+    step_cost(40)  # what is made on first use
+    elements, peak = step_cost(40)
+    elements_long, peak_long = step_cost(100_000)
+    assert elements == elements_long > 0
+    assert peak_long < 1.2 * peak + 10_000
+
+
 # --- interruptions ---------------------------------------------------------------------------
 
 
@@ -318,3 +374,29 @@ def test_held_out_visits_show_each_held_out_user_once_with_his_own_rows():
     assert environment.held_out(targets, 2, 5, seed=1).n_users == 2
     other = environment.held_out(targets, 10, 5, seed=2)
     assert not same(other.y_BCL[..., 0].nan_to_num(), held_out.y_BCL[..., 0].nan_to_num())
+
+
+def test_the_identity_changes_with_any_row_of_the_log_or_of_the_features():
+    setting = Setting(n_rows_U=(9, 4, 12))
+    data = make_data(setting.n_rows_U)
+
+    def identity(data) -> dict:
+        everybody = np.ones(3, dtype=bool)
+        features = fit_features(
+            data, ("video_duration",), ("tag",), everybody, missing_indicator=False,
+            warnings=Warnings(),
+        )  # fmt: skip
+        rows = RowRanges(data.log.offset_U1[:-1], data.log.offset_U1[1:])
+        split = Split(everybody, rows, rows, rows, "none")
+        return ReplayEnvironment(data, split, features, CPU).identity()
+
+    assert identity(data) == identity(replace(data, fingerprint="another"))
+    play = data.log.targets["play"].copy()
+    play[12] += 1.0
+    log = replace(data.log, targets={**data.log.targets, "play": play})
+    assert identity(replace(data, log=log)) != identity(data)
+    longer = data.videos.with_columns(video_duration=data.videos["video_duration"] * 2 + 1)
+    shuffled = data.videos.with_columns(video_duration=data.videos["video_duration"].reverse())
+    assert identity(replace(data, videos=shuffled)) != identity(data)
+    # standardised, a linear change is no change to any model
+    assert identity(replace(data, videos=longer))["rows"] == 25

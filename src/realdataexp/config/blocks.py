@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -127,13 +128,46 @@ class Si2023Config(Block):
     pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
 
 
+class TablesConfig(Block):
+    """Files and columns of one's own data (`dataset.name: tables`); paths are within its folder."""
+
+    log: Annotated[Names, Field(min_length=1)] = Field(
+        description="the log's files, .parquet or .csv"
+    )
+    videos: Text = Field(description="file with a row for each video, .parquet or .csv")
+    users: Text | None = Field(
+        None, description="file with a row for each user; null: users have no features"
+    )
+    user_id: Text = Field("user_id", description="column of the user, in the log and in users")
+    video_id: Text = Field("video_id", description="column of the video, in the log and in videos")
+    time: Text = Field("time", description="column of the log: a number, or an ISO date and time")
+    early_before: float | Text | None = Field(
+        None, description="rows of an earlier time are the early log; null: there is none"
+    )
+    lists: Names = Field(
+        (), description="categorical features whose texts hold several categories, as a,b,c"
+    )
+
+    @field_validator("early_before", mode="before")
+    @classmethod
+    def _date_as_text(cls, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, date) else value  # YAML reads dates
+
+    @field_validator("log", "lists")
+    @classmethod
+    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := repeated(names):
+            raise ValueError(f"each name once: remove the second {', '.join(twice)}")
+        return names
+
+
 class DatasetConfig(Block):
     """Where the logs come from."""
 
-    name: Literal["KuaiRand-Pure", "KuaiRand-1K", "KuaiRand-27K", "synthetic", "si2023"] = Field(
-        description="the data set"
-    )
-    path: Text | None = Field(None, description="folder with the CSV files; none for synthetic")
+    name: Literal[
+        "KuaiRand-Pure", "KuaiRand-1K", "KuaiRand-27K", "tables", "synthetic", "si2023"
+    ] = Field(description="the data set; tables: one's own")
+    path: Text | None = Field(None, description="folder with the files; none for synthetic")
     cache_path: Text | None = Field(
         None, description="folder of the imported data; null: the user's cache folder"
     )
@@ -143,6 +177,9 @@ class DatasetConfig(Block):
     ] = Field(("random", "standard_early", "standard_late"), description="the logs to replay")
     leakage: Literal["allow", "forbid"] = Field(
         "allow", description="whether monthly video statistics, which see the future, may be used"
+    )
+    tables: TablesConfig | None = Field(
+        None, validate_default=True, description="files and columns of the data set tables"
     )
     synthetic: SyntheticConfig | None = Field(
         None, validate_default=True, description="size of the data of the data set synthetic"
@@ -165,6 +202,20 @@ class DatasetConfig(Block):
         if twice := repeated(logs):
             raise ValueError(f"each log once: remove the second {', '.join(twice)}")
         return logs
+
+    @field_validator("tables")
+    @classmethod
+    def _only_for_tables(
+        cls, block: TablesConfig | None, info: ValidationInfo
+    ) -> TablesConfig | None:
+        name = info.data.get("name")
+        if block is not None and name not in (None, "tables"):
+            raise ValueError(f"has no effect on the data set {name}: leave it out")
+        if block is None and name == "tables":
+            raise ValueError("missing: name the files under log and videos")
+        if block is not None and info.data.get("leakage") == "forbid":
+            raise ValueError("leakage: forbid knows KuaiRand's statistics only: leave it out")
+        return block
 
     @field_validator("synthetic")
     @classmethod

@@ -27,9 +27,10 @@ import numpy as np
 import polars as pl
 
 from realdataexp.data.log import DataSet, LogTable
+from realdataexp.data.table import StoredTable
 from realdataexp.errors import InputError
 
-FORMAT_VERSION = 1  # raise it when the files, or what an import makes of the CSVs, change
+FORMAT_VERSION = 2  # raise it when the files, or what an import makes of the CSVs, change
 
 _TEMPORARY = ".importing-"
 _ABANDONED_AFTER_S = 3600.0
@@ -64,7 +65,7 @@ def fingerprint(request: dict[str, Any], sources: Sequence[dict[str, Any]]) -> s
 
 
 def read(entry: Path) -> tuple[DataSet, dict[str, Any]] | None:
-    """Open a cache entry: tables are read, log arrays memory-mapped.
+    """Open a cache entry: users are read, log arrays memory-mapped, videos left in their file.
 
     Returns:
         The data set and the entry's meta data; None when there is no such entry.
@@ -91,7 +92,7 @@ def read(entry: Path) -> tuple[DataSet, dict[str, Any]] | None:
                 targets={name: _open_array(entry, f"target_{name}") for name in meta["targets"]},
             ),
             users=pl.read_parquet(entry / "users.parquet", memory_map=False),
-            videos=pl.read_parquet(entry / "videos.parquet", memory_map=False),
+            videos=StoredTable(entry / "videos.parquet"),
             stats=meta["stats"],
         )
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:

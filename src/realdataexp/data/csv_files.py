@@ -1,18 +1,20 @@
 """Reading the needed columns of a CSV file, typed, and saying exactly what is wrong in it.
 
-The fast path is Polars with a fixed type per column. Only when that fails is the file read a
+The fast path is Polars with a fixed type per column. Only when that fails are the lines read a
 second time, slowly, for the row, column and value to name in the error.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
+from realdataexp.data.csv_chunks import Piece
 from realdataexp.data.schema import nearest
 from realdataexp.errors import InputError
 
@@ -68,14 +70,14 @@ def require_columns(path: Path, header: Sequence[str], needed: Collection[str]) 
         )
 
 
-def read_csv(path: Path, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
-    """Read the columns named in `dtypes`, and only those, in the file's row order.
+def parse(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
+    """Read the columns named in `dtypes`, and only those, in the order of the lines.
 
     Empty cells become null, blank lines are left out. An integer column may be written with
     fractions ("3.0"); it then comes back as Int64, or as Float64 if some value is not whole.
 
     Args:
-        path: a CSV file with a header that has all the columns.
+        piece: lines of a CSV file with a header that has all the columns.
         dtypes: type per column; integer types are the narrow ones expected.
         ids: columns that must hold a whole number >= 0 in every row.
 
@@ -84,38 +86,39 @@ def read_csv(path: Path, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
             row (1-based line, the header is row 1), column and value.
     """
     try:
-        frame = _scan(path, dtypes)
+        frame = _scan(piece, dtypes)
     except pl.exceptions.PolarsError:
-        frame = _read_wide(path, dtypes, ids)
+        frame = _read_wide(piece, dtypes, ids)
     if frame.height and frame[next(iter(ids))].null_count():
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     if any(frame[name].null_count() or _below_zero(frame[name]) for name in ids):
-        raise InputError(diagnose(path, [], ids) or f"{path}: an id is missing")
+        raise InputError(diagnose(piece, [], ids) or f"{piece.path}: an id is missing")
     return frame
 
 
-def _scan(path: Path, dtypes: DTypes) -> pl.DataFrame:
-    lazy = pl.scan_csv(path, schema_overrides=dict(dtypes), infer_schema=False)
+def _scan(piece: Piece, dtypes: DTypes) -> pl.DataFrame:
+    source = io.BytesIO(piece.text)
+    lazy = pl.scan_csv(source, schema_overrides=dict(dtypes), infer_schema=False)
     return lazy.select(list(dtypes)).collect()
 
 
-def _read_wide(path: Path, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
+def _read_wide(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
     """Read all numbers as Float64, then go back to Int64 where a column's values are whole."""
     integers = [name for name, dtype in dtypes.items() if dtype.is_integer()]
     numbers = [name for name, dtype in dtypes.items() if dtype.is_numeric()]
     wide = {name: pl.Float64 if name in integers else dtype for name, dtype in dtypes.items()}
     try:
-        frame = _scan(path, wide).with_columns(pl.col(integers).fill_nan(None))
+        frame = _scan(piece, wide).with_columns(pl.col(integers).fill_nan(None))
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        fault = diagnose(path, numbers, ids) or f"{path}: cannot be read as CSV: {reason}"
+        fault = diagnose(piece, numbers, ids) or f"{piece.path}: cannot be read as CSV: {reason}"
         raise InputError(fault) from error
     for name in integers:
         column = frame[name].drop_nulls()
         if (column.is_finite() & (column == column.round()) & (column.abs() < MAX_ID)).all():
             frame = frame.with_columns(pl.col(name).cast(pl.Int64))
         elif name in ids:
-            raise InputError(diagnose(path, [], ids) or f"{path}: {name} is not whole")
+            raise InputError(diagnose(piece, [], ids) or f"{piece.path}: {name} is not whole")
     return frame
 
 
@@ -124,30 +127,29 @@ def _below_zero(column: pl.Series) -> bool:
     return isinstance(least, int | float) and least < 0
 
 
-def diagnose(path: Path, numbers: Collection[str], ids: Collection[str]) -> str | None:
-    """Find the first cell of a CSV file that cannot be what it should be.
+def diagnose(piece: Piece, numbers: Collection[str], ids: Collection[str]) -> str | None:
+    """Find the first cell of some lines of a CSV file that cannot be what it should be.
 
     Args:
-        path: the file.
+        piece: the lines.
         numbers: columns that must hold a number or nothing.
         ids: columns that must hold a whole number >= 0.
 
     Returns:
         One line: file, row, column, value, what to do; None when nothing is wrong.
     """
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        places = [(name, header.index(name)) for name in dict.fromkeys((*ids, *numbers))]
-        for row in reader:
-            at = f"{path}, row {reader.line_num}"
-            if len(row) > len(header):
-                return f"{at}: {len(row)} fields where the header has {len(header)}; mend the row"
-            for name, place in places if row else ():
-                cell = row[place].strip() if place < len(row) else ""
-                fault = _fault(cell, name in ids)
-                if fault:
-                    return f"{at}, column {name!r}: {cell!r} {fault}"
+    rows = piece.rows()
+    _, header = next(rows)
+    places = [(name, header.index(name)) for name in dict.fromkeys((*ids, *numbers))]
+    for number, row in rows:
+        at = f"{piece.path}, row {number}"
+        if len(row) > len(header):
+            return f"{at}: {len(row)} fields where the header has {len(header)}; mend the row"
+        for name, place in places if row else ():
+            cell = row[place].strip() if place < len(row) else ""
+            fault = _fault(cell, name in ids)
+            if fault:
+                return f"{at}, column {name!r}: {cell!r} {fault}"
     return None
 
 

@@ -1,17 +1,32 @@
-"""The asked columns of the user and video feature files, for the ids that occur in the log."""
+"""The asked columns of the user and video feature files, for the ids that occur in the log.
+
+In bounded memory: the rows of the log's users (videos) are spilled to disk, and read back a range
+of ids at a time, to be written as blocks of a Parquet file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
-from realdataexp.data.csv_files import diagnose, read_csv, require_columns, shared_header
+from realdataexp.data.csv_chunks import Piece, in_order, pieces
+from realdataexp.data.csv_files import diagnose, parse, require_columns, shared_header
+from realdataexp.data.ids import IdSet
 from realdataexp.data.schema import UNKNOWN, Column
-from realdataexp.errors import InputError
+from realdataexp.data.spill import Spill
+from realdataexp.errors import InputError, RunError
+
+BLOCK_ROWS = 1 << 18
+"""Users or videos in a block of the Parquet file, which is how many are in memory at a time."""
+
+_PLACE = "_place"  # an id's number among those of the log
 
 
 @dataclass(frozen=True)
@@ -21,95 +36,161 @@ class AskedFeature:
     column: Column
     is_numerical: bool
 
+    @property
+    def dtype(self) -> type[pl.DataType]:
+        """Type of its values."""
+        return pl.Float32 if self.is_numerical else pl.String
 
-def join_features(
-    ids: pl.Series, asked: Sequence[AskedFeature], files: Mapping[str, Sequence[Path]]
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Look up the asked features of users or videos.
+
+def write_features(
+    id_name: str,
+    ids: IdSet,
+    asked: Sequence[AskedFeature],
+    files: Mapping[str, Sequence[Path]],
+    path: Path,
+) -> dict[str, Any]:
+    """Look up the asked features of users or videos and write them as a Parquet file.
+
+    The file has one row per id, ascending: the id (Int64), then one column per feature, named as
+    asked; Float32 or String, null where missing.
 
     Args:
-        ids: the ids that occur in the log, ascending; its name is the id column's.
+        id_name: "user_id" or "video_id".
+        ids: those that occur in the log.
         asked: features of this side, in the order their columns shall have.
         files: paths of the shards per file stem.
+        path: the file; beside it the looked-up rows lie meanwhile.
 
     Returns:
-        One row per id: the id, then one column per feature, named as asked; Float32 or String,
-        null where missing. And the stats: `files` (rows per file name), `without_features`
-        (ids without a row, per file stem), `features` (n_missing and n_unknown per feature).
+        The stats: `files` (rows per file name), `without_features` (ids without a row, per file
+        stem), `features` (n_missing and n_unknown per feature).
 
     Raises:
-        InputError: see `read_csv`; and a repeated id, or a text column asked as numerical.
+        InputError: see `parse`; and a repeated id, or a text column asked as numerical.
     """
-    table = pl.DataFrame({ids.name: ids.cast(pl.Int64)})
     stats: dict[str, Any] = {"files": {}, "without_features": {}, "features": {}}
-    for stem in dict.fromkeys(feature.column.file for feature in asked):
-        here = [feature for feature in asked if feature.column.file == stem]
-        raw = _read_file(files[stem], ids.name, here, stats["files"])
-        raw = table.select(ids.name).join(
-            raw.with_columns(pl.lit(True).alias("_found")),
-            on=ids.name,
-            how="left",
-            maintain_order="left",
-        )
-        stats["without_features"][stem] = raw["_found"].null_count()
-        for feature in here:
-            values, n_unknown = _typed(raw[feature.column.source], feature)
-            stats["features"][feature.column.name] = {
-                "n_missing": values.null_count(),
-                "n_unknown": n_unknown,
-            }
-            table = table.with_columns(values)
-    return table.select(ids.name, *(feature.column.name for feature in asked)), stats
+    for feature in asked:
+        stats["features"][feature.column.name] = {"n_missing": 0, "n_unknown": 0}
+    spills: dict[str, Spill] = {}
+    try:
+        for stem in dict.fromkeys(feature.column.file for feature in asked):
+            here = [feature for feature in asked if feature.column.file == stem]
+            spills[stem] = Spill(path.parent, f".{stem}", _PLACE)
+            _spill_file(files[stem], id_name, ids, here, spills[stem], stats)
+            spills[stem].seal()
+            stats["without_features"][stem] = len(ids.members)
+        _write_blocks(id_name, ids, asked, files, spills, path, stats)
+    finally:
+        for spill in spills.values():
+            spill.remove()
+    return stats
 
 
-def _read_file(
-    paths: Sequence[Path], id_name: str, asked: Sequence[AskedFeature], rows: dict[str, int]
-) -> pl.DataFrame:
-    """Read the asked columns of all shards; numbers as Float64, categories as String."""
+def _spill_file(
+    paths: Sequence[Path],
+    id_name: str,
+    ids: IdSet,
+    asked: Sequence[AskedFeature],
+    spill: Spill,
+    stats: dict[str, Any],
+) -> None:
+    """Spill the features in one file of the log's ids, and count its rows."""
     sources = {feature.column.source for feature in asked}
     categories = {feature.column.source for feature in asked if not feature.is_numerical}
-    numbers = [feature for feature in asked if feature.is_numerical]
     require_columns(paths[0], shared_header(paths), [id_name, *sorted(sources)])
-    for feature in numbers:
-        if feature.column.is_text:
+    for feature in asked:
+        if feature.is_numerical and feature.column.is_text:
             raise InputError(_text_as_number(paths[0], feature.column))
     dtypes: dict[str, type[pl.DataType]] = {id_name: pl.Int64}
     dtypes |= {name: pl.String if name in categories else pl.Float64 for name in sorted(sources)}
-    parts = []
+    read = partial(_read_piece, dtypes=dtypes, id_name=id_name, ids=ids, asked=asked)
     for path in paths:
-        part = read_csv(path, dtypes, [id_name])
-        for feature in numbers:  # asked in both kinds, so read as text and checked here
-            column = part[feature.column.source]
-            if column.dtype == pl.String and _number(column).null_count() > column.null_count():
-                fault = diagnose(path, [column.name], [id_name])
-                raise InputError(fault or f"{path}: column {column.name!r} is not numerical")
-        rows[path.name] = part.height
-        parts.append(part)
-    frame = pl.concat(parts, how="vertical_relaxed")
-    if frame[id_name].n_unique() < frame.height:
-        raise InputError(_repeated_id(paths, parts, frame[id_name]))
-    return frame
+        stats["files"][path.name] = 0
+        for n_rows, frame, n_unknown in in_order(read, pieces(path)):
+            stats["files"][path.name] += n_rows
+            spill.append(frame)
+            for name, n in n_unknown.items():
+                stats["features"][name]["n_unknown"] += n
+
+
+def _read_piece(
+    piece: Piece,
+    dtypes: Mapping[str, type[pl.DataType]],
+    id_name: str,
+    ids: IdSet,
+    asked: Sequence[AskedFeature],
+) -> tuple[int, pl.DataFrame, dict[str, int]]:
+    """Rows read; the features of the log's ids, by place; how many of them said "unknown"."""
+    raw = parse(piece, dtypes, [id_name])
+    for feature in asked:  # asked in both kinds, so read as text and checked here
+        column = raw[feature.column.source]
+        is_text = feature.is_numerical and column.dtype == pl.String
+        if is_text and _number(column).null_count() > column.null_count():
+            fault = diagnose(piece, [column.name], [id_name])
+            raise InputError(fault or f"{piece.path}: column {column.name!r} is not numerical")
+    place = pl.Series(_PLACE, ids.numbers(raw[id_name].to_numpy()))
+    rows = raw.with_columns(place).filter(pl.col(_PLACE) >= 0)
+    typed = {feature: _typed(rows[feature.column.source], feature) for feature in asked}
+    frame = pl.DataFrame([rows[_PLACE], *(values for values, _ in typed.values())])
+    if not frame[_PLACE].is_sorted():
+        frame = frame.sort(_PLACE)
+    return raw.height, frame, {feature.column.name: n for feature, (_, n) in typed.items()}
+
+
+def _write_blocks(
+    id_name: str,
+    ids: IdSet,
+    asked: Sequence[AskedFeature],
+    files: Mapping[str, Sequence[Path]],
+    spills: Mapping[str, Spill],
+    path: Path,
+    stats: dict[str, Any],
+) -> None:
+    """Put the files' features side by side, a block of ids at a time, and count what is missing."""
+    schema: dict[str, type[pl.DataType]] = {id_name: pl.Int64}
+    schema |= {feature.column.name: feature.dtype for feature in asked}
+    arrow = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    n_written = 0
+    with pq.ParquetWriter(path, arrow) as writer:
+        for first in range(0, len(ids.members), BLOCK_ROWS):
+            block = pl.DataFrame({id_name: ids.members[first : first + BLOCK_ROWS]})
+            place = pl.int_range(first, first + block.height, dtype=pl.Int32, eager=True)
+            block = block.with_columns(place.alias(_PLACE))
+            for stem, spill in spills.items():
+                rows = spill.read(first, first + block.height)
+                if rows is None:
+                    continue
+                _refuse_repeated(rows[_PLACE].to_numpy(), id_name, ids, files[stem])
+                stats["without_features"][stem] -= rows.height
+                block = block.join(rows, on=_PLACE, how="left", maintain_order="left")
+            for name in schema.keys() - block.columns:
+                block = block.with_columns(pl.lit(None, schema[name]).alias(name))
+            for feature in asked:
+                name = feature.column.name
+                stats["features"][name]["n_missing"] += block[name].null_count()
+            block = block.select(list(schema))
+            writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()))
+            n_written += block.height
+    if n_written != len(ids.members):
+        raise RunError(f"{path.name}: {n_written} rows were written for {len(ids.members)} ids")
 
 
 def _typed(raw: pl.Series, feature: AskedFeature) -> tuple[pl.Series, int]:
     """Return the feature's values, null where missing, and how many said "unknown"."""
-    name = feature.column.name
     if feature.is_numerical:
         values = _number(raw)
-        values = values.set(~values.is_finite(), None)
-        unknown = values == float(UNKNOWN)
+        is_finite = values.is_finite()
+        values = values if is_finite.all() else values.set(~is_finite, None)
     else:
         # "1.0" and "1" are one category: an integer column with gaps is written with fractions.
         values = raw.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "${1}")
         values = values.set(values == "", None)
-        unknown = values == str(UNKNOWN)
+    n_unknown = 0
     if feature.column.side == "user":
+        unknown = values == (float(UNKNOWN) if feature.is_numerical else str(UNKNOWN))
         n_unknown = int(unknown.sum())
         values = values.set(unknown, None)
-    else:
-        n_unknown = 0
-    dtype = pl.Float32 if feature.is_numerical else pl.String
-    return values.cast(dtype).alias(name), n_unknown
+    return values.cast(feature.dtype).alias(feature.column.name), n_unknown
 
 
 def _number(column: pl.Series) -> pl.Series:
@@ -127,14 +208,20 @@ def _text_as_number(path: Path, column: Column) -> str:
     )
 
 
-def _repeated_id(paths: Sequence[Path], parts: Sequence[pl.DataFrame], ids: pl.Series) -> str:
-    first = ids.filter(ids.is_duplicated())[0]
-    holders = [
-        path.name
-        for path, part in zip(paths, parts, strict=True)
-        if (part[ids.name] == first).any()
-    ]
-    return (
-        f"{paths[0].parent}: {ids.name} {first} has more than one row in {', '.join(holders)}; "
+def _refuse_repeated(places: np.ndarray, id_name: str, ids: IdSet, paths: Sequence[Path]) -> None:
+    """Raise an InputError with the least id that has two rows in a file, and the parts."""
+    first = int(places.min())
+    repeated = np.flatnonzero(np.bincount(places - first) > 1)
+    if not repeated.size:
+        return
+    twin = ids.members[first + repeated[0]]
+    holders = [path.name for path in paths if _holds(path, id_name, twin)]
+    raise InputError(
+        f"{paths[0].parent}: {id_name} {twin} has more than one row in {', '.join(holders)}; "
         "keep one row an id"
     )
+
+
+def _holds(path: Path, id_name: str, wanted: int) -> bool:
+    read = partial(parse, dtypes={id_name: pl.Int64}, ids=[id_name])
+    return any((frame[id_name] == wanted).any() for frame in in_order(read, pieces(path)))

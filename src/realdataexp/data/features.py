@@ -9,36 +9,21 @@ Axes: X rows of a table (users U or videos V), D numerical features, K category 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from realdataexp.data.categories import MISSING_ID as MISSING_ID
+from realdataexp.data.categories import MULTI_HOT as MULTI_HOT
+from realdataexp.data.categories import UNSEEN_ID as UNSEEN_ID
+from realdataexp.data.categories import CategoricalField, fit_fields, number_entries
 from realdataexp.data.log import DataSet
+from realdataexp.data.rows import Rows
 from realdataexp.data.split import training_blocks
+from realdataexp.data.table import StoredTable, blocks
 from realdataexp.errors import InputError, Warnings
-
-MISSING_ID = 0
-UNSEEN_ID = 1
-MULTI_HOT = ("tag", "video.tag")
-
-
-@dataclass(frozen=True)
-class CategoricalField:
-    """A categorical feature's place in its table.
-
-    Attributes:
-        name: the feature.
-        first_slot, end_slot: its columns in ``cat_XK``; several for a multi-hot feature.
-        first_id: where its vocabulary starts: missing, unseen, then its levels.
-        levels: the categories seen in training users' rows, sorted.
-    """
-
-    name: str
-    first_slot: int
-    end_slot: int
-    first_id: int
-    levels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -110,29 +95,12 @@ def fit_features(
     """
     rows_U, count_V = training_counts(data, is_training_U)
     sides = {}
-    for side, frame, weight_X in (("user", data.users, rows_U), ("video", data.videos, count_V)):
-        ours = [name for name in numerical if name in frame.columns]
-        num_XD, names = _standardise(frame, ours, weight_X, missing_indicator, warnings)
-        fields, cat_XK, slot_weight_XK = [], [], []
-        slot = first_id = 0
-        for name in categorical:
-            if name not in frame.columns:
-                continue
-            lists = _as_lists(frame[name], is_multi_hot=name in MULTI_HOT)
-            levels, ids_XK, weight_XK = _number(lists, weight_X > 0)
-            fields.append(CategoricalField(name, slot, slot + ids_XK.shape[1], first_id, levels))
-            cat_XK.append(ids_XK + first_id)
-            slot_weight_XK.append(weight_XK)
-            slot += ids_XK.shape[1]
-            first_id += 2 + len(levels)
-        empty = np.zeros((frame.height, 0))
-        sides[side] = FeatureTable(
-            tuple(names),
-            tuple(fields),
-            num_XD,
-            np.concatenate([*cat_XK, empty], axis=1).astype(np.int32),
-            np.concatenate([*slot_weight_XK, empty], axis=1).astype(np.float32),
-        )
+    for side, table, weight_X in (("user", data.users, rows_U), ("video", data.videos, count_V)):
+        ours = [name for name in numerical if name in table.columns]
+        numbers = _fit_numbers(table, ours, weight_X, missing_indicator, warnings)
+        ours = [name for name in categorical if name in table.columns]
+        fields = fit_fields(table, ours, weight_X > 0)
+        sides[side] = _fill(table, numbers, fields)
     if not (sides["video"].numerical or sides["video"].fields):
         raise InputError(
             "feature: no video feature is listed, so a model cannot tell videos apart; "
@@ -141,77 +109,87 @@ def fit_features(
     return Features(sides["user"], sides["video"])
 
 
-def _standardise(
-    frame: pl.DataFrame,
+@dataclass(frozen=True)
+class _Scale:
+    """How a numerical feature is standardised; sd None: no training row has a value."""
+
+    name: str
+    mean: float
+    sd: float | None
+    has_indicator: bool
+
+
+def _fit_numbers(
+    table: pl.DataFrame | StoredTable,
     names: list[str],
     weight_X: np.ndarray,
     missing_indicator: bool,
     warnings: Warnings,
-) -> tuple[np.ndarray, list[str]]:
-    """Weighted z-scores, float32 X, D, and each column's feature."""
-    columns, kept = [], []
-    total = weight_X.sum()
-    for name in names:
-        x = frame[name].cast(pl.Float64).to_numpy().copy()
-        known = np.isfinite(x)
-        weight = weight_X * known
-        if weight.sum() == 0:
+) -> list[_Scale]:
+    """Weighted means and standard deviations of numerical features."""
+    sums_F3 = np.zeros((len(names), 3))  # of weights, of weighted values, of weighted squares
+    for rows, block in blocks(table, names):
+        for f, name in enumerate(names):
+            x, weight = _known(block[name], weight_X[rows])
+            sums_F3[f, :2] += weight.sum(), np.multiply(x, weight).sum()
+    means = [total / n if n else 0.0 for n, total, _ in sums_F3]
+    for rows, block in blocks(table, names):
+        for f, name in enumerate(names):
+            x, weight = _known(block[name], weight_X[rows])
+            sums_F3[f, 2] += np.multiply((x - means[f]) ** 2, weight).sum()
+    total, scales = weight_X.sum(), []
+    for name, mean, (n, _, squares) in zip(names, means, sums_F3, strict=True):
+        sd = float(np.sqrt(squares / n)) if n else None
+        if sd is None:
             warnings.add(
                 "feature_without_values",
                 f"feature {name}: no training user's row has a value; it is 0 everywhere",
             )
-            columns.append(np.zeros(len(x)))
-        else:
-            mean = np.average(x[known], weights=weight[known])
-            sd = np.sqrt(np.average((x[known] - mean) ** 2, weights=weight[known]))
-            if sd <= 1e-12 * max(1.0, abs(mean)):
-                warnings.add(
-                    "constant_feature",
-                    f"feature {name}: has the same value {mean:g} in every training row",
-                )
-                sd = 1.0
-            columns.append(np.where(known, (np.where(known, x, mean) - mean) / sd, 0.0))
-        kept.append(name)
-        if missing_indicator and 0 < (weight_X * ~known).sum() < total:
-            columns.append((~known).astype(np.float64))
-            kept.append(name)
-    stacked = np.stack(columns, axis=1) if columns else np.zeros((frame.height, 0))
-    return stacked.astype(np.float32), kept
+        elif sd <= 1e-12 * max(1.0, abs(mean)):
+            warnings.add(
+                "constant_feature",
+                f"feature {name}: has the same value {mean:g} in every training row",
+            )
+            sd = 1.0
+        scales.append(_Scale(name, mean, sd, missing_indicator and 0 < total - n < total))
+    return scales
 
 
-def _as_lists(column: pl.Series, *, is_multi_hot: bool) -> pl.Series:
-    """Each row's categories as a list; a missing value is an empty list."""
-    text = column.cast(pl.String)
-    lists = (
-        text.str.split(",")
-        if is_multi_hot
-        else text.to_frame().select(pl.concat_list(pl.first()).list.drop_nulls()).to_series()
-    )
-    return lists.list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls()).fill_null(
-        []
-    )
+def _known(column: pl.Series, weight_X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values that are not missing, and their weights."""
+    x = column.cast(pl.Float64).to_numpy()
+    known = np.isfinite(x)
+    return x[known], weight_X[known]
 
 
-def _number(
-    lists: pl.Series, is_training_X: np.ndarray
-) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Levels, ids X, K and weights X, K of one feature; K is the most entries in a row."""
-    seen = lists.filter(pl.Series(is_training_X)).explode().drop_nulls().unique().sort()
-    levels = tuple(seen.to_list())
-    lengths = lists.list.len().to_numpy()
-    n_slots = max(1, int(lengths.max()) if len(lengths) else 1)
-    ids = np.full((len(lists), n_slots), MISSING_ID, dtype=np.int64)
-    entries = lists.explode()
-    numbered = (
-        entries.replace_strict(
-            list(levels), range(2, 2 + len(levels)), default=UNSEEN_ID, return_dtype=pl.Int64
+def _fill(
+    table: pl.DataFrame | StoredTable, scales: list[_Scale], fields: list[CategoricalField]
+) -> FeatureTable:
+    """Compute a side's features, a block of rows at a time."""
+    folder = None if isinstance(table, pl.DataFrame) else table.folder
+    names = list(dict.fromkeys([*(s.name for s in scales), *(f.name for f in fields)]))
+    with Rows(folder) as num_XD, Rows(folder) as cat_XK, Rows(folder) as weight_XK:
+        for _, block in blocks(table, names):
+            numbers = [column for scale in scales for column in _standardised(block, scale)]
+            numbered = [number_entries(block, field) for field in fields]
+            empty = np.zeros((block.height, 0))
+            num_XD.append(np.stack(numbers, axis=1) if numbers else empty, np.float32)
+            cat_XK.append(np.concatenate([*(i for i, _ in numbered), empty], axis=1), np.int32)
+            weight_XK.append(np.concatenate([*(w for _, w in numbered), empty], axis=1), np.float32)
+        columns = [name for s in scales for name in [s.name] * (1 + s.has_indicator)]
+        return FeatureTable(
+            tuple(columns), tuple(fields), num_XD.array(), cat_XK.array(), weight_XK.array()
         )
-        if levels
-        else pl.Series([UNSEEN_ID] * len(entries))
-    )
-    slots = np.arange(n_slots)
-    filled = slots < lengths[:, None]
-    ids[filled] = numbered.filter(entries.is_not_null()).to_numpy()
-    # a row without any entry is the category "missing", in its first slot
-    weights = (filled | (slots == 0)).astype(np.float32)
-    return levels, ids, weights
+
+
+def _standardised(block: pl.DataFrame, scale: _Scale) -> Iterator[np.ndarray]:
+    """A feature's z-scores, and its indicator where it has one."""
+    x = block[scale.name].cast(pl.Float64).to_numpy()
+    known = np.isfinite(x)
+    if scale.sd is None:
+        yield np.zeros(len(x))
+    else:
+        z = (np.where(known, x, scale.mean) - scale.mean) / scale.sd
+        yield np.where(known, z, 0.0)
+    if scale.has_indicator:
+        yield (~known).astype(np.float64)

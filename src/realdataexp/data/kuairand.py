@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from realdataexp.data import cache, schema
-from realdataexp.data.feature_files import AskedFeature, join_features
+from realdataexp.data.doubts import doubts_of
+from realdataexp.data.feature_files import AskedFeature, write_features
+from realdataexp.data.integrity import (
+    check_shards,
+    expected_rows,
+    require_import_space,
+    total_faults,
+)
+from realdataexp.data.kuairand_files import Files as Files
+from realdataexp.data.kuairand_files import find_files as find_files
 from realdataexp.data.log import DataSet
 from realdataexp.data.log_files import write_log
 from realdataexp.errors import InputError, RunError, Warnings
 
 logger = logging.getLogger("realdataexp")
-
-_FILE_NAME = re.compile(
-    rf"(?P<stem>{'|'.join(schema.STEMS)})(?:_part(?P<before>\d+))?"
-    rf"_(?P<version>{'|'.join(schema.VERSIONS)})(?:_part(?P<after>\d+))?\.csv"
-)
 
 
 @dataclass(frozen=True)
@@ -42,80 +45,6 @@ class ImportRequest:
     numerical: tuple[str, ...]
     categorical: tuple[str, ...]
     targets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of one KuaiRand version: the shards, in order, of each file stem."""
-
-    version: str
-    shards: dict[str, tuple[Path, ...]]
-
-
-def find_files(path: Path, logs: Sequence[str], need_statistic: bool) -> Files:
-    """Find the version and the files of a KuaiRand folder by their names.
-
-    A file is whole (`<stem>_27k.csv`) or in parts (`<stem>_27k_part1.csv`, ...; the part may also
-    stand before the version).
-
-    Args:
-        path: folder that holds `data/*.csv` or the `*.csv` directly.
-        logs: which of `schema.LOGS` are wanted.
-        need_statistic: whether the video statistics are wanted.
-
-    Raises:
-        InputError: no such folder, several versions in it, or missing files (all of them named).
-    """
-    if not path.is_dir():
-        raise InputError(
-            f"{path}: no such folder; set dataset.path (or --data) to an unpacked KuaiRand "
-            "folder, or fetch one: realdataexp download pure DIR"
-        )
-    folder = path / "data" if _recognised(path / "data") else path
-    found = _recognised(folder)
-    versions = sorted({match["version"] for match in found.values()})
-    there = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
-    if not versions:
-        raise InputError(
-            f"{path}: no KuaiRand files such as {schema.USER_FEATURES}_pure.csv here or in its "
-            f"folder data; there is: {there}"
-        )
-    if len(versions) > 1:
-        raise InputError(f"{folder}: files of several versions ({', '.join(versions)}); keep one")
-    wanted = [schema.LOG_STEMS[log] for log in logs] + [schema.USER_FEATURES, schema.VIDEO_BASIC]
-    wanted += [schema.VIDEO_STATISTIC] if need_statistic else []
-    shards = {stem: _shards(folder, found, stem) for stem in wanted}
-    missing = [f"{stem}_{versions[0]}.csv" for stem in wanted if not shards[stem]]
-    if missing:
-        raise InputError(
-            f"{folder}: missing {', '.join(missing)}; there is: {there}; fetch the archive again "
-            "or leave out of the config what needs these files"
-        )
-    return Files(versions[0], shards)
-
-
-def _recognised(folder: Path) -> dict[Path, re.Match[str]]:
-    if not folder.is_dir():
-        return {}
-    matches = {path: _FILE_NAME.fullmatch(path.name) for path in sorted(folder.iterdir())}
-    return {path: match for path, match in matches.items() if match and path.is_file()}
-
-
-def _shards(folder: Path, found: dict[Path, re.Match[str]], stem: str) -> tuple[Path, ...]:
-    """Return the whole file (as its only shard) or the parts 1..n in order."""
-    numbered = sorted(
-        (int(match["before"] or match["after"] or 0), path)
-        for path, match in found.items()
-        if match["stem"] == stem
-    )
-    numbers = [number for number, _ in numbered]
-    if numbers not in ([], [0], list(range(1, len(numbers) + 1))):
-        names = ", ".join(path.name for _, path in numbered)
-        raise InputError(
-            f"{folder}: {stem} is neither one file nor parts 1 to n, but {names}; fetch the "
-            "missing parts or remove what is double"
-        )
-    return tuple(path for _, path in numbered)
 
 
 def prepare(
@@ -231,54 +160,30 @@ def _import(
 ) -> dict[str, Any]:
     """Write a data set's tables into a directory; return the cache's meta data."""
     logs = {log: files.shards[schema.LOG_STEMS[log]] for log in request.logs}
-    user_ids, video_ids, stats = write_log(logs, request.targets, directory)
+    stems = {*(schema.LOG_STEMS[log] for log in request.logs), *(x.column.file for x in asked)}
+    unended = check_shards({stem: files.shards[stem] for stem in sorted(stems)}, files.version)
+    made = expected_rows(logs[request.logs[0]][0].parent)
+    require_import_space(
+        directory.parent,
+        [path for paths in logs.values() for path in paths],
+        files.shards[schema.VIDEO_BASIC],
+        len(request.targets),
+        [feature.is_numerical for feature in asked if feature.column.side == "video"],
+    )
+    ids, stats = write_log(logs, request.targets, directory)
     stats = {"version": files.version, **stats, "without_features": {}, "features": {}}
-    for ids, side, name in ((user_ids, "user", "users"), (video_ids, "video", "videos")):
+    for side, of_log in (("user", ids.users), ("video", ids.videos)):
         features = [feature for feature in asked if feature.column.side == side]
-        table, counts = join_features(ids, features, files.shards)
-        table.write_parquet(directory / f"{name}.parquet")
+        path = directory / f"{side}s.parquet"
+        counts = write_features(f"{side}_id", of_log, features, files.shards, path)
         for key, values in counts.items():
             stats[key] |= values
+    faults = total_faults(files.version, request.logs, stats, made)
     stats["official"] = schema.KNOWN_TOTALS[files.version]
     return {
         **about,
         "version": files.version,
         "targets": list(request.targets),
         "stats": stats,
-        "warnings": _doubts(stats),
+        "warnings": doubts_of(stats, unended, faults),
     }
-
-
-def _doubts(stats: dict[str, Any]) -> list[dict[str, str]]:
-    """Say what in the stats of an import deserves a warning."""
-    doubts = []
-
-    def doubt(code: str, message: str) -> None:
-        doubts.append({"code": code, "message": message})
-
-    if stats["duplicate_rows"]:
-        doubt(
-            "duplicate_rows",
-            f"{stats['duplicate_rows']:,} of {stats['n_rows_read']:,} log rows repeat another row "
-            f"exactly ({stats['duplicate_rows_across_logs']:,} of them a row of another log) and "
-            "were dropped",
-        )
-    for name, target in stats["targets"].items():
-        low, high = schema.LABEL_COLUMNS[name]
-        if target["n_out_of_range"]:
-            doubt(
-                "out_of_range_values",
-                f"{name}: {target['n_out_of_range']:,} values are outside {low:g} to {high:g} "
-                "and count as missing",
-            )
-        if target["n_empty"]:
-            doubt("empty_values", f"{name}: {target['n_empty']:,} rows have no value")
-    for stem, n in stats["without_features"].items():
-        who = "users" if stem == schema.USER_FEATURES else "videos"
-        if n:
-            doubt(
-                f"{who}_without_features",
-                f"{n:,} of {stats[f'n_{who}']:,} {who} in the log have no row in {stem}; "
-                "their features are missing",
-            )
-    return doubts

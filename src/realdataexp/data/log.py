@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from realdataexp.data.table import StoredTable
+
 
 @dataclass(frozen=True)
 class LogTable:
@@ -46,19 +48,20 @@ class DataSet:
     """An imported data set: the log, and the users and videos that occur in it.
 
     Attributes:
-        version: "pure", "1k" or "27k".
+        version: "pure", "1k", "27k", or "tables" for one's own data.
         fingerprint: name of the cache entry; a hash of the request and of the source files.
         log: the logged views.
-        users: U rows by ascending ``user_id`` (Int64), then one column per asked user feature,
-            named as it was asked: numerical ones Float32, categorical ones String; missing
-            values are null (never NaN) in both.
-        videos: V rows by ascending ``video_id`` (Int64), then the asked video features likewise.
-        stats: JSON-able counts: see ``kuairand.prepare``.
+        users: U rows by ascending ``user_id`` (Int64, or String in one's own data), then one
+            column per asked user feature, named as it was asked: numerical ones Float32,
+            categorical ones String, or List(String) where they are lists in one's own data;
+            missing values are null (never NaN).
+        videos: V rows by ascending ``video_id``, then the asked video features likewise.
+        stats: JSON-able counts: see ``kuairand.prepare`` and ``tables.prepare_tables``.
     """
 
     version: str
     fingerprint: str
     log: LogTable
     users: pl.DataFrame
-    videos: pl.DataFrame
+    videos: pl.DataFrame | StoredTable
     stats: dict[str, Any]

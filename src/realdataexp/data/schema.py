@@ -48,6 +48,16 @@ KNOWN_TOTALS: dict[str, dict[str, int]] = {
     },
 }
 
+# Files that come in several parts, and how a part is told by its name.
+KNOWN_PARTS = {
+    "27k": {
+        LOG_STEMS["standard_early"]: 2,
+        LOG_STEMS["standard_late"]: 2,
+        VIDEO_STATISTIC: 3,
+    }
+}
+PART = "_part"
+
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split())

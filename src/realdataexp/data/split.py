@@ -7,6 +7,7 @@ Axes: U users, N log rows.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -133,7 +134,10 @@ def split_log(
 
 
 def training_blocks(log: LogTable, is_training_U: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Walk through the log in blocks: (rows, bool mask of those of training users)."""
+    """Walk through the log in blocks: (rows, bool mask of those of training users).
+
+    Behind a block the memory that its rows took is given back.
+    """
     offset_U1 = log.offset_U1
     for start in range(0, log.n_rows, _BLOCK_ROWS):
         end = min(start + _BLOCK_ROWS, log.n_rows)
@@ -141,3 +145,12 @@ def training_blocks(log: LogTable, is_training_U: np.ndarray) -> Iterator[tuple[
         last = int(np.searchsorted(offset_U1, end, side="left"))
         lengths = np.diff(offset_U1[first : last + 1].clip(start, end))
         yield slice(start, end), np.repeat(is_training_U[first:last], lengths)
+        for array in (log.video_N, *log.targets.values()):
+            _give_back(array)
+
+
+def _give_back(array: np.ndarray) -> None:
+    """Let go of what is in memory of a memory-mapped array; reading it again is still possible."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -23,6 +23,7 @@ Real rows: KuaiRand-Pure (Gao et al., CIKM 2022, https://kuairand.com, CC BY-SA 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -36,6 +37,8 @@ import numpy as np
 import polars as pl
 from numpy.random import Generator
 
+from realdataexp.data.integrity import MARKER
+from realdataexp.data.schema import USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC
 from realdataexp.data.synthetic_tables import (
     DUPLICATE_SHARE,
     FALSE_CLICK_ZERO_PLAY,
@@ -63,7 +66,7 @@ from realdataexp.errors import InputError
 BLOCK_ROWS = 1_000_000
 """Log rows made and written at a time; about 350 MB of memory at the peak."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when the same seed writes other files: cached data are then made anew."""
 
 _LOGS = ("log_standard_4_08_to_4_21", "log_standard_4_22_to_5_08", "log_random_4_22_to_5_08")
@@ -315,6 +318,16 @@ def _sizes(
     return n_users, n_videos, (early, late, total - early - late)
 
 
+def _write_marker(path: Path, n_users: int, n_videos: int, log_rows: tuple[int, ...]) -> None:
+    """Say that the folder is synthetic and how many rows its files have."""
+    rows = dict(zip(_LOGS, log_rows, strict=True)) | {
+        USER_FEATURES: n_users,
+        VIDEO_BASIC: n_videos,
+        VIDEO_STATISTIC: n_videos,
+    }
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
 def write_synthetic(
     directory: Path,
     *,
@@ -326,7 +339,8 @@ def write_synthetic(
 ) -> dict[str, int]:
     """Write synthetic users, videos and logs as CSV files in KuaiRand's layout.
 
-    The files go to ``directory/data``. On one machine the bytes are a function of the arguments.
+    The files go to ``directory/data``; ``directory/SYNTHETIC`` says how many rows each has. On one
+    machine the bytes are a function of the arguments.
     They are written beside ``directory``, synced to the disk and moved there in one step. Memory:
     about 350 MB for a block of rows, 50 bytes a video, 1 kB a user; not more for more rows.
 
@@ -356,6 +370,7 @@ def write_synthetic(
             folder = scratch / directory.name / "data"
             folder.mkdir(parents=True)
             _write_all(folder, version, n_users, n_videos, log_rows, seed)
+            _write_marker(folder.parent / MARKER, n_users, n_videos, log_rows)
             if directory.exists():
                 directory.rmdir()
             (scratch / directory.name).rename(directory)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: not there; give a run folder made by run") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); run again") from error
     if not isinstance(result, dict) or "schema_version" not in result:
         raise InputError(f"{path}: is not a result of realdataexp; give a run folder made by run")
@@ -45,4 +47,15 @@ def read_table(run_dir: Path, name: str) -> pl.DataFrame:
 
 def is_complete(run_dir: Path) -> bool:
     """Whether a run folder holds the result of a run that came to its end."""
-    return (run_dir / "result.json").exists() and read_result(run_dir)["status"] == "complete"
+    return (run_dir / "result.json").exists() and read_result(run_dir).get("status") == "complete"
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a temporary sibling and rename it to ``path``; returns ``path``."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

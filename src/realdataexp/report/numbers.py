@@ -22,6 +22,13 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def percent(value: float | None) -> str:
+    """A change in percent with its sign: +12.7 % or -4,680 %; "-" where there is no number."""
+    if value is None:
+        return "-"
+    return f"{value:+,.0f} %" if abs(value) >= 100 else f"{value:+.3g} %"
+
+
 @dataclass(frozen=True)
 class Scale:
     """One unit and one number of decimals for all numbers that stand together.

@@ -2,228 +2,153 @@
 
 from __future__ import annotations
 
-import os
-import textwrap
-from collections.abc import Iterable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from realdataexp.report.files import read_result, read_table
-from realdataexp.report.numbers import number
+from realdataexp.report import curves, panels
+from realdataexp.report.files import read_result, read_table, write_whole
+from realdataexp.report.table import unit_of
 
-# Okabe & Ito's palette, told apart by colour-blind readers; line styles tell apart in print
-TREATMENT, CONTROL, TRUTH, NEUTRAL = "#D55E00", "#0072B2", "#009E73", "#595959"
-_BOX = "#D9E6F2"
-_MAX_COLUMNS, _ROW_INCHES = 3, 2.8
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.markersize": 3.5,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "realdataexp",
-}
-_ARMS = (("T", TREATMENT, "-", "treatment"), ("C", CONTROL, "--", "control"))
+STYLE = Path(__file__).with_name("style.mplstyle")
+_COLUMNS, _WIDTH, _ROW_INCHES = 3, 11.5, 2.75
 
-_Panel = partial[None]  # of a function below; takes the axes
+_NOTE = "Lines: means over replications. Bands: the middle 80 % of the replications."
+_Panel = partial[None]  # of a function of panels; takes the axes
 
 
-def write_plot(run_dir: Path) -> Path:
-    """Draw plot.svg of a run folder from its tables; returns the file.
+def write_plot(run_dir: Path, *, png: bool = False) -> Path:
+    """Draw plot.svg of a run folder from its tables, and plot.png where asked; returns the SVG.
 
     Raises:
         InputError: the folder's files are missing or damaged.
     """
     result = read_result(run_dir)
     tables = {name: read_table(run_dir, name) for name in ("outcomes", "estimates", "metrics")}
-    path = run_dir / "plot.svg"
-    temporary = path.with_name(f".plot.svg.{os.getpid()}.tmp")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(fname=STYLE):
         figure = draw(result, **tables)
-        try:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        said = {"Date": None, "Title": f"realdataexp: {_title(result)}"}
+        path = write_whole(
+            run_dir / "plot.svg", partial(figure.savefig, format="svg", metadata=said)
+        )
+        if png:
+            write_whole(run_dir / "plot.png", partial(figure.savefig, format="png"))
     return path
 
 
 def draw(
     result: dict[str, Any], outcomes: pl.DataFrame, estimates: pl.DataFrame, metrics: pl.DataFrame
 ) -> Figure:
-    """The figure: a row of panels for each kind, a column for each label."""
-    titles = {x["name"]: _title(x["name"], x["target"]) for x in result["config"]["labels"]}
-    rows = _rows(_panels(result["mode"], titles, outcomes, estimates, metrics))
-    n_columns = max((len(row) for row in rows), default=1)
+    """The figure: for each label a row of answers and a row of curves, and what all share."""
+    names = {x["name"]: label_title(x) for x in result["config"]["labels"]}
+    answers = _answers(result, names, estimates)
+    rows = [*answers, *_filled([*_curves(names, outcomes, metrics), _shared(metrics)])]
     n_designs = len({e["design"] for e in result["comparison"]})
-    heights = [_ROW_INCHES] * len(rows)
-    if n_designs:
-        heights[0] = max(_ROW_INCHES, 1.2 + 0.4 * n_designs)
-    figure = Figure(figsize=(4.6 * n_columns, 0.4 + (sum(heights) or 1)), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr, call-arg]
+    heights = [max(2.4, 1.2 + 0.28 * n_designs)] * len(answers)
+    heights += [_ROW_INCHES] * (len(rows) - len(answers))
+    figure = Figure(figsize=(_WIDTH, 0.5 + (sum(heights) or 1)), layout="constrained")
     if rows:
-        grid = figure.add_gridspec(len(rows), n_columns, height_ratios=heights)
+        grid = figure.add_gridspec(len(rows), 1, height_ratios=heights)
     for i, row in enumerate(rows):
+        columns = grid[i].subgridspec(1, len(row))
         for j, panel in enumerate(row):
-            is_alone = panel.func is _exhaustion
-            panel(figure.add_subplot(grid[i, :] if is_alone else grid[i, j]))
+            panel(figure.add_subplot(columns[j]))
     if not rows:
         figure.text(0.5, 0.4, "The run ended before its first step.", ha="center")
-    n = result["config"]["experiment"]["replications"]
-    note = "" if result["status"] == "complete" else f"; partial: {result['n_steps_done']} steps"
-    title = f"{result['mode']}: seed {result['seed']}, replications {n}{note}"
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    figure.suptitle(_title(result), x=0.01, ha="left")
+    figure.supxlabel(_NOTE, x=0.01, ha="left", fontsize=8)
     return figure
 
 
-def _panels(
-    mode: str,
-    titles: dict[str, str],
-    outcomes: pl.DataFrame,
-    estimates: pl.DataFrame,
-    metrics: pl.DataFrame,
+def _filled(rows: list[list[_Panel]]) -> list[list[_Panel]]:
+    """Full rows as they are; the panels of the others together, shared out evenly."""
+    loose = [panel for row in rows if len(row) < _COLUMNS for panel in row]
+    n_rows = -(-len(loose) // _COLUMNS)
+    cuts = [round(i * len(loose) / max(1, n_rows)) for i in range(n_rows + 1)]
+    full = [row for row in rows if len(row) == _COLUMNS]
+    return full + [loose[a:b] for a, b in pairwise(cuts)]
+
+
+def _title(result: dict[str, Any]) -> str:
+    n = result["config"]["experiment"]["replications"]
+    note = "" if result["status"] == "complete" else f"; partial: {result['n_steps_done']} steps"
+    kind = "A/A test, " if result["config"]["experiment"].get("aa") else ""
+    return f"{kind}mode {result['mode']}: seed {result['seed']}, replications {n}{note}"
+
+
+def label_title(label: dict[str, Any]) -> str:
+    """A label's name with its unit, such as "play_time (ms)"."""
+    unit = unit_of(label["target"])
+    return f"{label['name']} ({unit})" if unit else label["name"]
+
+
+def _answers(
+    result: dict[str, Any], names: dict[str, str], estimates: pl.DataFrame
 ) -> list[list[_Panel]]:
-    """What there is to draw: for each kind, its panels."""
+    """A row for each label: estimates, bias and coverage of each design."""
     known = estimates.filter(pl.col("value").is_not_null() & (pl.col("se_method") == "welch"))
-    losses = metrics.filter((pl.col("phase") == "loop") & (pl.col("metric") == "loss"))
-    kinds = [(_cumulative, outcomes), (_losses, losses)]
-    if mode == "compare" and known.filter(pl.col("design") != "global").height:
-        kinds.insert(0, (_designs, known))
-    panels: list[list[_Panel]] = []
-    for kind, table in kinds:
-        parts = [(table.filter(pl.col("label") == label), label) for label in titles]
-        panels.append([partial(kind, table=t, title=titles[x]) for t, x in parts if t.height])
-    if metrics.filter(pl.col("metric") == "users_short").height:
-        panels.append([partial(_exhaustion, metrics=metrics)])
-    return panels
-
-
-def _rows(kinds: Iterable[list[_Panel]]) -> list[list[_Panel]]:
-    """The panels in rows; each kind begins a new one."""
     rows = []
-    for panels in kinds:
-        n = 2 if len(panels) == 4 else _MAX_COLUMNS
-        rows += [panels[i : i + n] for i in range(0, len(panels), n)]
+    for name, title in names.items():
+        table = known.filter(pl.col("label") == name)
+        entries = [e for e in result["comparison"] if e["label"] == name and e["bias"] is not None]
+        if not entries or not table.filter(pl.col("design") != "global").height:
+            continue
+        order = [e["design"] for e in entries]
+        covers = {
+            e["design"]: e
+            for e in result.get("inference", ())
+            if e["label"] == name and e["se_method"] == "welch" and e["coverage"] is not None
+        }
+        row = [
+            partial(panels.estimates, table=table, order=order, title=title),
+            partial(panels.biases, entries=entries, title=title),
+        ]
+        if covers:
+            row.append(partial(panels.coverage, covers=covers, order=order, title=title))
+        rows.append(row)
     return rows
 
 
-def _title(name: str, target: str) -> str:
-    return f"{name} (ms)" if target.endswith("_ms") else name
-
-
-def _short_ticks(ax: Axes, which: str) -> None:
-    """A few ticks, written as in the result table: 30 M instead of 3.0 and 1e7 elsewhere."""
-    axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
-
-
-def _legend_below(ax: Axes) -> None:
-    """A legend under the panel, where nothing that is drawn can lie beneath it."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2)
-
-
-def _steps(ax: Axes) -> None:
-    ax.set_xlabel("step")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _cumulative(ax: Axes, table: pl.DataFrame, title: str) -> None:
-    """Cumulative outcome of each arm; of the truth's worlds where there are some."""
-    designs = table["design"].unique(maintain_order=True).to_list()
-    design = "global" if "global" in designs else designs[0]
-    for arm, colour, line, name in _ARMS:
-        part = table.filter((pl.col("design") == design) & (pl.col("arm") == arm))
-        total = part.group_by("step").agg(pl.col("sum").sum()).sort("step")
+def _curves(
+    names: dict[str, str], outcomes: pl.DataFrame, metrics: pl.DataFrame
+) -> list[list[_Panel]]:
+    """A row for each label: total outcome, quality of the predictions, loss."""
+    totals, looks = curves.totals(outcomes), curves.looks(metrics)
+    rows = []
+    for name, title in names.items():
+        row = []
+        total = totals.filter(pl.col("label") == name)
         if total.height:
-            y = total["sum"].cum_sum() / part["world"].n_unique()
-            name = f"everybody in {name}" if design == "global" else f"{name} arm"
-            ax.plot(total["step"] + 1, y, color=colour, linestyle=line, label=name)
-    whose = "" if design == "global" else f", {design}"
-    ax.set(title=f"{title}: total so far{whose}", ylabel="mean over replications")
-    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-    _steps(ax)
-    _short_ticks(ax, "y")
-    ax.legend(loc="upper left")
+            row.append(partial(panels.totals, table=total, title=title))
+        own = looks.filter(pl.col("label") == name)
+        if "global" in own["design"]:
+            own = own.filter(pl.col("design") == "global")
+        main = curves.main_metric(own["metric"].unique().to_list())
+        for shown in ([main] if main else []) + ["loss"]:
+            table = own.filter(pl.col("metric") == shown)
+            if table.height:
+                row.append(partial(panels.looks, table=table, metric=shown, title=title))
+        rows += [row] if row else []
+    return rows
 
 
-def _designs(ax: Axes, table: pl.DataFrame, title: str) -> None:
-    """Box plot of each design's estimates, the mean truth as a line and its interval as a band."""
-    truth = table.filter(pl.col("design") == "global")["value"].to_numpy()
-    names = [d for d in table["design"].unique(maintain_order=True) if d != "global"]
-    values = [table.filter(pl.col("design") == d)["value"].to_numpy() for d in names]
-    if len(truth):
-        if len(truth) > 1:
-            half = 1.96 * truth.std(ddof=1) / np.sqrt(len(truth))
-            low, high = truth.mean() - half, truth.mean() + half
-            ax.axvspan(low, high, color=TRUTH, alpha=0.2, linewidth=0)
-        ax.axvline(truth.mean(), color=TRUTH, linewidth=2, label="true effect (GTE)")
-    if names:
-        boxes = ax.boxplot(
-            values, orientation="horizontal", widths=0.55, patch_artist=True,
-            tick_labels=["\n".join(textwrap.wrap(name, 18)) for name in names],
-            medianprops={"color": "black"}, flierprops={"markersize": 3},
-        )  # fmt: skip
-        for box in boxes["boxes"]:
-            box.set_facecolor(_BOX)
-    for i, v in enumerate(values, start=1):
-        label = "mean of a design's estimates" if i == 1 else None
-        ax.plot(v.mean(), i, "D", color="black", markersize=4, linestyle="", label=label)
-    ax.invert_yaxis()
-    ax.set(title=f"{title}: estimates of the effect", xlabel="effect per visit")
-    _short_ticks(ax, "x")
-    ax.grid(visible=False, axis="y")
-    _legend_below(ax)
-
-
-def _losses(ax: Axes, table: pl.DataFrame, title: str) -> None:
-    """Mean loss over worlds, in training and validation; the truth's two worlds apart."""
-    shown = [
-        ("global_T", TREATMENT, "o", "all treated"),
-        ("global_C", CONTROL, "s", "all control"),
-    ]
-    if table.filter(pl.col("design").is_in(["global_T", "global_C"])).height == 0:
-        table = table.with_columns(design=pl.col("model"))
-        shown = [
-            ("T", TREATMENT, "o", "treatment"),
-            ("C", CONTROL, "s", "control"),
-            ("shared", NEUTRAL, "o", "both arms"),
+def _shared(metrics: pl.DataFrame) -> list[_Panel]:
+    """The weight model, and how the data run out where they do."""
+    weights, left = curves.weight_figures(metrics), curves.data_left(metrics)
+    row = []
+    if weights.height:
+        row += [
+            partial(panels.weights, table=weights, metrics=metrics, best=best)
+            for metrics, best in (
+                (("auc", "accuracy"), "higher"),
+                (("log_loss", "log_loss_of_constant"), "lower"),
+            )
         ]
-    for design, colour, marker, name in shown:
-        for split, line in (("train", ":"), ("validation", "-")):
-            part = table.filter((pl.col("design") == design) & (pl.col("split") == split))
-            mean = part.group_by("step").agg(pl.col("value").mean()).sort("step")
-            if mean.height:
-                ax.plot(mean["step"], mean["value"], linestyle=line, marker=marker, color=colour,
-                        label=f"{name}, {split}")  # fmt: skip
-    ax.set(title=f"{title}: loss", ylabel="mean loss")
-    _steps(ax)
-    _legend_below(ax)
-
-
-def _exhaustion(ax: Axes, metrics: pl.DataFrame) -> None:
-    """How the data run out."""
-    for metric, line, name in (
-        ("users_short", "-", "training users"),
-        ("slates_short", ":", "slates of the visits"),
-    ):
-        part = metrics.filter(pl.col("metric") == metric).sort("step")
-        ax.plot(part["step"], 100 * part["value"], line, color=NEUTRAL, label=name)
-    ax.set(title="Fewer candidates left than a full slate has", ylabel="%", ylim=(0, 100))
-    _steps(ax)
-    ax.legend(loc="best")
+    if left["mean"].sum() > 0:
+        row.append(partial(panels.data_left, table=left))
+    return row

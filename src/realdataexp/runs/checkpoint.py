@@ -26,13 +26,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from realdataexp.errors import InputError, Warnings
-from realdataexp.runs.folder import disk_faults, write_json, write_tensors
+from realdataexp.runs.folder import disk_faults, sync_names, write_json, write_tensors
 
 _TENSORS, _STATE, _DIGESTS = "state.safetensors", "state.json", "digests.json"
+_KINDS = ("pretrain", "step")  # pretrain_<iteration> come before step_<n>
 
 
 class DamagedError(Exception):
     """A checkpoint is not what was written; the message is one line."""
+
+
+class ForeignError(Exception):
+    """A checkpoint is intact, but no state of this run; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -105,27 +110,40 @@ class Checkpoints:
             state: the rest, as JSON.
             best: metrics, with their values, by which it is the best so far.
         """
-        for metric, value in (best or {}).items():
-            self.best[metric] = {"checkpoint": name, "value": value}
+        bests = self._with(name, best or {})
         final, temporary = self.root / name, self.root / f".{name}.{os.getpid()}.tmp"
         with disk_faults(final):
             try:
                 temporary.mkdir(parents=True)
                 write_tensors(temporary / _TENSORS, tensors)
-                write_json(temporary / _STATE, {**state, "best": self.best})
+                write_json(temporary / _STATE, {**state, "best": bests})
                 digests = {x: file_digest(temporary / x) for x in (_TENSORS, _STATE)}
                 write_json(temporary / _DIGESTS, digests)
-                shutil.rmtree(
-                    final, ignore_errors=True
-                )  # of a run that was killed before naming it
+                sync_names(temporary)
+                # of a run that was killed before naming it, or damaged
+                shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
+                sync_names(self.root)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        self.kept = [x for x in self.kept if x != name] + [name]
+        self.best, self.kept = bests, [x for x in self.kept if x != name] + [name]
+        self._name()
+
+    def mark(self, best: Mapping[str, float]) -> None:
+        """Name the latest checkpoint the best so far by some metrics."""
+        self.best = self._with(self.kept[-1], best)
+        self._name()
+
+    def _with(self, name: str, best: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+        """The bests, once a checkpoint is the best by some metrics."""
+        return self.best | {k: {"checkpoint": name, "value": value} for k, value in best.items()}
+
+    def _name(self) -> None:
+        """Write the index of what is to be kept, and remove the rest."""
         bests = {entry["checkpoint"] for entry in self.best.values()}
         last = self.kept[-self.keep_last :]
         self.kept = [x for x in self.kept if x in last or x in bests]
-        index = {"latest": name, "primary_metric": self.primary_metric}
+        index = {"latest": self.kept[-1], "primary_metric": self.primary_metric}
         write_json(self.root / "index.json", {**index, "best": self.best, "kept": self.kept})
         for path in self.root.iterdir():
             if path.is_dir() and path.name not in (*self.kept, "rows"):
@@ -135,10 +153,12 @@ class Checkpoints:
         """The latest checkpoint that is intact; None where none was made yet.
 
         Raises:
-            InputError: there are checkpoints, but none that can be used: a line for each.
+            InputError: there are checkpoints, but none is intact: a line for each.
+            ForeignError: it is intact, but not what a run writes.
         """
         faults: list[str] = []
-        for name in reversed(self._names(faults)):
+        names = self._names(faults)
+        for i, name in reversed([*enumerate(names)]):
             try:
                 found = self._load(name)
             except DamagedError as error:
@@ -146,50 +166,66 @@ class Checkpoints:
                 continue
             for fault in faults:
                 warnings.add("damaged_checkpoint", f"{fault}; {name} is used")
+            self.kept = [x for x in names[: i + 1] if (self.root / x).is_dir()]
             return found
         if faults:
             raise InputError("\n".join(f"{fault}; run the config again" for fault in faults))
         return None
 
     def _names(self, faults: list[str]) -> list[str]:
-        """Names of the checkpoints, oldest first; of what lies there if the index is damaged."""
+        """Names of the checkpoints, oldest first; of what lies there without a sound index."""
         path = self.root / "index.json"
         try:
-            names = json.loads(path.read_text(encoding="utf-8"))["kept"]
-            if all(isinstance(x, str) and Path(x).name == x for x in names):
-                return list(names)
+            names = read_json(path)["kept"]
+            if isinstance(names, list) and names and all(map(_place, names)):
+                return names
+            faults.append(f"{path}: damaged")
         except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass
-        faults.append(f"{path}: damaged")
-        there = [x for x in self.root.glob("*_*") if (x / _DIGESTS).is_file()]
-        order = {"pretrain": 0, "step": 1}
-        parts = {x.name: x.name.partition("_") for x in there}
-        names = [n for n, (kind, _, i) in parts.items() if kind in order and i.isdecimal()]
-        return sorted(names, key=lambda n: (order[parts[n][0]], int(parts[n][2])))
+            pass  # killed before the first index, if there is a checkpoint
+        except (DamagedError, OSError, KeyError, TypeError, ValueError):
+            faults.append(f"{path}: damaged")
+        return _whole(self.root)
 
     def _load(self, name: str) -> Checkpoint:
         folder = self.root / name
         try:
             digests = read_json(folder / _DIGESTS)
             for file in (_TENSORS, _STATE):
-                if not isinstance(digests, dict) or digests.get(file) != file_digest(folder / file):
-                    raise DamagedError(f"{folder / file}: is not what was written")
-            state = read_json(folder / _STATE)
-            for file in state["rows"]:
-                path = self.root / "rows" / Path(file["name"]).name
-                if file_digest(path) != file["sha256"]:
-                    raise DamagedError(f"{path}: is not what was written")
-            tensors = load_file(folder / _TENSORS)
+                digest = digests.get(file) if isinstance(digests, dict) else None
+                _check_digest(folder / file, digest)
+            try:
+                state = read_json(folder / _STATE)
+                rows = [(str(x["name"]), x["sha256"]) for x in state["rows"]]
+            except (DamagedError, KeyError, TypeError) as error:
+                raise ForeignError(f"{name}: {_STATE} is no state of a run") from error
+            for file, digest in rows:
+                _check_digest(self.root / "rows" / Path(file).name, digest)
+            return Checkpoint(name, load_file(folder / _TENSORS), state)
         except FileNotFoundError as error:
             raise DamagedError(f"{error.filename}: missing") from error
-        except (KeyError, TypeError) as error:
-            raise DamagedError(f"{folder / _STATE}: is not the state of a run") from error
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            raise DamagedError(f"{error.filename or folder}: cannot be read") from error
+        except SafetensorError as error:
             text = " ".join(str(error).split())
-            raise DamagedError(f"{folder / _TENSORS}: cannot be read: {text}") from error
-        return Checkpoint(name, tensors, state)
+            raise ForeignError(f"{name}: {_TENSORS} is no safetensors file: {text}") from error
+
+
+def _place(name: Any) -> tuple[int, int] | None:
+    """By what checkpoints are in order, oldest first; None for what is no checkpoint's name."""
+    kind, _, number = name.partition("_") if isinstance(name, str) else ("", "", "")
+    is_name = kind in _KINDS and number.isascii() and number.isdecimal()
+    return (_KINDS.index(kind), int(number)) if is_name else None
+
+
+def _whole(root: Path) -> list[str]:
+    """Names of the checkpoints that lie in a folder, oldest first."""
+    names = (path.parent.name for path in root.glob(f"*/{_DIGESTS}"))
+    return sorted(filter(_place, names), key=lambda name: _place(name) or ())
+
+
+def _check_digest(path: Path, digest: Any) -> None:
+    if file_digest(path) != digest:
+        raise DamagedError(f"{path}: is not what was written")
 
 
 def file_digest(path: Path) -> str:
@@ -213,4 +249,4 @@ def read_json(path: Path) -> Any:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run folder holds a whole checkpoint."""
-    return (folder / "checkpoints" / "index.json").is_file()
+    return bool(_whole(folder / "checkpoints"))

@@ -12,17 +12,19 @@ from realdataexp.config import Config, load_config
 from realdataexp.errors import InputError, RunError, Warnings
 from realdataexp.learner import Learner
 from realdataexp.runs import looping, pretraining
-from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, has_checkpoint
+from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError, has_checkpoint
 from realdataexp.runs.folder import (
     Folder,
     RunLog,
     check_place,
     make_folder,
+    remove_unfinished,
     write_text,
 )
 from realdataexp.runs.interrupts import Interrupts
 from realdataexp.runs.looping import LoopPhase
-from realdataexp.runs.parts import Clock, ForeignError, Parts
+from realdataexp.runs.monitor import FILE, Monitor
+from realdataexp.runs.parts import Clock, Parts
 from realdataexp.runs.pretraining import PretrainingPhase
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
@@ -50,14 +52,13 @@ def check_experiment(
     setup = set_up(config, warnings, every_fault=every_fault)
     loop, R = config.simulation, config.experiment.replications
     names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
-    lines = [
+    return [
         f"mode {config.mode}: {names}; {R} replications, {len(setup.blocks) * R} worlds",
         f"device {setup.device.description}",
         *setup.environment.description(),
         f"loop: {loop.n_steps} steps of {loop.batch_size} visits x {loop.n_candidate} candidates",
         f"labels: {', '.join(label.name for label in config.labels)}",
     ]
-    return lines
 
 
 def run_experiment(config: Config, out: Path | None = None) -> Path:
@@ -109,6 +110,7 @@ def resume_experiment(folder: Path) -> Path:
     log = RunLog(config.logging.level)
     with log.listening(logger), Interrupts() as interrupts:
         log.open(folder / "run.log", is_new=False)
+        remove_unfinished(folder)
         run = _Run(config, log, interrupts)
         run.begin(folder)
         checkpoint = run.load()
@@ -156,14 +158,14 @@ class _Run:
     def load(self) -> Checkpoint | None:
         """The newest checkpoint that is intact, taken in; None where the run had none yet."""
         parts = self._parts
-        checkpoint = parts.checkpoints.newest(self._warnings)
-        if checkpoint is None:
-            logger.info("[run] no checkpoint yet: starts anew")
-            return None
         try:
+            checkpoint = parts.checkpoints.newest(self._warnings)
+            if checkpoint is None:
+                logger.info("[run] no checkpoint yet: starts anew")
+                return None
             parts.load(checkpoint)
         except ForeignError as error:
-            raise InputError(f"{parts.checkpoints.root}: {error}; run the config again") from error
+            raise self._refusal(error) from error
         logger.info("[run] goes on from %s", checkpoint.name)
         return checkpoint
 
@@ -172,8 +174,13 @@ class _Run:
         parts = self._parts
         try:
             self._interrupts.check()
-            self._phases(checkpoint)
-            write_results(parts, self._learners, "complete")
+            with Monitor(parts.folder / FILE, self._setup.device) as monitor:
+                self._clock.monitor = monitor
+                self._phases(checkpoint)
+                monitor.phase = "results"
+                write_results(parts, self._learners, "complete")
+        except ForeignError as error:
+            raise self._refusal(error) from error
         except KeyboardInterrupt as error:
             so_far = self._save_rest(made)
             raise KeyboardInterrupt(f"interrupted {so_far}") from error
@@ -198,16 +205,17 @@ class _Run:
         phase = checkpoint.state["phase"] if checkpoint else pretraining.PHASE
         first = PretrainingPhase(parts)
         starts = [learner.network(0) for learner in first.learners]
-        try:
-            if phase == pretraining.PHASE:
-                with self._clock.timed("pretrain"):
-                    starts = first.run(checkpoint)
-            with self._clock.timed("loop"):
-                second = LoopPhase(parts, starts)
-                self._learners = second.learners
-                second.run(checkpoint if phase == looping.PHASE else None)
-        except ForeignError as error:
-            raise InputError(f"{parts.checkpoints.root}: {error}; run the config again") from error
+        if phase == pretraining.PHASE:
+            with self._clock.timed("pretrain"):
+                starts = first.run(checkpoint)
+        with self._clock.timed("loop"):
+            second = LoopPhase(parts, starts)
+            self._learners = second.learners
+            second.run(checkpoint if phase == looping.PHASE else None)
+
+    def _refusal(self, error: ForeignError) -> InputError:
+        """What to say of a checkpoint that is none of this run."""
+        return InputError(f"{self._parts.checkpoints.root}: {error}; run the config again")
 
     def _save_rest(self, made: Folder, *, needs_checkpoint: bool = False) -> str:
         """Write what there is of a run that ends early; returns what became of it.

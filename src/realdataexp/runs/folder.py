@@ -60,6 +60,26 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def sync_names(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some file systems sync files only
+                os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process was writing in a run folder that nobody else writes in."""
+    for path in [*folder.rglob(".*.tmp")]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
 
@@ -70,8 +90,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Write a table atomically."""
-    write_atomically(path, frame.write_parquet)
+    """Write a table atomically; equal tables become equal bytes, in whatever parts they came."""
+    write_atomically(path, frame.rechunk().write_parquet)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from realdataexp.designs.base import Running
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, n_networks
 from realdataexp.metrics import is_higher_better
+from realdataexp.models import Batch
 from realdataexp.runs.checkpoint import Checkpoint
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress
@@ -92,15 +94,16 @@ class LoopPhase:
                 f"nobody had {config.min_candidates} unused rows left after step "
                 f"{parts.n_steps_done} of {config.n_steps}: the run ended there",
             )
-            if parts.n_steps_done > first:
-                self._look_and_save(parts.n_steps_done, is_last=True)
+            self._look_and_save(parts.n_steps_done, is_last=True)
 
     def _look_and_save(self, step: int, *, is_last: bool) -> None:
         """Validate and save, where due."""
-        config = self._parts.config.simulation
-        is_look = is_last or step % config.validate_every == 0
-        best = self._look(step) if is_look else {}
-        if best or is_last or step % config.save_every == 0:
+        parts, config = self._parts, self._parts.config.simulation
+        is_due = is_last or step % config.validate_every == 0
+        best = self._look(step) if is_due and step != parts.n_steps_at_look else {}
+        if parts.checkpoints.kept[-1] == _name(step):  # nobody came after a step that was saved
+            parts.checkpoints.mark(best)
+        elif best or is_last or step % config.save_every == 0:
             self._save(step, best)
 
     # --- looking -----------------------------------------------------------------------------
@@ -132,6 +135,7 @@ class LoopPhase:
     def _validate(self, step: int) -> dict[str, float]:
         """Record how good networks and rankings are; returns the metrics that are the best yet."""
         parts, recorder = self._parts, self._parts.recorder
+        parts.n_steps_at_look = step
         means: dict[str, list[Tensor]] = {}
         with parts.clock.timed("validation"):
             look = parts.validator.look(self.learners)
@@ -185,9 +189,30 @@ class LoopPhase:
             tensors = {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
             for name, part in self._stateful().items():
                 tensors.update({f"{name}.{k}": t for k, t in part.state().items()})
-            parts.checkpoints.save(f"step_{step}", tensors, state, best)
+            parts.checkpoints.save(_name(step), tensors, state, best)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         with of_this_run(checkpoint):
+            self._check_lessons(checkpoint.part("loop"))
             for name, part in self._stateful().items():
                 part.load_state(checkpoint.part(name))
+
+    def _check_lessons(self, saved: Mapping[str, Tensor]) -> None:
+        """The lessons that wait have shapes that only this phase knows; ValueError for others."""
+        parts, config = self._parts, self._parts.config.simulation
+        n = parts.n_steps_done % config.retrain_every
+        shape = (len(parts.recorder.networks), config.batch_size)
+        shapes: dict[str, tuple[int, ...]] = {
+            "step": (), "weight": shape, "y": (*shape, len(parts.setup.labels)),
+        }  # fmt: skip
+        for field in fields(Batch):
+            x = getattr(parts.validator.held_out.batch, field.name)
+            shapes[f"batch.{field.name}"] = (*shape, *[1] * (x.dim() - 3), x.shape[-1])
+        wanted = {"n_waiting": ()} | {f"{i}.{k}": s for i in range(n) for k, s in shapes.items()}
+        if {name: tuple(tensor.shape) for name, tensor in saved.items()} != wanted:
+            raise ValueError("loop: the outcomes that wait for training are others")
+
+
+def _name(step: int) -> str:
+    """The checkpoint of a step."""
+    return f"step_{step}"

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import polars as pl
 import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    ValidationError,
+)
+from safetensors import SafetensorError
 
 from realdataexp.config import Config
 from realdataexp.device import Device
 from realdataexp.errors import InputError, Warnings
-from realdataexp.runs.checkpoint import Checkpoint, Checkpoints
+from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError
 from realdataexp.runs.interrupts import Interrupts
+from realdataexp.runs.monitor import Monitor
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.setup import Setup
 from realdataexp.runs.validation import Validator
+
+# tensors of which a healthy run has finite numbers only
+_LEARNED = re.compile(r"\.(params|moment_[12])\.|^pretraining\.best\.")
+# what loading a state that does not fit may raise
+_UNFIT = (
+    KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
+    pl.exceptions.PolarsError, SafetensorError,
+)  # fmt: skip
 
 
 class Clock:
@@ -27,7 +47,9 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._since: dict[str, float] = {}  # phases that go on
         self.device: Device | None = None
+        self.monitor: Monitor | None = None
         self._before, self._started = 0.0, time.perf_counter()
 
     @property
@@ -38,27 +60,63 @@ class Clock:
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Count what happens inside to a phase."""
-        start = time.perf_counter()
+        self._since[phase] = time.perf_counter()
+        self._tell()
         try:
             yield
         finally:
             if self.device is not None:
                 self.device.synchronize()
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+            self._add(phase, time.perf_counter() - self._since.pop(phase))
+            self._tell()
+
+    def _tell(self) -> None:
+        """Let the monitor know the innermost phase."""
+        if self.monitor is not None:
+            self.monitor.phase = next(reversed(self._since), "")
+
+    def _add(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def state(self) -> dict[str, Any]:
-        """The seconds so far."""
-        return {"total": self.total, "phases": dict(self.seconds)}
+        """The seconds so far, those of phases that go on included."""
+        now, phases = time.perf_counter(), dict(self.seconds)
+        for phase, since in self._since.items():
+            phases[phase] = phases.get(phase, 0.0) + now - since
+        return {"total": self.total, "phases": phases}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from the seconds of an earlier process."""
         self._before = state["total"]
         for phase, seconds in state["phases"].items():
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+            self._add(phase, seconds)
 
 
-class ForeignError(Exception):
-    """A checkpoint is intact, but not this run's; the message is one line."""
+class _Best(BaseModel):
+    checkpoint: str
+    value: FiniteFloat
+
+
+class _Clock(BaseModel):
+    total: NonNegativeFloat
+    phases: dict[str, NonNegativeFloat]
+
+
+class _State(BaseModel):
+    """What a checkpoint's state must be; see Parts.state."""
+
+    model_config = ConfigDict(strict=True)
+
+    phase: Literal["pretrain", "loop"]
+    identity: dict[str, Any]
+    rows: list[dict[str, str]]
+    best: dict[str, _Best]
+    weight_figures: dict[str, dict[str, str]]
+    n_steps_done: NonNegativeInt
+    n_steps_at_look: NonNegativeInt
+    n_rows_pretrained: NonNegativeInt
+    warnings: list[dict[Literal["code", "message"], str]]
+    clock: _Clock
 
 
 @contextmanager
@@ -66,7 +124,13 @@ def of_this_run(checkpoint: Checkpoint) -> Iterator[None]:
     """Say of a state that lacks something, or has another shape, that it is foreign."""
     try:
         yield
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except ValidationError as error:
+        at = ".".join(map(str, error.errors()[0]["loc"]))
+        text = f"{at}: {error.errors()[0]['msg']}"
+        raise ForeignError(f"{checkpoint.name}: not a state of this run: {text}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except _UNFIT as error:
         text = " ".join(str(error).split())
         raise ForeignError(f"{checkpoint.name}: not a state of this run: {text}") from error
 
@@ -99,6 +163,7 @@ class Parts:
         folder: the run folder.
         weight_figures: each design's last look at its weights.
         n_steps_done, n_rows_pretrained: how far it got.
+        n_steps_at_look: how far it was when the networks were last looked at.
     """
 
     config: Config
@@ -112,6 +177,7 @@ class Parts:
     checkpoints: Checkpoints
     weight_figures: dict[str, dict[str, float]] = field(default_factory=dict)
     n_steps_done: int = 0
+    n_steps_at_look: int = 0
     n_rows_pretrained: int = 0
 
     def identity(self) -> dict[str, Any]:
@@ -127,8 +193,13 @@ class Parts:
             "phase": phase,
             "identity": self.identity(),
             "rows": self.recorder.write_rows(self.checkpoints.root / "rows"),
-            "weight_figures": self.weight_figures,
+            # texts, as JSON has no number that is not finite
+            "weight_figures": {
+                design: {name: str(x) for name, x in figures.items()}
+                for design, figures in self.weight_figures.items()
+            },
             "n_steps_done": self.n_steps_done,
+            "n_steps_at_look": self.n_steps_at_look,
             "n_rows_pretrained": self.n_rows_pretrained,
             "warnings": self.warnings.items,
             "clock": self.clock.state(),
@@ -143,6 +214,7 @@ class Parts:
         """
         state = checkpoint.state
         with of_this_run(checkpoint):
+            _State.model_validate(state)
             changes = differences(state["identity"], self.identity())
         if changes:
             raise InputError(
@@ -152,8 +224,10 @@ class Parts:
                     for where, was, now in changes
                 )
             )
+        if state["phase"] == "loop" and checkpoint.name != f"step_{state['n_steps_done']}":
+            raise ForeignError(f"{checkpoint.name}: is of step {state['n_steps_done']}")
         for name, tensor in checkpoint.tensors.items():
-            if ".params." in name and not bool(torch.isfinite(tensor).all()):
+            if _LEARNED.search(name) and not bool(torch.isfinite(tensor).all()):
                 raise ForeignError(f"{checkpoint.name}: {name} holds numbers that are not finite")
         with of_this_run(checkpoint):
             self._load(checkpoint, state)
@@ -162,8 +236,12 @@ class Parts:
         self.recorder.load_rows(self.checkpoints.root / "rows", state["rows"])
         self.recorder.load_state(checkpoint.part("recorder"))
         self.checkpoints.best = state["best"]
-        self.weight_figures = state["weight_figures"]
+        self.weight_figures = {
+            design: {name: float(x) for name, x in figures.items()}
+            for design, figures in state["weight_figures"].items()
+        }
         self.n_steps_done = state["n_steps_done"]
+        self.n_steps_at_look = state["n_steps_at_look"]
         self.n_rows_pretrained = state["n_rows_pretrained"]
         for warning in state["warnings"]:
             if warning not in self.warnings.items:

@@ -22,7 +22,7 @@ from realdataexp.loop import Block, Step
 from realdataexp.metrics import Figures, figures_of, label_metrics
 from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import file_digest
-from realdataexp.runs.folder import write_parquet, write_tensors
+from realdataexp.runs.folder import sync_names, write_parquet, write_tensors
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table, unit_table
 
 METRIC_SCHEMA = {
@@ -173,23 +173,25 @@ class Recorder:
             split: train or validation.
             found: the metrics.
         """
-        columns = {
-            "design": [design for design, _, _ in names],
-            "world": [world for _, world, _ in names],
-            "model": [model for _, _, model in names],
-        }
         counted = {**found.values, "n_nonfinite": found.n_nonfinite.double()}
-        for metric, value_S in counted.items():
-            frame = pl.DataFrame(
-                {**columns, "value": value_S.numpy(), "n": found.count(metric).numpy()}
-            )
-            self._metrics.append(
-                frame.filter(pl.col("value").is_finite() & (pl.col("n") > 0)).select(
-                    phase=pl.lit(phase), step=pl.lit(step), design="design", world="world",
-                    model="model", label=pl.lit(found.label), split=pl.lit(split),
-                    metric=pl.lit(metric), value="value", n="n",
-                ).cast(METRIC_SCHEMA)  # type: ignore[arg-type]
-            )  # fmt: skip
+        n = [found.count(metric).numpy() for metric in counted]
+        frame = pl.DataFrame(
+            {
+                "design": [design for design, _, _ in names] * len(counted),
+                "world": [world for _, world, _ in names] * len(counted),
+                "model": [model for _, _, model in names] * len(counted),
+                "metric": np.repeat(list(counted), len(names)),
+                "value": np.concatenate([value_S.numpy() for value_S in counted.values()]),
+                "n": np.concatenate(n),
+            }
+        )
+        self._metrics.append(
+            frame.filter(pl.col("value").is_finite() & (pl.col("n") > 0)).select(
+                phase=pl.lit(phase), step=pl.lit(step), design="design", world="world",
+                model="model", label=pl.lit(found.label), split=pl.lit(split),
+                metric="metric", value="value", n="n",
+            ).cast(METRIC_SCHEMA)  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def metric(
         self,
@@ -245,6 +247,7 @@ class Recorder:
         }
         paths.append(folder / f"{stem}-visits.safetensors")
         write_tensors(paths[-1], arrays)
+        sync_names(folder)
         self._files = [*self._files, *({"name": p.name, "sha256": file_digest(p)} for p in paths)]
         return self._files
 
@@ -256,9 +259,11 @@ class Recorder:
             if kind == "visits":
                 self._load_visits(load_file(path))
             elif kind == "curve":
-                self._curve += pl.read_parquet(path).to_dicts()
+                self._curve += _read(path, CURVE_SCHEMA).to_dicts()
+            elif kind == "outcomes":
+                self._outcomes.append(_read(path, OUTCOME_SCHEMA))
             else:
-                getattr(self, f"_{kind}").append(pl.read_parquet(path))
+                self._metrics.append(_read(path, METRIC_SCHEMA))
         self._files = [dict(file) for file in files]
         self._written = (
             len(self._outcomes), len(self._metrics), len(self._curve),
@@ -354,6 +359,14 @@ class Recorder:
                 {k: p[k] for k in ("step", "users_short", "slates_short")} for p in points
             ],
         }
+
+
+def _read(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """A table with these columns; ValueError where a file is another."""
+    frame = pl.read_parquet(path)
+    if dict(frame.schema) != dict(schema):
+        raise ValueError(f"{path.name}: has other columns")
+    return frame
 
 
 def block_name(blocks: tuple[Block, ...], index: int) -> str:

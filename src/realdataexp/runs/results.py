@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from realdataexp.learner import Learner
+from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.doubts import (
     warn_of_arms,
@@ -102,6 +103,8 @@ def _write_results(parts: Parts, learners: Sequence[Learner], status: str) -> No
     write_json(folder / "result.json", result)
     with disk_faults(folder / "plot.svg"):
         write_plot(folder)
+    with disk_faults(folder / "report.html"):
+        write_report(folder)
     say = logger.info if status == "complete" else logger.warning
     say("[result] %s after %d steps: %s", status, parts.n_steps_done, folder)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
 from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings
 
-_HASHED = 1 << 16  # elements at each end of an array
+_ROWS_AT_ONCE = 1 << 22
+_BLOCK, _N_BLOCKS = 1 << 16, 64  # rows that are hashed at once, and blocks of an array at most
 
 
 def schema_of(features: Features) -> FeatureSchema:
@@ -144,24 +146,29 @@ class ReplayEnvironment:
         sd_D = x_VD.std(axis=0)
         x_VD = (x_VD - x_VD.mean(axis=0)) / np.where(sd_D > 0, sd_D, 1.0)
         rows, log = self._split.pretrain, self._data.log
-        user, row = rows.locate(np.arange(rows.n_rows))
         sum_UD = np.zeros((log.n_users, x_VD.shape[1]))
-        for d in range(x_VD.shape[1]):
-            sum_UD[:, d] = np.bincount(user, x_VD[log.video_N[row], d], minlength=log.n_users)
+        for user, row in self._pretraining_blocks():
+            for d in range(x_VD.shape[1]):
+                sum_UD[:, d] += np.bincount(user, x_VD[log.video_N[row], d], minlength=log.n_users)
         return sum_UD / np.maximum(rows.end_U - rows.start_U, 1)[:, None]
 
     def history(self, targets: Sequence[str]) -> np.ndarray:
         """Each user's mean of each label over the pretraining rows: U, L; NaN without any."""
-        rows, log = self._split.pretrain, self._data.log
-        user, row = rows.locate(np.arange(rows.n_rows))
-        means = []
-        for target in targets:
-            y = log.targets[target][row].astype(np.float64)
-            known = np.isfinite(y)
-            n_U = np.bincount(user[known], minlength=log.n_users)
-            sum_U = np.bincount(user[known], y[known], minlength=log.n_users)
-            means.append(np.where(n_U > 0, sum_U / np.maximum(n_U, 1), np.nan))
-        return np.stack(means, axis=1)
+        log = self._data.log
+        n_UL, sum_UL = np.zeros((2, log.n_users, len(targets)))
+        for user, row in self._pretraining_blocks():
+            for i, target in enumerate(targets):
+                y = log.targets[target][row].astype(np.float64)
+                known = np.isfinite(y)
+                n_UL[:, i] += np.bincount(user[known], minlength=log.n_users)
+                sum_UL[:, i] += np.bincount(user[known], y[known], minlength=log.n_users)
+        return np.where(n_UL > 0, sum_UL / np.maximum(n_UL, 1), np.nan)
+
+    def _pretraining_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Users and log rows of the pretraining rows, some at a time."""
+        rows = self._split.pretrain
+        for start in range(0, rows.n_rows, _ROWS_AT_ONCE):
+            yield rows.locate(np.arange(start, min(start + _ROWS_AT_ONCE, rows.n_rows)))
 
     def world(self, targets: Sequence[str], settings: WorldSettings) -> ReplayWorld:
         """The replay of the training users' rows that did not pretrain."""
@@ -188,14 +195,25 @@ class ReplayEnvironment:
             "pretrain_rows": split.kind,
         }
 
+    @cached_property
+    def _digest(self) -> str:
+        log, digest = self._data.log, hashlib.sha256()
+        targets = [log.targets[name] for name in sorted(log.targets)]
+        tables = (self._features.user, self._features.video)
+        features = [x for t in tables for x in (t.num_XD, t.cat_XK, t.weight_XK)]
+        for x in (log.offset_U1, log.video_N, *targets, *features):
+            starts = np.linspace(0, max(0, len(x) - _BLOCK), _N_BLOCKS).astype(int)
+            for start in np.unique(starts):
+                digest.update(np.ascontiguousarray(x[start : start + _BLOCK]).tobytes())
+        return digest.hexdigest()
+
     def identity(self) -> dict[str, Any]:
-        """Sizes, and a hash of the ends of the log's arrays."""
+        """Sizes, and a hash of the log and the features: of blocks all over, where they are long.
+
+        So the files may have moved or been touched; up to 4 million rows every one counts.
+        """
         log = self._data.log
-        digest = hashlib.sha256()
-        for x in (log.offset_U1, log.video_N, *(log.targets[name] for name in sorted(log.targets))):
-            for end in (x[:_HASHED], x[-_HASHED:]):
-                digest.update(np.ascontiguousarray(end).tobytes())
-        return {"rows": log.n_rows, "users": log.n_users, "digest": digest.hexdigest()}
+        return {"rows": log.n_rows, "users": log.n_users, "digest": self._digest}
 
     def description(self) -> list[str]:
         """The data in a few lines."""

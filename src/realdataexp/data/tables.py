@@ -1,0 +1,231 @@
+"""One's own data: a log and tables of users and videos, Parquet or CSV, as the same `DataSet`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from realdataexp.config import Config
+from realdataexp.config.blocks import TablesConfig
+from realdataexp.data import cache
+from realdataexp.data.log import DataSet
+from realdataexp.data.schema import nearest
+from realdataexp.data.table_files import columns_of
+from realdataexp.data.table_import import Feature, Side, import_tables
+from realdataexp.errors import InputError, RunError, Warnings
+
+logger = logging.getLogger("realdataexp")
+
+VERSION = "tables"
+
+
+@dataclass(frozen=True)
+class TablesRequest:
+    """What to read from where.
+
+    Attributes:
+        path: folder that the files' paths are relative to.
+        tables: the files and columns.
+        numerical, categorical: features, each a column of users or videos; `user.x` and
+            `video.x` say of which.
+        targets: the log's column of each label, in the labels' order.
+    """
+
+    path: Path
+    tables: TablesConfig
+    numerical: tuple[str, ...]
+    categorical: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: Config) -> TablesRequest:
+        """What a config of the data set `tables` asks for; its folder must be given."""
+        path, tables, feature = config.data_dir(), config.dataset.tables, config.feature
+        assert path is not None and tables is not None and feature is not None
+        targets = tuple(label.target for label in config.labels)
+        return cls(path, tables, feature.numerical, feature.categorical, targets)
+
+    @property
+    def logs(self) -> list[Path]:
+        """The log's files."""
+        return [self.path / name for name in self.tables.log]
+
+    @property
+    def sides(self) -> dict[str, tuple[Path, str]]:
+        """The file of each side that has one, and its column of ids."""
+        videos = (self.path / self.tables.videos, self.tables.video_id)
+        if self.tables.users is None:
+            return {"video": videos}
+        return {"user": (self.path / self.tables.users, self.tables.user_id), "video": videos}
+
+
+def table_faults(request: TablesRequest) -> list[str]:
+    """What is wrong with a request, as far as the files' headers tell: a line each."""
+    return _check(request)[1]
+
+
+def _check(request: TablesRequest) -> tuple[list[Feature], list[str]]:
+    """Find every feature's column; and the faults of files and columns."""
+    if not request.path.is_dir():
+        return [], [f"dataset.path = {str(request.path)!r}: no such folder; give --data DIR"]
+    faults: list[str] = []
+    tables = request.tables
+    columns = {
+        side: _columns(f"dataset.tables.{side}s", path, [id_name], faults)
+        for side, (path, id_name) in request.sides.items()
+    }
+    wanted = (tables.user_id, tables.video_id, tables.time)
+    for i, path in enumerate(request.logs):
+        header = _columns(f"dataset.tables.log.{i}", path, wanted, faults)
+        faults += [
+            f"labels.{j}.target = {target!r}: {path} has no column {target!r}"
+            f"{nearest(target, header)}; name one of the log's"
+            for j, target in enumerate(request.targets)
+            if header and target not in header
+        ]
+    for i, name in enumerate(tables.lists):
+        if name not in request.categorical:
+            faults.append(
+                f"dataset.tables.lists.{i} = {name!r}: not in feature.categorical"
+                f"{nearest(name, request.categorical)}; list it there, or leave it out here"
+            )
+    return _features(request, columns, faults), faults
+
+
+def _features(
+    request: TablesRequest, columns: dict[str, tuple[str, ...]], faults: list[str]
+) -> list[Feature]:
+    """Where each feature is; none where a table cannot be read, since all would be missing."""
+    features = []
+    kinds = {"numerical": request.numerical, "categorical": request.categorical}
+    for kind, names in kinds.items() if all(columns.values()) else ():
+        for i, name in enumerate(names):
+            try:
+                side, column = _find(name, columns, request)
+            except InputError as error:
+                faults.append(f"feature.{kind}.{i} = {name!r}: {error}")
+                continue
+            is_list = name in request.tables.lists
+            features.append(Feature(name, side, column, kind == "numerical", is_list))
+    return features
+
+
+def _columns(where: str, path: Path, needed: Sequence[str], faults: list[str]) -> tuple[str, ...]:
+    """A file's columns; empty, with a fault, where it cannot be read."""
+    try:
+        columns = columns_of(path)
+    except InputError as error:
+        faults.append(f"{where}: {error}")
+        return ()
+    for name in needed:
+        if name not in columns:
+            faults.append(
+                f"{where}: {path} has no column {name!r}{nearest(name, columns)}; dataset.tables "
+                "names the columns"
+            )
+    return columns
+
+
+def _find(
+    name: str, columns: dict[str, tuple[str, ...]], request: TablesRequest
+) -> tuple[str, str]:
+    """A feature's side and column."""
+    prefix, dot, bare = name.partition(".")
+    if dot and prefix in ("user", "video"):
+        sides, column = [prefix], bare
+    else:
+        sides, column = list(columns), name
+    found = [side for side in sides if column in columns.get(side, ())]
+    if len(found) == 2:
+        raise InputError(f"users and videos both have it; write user.{name} or video.{name}")
+    if not found:
+        known = {name for header in columns.values() for name in header}
+        files = " and ".join(str(path) for path, _ in request.sides.values())
+        raise InputError(f"no such column in {files}{nearest(column, known)}; name one of theirs")
+    if column == request.sides[found[0]][1]:
+        raise InputError("is the id, not a feature; leave it out")
+    return found[0], column
+
+
+def prepare_tables(
+    request: TablesRequest, cache_path: Path, warnings: Warnings, force: bool = False
+) -> DataSet:
+    """Open a data set of tables, from the cache or by importing the files into it.
+
+    Rows of the log that agree in user, video, time and all targets are one row. Rows without a
+    time are dropped. Users and videos of the log without a row in their table stay, with missing
+    features. All of these are counted in `stats` and reported as warnings.
+
+    Args:
+        request: what to read.
+        cache_path: folder of the cache.
+        warnings: takes what is doubtful in the data; a warm start reports it again.
+        force: import again even if the cache has it.
+
+    Raises:
+        InputError: something is wrong with the request, the files or the cache folder.
+    """
+    features, faults = _check(request)
+    if faults:
+        raise InputError("\n".join(faults))
+    asked = {
+        "tables": request.tables.model_dump(mode="json"),
+        "numerical": request.numerical,
+        "categorical": request.categorical,
+        "targets": tuple(dict.fromkeys(request.targets)),
+    }
+    files = [*request.logs, *(path for path, _ in request.sides.values())]
+    sources = [cache.source_key(path) for path in files]
+    entry = cache_path / cache.fingerprint(asked, sources)
+    opened = None
+    if not force:
+        try:
+            opened = cache.read(entry)
+        except cache.DamagedEntryError as error:
+            force = True
+            warnings.add("cache_damaged", f"{entry}: {error}; the data were imported again")
+    if opened is None:
+        logger.info("[data] importing %s", request.path)
+        about = {"request": {"path": str(request.path), **asked}, "sources": sources}
+        fill = partial(_import, request, features, about)
+        cache.write(cache_path, entry.name, fill, replace=force)
+        opened = _reopen(entry)
+    data, meta = opened
+    for item in meta["warnings"]:
+        warnings.add(item["code"], item["message"])
+    return data
+
+
+def _reopen(entry: Path) -> tuple[DataSet, dict[str, Any]]:
+    try:
+        opened = cache.read(entry)
+    except cache.DamagedEntryError as error:
+        raise RunError(f"{entry}: just written, but damaged: {error}") from error
+    if opened is None:
+        raise RunError(f"{entry}: just written, but gone; does something clean this folder?")
+    return opened
+
+
+def _import(
+    request: TablesRequest, features: Sequence[Feature], about: dict[str, Any], directory: Path
+) -> dict[str, Any]:
+    """Write a data set's tables into a directory; return the cache's meta data."""
+    files = {"user": request.tables.users or "", "video": request.tables.videos}
+    sides = {
+        name: Side(files[name], path, id_name, tuple(f for f in features if f.side == name))
+        for name, (path, id_name) in request.sides.items()
+    }
+    logs = dict(zip(request.tables.log, request.logs, strict=True))
+    targets = tuple(dict.fromkeys(request.targets))
+    stats, doubts = import_tables(request.tables, logs, sides, targets, directory)
+    return {
+        **about,
+        "version": VERSION,
+        "targets": list(targets),
+        "stats": {"version": VERSION, **stats},
+        "warnings": doubts,
+    }

@@ -1,0 +1,179 @@
+"""How much memory a run will need, roughly, from its config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from realdataexp import draws
+from realdataexp.config import NO_MODEL, Config, LabelConfig
+from realdataexp.data import schema
+from realdataexp.device import Device
+from realdataexp.loop import n_networks
+from realdataexp.models import SHARED_MODELS, FeatureSchema, SideSchema, StackedModel, build_model
+from realdataexp.runs.setup import make_blocks
+
+_BASE = 500 << 20  # Python with all packages, and the tables of a result
+_FLOAT = 4
+_COPIES = 4  # a parameter, its gradient, its two moments
+_SAVED = 3  # of these in a checkpoint, on their way through the host's memory
+_ACTIVATIONS = 3  # forward, backward, and what an operation needs meanwhile
+_INPUT_COPIES = 2
+
+# Categories of KuaiRand's features; others have about a thousand, or as many as there are videos
+_LEVELS = {
+    "user_active_degree": 9, "video_type": 4, "upload_type": 40, "visible_status": 10,
+    "music_type": 20, "tag": 80, "follow_user_num_range": 9, "fans_user_num_range": 10,
+    "friend_user_num_range": 8, "register_days_range": 8,
+}  # fmt: skip
+_PER_VIDEO = ("author_id", "music_id")
+_LEVELS_ELSE, _VIDEOS_ELSE, _TAG_SLOTS = 1_000, 10_000, 4
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run needs, roughly.
+
+    Attributes:
+        networks: how many networks there are, all labels together.
+        parameters: numbers of one network, on average.
+        host: bytes of the machine's memory.
+        device: bytes of an accelerator's memory; 0 on the CPU.
+    """
+
+    networks: int
+    parameters: int
+    host: int
+    device: int
+
+
+def memory_need(config: Config, device: Device) -> Need:
+    """Estimate a run's memory; within a factor of two for the models of the package.
+
+    - learning: networks x parameters x 4 bytes x 4 (value, gradient, two moments);
+    - inputs of a step: networks x visits x candidates x features, twice;
+    - activations: 3 times the device's chunk, or one network's where that is more, or those of a
+      batch of pretraining;
+    - 500 MiB for the program; on an accelerator the host needs that and a checkpoint's copy of
+      parameters and moments.
+
+    The log is memory-mapped and not counted. Categories are not known before the import: a
+    feature has a known number, or a thousand, or one for each video.
+
+    Raises:
+        InputError: the config's models or designs are refused.
+    """
+    features, loop = feature_schema(config), config.simulation
+    groups = label_groups(config)
+    S = n_networks(make_blocks(config), config.experiment.replications)
+    models = [_model(group, features) for group in groups]
+    sizes = [_parameters(group, features) for group in groups]
+    P, widest = sum(sizes), max(model.floats_per_row for model in models)
+    rows = loop.batch_size * loop.n_candidate
+    pretrained = config.pretrain.batch_size if config.pretrain.enabled else 0
+    one = max(rows, pretrained) * widest * _FLOAT
+    activations = _ACTIVATIONS * max(min(device.chunk_bytes, S * one), one)
+    inputs = _INPUT_COPIES * S * rows * _inputs_of(features) * _FLOAT
+    learning = _COPIES * S * P * _FLOAT
+    computing = learning + inputs + activations
+    n = S * len(groups)
+    if device.torch.type == "cpu":
+        return Need(n, P // len(groups), _BASE + computing, 0)
+    return Need(n, P // len(groups), _BASE + _SAVED * S * P * _FLOAT, computing)
+
+
+def label_groups(config: Config) -> list[list[LabelConfig]]:
+    """The labels of each network."""
+    groups: dict[Any, list[LabelConfig]] = {}
+    for label in config.labels:
+        if label.model != NO_MODEL:
+            is_shared = label.model in SHARED_MODELS
+            key = (label.model, label.model_params["group"]) if is_shared else label.name
+            groups.setdefault(key, []).append(label)
+    return list(groups.values())
+
+
+def feature_schema(config: Config) -> FeatureSchema:
+    """About what the models will see."""
+    if config.dataset.si2023 is not None:
+        n = config.dataset.si2023.n_features + 1
+        return FeatureSchema(_side((), (), 0), SideSchema(n, (), 0))
+    assert config.feature is not None  # the config's schema sees to it
+    sides: dict[str, tuple[list[str], list[str]]] = {"user": ([], []), "video": ([], [])}
+    for i, names in enumerate((config.feature.numerical, config.feature.categorical)):
+        for name in names:
+            sides[_side_of(name, config)][i].append(name)
+    if config.feature.missing_indicator:
+        sides = {side: (2 * numbers, names) for side, (numbers, names) in sides.items()}
+    return FeatureSchema(*(_side(*sides[x], _n_videos(config)) for x in ("user", "video")))
+
+
+def _side_of(name: str, config: Config) -> str:
+    if config.dataset.tables is None:
+        return schema.resolve_feature(name).side
+    return "user" if name.startswith("user.") else "video"  # bare names: known after the import
+
+
+def _n_videos(config: Config) -> int:
+    if config.dataset.synthetic is not None:
+        return config.dataset.synthetic.videos
+    version = config.dataset.name.rpartition("-")[2].lower()
+    return schema.KNOWN_TOTALS.get(version, {}).get("standard_videos", _VIDEOS_ELSE)
+
+
+def _side(numerical: Iterable[str], categorical: Iterable[str], n_videos: int) -> SideSchema:
+    numbers = tuple(numerical)
+    fields, first_ids, slot, n_ids = [], [], 0, 0
+    for name in categorical:
+        bare = name.rpartition(".")[2]
+        slots = _TAG_SLOTS if bare == "tag" else 1
+        fields.append((name, slot, slot + slots))
+        first_ids.append(n_ids)
+        slot += slots
+        n_ids += 2 + (n_videos if bare in _PER_VIDEO else _LEVELS.get(bare, _LEVELS_ELSE))
+    return SideSchema(len(numbers), tuple(fields), n_ids, numbers, tuple(first_ids))
+
+
+def _inputs_of(features: FeatureSchema) -> int:
+    """Numbers of an input row: those of a feature, and an id and a weight for each slot."""
+    sides = (features.user, features.video)
+    return sum(side.n_numerical + 3 * side.n_slots for side in sides)
+
+
+def _model(group: list[LabelConfig], features: FeatureSchema) -> StackedModel:
+    first = group[0]
+    outputs = [_n_outputs(label) for label in group]
+    where = f"labels.{first.name}.model_params"
+    return build_model(first.model, features, outputs, first.model_params, where)
+
+
+def _n_outputs(label: LabelConfig) -> int:
+    return {"binary": 2, "categorical": label.n_classes or 2}.get(label.type, 1)
+
+
+def _parameters(group: list[LabelConfig], features: FeatureSchema) -> int:
+    """Numbers of a network: linear in the number of categories, so small ones tell of large ones.
+
+    Nothing as large as the real tables is made.
+    """
+    small, n_small = _with_levels(features, 1)
+    larger, n_larger = _with_levels(features, 2)
+    key = draws.key(0, "size")
+    at_small, at_larger = (
+        sum(x.numel() for x in _model(group, f).init(key).values()) for f in (small, larger)
+    )
+    if n_larger == n_small:
+        return at_small
+    n = features.user.n_ids + features.video.n_ids
+    return at_small + (n - n_small) * (at_larger - at_small) // (n_larger - n_small)
+
+
+def _with_levels(features: FeatureSchema, n: int) -> tuple[FeatureSchema, int]:
+    """The same features with ``n`` categories each, and how many ids these have in all."""
+    sides = []
+    for side in (features.user, features.video):
+        first_ids = tuple((2 + n) * i for i in range(len(side.fields)))
+        n_ids = (2 + n) * len(side.fields)
+        sides.append(SideSchema(side.n_numerical, side.fields, n_ids, side.numerical, first_ids))
+    return FeatureSchema(*sides), sum(side.n_ids for side in sides)

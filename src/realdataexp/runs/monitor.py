@@ -1,0 +1,203 @@
+"""What a run takes from the machine while it runs: a row a second, in `monitor.parquet`."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import polars as pl
+import psutil
+import torch
+
+from realdataexp.device import Device
+from realdataexp.runs.folder import write_parquet
+
+logger = logging.getLogger("realdataexp")
+
+FILE = "monitor.parquet"
+SCHEMA: dict[str, type[pl.DataType]] = {
+    "process": pl.Int64,
+    "seconds": pl.Float64,
+    "phase": pl.String,
+    "cpu_percent": pl.Float64,
+    "machine_percent": pl.Float64,
+    "cores": pl.Int64,
+    "memory_mb": pl.Float64,
+    "gpu_percent": pl.Float64,
+    "gpu_memory_mb": pl.Float64,
+    "gpu_watts": pl.Float64,
+}
+_EVERY = 1.0
+_SECONDS_BETWEEN_WRITES = 60.0
+_PATIENCE = 5.0  # seconds for a sample that hangs in a driver
+
+
+class Monitor:
+    """Samples this process and its GPU from a thread of its own; use as a context manager.
+
+    Nothing that goes wrong here ends a run: failed samples and writes are counted, and told once
+    in the log when the monitor stops. Rows of an earlier process of the same run stay, and time
+    goes on from the last of them. Rows are written every minute, so a killed run loses no more.
+
+    A row: `process` (0, then one more each time the run was resumed), `seconds` since the start,
+    `phase`, `cpu_percent` of this process (100 = one core), `machine_percent` of all `cores`,
+    `memory_mb` resident, and of the whole GPU, whoever uses it, `gpu_percent`, `gpu_memory_mb` and
+    `gpu_watts` (null where NVML does not tell).
+
+    Attributes:
+        phase: what the run is at; set it where a phase begins.
+        n_errors: samples and writes that failed.
+    """
+
+    def __init__(self, path: Path, device: Device | None = None, every: float = _EVERY) -> None:
+        """Sample into a file.
+
+        Args:
+            path: the file, as a rule `monitor.parquet` of a run folder.
+            device: the run's device; its GPU is looked at, if NVML knows it.
+            every: seconds between two samples.
+        """
+        self.phase = ""
+        self.n_errors = 0
+        self._path, self._device, self._every = path, device, every
+        self._last_error = ""
+        self._earlier = pl.DataFrame(schema=SCHEMA)
+        self._rows: list[dict[str, Any]] = []
+        self._process: psutil.Process | None = None
+        self._gpu: Callable[[], dict[str, float | None]] = dict
+        self._first, self._offset, self._n_before = 0.0, 0.0, 0
+        self._written = 0.0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Monitor:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Read the rows that are there already, and begin to sample."""
+        self._first = self._written = time.monotonic()
+        self._attempt(self._read)
+        self._attempt(self._open)
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+        self._attempt(self._thread.start)
+
+    def stop(self) -> None:
+        """End the thread, which has sampled once at least, and write the file."""
+        self._ended.set()
+        if self._thread is not None and self._thread.ident is not None:
+            self._thread.join(_PATIENCE)
+        if self._thread is None or not self._thread.is_alive():
+            self._attempt(self._write)
+        else:
+            self._note(f"a sample took more than {_PATIENCE:g} s")
+        if self.n_errors:
+            logger.warning(
+                "[warning] monitor: %d samples or writes of %s failed, the last: %s; the result "
+                "does not depend on them",
+                self.n_errors, self._path.name, self._last_error,
+            )  # fmt: skip
+
+    def table(self) -> pl.DataFrame:
+        """All rows so far, those of earlier processes first."""
+        return pl.concat([self._earlier, pl.DataFrame(list(self._rows), schema=SCHEMA)])
+
+    def sample(self) -> None:
+        """Add a row."""
+        assert self._process is not None, "psutil knows nothing of this process"
+        self._rows.append(
+            {
+                "process": self._n_before,
+                "seconds": self._offset + time.monotonic() - self._first,
+                "phase": self.phase,
+                "cpu_percent": self._process.cpu_percent(),
+                "machine_percent": psutil.cpu_percent(),
+                "cores": os.cpu_count() or 1,
+                "memory_mb": self._process.memory_info().rss / 2**20,
+                **self._gpu(),
+            }
+        )
+
+    def _run(self) -> None:
+        self._attempt(psutil.cpu_percent)  # counts from this thread's last call
+        is_ended = False
+        while not is_ended:
+            is_ended = self._ended.wait(self._every)
+            if not is_ended or not self._rows:
+                self._attempt(self.sample)
+            if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:
+                self._written = time.monotonic()
+                self._attempt(self._write)
+
+    def _open(self) -> None:
+        self._process = psutil.Process()
+        self._process.cpu_percent()  # the first call has nothing to compare with
+        psutil.cpu_percent()
+        self._gpu = gpu_reader(self._device)
+
+    def _read(self) -> None:
+        if self._path.exists():
+            rows = pl.read_parquet(self._path).select(pl.col(k).cast(v) for k, v in SCHEMA.items())
+            if rows.height:
+                last = rows.row(-1, named=True)
+                self._earlier = rows
+                self._offset, self._n_before = last["seconds"], last["process"] + 1
+
+    def _write(self) -> None:
+        write_parquet(self._path, self.table())
+
+    def _attempt(self, what: Callable[[], object]) -> None:
+        try:
+            what()
+        except Exception as error:
+            self._note(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+    def _note(self, error: str) -> None:
+        self.n_errors += 1
+        self._last_error = error
+
+
+def gpu_reader(device: Device | None) -> Callable[[], dict[str, float | None]]:
+    """What reads the run's GPU; it reads nothing where NVML, or the package for it, is missing."""
+    kind = device.torch.type if device is not None else "cpu"
+    properties = getattr(getattr(torch, kind, None), "get_device_properties", None)
+    uuid = getattr(properties(0), "uuid", None) if kind != "cpu" and properties else None
+    if uuid is None:
+        return dict
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except ModuleNotFoundError:
+        logger.info("[run] GPU not monitored: pip install 'realdataexp[gpu]'")
+        return dict
+    except nvml.NVMLError as error:
+        logger.info("[run] GPU not monitored: %s", error)
+        return dict
+
+    def reading(ask: Callable[[], float]) -> float | None:
+        try:
+            return ask()
+        except nvml.NVMLError_NotSupported:  # a part of a GPU, or an older one
+            return None
+
+    return lambda: {
+        "gpu_percent": reading(lambda: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+        "gpu_memory_mb": reading(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20),
+        "gpu_watts": reading(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+    }

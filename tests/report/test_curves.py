@@ -1,0 +1,48 @@
+"""Curves are means over worlds with the range of most of them, and short."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from realdataexp.report import curves
+
+
+def test_a_band_is_the_middle_of_the_worlds():
+    table = pl.DataFrame(
+        {"step": [5] * 11, "who": ["T"] * 11, "value": [float(i) for i in range(11)]}
+    )
+    (row,) = curves.bands(table, ["who"]).to_dicts()
+    assert row == {"who": "T", "step": 5, "mean": 5.0, "low": 1.0, "high": 9.0}
+
+
+def test_two_worlds_have_no_band():
+    table = pl.DataFrame({"step": [1, 1], "who": ["T", "T"], "value": [1.0, 3.0]})
+    (row,) = curves.bands(table, ["who"]).to_dicts()
+    assert (row["mean"], row["low"], row["high"]) == (2.0, None, None)
+
+
+def test_long_curves_keep_their_ends():
+    kept = curves.thinned(pl.Series(range(10_000)))
+    assert len(kept) == curves.MAX_POINTS
+    assert (kept[0], kept[-1]) == (0, 9_999)
+
+
+def test_the_effect_so_far_is_that_of_sums_over_visits():
+    outcomes = pl.DataFrame(
+        {
+            "design": ["pooling"] * 4, "world": [0] * 4, "step": [0, 0, 1, 1],
+            "arm": ["T", "C", "T", "C"], "label": ["click"] * 4,
+            "n": [2, 4, 2, 4], "sum": [1.0, 1.0, 2.0, 1.0],
+        }
+    )  # fmt: skip
+    assert curves.effects(outcomes)["mean"].to_list() == pytest.approx([0.25, 0.5])
+    assert curves.effects(outcomes)["step"].to_list() == [1, 2]
+
+
+def test_the_truths_worlds_stand_under_one_name():
+    row = {"phase": "loop", "step": 1, "label": "click", "split": "train", "metric": "loss",
+           "value": 0.5, "model": "shared", "world": 0}  # fmt: skip
+    table = pl.DataFrame([{**row, "design": d} for d in ("global_T", "global_C", "pooling")])
+    found = {(r["design"], r["who"]) for r in curves.looks(table).to_dicts()}
+    assert found == {("global", "T"), ("global", "C"), ("pooling", "shared")}
