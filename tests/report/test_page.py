@@ -16,6 +16,7 @@ from page_reader import Element, charts_of, copy_run, read_page
 from realdataexp.errors import InputError
 from realdataexp.report import verdicts
 from realdataexp.report.advice import advice
+from realdataexp.report.markup import script_json
 from realdataexp.report.page import write_report
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -224,3 +225,8 @@ def test_names_are_text_and_never_markup(small_run: Path, tmp_path: Path):
     shown = [trace["name"] for chart in charts_of(page) for trace in chart["data"]]
     assert any("alert" in name for name in shown)
     assert not any("<" in name for name in shown)
+
+
+def test_what_is_no_number_is_null_in_a_script() -> None:
+    value = {"a": [1.0, float("nan"), (float("inf"), 2)], "b": "nan"}
+    assert json.loads(script_json(value)) == {"a": [1.0, None, [None, 2]], "b": "nan"}

@@ -13,6 +13,7 @@ from realdataexp.runs.doubts import (
     warn_of_design,
     warn_of_intervals,
     warn_of_nulls,
+    warn_of_weights,
 )
 from realdataexp.stats.comparison import compare
 from realdataexp.stats.estimates import summarise, world_estimates
@@ -173,3 +174,12 @@ def test_a_design_without_any_trustworthy_interval_is_told_once_with_its_labels(
     assert first.startswith("design pooling, labels play_time, click: no interval method covers")
     assert second.startswith("design shadow, label click: no interval method covers")
     assert first.endswith("its intervals are not to be trusted")
+
+
+def test_weights_of_an_outside_design_may_have_other_figures():
+    diagnostics = {"share_of_visits_where_arms_differ": {"mine": 0.5}}
+    warnings = Warnings()
+    warn_of_weights({"mine": {"temperature": 2.0}}, diagnostics, warnings)
+    assert warnings.items == []
+    warn_of_weights({"mine": {"mean_weight_T": 1.5}}, diagnostics, warnings)
+    assert [w["code"] for w in warnings.items] == ["weights_off"]

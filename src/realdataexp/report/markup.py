@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -114,7 +115,16 @@ def fold(title: str, *content: object) -> Html:
     return tag("details", tag("summary", title), *content)
 
 
+def _numbers(value: Any) -> Any:
+    """The value with None for every number in it that is not finite."""
+    if isinstance(value, dict):
+        return {key: _numbers(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element, whatever texts are in it."""
-    packed = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """JSON that can stand in a script element, whatever texts are in it; null for no number."""
+    packed = json.dumps(_numbers(value), separators=(",", ":"), allow_nan=False)
     return packed.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -63,7 +63,8 @@ def warn_of_weights(
     differ = diagnostics["share_of_visits_where_arms_differ"]
     for design, f in figures.items():
         if (
-            f["log_loss"] >= f["log_loss_of_constant"]
+            "log_loss" in f  # an outside design may have figures of its own
+            and f["log_loss"] >= f["log_loss_of_constant"]
             and (differ.get(design) or 0.0) >= _FEW_DIFFER
         ):
             warnings.add(
@@ -74,8 +75,8 @@ def warn_of_weights(
                 "another weighting.model, more steps, or the design shadow",
             )
         for model in "CT":
-            mean = f[f"mean_weight_{model}"]
-            if abs(mean - 1.0) > _WEIGHT_OFF:
+            mean = f.get(f"mean_weight_{model}")
+            if mean is not None and abs(mean - 1.0) > _WEIGHT_OFF:
                 warnings.add(
                     "weights_off",
                     f"{design}: the weights of model {model} average {mean:.3f}, not 1, in the "
