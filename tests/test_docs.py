@@ -109,3 +109,10 @@ def test_the_outside_design_of_the_architecture_page_runs(workplace: Path) -> No
         "print(result.comparison['design'].unique().sort().to_list())\n"
     )
     assert run([sys.executable, "-c", script], workplace).strip() == "['Alternating', 'pooling']"
+
+
+def test_the_chinese_readme_shows_the_same_blocks_files_and_links() -> None:
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+    for pattern in (r"```.*?```", r"^\| `.*?` \|", r"\]\((docs/[^)]*)\)"):
+        found = [re.findall(pattern, x, re.DOTALL | re.MULTILINE) for x in (english, chinese)]
+        assert found[0] == found[1] and found[0], pattern
