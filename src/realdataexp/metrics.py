@@ -11,7 +11,7 @@ Axes: S stacked networks, N rows, X any leading axes, B visits, C candidates of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +96,13 @@ def figures_of(label: str, found: dict[str, Tensor], loss_S: Tensor | None = Non
     if loss_S is not None:
         values[LOSS], counts[LOSS] = loss_S.cpu().double(), found["n_rows"].cpu()
     return Figures(label, values, counts, found["n_nonfinite"].cpu())
+
+
+def joined(parts: Sequence[Figures]) -> Figures:
+    """Figures of the same label and metrics, one after the other."""
+    values = {name: torch.cat([p.values[name] for p in parts]) for name in parts[0].values}
+    counts = {name: torch.cat([p.counts[name] for p in parts]) for name in parts[0].counts}
+    return Figures(parts[0].label, values, counts, torch.cat([p.n_nonfinite for p in parts]))
 
 
 def metric_names(kind: str | None) -> tuple[str, ...]:

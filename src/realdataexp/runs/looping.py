@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from realdataexp.designs.base import Running
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, n_networks
-from realdataexp.metrics import is_higher_better
+from realdataexp.metrics import Figures, is_higher_better, joined
 from realdataexp.models import Batch
 from realdataexp.runs.checkpoint import Checkpoint
 from realdataexp.runs.parts import Parts, of_this_run
@@ -112,6 +113,8 @@ class LoopPhase:
         """Read out the steps since the last look, and validate; returns the new bests."""
         parts = self._parts
         parts.recorder.flush()
+        for found in parts.recorder.training.values():
+            self._log("loop", step, found, [name[2] for name in parts.recorder.networks])
         for block, design in zip(self._loop.blocks, self._loop.running, strict=True):
             figures = design.diagnostics()
             for name, value in figures.items():
@@ -142,26 +145,40 @@ class LoopPhase:
             self._adapt(look.loss_SK)
             for found in parts.validator.predictions(look):
                 recorder.figures(PHASE, step, recorder.networks, "validation", found)
+                models = [model for _, _, model in recorder.networks]
+                self._log("validate", step, found, models)
                 for metric, value_S in found.values.items():
                     means[f"{found.label}.{metric}"] = [value_S]
+            by_arm: dict[tuple[str, int], list[Figures]] = {}
             for i, arm, found in parts.validator.rankings(look, self._loop.blocks):
+                by_arm.setdefault((found.label, arm), []).append(found)
                 name = block_name(parts.setup.blocks, i)
                 names = [(name, r, "CT"[arm]) for r in recorder.replications]
                 recorder.figures(PHASE, step, names, "validation", found)
                 for metric, value_R in found.values.items():
                     means.setdefault(f"{found.label}.{metric}", []).append(value_R)
+        for (_, arm), of_arm in by_arm.items():
+            found = joined(of_arm)
+            models = [f"ranking of arm {'CT'[arm]}"] * len(found.n_nonfinite)
+            self._log("validate", step, found, models)
         values = {name: float(torch.cat(x).nanmean()) for name, x in means.items()}
-        for label in recorder.labels:
-            own = {k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{label}.")}
-            text = ", ".join(f"{name} {value:.4g}" for name, value in own.items() if value == value)
-            if text:
-                logger.info(
-                    "[validate] step %d: %s: %s (means over worlds; %s)",
-                    step, label, text, parts.validator.size,
-                )  # fmt: skip
         return parts.checkpoints.improvements(
             values, {name: is_higher_better(name.partition(".")[2]) for name in values}
         )
+
+    def _log(self, part: str, step: int, found: Figures, models: Sequence[str]) -> None:
+        """A line for each model or arm: means over its networks, and what they rest on."""
+        size = self._parts.validator.size
+        for model in dict.fromkeys(models):
+            own_S = torch.tensor([name == model for name in models])
+            means = {name: float(v[own_S].nanmean()) for name, v in found.values.items()}
+            text = ", ".join(f"{k} {v:.4g}" for k, v in means.items() if math.isfinite(v))
+            n = float(next(iter(found.counts.values()))[own_S].double().mean())
+            rest = size if part == "validate" else f"training, {n:,.0f} rows a network"
+            if text:
+                logger.info(
+                    "[%s] step %d: %s, %s: %s (%s)", part, step, found.label, model, text, rest
+                )
 
     def _adapt(self, loss_SK: Tensor) -> None:
         """Tell the schedules, and refuse networks that skip too many updates."""

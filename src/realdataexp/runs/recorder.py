@@ -58,6 +58,7 @@ class Recorder:
         learned: those of the labels with a model, which come first; kinds: their types.
         n_candidate: C, a full slate.
         has_users: whether users come back, so that their visits belong together.
+        training: each label's metrics on what was learned from, as of the last flush.
     """
 
     blocks: tuple[Block, ...]
@@ -67,6 +68,7 @@ class Recorder:
     kinds: tuple[str, ...]
     n_candidate: int
     has_users: bool
+    training: dict[str, Figures] = field(default_factory=dict)
     _pending: list[Step] = field(default_factory=list)
     _learned: deque[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=deque)
     _outcomes: list[pl.DataFrame] = field(default_factory=list)
@@ -153,8 +155,9 @@ class Recorder:
         self._learned.clear()
         for j, (label, kind) in enumerate(zip(self.learned, self.kinds, strict=True)):
             found = label_metrics(kind, prediction_SNL[..., j], target_SNL[..., j])
-            loss_S = loss_TSL[..., j].nanmean(0)
-            self.figures("loop", at, self.networks, "train", figures_of(label, found, loss_S))
+            figures = figures_of(label, found, loss_TSL[..., j].nanmean(0))
+            self.figures("loop", at, self.networks, "train", figures)
+            self.training[label] = figures
 
     def figures(
         self,
