@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -28,7 +29,9 @@ import polars as pl
 
 from realdataexp.data.log import DataSet, LogTable
 from realdataexp.data.table import StoredTable
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, RunError, Warnings
+
+logger = logging.getLogger("realdataexp")
 
 FORMAT_VERSION = 2  # raise it when the files, or what an import makes of the CSVs, change
 
@@ -225,3 +228,44 @@ def _newest_change_s(path: Path) -> float:
         return max(p.stat().st_mtime for p in (path, *path.iterdir()))
     except OSError:
         return time.time()  # it is being removed
+
+
+def open_or_import(
+    entry: Path,
+    source: Path,
+    fill: Callable[[Path], dict[str, Any]],
+    warnings: Warnings,
+    force: bool,
+) -> DataSet:
+    """Open a cache entry, importing the data first where it is missing, damaged or not wanted.
+
+    Args:
+        entry: where it is, or will be.
+        source: the folder of the data, for the log.
+        fill: as ``write`` takes it.
+        warnings: takes what is doubtful in the data; a warm start reports it again.
+        force: import again even if it is there.
+
+    Raises:
+        InputError: something is wrong with the files or the cache folder.
+    """
+    opened = None
+    if not force:
+        try:
+            opened = read(entry)
+        except DamagedEntryError as error:
+            force = True
+            warnings.add("cache_damaged", f"{entry}: {error}; the data were imported again")
+    if opened is None:
+        logger.info("[data] importing %s", source)
+        write(entry.parent, entry.name, fill, replace=force)
+        try:
+            opened = read(entry)
+        except DamagedEntryError as error:
+            raise RunError(f"{entry}: just written, but damaged: {error}") from error
+        if opened is None:
+            raise RunError(f"{entry}: just written, but gone; does something clean this folder?")
+    data, meta = opened
+    for item in meta["warnings"]:
+        warnings.add(item["code"], item["message"])
+    return data

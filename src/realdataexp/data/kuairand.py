@@ -23,7 +23,7 @@ from realdataexp.data.kuairand_files import Files as Files
 from realdataexp.data.kuairand_files import find_files as find_files
 from realdataexp.data.log import DataSet
 from realdataexp.data.log_files import write_log
-from realdataexp.errors import InputError, RunError, Warnings
+from realdataexp.errors import InputError, Warnings
 
 logger = logging.getLogger("realdataexp")
 
@@ -93,33 +93,9 @@ def prepare(
         "targets": request.targets,
     }
     entry = cache_path / cache.fingerprint(names, sources)
-    opened = None
-    if not force:
-        try:
-            opened = cache.read(entry)
-        except cache.DamagedEntryError as error:
-            force = True
-            warnings.add("cache_damaged", f"{entry}: {error}; the data were imported again")
-    if opened is None:
-        logger.info("[data] importing %s", request.path)
-        about = {"request": {"path": str(request.path), **names}, "sources": sources}
-        fill = partial(_import, request, asked, files, about)
-        cache.write(cache_path, entry.name, fill, replace=force)
-        opened = _reopen(entry)
-    data, meta = opened
-    for item in meta["warnings"]:
-        warnings.add(item["code"], item["message"])
-    return data
-
-
-def _reopen(entry: Path) -> tuple[DataSet, dict[str, Any]]:
-    try:
-        opened = cache.read(entry)
-    except cache.DamagedEntryError as error:
-        raise RunError(f"{entry}: just written, but damaged: {error}") from error
-    if opened is None:
-        raise RunError(f"{entry}: just written, but gone; does something clean this folder?")
-    return opened
+    about = {"request": {"path": str(request.path), **names}, "sources": sources}
+    fill = partial(_import, request, asked, files, about)
+    return cache.open_or_import(entry, request.path, fill, warnings, force)
 
 
 def _check(request: ImportRequest) -> list[AskedFeature]:

@@ -16,7 +16,7 @@ from realdataexp.data.log import DataSet
 from realdataexp.data.schema import nearest
 from realdataexp.data.table_files import columns_of
 from realdataexp.data.table_import import Feature, Side, import_tables
-from realdataexp.errors import InputError, RunError, Warnings
+from realdataexp.errors import InputError, Warnings
 
 logger = logging.getLogger("realdataexp")
 
@@ -181,33 +181,9 @@ def prepare_tables(
     files = [*request.logs, *(path for path, _ in request.sides.values())]
     sources = [cache.source_key(path) for path in files]
     entry = cache_path / cache.fingerprint(asked, sources)
-    opened = None
-    if not force:
-        try:
-            opened = cache.read(entry)
-        except cache.DamagedEntryError as error:
-            force = True
-            warnings.add("cache_damaged", f"{entry}: {error}; the data were imported again")
-    if opened is None:
-        logger.info("[data] importing %s", request.path)
-        about = {"request": {"path": str(request.path), **asked}, "sources": sources}
-        fill = partial(_import, request, features, about)
-        cache.write(cache_path, entry.name, fill, replace=force)
-        opened = _reopen(entry)
-    data, meta = opened
-    for item in meta["warnings"]:
-        warnings.add(item["code"], item["message"])
-    return data
-
-
-def _reopen(entry: Path) -> tuple[DataSet, dict[str, Any]]:
-    try:
-        opened = cache.read(entry)
-    except cache.DamagedEntryError as error:
-        raise RunError(f"{entry}: just written, but damaged: {error}") from error
-    if opened is None:
-        raise RunError(f"{entry}: just written, but gone; does something clean this folder?")
-    return opened
+    about = {"request": {"path": str(request.path), **asked}, "sources": sources}
+    fill = partial(_import, request, features, about)
+    return cache.open_or_import(entry, request.path, fill, warnings, force)
 
 
 def _import(
