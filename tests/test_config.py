@@ -587,3 +587,9 @@ def test_the_names_a_config_may_use():
     assert {"global", "compare"} <= set(MODES)
     assert LOSSES and MODELS
     assert isinstance(load_config(SMALL), Config)
+
+
+def test_a_fault_of_the_data_set_does_not_make_its_features_missing() -> None:
+    with pytest.raises(InputError) as raised:
+        load_config("si2023", ["dataset.si2023.long_share=1"])
+    assert "long_share" in str(raised.value) and "feature" not in str(raised.value)
