@@ -14,7 +14,6 @@ from realdataexp.config.blocks import (
     DatasetConfig,
     FeatureConfig,
     LabelConfig,
-    LoggingConfig,
     MLPParams,
     PretrainConfig,
     Si2023Config,
@@ -31,6 +30,13 @@ from realdataexp.config.designs import (
 from realdataexp.config.draft import built_in_names
 from realdataexp.config.experiment import DesignConfig, ExperimentConfig
 from realdataexp.config.load import check_block, json_schema, load_config, parse_mlp_params
+from realdataexp.config.logs import (
+    TRACKERS,
+    LoggingConfig,
+    MLflowOptions,
+    TensorBoardOptions,
+    TrackerConfig,
+)
 from realdataexp.config.schema import Config, default_cache_dir
 
 __all__ = [
@@ -40,6 +46,7 @@ __all__ = [
     "MODELS",
     "MODES",
     "NO_MODEL",
+    "TRACKERS",
     "ClusterOptions",
     "Config",
     "DatasetConfig",
@@ -49,12 +56,15 @@ __all__ = [
     "LabelConfig",
     "LoggingConfig",
     "MLPParams",
+    "MLflowOptions",
     "PretrainConfig",
     "Si2023Config",
     "SimulationConfig",
     "SplittingOptions",
     "SwitchbackOptions",
     "SyntheticConfig",
+    "TensorBoardOptions",
+    "TrackerConfig",
     "ValidationConfig",
     "WeightingOptions",
     "built_in_names",

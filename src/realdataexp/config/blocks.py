@@ -600,10 +600,3 @@ class ValidationConfig(Block):
     validation_batches: Count = Field(
         6, description="visits of a validation, at most, in batches of simulation.batch_size"
     )
-
-
-class LoggingConfig(Block):
-    """What is logged, and where run folders are made."""
-
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="log level")
-    log_dir: Text = Field("results", description="folder in which run folders are made")

@@ -37,8 +37,19 @@ def load_config(
         seed: Replaces `seed`.
         device: Replaces `device`.
 
+    Returns:
+        The whole config, every default filled in; ``to_yaml()`` writes it.
+
     Raises:
         InputError: With one line for every fault that was found.
+
+    Examples:
+        >>> config = load_config("demo", ["experiment.replications=5"], mode="global")
+        >>> config.mode, config.experiment.replications
+        ('global', 5)
+        >>> load_config("demo", ["simulation.n_step=50"])
+        Traceback (most recent call last):
+        realdataexp.errors.InputError: --set: simulation.n_step: unknown key; did you mean n_steps?
     """
     draft = read_draft(source)
     if data is not None and draft.values.get("base_dir", ".") != ".":

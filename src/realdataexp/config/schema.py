@@ -17,7 +17,6 @@ from realdataexp.config.blocks import (
     DatasetConfig,
     FeatureConfig,
     LabelConfig,
-    LoggingConfig,
     PretrainConfig,
     SimulationConfig,
     Text,
@@ -32,6 +31,7 @@ from realdataexp.config.designs import (
     WeightingOptions,
 )
 from realdataexp.config.experiment import DesignConfig, ExperimentConfig
+from realdataexp.config.logs import LoggingConfig
 
 LABEL_TWICE = "the name {} stands more than once: give each label a name of its own"
 

@@ -23,6 +23,7 @@ from realdataexp.runs.folder import (
 )
 from realdataexp.runs.interrupts import Interrupts
 from realdataexp.runs.looping import LoopPhase
+from realdataexp.runs.machine import versions
 from realdataexp.runs.monitor import FILE, Monitor
 from realdataexp.runs.parts import Clock, Parts
 from realdataexp.runs.pretraining import PretrainingPhase
@@ -30,6 +31,7 @@ from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
 from realdataexp.runs.setup import Setup, set_up
 from realdataexp.runs.validation import Validator
+from realdataexp.tracking.session import begin_tracking, trackers_of
 
 logger = logging.getLogger("realdataexp")
 
@@ -49,6 +51,7 @@ def check_experiment(
     """
     check_place(out, config.path(config.logging.log_dir))
     warnings = Warnings()
+    trackers_of(config)
     setup = set_up(config, warnings, every_fault=every_fault)
     loop, R = config.simulation, config.experiment.replications
     names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
@@ -86,6 +89,7 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
                 write_text(made.path / "config.yaml", config.to_yaml())
                 log.open(made.path / "run.log")
                 run.begin(made.path)
+                run.begin_tracking()
             except BaseException:
                 log.stop()
                 made.discard()
@@ -114,6 +118,7 @@ def resume_experiment(folder: Path) -> Path:
         run = _Run(config, log, interrupts)
         run.begin(folder)
         checkpoint = run.load()
+        run.begin_tracking()
         return run.finish(Folder(folder, ()), checkpoint)
 
 
@@ -123,6 +128,7 @@ class _Run:
     def __init__(self, config: Config, log: RunLog, interrupts: Interrupts) -> None:
         self._config, self._log, self._interrupts = config, log, interrupts
         self._warnings, self._clock = Warnings(), Clock()
+        self._trackers = trackers_of(config)
         with self._clock.timed("setup"):
             self._setup = set_up(config, self._warnings)
         self._clock.device = self._setup.device
@@ -154,6 +160,14 @@ class _Run:
             folder,
             checkpoints,
         )
+
+    def begin_tracking(self) -> None:
+        """Open the trackers, if there are any; the run folder is there."""
+        if self._trackers:
+            with self._clock.timed("setup"):
+                self._parts.tracking = begin_tracking(
+                    self._trackers, self._config, self._parts.folder, versions()
+                )
 
     def load(self) -> Checkpoint | None:
         """The newest checkpoint that is intact, taken in; None where the run had none yet."""
@@ -197,6 +211,8 @@ class _Run:
         except Exception as error:
             error.add_note(self._save_rest(made))
             raise
+        finally:
+            parts.tracking.close()
         return parts.folder
 
     def _phases(self, checkpoint: Checkpoint | None) -> None:

@@ -32,6 +32,7 @@ from realdataexp.runs.monitor import Monitor
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.setup import Setup
 from realdataexp.runs.validation import Validator
+from realdataexp.tracking.session import Tracking
 
 # tensors of which a healthy run has finite numbers only
 _LEARNED = re.compile(r"\.(params|moment_[12])\.|^pretraining\.best\.")
@@ -164,6 +165,7 @@ class Parts:
         weight_figures: each design's last look at its weights.
         n_steps_done, n_rows_pretrained: how far it got.
         n_steps_at_look: how far it was when the networks were last looked at.
+        tracking: the trackers, open.
     """
 
     config: Config
@@ -179,9 +181,10 @@ class Parts:
     n_steps_done: int = 0
     n_steps_at_look: int = 0
     n_rows_pretrained: int = 0
+    tracking: Tracking = field(default_factory=Tracking)
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
+        """What must be the same for a run to go on, but for who is told of it."""
         return {
             "config": self.config.resolved(),
             "data": self.setup.environment.identity(),
@@ -205,6 +208,12 @@ class Parts:
             "clock": self.clock.state(),
         }
 
+    def track(self, clock: str = "tracking") -> None:
+        """Send the trackers what the tables got; the seconds count to ``clock``."""
+        if self.tracking.is_on:
+            with self.clock.timed(clock):
+                self.tracking.send(self.recorder.metrics(), self.recorder.outcomes())
+
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint; the phase loads its own tensors.
 
@@ -215,7 +224,8 @@ class Parts:
         state = checkpoint.state
         with of_this_run(checkpoint):
             _State.model_validate(state)
-            changes = differences(state["identity"], self.identity())
+            found = differences(state["identity"], self.identity())
+            changes = [x for x in found if not x[0].startswith("config.logging.trackers")]
         if changes:
             raise InputError(
                 "\n".join(

@@ -33,6 +33,7 @@ from realdataexp.stats.planner import plan
 logger = logging.getLogger("realdataexp")
 
 SCHEMA_VERSION = 1
+_INNER = ("validation", "checkpoint", "tracking")  # what the loop and pretraining stop for
 
 
 def write_results(parts: Parts, learners: Sequence[Learner], status: str) -> None:
@@ -99,11 +100,19 @@ def _write_results(parts: Parts, learners: Sequence[Learner], status: str) -> No
     warn_of_arms(estimates, warnings)
     warn_of_intervals(result["inference"], warnings)
     warn_of_nulls(result, warnings)
+    if status == "complete":
+        for text in parts.tracking.send_last(metrics, outcomes, result):
+            warnings.add("tracker_failed", text)
     result["warnings"] = warnings.items
     write_json(folder / "result.json", result)
     with disk_faults(folder / "plot.svg"):
         write_plot(folder)
     with disk_faults(folder / "report.html"):
+        write_report(folder)
+    if status == "complete" and (failed := parts.tracking.finish()):
+        for text in failed:
+            warnings.add("tracker_failed", text)
+        write_json(folder / "result.json", result)
         write_report(folder)
     say = logger.info if status == "complete" else logger.warning
     say("[result] %s after %d steps: %s", status, parts.n_steps_done, folder)
@@ -143,10 +152,10 @@ def _dataset_stats(parts: Parts) -> dict[str, Any]:
 def _timing(parts: Parts) -> dict[str, Any]:
     seconds = parts.clock.seconds
     loop = seconds.get("loop", 0.0)
-    stepping = loop - seconds.get("validation", 0.0) - seconds.get("checkpoint", 0.0)
+    stepping = loop - sum(seconds.get(part, 0.0) for part in _INNER)
     n = len(parts.recorder.networks) * parts.n_steps_done
     pretraining = seconds.get("pretrain", 0.0)
-    for part in ("validation", "checkpoint"):
+    for part in _INNER:
         pretraining -= seconds.get(f"pretrain_{part}", 0.0)
     timing = {
         "total_seconds": parts.clock.total,

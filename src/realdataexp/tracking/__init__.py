@@ -1,0 +1,43 @@
+"""Telling others of a run, off by default: one file each tracker, and one place of names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from realdataexp.components import resolve
+from realdataexp.errors import InputError
+from realdataexp.tracking.base import TrackedRun, Tracker, Writer
+from realdataexp.tracking.mlflow import MLflow
+from realdataexp.tracking.series import Point
+from realdataexp.tracking.tensorboard import TensorBoard
+
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+
+__all__ = ["TRACKERS", "Point", "TrackedRun", "Tracker", "Writer", "build_tracker"]
+
+
+def build_tracker(name: str, options: Mapping[str, Any], where: str) -> Tracker:
+    """The tracker called ``name``, or an outside class given as ``package.module:Name``.
+
+    Raises:
+        InputError: no such tracker, it refuses an option, or its library is missing; ``where`` is
+            the config path.
+    """
+    component = resolve(name, TRACKERS, where)
+    if not (isinstance(component, type) and issubclass(component, Tracker)):
+        raise InputError(f"{where} = {name!r}: is not a realdataexp.tracking.Tracker")
+    try:
+        tracker = component(**options)
+    except ValidationError as error:
+        known = ", ".join(component.model_fields) or "none"
+        faults = [
+            f"{where}.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']} "
+            f"(options of {name}: {known})"
+            for e in error.errors()
+        ]
+        raise InputError("\n".join(faults)) from error
+    tracker.check()
+    return tracker
