@@ -1,7 +1,7 @@
 """Replay real logs through a recommender's training loop, and test A/B designs against the truth.
 
-``import realdataexp as rx`` costs nothing: `run`, `plan`, `load_config` and `Result` are imported
-on first use.
+``import realdataexp as rx`` costs nothing: `run`, `plan`, `load_config`, `Result`, `Config` and the
+two errors, `InputError` and `RunError`, are imported on first use.
 """
 
 from __future__ import annotations
@@ -11,14 +11,31 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realdataexp.api import Result, load_config, plan, run
+    from realdataexp.api import (
+        Config,
+        InputError,
+        Result,
+        RunError,
+        load_config,
+        plan,
+        run,
+    )
 
 # MKL's matrix products then do not depend on where in memory a network lies, so that a world's
 # result is the same to the bit whatever runs beside it. It must be set before MKL's first call.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.1.0"
-__all__ = ["Result", "__version__", "load_config", "plan", "run"]
+__all__ = [
+    "Config",
+    "InputError",
+    "Result",
+    "RunError",
+    "__version__",
+    "load_config",
+    "plan",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -82,6 +82,13 @@ def uniform(keys: Tensor, n: int) -> Tensor:
     """``n`` draws a key from U[0, 1), with 53 bits: float64 of shape keys.shape + (n,).
 
     For the host and for devices that have float64; ``chance`` and ``uniform32`` do without.
+
+    Examples:
+        What is drawn depends on the key only, not on what else is drawn:
+
+        >>> both = uniform(key(0, "users", torch.arange(2)), 3)
+        >>> torch.equal(both[1], uniform(key(0, "users", 1), 3))
+        True
     """
     return _shift_right(bits(keys, n), 11).to(torch.float64).mul_(2.0**-53)
 
@@ -98,7 +105,12 @@ def uniform32(keys: Tensor, n: int) -> Tensor:
 
 
 def below(u: Tensor, n: Tensor) -> Tensor:
-    """Integers in [0, n) from uniforms ``u`` (same shape): floor(u * n), int64."""
+    """Integers in [0, n) from uniforms ``u`` (same shape): floor(u * n), int64.
+
+    Examples:
+        >>> below(torch.tensor([0.0, 0.5, 0.999]), torch.tensor([10, 10, 3])).tolist()
+        [0, 5, 2]
+    """
     return (u * n).to(torch.int64).clamp_max_(n - 1)
 
 
@@ -114,6 +126,13 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
 
     Returns:
         int64 of the shape of ``u_XK``: the chosen numbers, -1 behind the n-th where n < K.
+
+    Examples:
+        Where all uniforms are 0, 0 is chosen, and then what is last each time. Two out of two:
+
+        >>> u = torch.zeros(2, 3, dtype=torch.float64)
+        >>> choose(u, torch.tensor([5, 2])).tolist()
+        [[0, 3, 4], [0, 1, -1]]
     """
     u, n = u_XK.numpy(), n_X.numpy()
     n_taken = np.minimum(n, u.shape[-1])[..., None]

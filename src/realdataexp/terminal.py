@@ -46,10 +46,12 @@ def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     Yields:
         What to call with the phase, its bytes so far and in all (None: unknown).
     """
-    if not sys.stderr.isatty():
+    from realdataexp.runs.progress import bar_console
+
+    console = bar_console()
+    if console is None:
         yield _byte_lines()
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -62,7 +64,7 @@ def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     tasks: dict[str, TaskID] = {}
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     text = TextColumn("{task.description}", style="bold", markup=False)
-    with Progress(text, *columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(text, *columns, console=console, transient=True) as bar:
 
         def show(phase: str, done: int, total: int | None) -> None:
             if phase not in tasks:

@@ -38,34 +38,46 @@ def print_result(run_dir: Path, console: Console | None = None) -> None:
     """Print a run's answer: the truth, what each design says, and the warnings."""
     console = console or Console(highlight=False)
     result = read_result(run_dir)
-    units = {x["name"]: unit_of(x["target"]) for x in result["config"]["labels"]}
     if result["status"] != "complete":
         _print_text(console, f"partial: stopped after {result['n_steps_done']} steps", "yellow")
-    truth = [e for e in result["estimates"] if e["design"] == "global"]
-    if truth:
-        _truth(truth, result["gte_results"], units).show(console)
-    for entry in truth:
-        answers = [e for e in result["comparison"] if e["label"] == entry["label"]]
-        if answers:
-            _comparison(entry, answers, units).show(console)
-    if result["comparison"]:
+    for table in answer_tables(result):
+        table.show(console)
+    for text in legends(result):
         console.print()
-        _print_text(console, _LEGEND, "dim")
-    else:
-        designs = [e for e in result["estimates"] if e["design"] != "global"]
-        if designs:
-            _estimates(designs, units).show(console)
-    if result["config"].get("experiment", {}).get("aa") and result["inference"]:
-        _print_type_i_errors(result["inference"], console)
+        _print_text(console, text, "dim")
     _print_warnings(console, result["warnings"])
 
 
-def _print_type_i_errors(inference: list[dict[str, Any]], console: Console) -> None:
-    """Print a table for each label of an A/A test, and what its figures mean."""
-    for label in dict.fromkeys(e["label"] for e in inference):
-        _type_i_errors([e for e in inference if e["label"] == label]).show(console)
-    console.print()
-    _print_text(console, _AA_LEGEND, "dim")
+def answer_tables(result: dict[str, Any]) -> list[Table]:
+    """The truth and what each design says of it, or a single design's answer; type-I errors."""
+    units = {x["name"]: unit_of(x["target"]) for x in result["config"]["labels"]}
+    truth = [e for e in result["estimates"] if e["design"] == "global"]
+    tables = [_truth(truth, result["gte_results"], units)] if truth else []
+    for entry in truth:
+        answers = [e for e in result["comparison"] if e["label"] == entry["label"]]
+        if answers:
+            tables.append(_comparison(entry, answers, units))
+    designs = [e for e in result["estimates"] if e["design"] != "global"]
+    if designs and not result["comparison"]:
+        tables.append(_estimates(designs, units))
+    if _is_aa(result):
+        found = result["inference"]
+        labels = dict.fromkeys(e["label"] for e in found)
+        tables += [_type_i_errors([e for e in found if e["label"] == x]) for x in labels]
+    return tables
+
+
+def legends(result: dict[str, Any]) -> list[str]:
+    """What the columns of ``answer_tables`` mean."""
+    return [
+        text
+        for text, is_needed in ((_LEGEND, result["comparison"]), (_AA_LEGEND, _is_aa(result)))
+        if is_needed
+    ]
+
+
+def _is_aa(result: dict[str, Any]) -> bool:
+    return bool(result["config"].get("experiment", {}).get("aa") and result["inference"])
 
 
 def print_plan(plan_dir: Path, console: Console | None = None) -> None:
@@ -87,7 +99,7 @@ def unit_of(target: str) -> str:
 
 
 @dataclass
-class _Table:
+class Table:
     """Lines of cells: the first column of names, on the left, the others on the right.
 
     Nothing is ever cut: a name too long for the room that the numbers leave stands on a line of its
@@ -144,12 +156,12 @@ def _print_warnings(console: Console, warnings: list[dict[str, str]]) -> None:
 
 def _truth(
     entries: list[dict[str, Any]], gte: dict[str, float | None], units: dict[str, str]
-) -> _Table:
+) -> Table:
     """Totals of the treated and the control world, and the effect per visit."""
     worlds = _worlds(entries)
     title = f"The truth: everybody treated minus everybody in control (GTE), {worlds}"
     header = ["", "treated", "control", "GTE", "GTE %", "GTE per visit ± SE"]
-    table = _Table(title, header)
+    table = Table(title, header)
     for e in entries:
         label = e["label"]
         scale = Scale.of([e["value"]], [e["se"]])
@@ -167,11 +179,11 @@ def _truth(
 
 def _comparison(
     truth: dict[str, Any], entries: list[dict[str, Any]], units: dict[str, str]
-) -> _Table:
+) -> Table:
     """One label: the truth, and how far each design's answers are from it."""
     values = [truth["value"], *(e[k] for e in entries for k in ("estimate", "bias", "sd", "rmse"))]
     scale = Scale.of(values, [e["bias_mc_se"] for e in entries])
-    table = _Table(
+    table = Table(
         f"{_with_unit(truth['label'], units)}: effect per visit",
         ["", "estimate", "bias ± MC SE  ", "SD", "RMSE", "coverage"],
     )
@@ -197,7 +209,7 @@ def _comparison(
     return table
 
 
-def _type_i_errors(entries: list[dict[str, Any]]) -> _Table:
+def _type_i_errors(entries: list[dict[str, Any]]) -> Table:
     """One label of an A/A test: how often each design's intervals reject, by method."""
     cells: dict[str, dict[str, tuple[str, bool]]] = {}
     for e in entries:
@@ -206,7 +218,7 @@ def _type_i_errors(entries: list[dict[str, Any]]) -> _Table:
         cell = share + (" *" if is_doubted else "  ")
         cells.setdefault(e["design"], {})[e["se_method"]] = (cell, is_doubted)
     methods = list(dict.fromkeys(e["se_method"] for e in entries))
-    table = _Table(
+    table = Table(
         f"{entries[0]['label']}: type-I error by interval method",
         ["", *methods],
     )
@@ -218,9 +230,9 @@ def _type_i_errors(entries: list[dict[str, Any]]) -> _Table:
     return table
 
 
-def _estimates(entries: list[dict[str, Any]], units: dict[str, str]) -> _Table:
+def _estimates(entries: list[dict[str, Any]], units: dict[str, str]) -> Table:
     """One design's own estimates."""
-    table = _Table(
+    table = Table(
         f"Effect per visit, as the design {entries[0]['design']} answers, {_worlds(entries)}",
         ["", "estimate ± SE", "95 % interval", "p"],
     )
@@ -240,7 +252,7 @@ def _estimates(entries: list[dict[str, Any]], units: dict[str, str]) -> _Table:
     return table
 
 
-def _plan(rows: list[dict[str, Any]], units: dict[str, str]) -> _Table:
+def _plan(rows: list[dict[str, Any]], units: dict[str, str]) -> Table:
     """One label: what each design could detect, in percent of what a visit of control yields.
 
     In the label's own unit where that is nothing.
@@ -264,7 +276,7 @@ def _plan(rows: list[dict[str, Any]], units: dict[str, str]) -> _Table:
     text = {key: [scale.text(x) for x in column] for key, column in values.items()}
     width = max(len(r["design"]) for r in rows)
     biases = _plus_minus(text["bias"], text["bias_mc_se"])
-    table = _Table(
+    table = Table(
         title,
         [
             "p",

@@ -17,7 +17,7 @@ from realdataexp.metrics import Figures, is_higher_better, joined
 from realdataexp.models import Batch
 from realdataexp.runs.checkpoint import Checkpoint
 from realdataexp.runs.parts import Parts, of_this_run
-from realdataexp.runs.progress import PhaseProgress
+from realdataexp.runs.progress import PhaseProgress, effects_so_far
 from realdataexp.runs.recorder import block_name
 from realdataexp.runs.skips import refuse_skips
 from realdataexp.worlds.base import World, WorldSettings
@@ -82,12 +82,12 @@ class LoopPhase:
             PhaseProgress(PHASE, config.n_steps, "steps") as progress,
             parts.interrupts.postponed(may_insist=True),
         ):
-            progress.advance(first)
+            progress.skip(first)
             for step in self._loop.steps(first, config.n_steps):
                 parts.recorder.add(step)
                 parts.n_steps_done = done = step.visits.step + 1
                 self._look_and_save(done, is_last=done == config.n_steps)
-                progress.advance(1)
+                progress.advance(1, self._effects_so_far)
                 parts.interrupts.check()
         if parts.n_steps_done < config.n_steps:
             parts.warnings.add(
@@ -98,7 +98,7 @@ class LoopPhase:
             self._look_and_save(parts.n_steps_done, is_last=True)
 
     def _look_and_save(self, step: int, *, is_last: bool) -> None:
-        """Validate and save, where due."""
+        """Validate, save and tell the trackers, where due."""
         parts, config = self._parts, self._parts.config.simulation
         is_due = is_last or step % config.validate_every == 0
         best = self._look(step) if is_due and step != parts.n_steps_at_look else {}
@@ -106,6 +106,12 @@ class LoopPhase:
             parts.checkpoints.mark(best)
         elif best or is_last or step % config.save_every == 0:
             self._save(step, best)
+        if is_due or step % config.save_every == 0:
+            parts.track()
+
+    def _effects_so_far(self) -> list[str]:
+        """What the truth, or the design, has come to, a text for each label."""
+        return effects_so_far(self._parts.recorder.totals())
 
     # --- looking -----------------------------------------------------------------------------
 
@@ -125,6 +131,8 @@ class LoopPhase:
                 parts.weight_figures[block.label] = figures
                 text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
                 logger.info("[weights] step %d: %s: %s", step, block.label, text)
+        if effects := self._effects_so_far():
+            logger.info("[loop] step %d: so far, %s", step, "; ".join(effects))
         point = parts.recorder.last_short
         if point is not None:
             logger.info(

@@ -80,10 +80,11 @@ class PretrainingPhase:
             if checkpoint is not None:
                 with of_this_run(checkpoint):
                     training.load_state(checkpoint.part("pretraining"))
-                progress.advance(training.n_rows_done)
+                progress.skip(training.n_rows_done)
             for check in self._advance(training):
                 self._record(check)
                 self._save(training)
+                parts.track("pretrain_tracking")
         return [learner.network(0) for learner in self.learners]
 
     def _pretraining(self, rows: RowSource) -> Pretraining:

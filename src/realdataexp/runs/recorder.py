@@ -23,7 +23,14 @@ from realdataexp.metrics import Figures, figures_of, label_metrics
 from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import file_digest
 from realdataexp.runs.folder import sync_names, write_parquet, write_tensors
-from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table, unit_table
+from realdataexp.stats.aggregates import (
+    OUTCOME_SCHEMA,
+    TOTALS_SCHEMA,
+    arm_sums,
+    outcome_table,
+    unit_table,
+    world_totals,
+)
 
 METRIC_SCHEMA = {
     "phase": pl.String,
@@ -71,7 +78,10 @@ class Recorder:
     training: dict[str, Figures] = field(default_factory=dict)
     _pending: list[Step] = field(default_factory=list)
     _learned: deque[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=deque)
+    _losses: list[tuple[int, torch.Tensor]] = field(default_factory=list)
     _outcomes: list[pl.DataFrame] = field(default_factory=list)
+    _totals: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TOTALS_SCHEMA))
+    _n_summed: int = 0
     _metrics: list[pl.DataFrame] = field(default_factory=list)
     _curve: list[dict[str, Any]] = field(default_factory=list)
     _visits: list[list[tuple[np.ndarray, ...]]] = field(init=False)
@@ -102,7 +112,13 @@ class Recorder:
             self._learned.popleft()
 
     def flush(self) -> None:
-        """Read the kept steps from the device into the tables."""
+        """Read the kept steps from the device into the tables, and look at what was learned."""
+        self.read_out()
+        if self._losses:
+            self._training_figures()
+
+    def read_out(self) -> None:
+        """Read the kept steps from the device; changes no table, however often it is called."""
         steps, self._pending = self._pending, []
         if not steps:
             return
@@ -133,7 +149,7 @@ class Recorder:
             np.stack(sums), [s.visits.step for s in steps], self.worlds, list(self.labels)
         )
         self._outcomes.append(table)
-        self._training_figures(steps)
+        self._losses += [(s.visits.step, s.loss_SL) for s in steps]
 
     def _keep_units(self, step: Step, is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> None:
         """Keep the visits of each block whose units come more than once."""
@@ -145,10 +161,11 @@ class Recorder:
                 w = slice(i * R, (i + 1) * R)
                 self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
 
-    def _training_figures(self, steps: list[Step]) -> None:
+    def _training_figures(self) -> None:
         """Each network's metrics on the latest of what it learned from since the last flush."""
-        at = steps[-1].visits.step + 1
-        loss_TSL = torch.stack([s.loss_SL for s in steps]).cpu().double()
+        at = self._losses[-1][0] + 1
+        loss_TSL = torch.stack([loss_SL for _, loss_SL in self._losses]).cpu().double()
+        self._losses.clear()
         prediction_SNL, target_SNL = (
             torch.cat(x, dim=1).cpu() for x in zip(*self._learned, strict=True)
         )
@@ -301,6 +318,13 @@ class Recorder:
     def outcomes(self) -> pl.DataFrame:
         """The table of outcomes.parquet so far."""
         return pl.concat(self._outcomes) if self._outcomes else pl.DataFrame(schema=OUTCOME_SCHEMA)
+
+    def totals(self) -> pl.DataFrame:
+        """Sums over all steps until now, as of this call: ``aggregates.world_totals``."""
+        self.read_out()
+        new, self._n_summed = self._outcomes[self._n_summed :], len(self._outcomes)
+        self._totals = world_totals([self._totals, *new])
+        return self._totals
 
     def units(self, covariate_UL: np.ndarray | None) -> pl.DataFrame | None:
         """The table of units.parquet so far; None where no block's units come more than once."""

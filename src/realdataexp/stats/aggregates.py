@@ -8,6 +8,8 @@ A *unit* is what was randomised as one: a user, a cluster of users, a block of s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import polars as pl
 
@@ -23,6 +25,17 @@ OUTCOME_SCHEMA = pl.Schema(
         "n": pl.Int32,
         "sum": pl.Float64,
         "sum_sq": pl.Float64,
+    }
+)
+
+TOTALS_SCHEMA = pl.Schema(
+    {
+        "design": pl.String,
+        "world": pl.Int32,
+        "arm": pl.String,
+        "label": pl.String,
+        "n": pl.Int64,
+        "sum": pl.Float64,
     }
 )
 
@@ -88,6 +101,17 @@ def outcome_table(
         },
     )
     return frame.cast(OUTCOME_SCHEMA).filter(pl.col("n") > 0)
+
+
+def world_totals(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Sums over steps: a row of TOTALS_SCHEMA for each design, world, arm and label.
+
+    Args:
+        tables: outcomes, or totals of other steps; each has the columns of TOTALS_SCHEMA.
+    """
+    parts = [table.select(TOTALS_SCHEMA.names()).cast(TOTALS_SCHEMA) for table in tables]
+    keys = ["design", "world", "arm", "label"]
+    return pl.concat(parts).group_by(keys, maintain_order=True).agg(pl.col("n", "sum").sum())
 
 
 def unit_table(

@@ -31,6 +31,17 @@ def world_estimates(outcomes: pl.DataFrame) -> pl.DataFrame:
         One row per design, world and label: design, world, label, estimand, value, se, ci_low,
         ci_high, p_value, se_method, n_T, n_C; value and what follows are null where an arm has
         no outcome, se and what follows where an arm has fewer than two.
+
+    Examples:
+        Three of four treated visits clicked, one of four in control:
+
+        >>> outcomes = pl.DataFrame({
+        ...     "design": ["pooling"] * 2, "world": [0, 0], "label": ["click"] * 2,
+        ...     "arm": ["T", "C"], "n": [4, 4], "sum": [3.0, 1.0], "sum_sq": [3.0, 1.0],
+        ... })
+        >>> estimate = world_estimates(outcomes).row(0, named=True)
+        >>> estimate["value"], round(estimate["se"], 4)  # 3/4 - 1/4, sqrt(2 x 3/16 x 4/3 / 4)
+        (0.5, 0.3536)
     """
     keys = ["design", "world", "label"]
     sums = outcomes.group_by([*keys, "arm"], maintain_order=True).agg(
@@ -117,7 +128,15 @@ def _adjusted(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def between_worlds(values: np.ndarray) -> dict[str, Any]:
-    """Mean of independent worlds' values with Student's t interval; nulls where there is none."""
+    """Mean of independent worlds' values with Student's t interval; nulls where there is none.
+
+    Examples:
+        >>> found = between_worlds(np.array([1.0, 2.0, 3.0]))
+        >>> found["value"], round(found["se"], 4)  # 1 / sqrt(3)
+        (2.0, 0.5774)
+        >>> round(found["ci_high"], 3)  # 2 + 4.303 x 0.5774, with 2 degrees of freedom
+        4.484
+    """
     n = len(values)
     mean = float(values.mean()) if n else None
     out: dict[str, Any] = dict.fromkeys(("value", "se", "ci_low", "ci_high", "p_value"))

@@ -70,7 +70,15 @@ def true_effects(truth_estimates: pl.DataFrame) -> dict[str, float]:
 
 
 def binomial_interval(n_hits: int, n: int) -> tuple[float, float]:
-    """Clopper and Pearson's exact 95 % interval of a share."""
+    """Clopper and Pearson's exact 95 % interval of a share.
+
+    Examples:
+        None of 20: the share p with (1 - p)^20 = 2.5 % is the upper end.
+
+        >>> low, high = binomial_interval(0, 20)
+        >>> low, round((1 - high) ** 20, 6)
+        (0.0, 0.025)
+    """
     found = stats.binomtest(n_hits, n).proportion_ci(CONFIDENCE, method="exact")
     return float(found.low), float(found.high)
 

@@ -46,6 +46,10 @@ def minimum_detectable_effect(se: float, power: float = 0.8, alpha: float = ALPH
 
     Raises:
         ValueError: se below 0, or power or alpha not between 0 and 1.
+
+    Examples:
+        >>> round(minimum_detectable_effect(se=1.0), 2)  # 1.96 + 0.84
+        2.8
     """
     if se < 0:
         raise ValueError(f"se == {se}, must be >= 0")

@@ -39,6 +39,13 @@ def confidence_sequence(
         se: their standard errors.
         fraction: the share of the planned visits that has been seen; beyond 1 is allowed.
         alpha: the chance of an error over all looks.
+
+    Examples:
+        At the planned end it is 1.55 times as wide as a z interval (1.96 standard errors):
+
+        >>> looked = confidence_sequence(np.array([5.0]), np.array([1.0]))
+        >>> round(float(looked.ci_high[0] - 5.0) / 1.96, 2)
+        1.55
     """
     r = planned_information(alpha) * np.asarray(fraction, dtype=np.float64)
     half = np.sqrt((1 + 1 / r) * np.log((1 + r) / alpha**2)) * se

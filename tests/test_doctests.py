@@ -1,0 +1,53 @@
+"""The examples in docstrings are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = {
+    "realdataexp.api": ("Result", "run", "plan"),
+    "realdataexp.config.load": ("load_config",),
+    "realdataexp.draws": ("uniform", "below", "choose"),
+    "realdataexp.stats.comparison": ("gte_results", "compare"),
+    "realdataexp.stats.estimates": ("world_estimates", "between_worlds"),
+    "realdataexp.stats.honesty": ("binomial_interval",),
+    "realdataexp.stats.multiplicity": ("adjust",),
+    "realdataexp.stats.planner": ("minimum_detectable_effect",),
+    "realdataexp.stats.running": ("relative_effects",),
+    "realdataexp.stats.sequential": ("confidence_sequence",),
+}
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(m, n) for m, names in EXAMPLES.items() for n in names]
+)
+def test_the_example_is_true(
+    module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)  # examples write run folders
+    there = importlib.import_module(module)
+    found = doctest.DocTestFinder(recurse=False).find(
+        getattr(there, name), name, there, globs=dict(vars(there))
+    )
+    assert sum(len(test.examples) for test in found) > 0, "has no example"
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=OPTIONS)
+    for test in found:
+        runner.run(test, out=report.append)
+    assert runner.failures == 0, "".join(report)
+
+
+def test_every_example_of_these_modules_is_checked():
+    for module, names in EXAMPLES.items():
+        there = importlib.import_module(module)
+        with_examples = {
+            test.name.removeprefix(f"{module}.").partition(".")[0]
+            for test in doctest.DocTestFinder().find(there)
+            if test.examples
+        }
+        assert with_examples == set(names), module

@@ -1,0 +1,42 @@
+"""The notebook of docs/ runs, and what it says in words is what its numbers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "first_look.ipynb"
+
+
+def test_the_notebook_is_stored_without_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert NOTEBOOK.stat().st_size < 20_000
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+def test_every_cell_runs_and_the_answer_is_the_one_it_explains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REALDATAEXP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    shown = [output.data for output in outputs if "data" in output]
+    html = next(x["text/html"] for x in shown if "realdataexp" in x.get("text/html", ""))
+    assert "Do not trust pooling and snapshot." in html
+    assert 'href="results/' in html  # the links work from where the notebook is
+    assert any("image/png" in x for x in shown)
+    lines = outputs[-1].text.splitlines()
+    assert [line.split()[0] for line in lines] == ["pooling", "snapshot", "shadow"]
+    assert ["no lie found" in line for line in lines] == [False, False, True]
+    assert all("off by -" in line for line in lines[:2])  # the text says downwards
