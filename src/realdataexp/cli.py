@@ -462,6 +462,30 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: realdataexp track results/20260101-120000-compare --to mlflow")
+def track(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="tensorboard|mlflow", help="The tracker that gets them.")
+    ],
+    uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow's database, sqlite:///FILE; default: mlflow.db in the log_dir."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow's experiment; default: realdataexp.")
+    ] = None,
+) -> None:
+    """Import finished runs into TensorBoard or MLflow; nothing is imported twice."""
+    from realdataexp.tracking.imports import import_run
+
+    given = {"uri": uri, "experiment": experiment}
+    options = {name: value for name, value in given.items() if value is not None}
+    for run_dir in run_dirs:
+        for line in import_run(run_dir, to, options):
+            typer.echo(line)
+
+
 @app.command(epilog="Example: realdataexp perf results/20260101-120000-compare")
 def perf(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
@@ -471,3 +495,62 @@ def perf(
 
     print_perf(run_dir)
     typer.echo(f"Wrote {write_perf_plot(run_dir)}")
+
+
+@app.command(
+    epilog="Example: realdataexp bench pretraining resume --out results/bench. The measurement big "
+    "runs only when it is named: realdataexp bench big --rows 1,10,50",
+)
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Measurements; default: all but big."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new folder for bench.json and bench.md; default: results/<timestamp>-bench."
+        ),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(metavar="small|prototype", help="How much is measured.")
+    ] = "prototype",
+    data: Annotated[
+        Path | None, typer.Option(help="A KuaiRand folder to use in place of a synthetic one.")
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder to work in; default: a temporary one.")
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(metavar="M,...", help="Millions of rows for big; default: 1,10,50."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Ratios to compare with; default: the package's own."),
+    ] = None,
+    save_baseline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write this run's ratios there.")
+    ] = None,
+    show_names: Annotated[
+        bool, typer.Option("--list", help="Show the names of the measurements and end.")
+    ] = False,
+) -> None:
+    """Measure speed and memory on the CPU beside their floors; print what became slower.
+
+    A ratio that is more than 20 % worse than the baseline's is reported; the exit code stays 0:
+    a benchmark is not a test.
+    """
+    from realdataexp.bench.suite import MEASUREMENTS, Request, run_bench
+
+    if show_names:
+        if names or out or data or scratch or rows or baseline or save_baseline:
+            raise InputError("--list: measures nothing; give it alone")
+        for name, measurement in MEASUREMENTS.items():
+            typer.echo(f"{name:12} {measurement.title}")
+        return
+    terminal.log_lines("INFO")
+    request = Request(tuple(names or ()), size, data, scratch, rows, baseline, save_baseline)
+    folder = run_bench(request, out)
+    typer.echo((folder / "bench.md").read_text(encoding="utf-8"))
+    typer.echo(f"Bench folder: {folder}")
