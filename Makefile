@@ -1,12 +1,13 @@
 # make demo: run the built-in demo experiment.  make test: everything that CI runs.
-# Both set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
+# make docs: build the documentation into build/site (open index.html there).
+# All set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/realdataexp run demo
@@ -17,6 +18,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Wrote build/site/index.html"
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -1,5 +1,6 @@
 """README and docs show only commands that work: every one of them is run here."""
 
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from realdataexp import cli
+from realdataexp.config import load_config
+from realdataexp.config.draft import read_draft
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,6 +31,13 @@ def blocks(language: str) -> list[tuple[str, str]]:
 def commands() -> list[tuple[str, str]]:
     lines = [(page, line) for page, block in blocks("sh") for line in block.splitlines()]
     return [(page, line) for page, line in lines if line.strip() and not line.startswith("#")]
+
+
+def files() -> list[tuple[str, str, str]]:
+    """Page, name and content of the blocks that begin with the name of a file, to be saved."""
+    shown = [(page, block) for kind in ("python", "yaml") for page, block in blocks(kind)]
+    named = [(page, re.match(r"# (\w+\.(?:py|yaml))\n", block), block) for page, block in shown]
+    return [(page, name[1], block) for page, name, block in named if name]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +58,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         folder,
     )
+    # as a download leaves it: the same command then finds that all is there
+    data = folder / "data" / "KuaiRand-Pure"
+    sizes = {x.relative_to(data).as_posix(): x.stat().st_size for x in data.glob("data/*.csv")}
+    marker = {"name": "KuaiRand-Pure", "files": sizes}
+    (data / ".download.json").write_text(json.dumps(marker))
     return folder
 
 
@@ -61,39 +78,86 @@ def run(words: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_every_command_of_readme_and_docs_runs(workplace: Path) -> None:
+@pytest.fixture
+def reader(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workplace as the current folder of this process, for commands that run in it."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.syspath_prepend(str(workplace))
+    monkeypatch.setenv("REALDATAEXP_CACHE", str(workplace / "cache"))
+    return workplace
+
+
+# the same command, at a size that suits a test
+SMALL = [
+    "--set", "simulation.n_steps=3", "--set", "experiment.replications=2",
+    "--set", "pretrain.epochs=1",
+]  # fmt: skip
+
+
+def test_every_command_of_readme_and_docs_runs(
+    reader: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _, name, block in files():
+        (reader / name).write_text(block)
     n_run = 0
     for page, line in commands():
-        words = shlex.split(line)
+        words = shlex.split(line.removeprefix("PYTHONPATH=. "))
         if words[0] == "make":  # what they run is tested; here only that the targets are there
             makefile = (ROOT / "Makefile").read_text()
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), f"{page}: {line}"
             continue
+        if words[0] == "python" and (reader / words[1]).is_file():
+            run([sys.executable, *words[1:]], reader)
+            continue
         if words[0] == "python":
             assert (ROOT / words[1]).is_file(), f"{page}: {line}"
             small = ["--data", "data/KuaiRand-Pure", "--steps", "2", "--replications", "1"]
-            run([sys.executable, str(ROOT / words[1]), *small], workplace)
+            run([sys.executable, str(ROOT / words[1]), *small], reader)
             continue
         assert words[0] == "realdataexp", f"{page}: {line}"
         if words[1] == "run":
-            # the same command, at a size that suits a test
-            words += ["--set", "simulation.n_steps=3", "--set", "experiment.replications=2"]
+            words += SMALL
         if words[1] == "plan":
             words[words.index("--steps") + 1] = "3"
-            words[words.index("--retrain-every") + 1] = "1,3"
-            words += ["--set", "experiment.replications=2"]
-        run(words, workplace)
+            if "--retrain-every" in words:
+                words[words.index("--retrain-every") + 1] = "1,3"
+            words += SMALL
+        named = []
+        if words[1] == "bench":  # takes minutes; tests/bench runs it at a size of its own
+            named = [word for word in words[2:3] if not word.startswith("-")]
+            words[2:] = ["--list"]
+        code = cli.main(words[1:])
+        said = capsys.readouterr()
+        assert code == 0, f"{page}: {line}\n{said.out}\n{said.err}"
+        assert all(name in said.out for name in named), f"{page}: {line}\n{said.out}"
         n_run += 1
-    assert n_run >= 9
+    assert n_run >= 30
 
 
-def test_python_of_the_readme_runs(workplace: Path) -> None:
-    ran = 0
+# Run by tests of their own: below, and in tests/data/test_tables.py.
+RUN_ELSEWHERE = ("architecture.md", "own-data.md")
+
+
+def test_python_of_readme_and_docs_runs(workplace: Path) -> None:
+    saved = [block for _, _, block in files()]
+    ran = []
     for page, block in blocks("python"):
-        if page == "README.md":
+        compile(block, page, "exec")
+        if page not in RUN_ELSEWHERE and block not in saved:
             run([sys.executable, "-c", block], workplace)
-            ran += 1
-    assert ran == 1
+            ran.append(page)
+    assert {"README.md", "api.md"} <= set(ran)
+
+
+def test_every_config_shown_is_one_that_the_schema_takes() -> None:
+    """Whole configs, and blocks of one, which stand in for those of the demo."""
+    demo = read_draft("demo").values
+    shown = blocks("yaml")
+    for page, block in shown:
+        values = yaml.safe_load(block)
+        assert isinstance(values, dict), f"{page}: {block}"
+        load_config({**demo, **values})
+    assert len(shown) >= 5
 
 
 def test_the_outside_design_of_the_architecture_page_runs(workplace: Path) -> None:
