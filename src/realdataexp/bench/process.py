@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import subprocess
@@ -10,7 +11,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,7 +18,7 @@ import psutil
 from realdataexp.errors import InputError, RunError
 from realdataexp.runs.machine import peak_memory_mb
 
-_SECONDS_BETWEEN_LOOKS = 0.02
+_SECONDS_BETWEEN_LOOKS = 0.05
 _COMMAND = "from realdataexp.bench.process import work; work()"
 
 
@@ -35,9 +35,10 @@ def measure(function: Function, then: Function | None = None, **arguments: Any) 
         arguments: JSON values.
 
     Returns:
-        What the functions returned, and ``peak_mib`` (the most memory that the process held, pages
-        of files included), ``anonymous_mib`` (the most that the system could not take back), and
-        ``modules_mib`` (the peak before the call: that of importing the function's module).
+        What the functions returned, and ``peak_mib`` (the most memory that the process, with those
+        it started, held, pages of files included), ``anonymous_mib`` (the most that the system
+        could not take back), and ``modules_mib`` (the peak before the call: that of importing
+        the function's module).
 
     Raises:
         InputError: the function raised one.
@@ -60,12 +61,12 @@ def measure(function: Function, then: Function | None = None, **arguments: Any) 
 def work() -> None:
     """The fresh process: call the named functions and print what they say, as JSON."""
     arguments, functions = json.loads(sys.argv[1]), [_named(name) for name in sys.argv[2:]]
-    found = {"modules_mib": _peak_mib()}
+    found = {"modules_mib": peak_memory_mb()}
     watch = _Watch()
     try:
         found |= functions[0](**arguments)
         watch.look()
-        found |= {"peak_mib": _peak_mib(), "anonymous_mib": watch.most}
+        found |= {"peak_mib": watch.most, "anonymous_mib": watch.most_anonymous}
         for then in functions[1:]:
             found |= then(**arguments)
     except InputError as error:
@@ -83,32 +84,28 @@ def _named(text: str) -> Function:
     return function
 
 
-def _peak_mib() -> float:
-    """The most memory that this program has held.
-
-    What getrusage says is of the process, so that it counts the parent's memory too, from which
-    the process was forked before it became this program.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return peak_memory_mb()
-    kib = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(kib[0]) / 1024 if kib else peak_memory_mb()
-
-
 class _Watch:
-    """Looks at this process's memory now and then, in a thread."""
+    """Looks now and then, in a thread, at the memory of this process and those it started.
+
+    Attributes:
+        most: the most MiB of them, what they share counted once.
+        most_anonymous: the most that the system could not take back.
+    """
 
     def __init__(self) -> None:
-        self.most = 0.0
+        self.most = self.most_anonymous = 0.0
         self._process = psutil.Process()
         threading.Thread(target=self._look_again, daemon=True).start()
 
     def look(self) -> None:
         """Take the memory of this moment into account."""
-        memory = self._process.memory_info()
-        self.most = max(self.most, (memory.rss - getattr(memory, "shared", 0)) / 2**20)
+        memory, of_others = self._process.memory_info(), 0
+        for other in self._process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                of_others += other.memory_full_info().uss
+        anonymous = memory.rss - getattr(memory, "shared", 0)
+        self.most = max(self.most, (memory.rss + of_others) / 2**20, peak_memory_mb())
+        self.most_anonymous = max(self.most_anonymous, (anonymous + of_others) / 2**20)
 
     def _look_again(self) -> None:
         while True:
