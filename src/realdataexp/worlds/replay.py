@@ -64,6 +64,42 @@ class FeatureStore:
         return Batch(*parts)
 
 
+def _add_features(
+    sum_XD: np.ndarray, table: FeatureTable, place_N: np.ndarray, video_N: np.ndarray
+) -> None:
+    """Add the features of videos, numbers and one-hot categories, to the sums at some places."""
+    n, D = len(sum_XD), table.num_XD.shape[1]
+    for d in range(D):
+        sum_XD[:, d] += np.bincount(place_N, table.num_XD[video_N, d], minlength=n)
+    for k in range(table.cat_XK.shape[1]):
+        flat_N = place_N * table.n_ids + table.cat_XK[video_N, k]
+        counts = np.bincount(flat_N, table.weight_XK[video_N, k], minlength=n * table.n_ids)
+        sum_XD[:, D:] += counts.reshape(n, -1)
+
+
+def _moments(table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (1 where nothing varies) of videos' features, over videos.
+
+    A category's column is a sum of its slots' weights, 0 or 1 as a rule; its square is taken for
+    each slot by itself.
+    """
+    V, D = len(table.num_XD), table.num_XD.shape[1]
+    total_D, square_D = np.zeros((2, D + table.n_ids))
+    for start in range(0, V, _ROWS_AT_ONCE):
+        video_N = np.arange(start, min(start + _ROWS_AT_ONCE, V))
+        num_ND = table.num_XD[video_N].astype(np.float64)
+        weight_NK = table.weight_XK[video_N].astype(np.float64)
+        total_D[:D] += num_ND.sum(0)
+        square_D[:D] += (num_ND**2).sum(0)
+        for k in range(weight_NK.shape[1]):
+            own_N = table.cat_XK[video_N, k]
+            for sums_D, value_N in ((total_D, weight_NK[:, k]), (square_D, weight_NK[:, k] ** 2)):
+                sums_D[D:] += np.bincount(own_N, value_N, minlength=table.n_ids)
+    mean_D = total_D / V
+    sd_D = np.sqrt(np.maximum(square_D / V - mean_D**2, 0.0))
+    return mean_D, np.where(sd_D > 1e-12, sd_D, 1.0)
+
+
 def _rows(table_XD: Tensor, index: Tensor) -> Tensor:
     return table_XD.index_select(0, index.reshape(-1)).view(*index.shape, table_XD.shape[1])
 
@@ -138,19 +174,13 @@ class ReplayEnvironment:
 
         D are the video table's numbers and one-hot categories, standardised over videos.
         """
-        table = self._features.video
-        one_hot = np.zeros((len(table.num_XD), table.n_ids))
-        videos = np.repeat(np.arange(len(one_hot)), table.cat_XK.shape[1])
-        np.add.at(one_hot, (videos, table.cat_XK.ravel()), table.weight_XK.ravel())
-        x_VD = np.concatenate([table.num_XD.astype(np.float64), one_hot], axis=1)
-        sd_D = x_VD.std(axis=0)
-        x_VD = (x_VD - x_VD.mean(axis=0)) / np.where(sd_D > 0, sd_D, 1.0)
-        rows, log = self._split.pretrain, self._data.log
-        sum_UD = np.zeros((log.n_users, x_VD.shape[1]))
+        table, rows = self._features.video, self._split.pretrain
+        sum_UD = np.zeros((self._data.log.n_users, table.num_XD.shape[1] + table.n_ids))
         for user, row in self._pretraining_blocks():
-            for d in range(x_VD.shape[1]):
-                sum_UD[:, d] += np.bincount(user, x_VD[log.video_N[row], d], minlength=log.n_users)
-        return sum_UD / np.maximum(rows.end_U - rows.start_U, 1)[:, None]
+            _add_features(sum_UD, table, user, self._data.log.video_N[row])
+        mean_D, sd_D = _moments(table)
+        n_U1 = (rows.end_U - rows.start_U)[:, None]
+        return (sum_UD - n_U1 * mean_D) / sd_D / np.maximum(n_U1, 1)
 
     def history(self, targets: Sequence[str]) -> np.ndarray:
         """Each user's mean of each label over the pretraining rows: U, L; NaN without any."""
