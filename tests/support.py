@@ -17,6 +17,7 @@ from realdataexp.data.features import fit_features
 from realdataexp.data.log import DataSet, LogTable
 from realdataexp.designs import Design, Pooling, Snapshot, Splitting
 from realdataexp.designs.base import Context, Outcome, Running
+from realdataexp.designs.weighting import RunningWeighting
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
 from realdataexp.heads import Head
@@ -201,13 +202,19 @@ def make_context(setting: Setting, replications: Sequence[int], **changes: Any) 
 def make_visits(step: int, replications: Sequence[int], user_RB: Tensor) -> Visits:
     """Visits of some users, without a world; the arms' draws are spread evenly."""
     u_RB = torch.linspace(0, 1, user_RB.numel() + 1, dtype=torch.float64)[:-1].view(user_RB.shape)
+    short_R = torch.zeros(len(user_RB), dtype=torch.float64)
     n_RB, is_visit_RB = torch.full_like(user_RB, 5), torch.ones_like(user_RB, dtype=torch.bool)
-    return Visits(step, torch.tensor(list(replications)), user_RB, is_visit_RB, u_RB, n_RB, 0.0)
+    return Visits(step, torch.tensor(list(replications)), user_RB, is_visit_RB, u_RB, n_RB, short_R)
 
 
 def started(design: Design, setting: Setting = Setting(), replications=(0,), **changes) -> Running:
     """A design as it runs."""
     return design.start(make_context(setting, replications, **changes))
+
+
+def diagnostics(design: RunningWeighting) -> dict[str, float]:
+    """What a design with weights tells of the steps since the last call."""
+    return design._design.diagnostics(design.evidence(), design._context.p)
 
 
 def make_outcome(is_treated_RB: list[list[bool]], p: float, **changes: Any) -> Outcome:
@@ -216,7 +223,6 @@ def make_outcome(is_treated_RB: list[list[bool]], p: float, **changes: Any) -> O
     setting = Setting(batch_size=B)
     world = make_world(setting, range(R), 1)
     visits = world.draw(0)
-    assert visits is not None
     slate = world.slate(visits)
     key_RA = draws.key(0, "scores", torch.arange(R).unsqueeze(1), torch.arange(2))
     score_RABC = draws.uniform(key_RA, B * setting.n_candidates).float().view(R, 2, B, -1)
@@ -236,11 +242,13 @@ class Watched:
         self.slates: list[Slate] = []
         self.choices: list[Tensor] = []
 
-    def draw(self, step: int) -> Visits | None:
-        visits = self.world.draw(step)
-        if visits is not None:
-            self.visits.append(visits)
-        return visits
+    @property
+    def has_visitors(self) -> bool:
+        return self.world.has_visitors
+
+    def draw(self, step: int) -> Visits:
+        self.visits.append(self.world.draw(step))
+        return self.visits[-1]
 
     def slate(self, visits: Visits) -> Slate:
         self.slates.append(self.world.slate(visits))

@@ -13,7 +13,7 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.device import Device, choose_device
 from realdataexp.heads import Head, by_rows
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.learner import Learner, OptimizerSettings, skipped_share
 from realdataexp.models import LOSSES, MLP, Batch, FeatureSchema, LabelScale, SideSchema
 
 SCHEMA = FeatureSchema(
@@ -586,7 +586,8 @@ def test_scales_settle_for_each_network_and_the_search_is_no_failure() -> None:
     assert torch.equal(scales[-1], scales[15])
     assert torch.equal(scales[-1], 2.0 ** (16 - (30 - learner.n_updates_S)))
     assert float(scales[-1][1]) < float(scales[-1].max()) / 2**8
-    assert learner.n_skipped_S.tolist() == [0] * S and not learner.skipped_share().any()
+    updates = learner.n_updates_S, learner.n_skipped_S
+    assert learner.n_skipped_S.tolist() == [0] * S and not skipped_share(*updates).any()
     for s in (0, 2, 3):
         assert snapshot(learner, s) == snapshot(alone, s)
 

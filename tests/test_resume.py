@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -525,10 +525,16 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tensors": (change_tensors(lambda t: t.clear()), "not a state of this run"),
     **{
         f"no {key}": (change_state(lambda s, k=key: s.pop(k)), "state")
-        for key in ("phase", "identity", "rows", "best", "n_steps_done", "warnings", "clock")
+        for key in (
+            "phase", "identity", "rows", "best", "n_processes", "n_steps_done", "warnings", "clock"
+        )
     },
     "phase": (change_state(lambda s: s.update(phase="x")), "phase"),
     "steps as a text": (change_state(lambda s: s.update(n_steps_done="9")), "n_steps_done"),
+    "more processes": (
+        change_state(lambda s: s.update(n_processes=2)),
+        "step_10: made by 2 processes: each needs two replications or more",
+    ),
     "another step": (change_state(lambda s: s.update(n_steps_done=3)), "is of step 3"),
     "warnings": (change_state(lambda s: s.update(warnings=[1])), "warnings"),
     "best": (change_state(lambda s: s.update(best={"click.auc": {"checkpoint": "x"}})), "best"),
@@ -715,7 +721,7 @@ def test_killed_before_the_first_checkpoint_it_starts_anew(
 class Unsure(Pooling):
     """Says of its weights what is no number."""
 
-    def diagnostics(self) -> dict[str, float]:
+    def diagnostics(self, evidence: Mapping[str, torch.Tensor], p: float) -> dict[str, float]:
         weights = {"mean_weight_C": 1.0, "mean_weight_T": 1.0}
         return {"log_loss": math.nan, "log_loss_of_constant": -math.inf, **weights}
 

@@ -49,6 +49,11 @@ class Device:
         return f"{self.name}, {self.reason}"
 
     @property
+    def is_cpu(self) -> bool:
+        """Whether it is the CPU."""
+        return self.torch.type == "cpu"
+
+    @property
     def needs_scaling(self) -> bool:
         """Whether gradients are too small for the type in use, so that losses must be scaled."""
         return self.amp == torch.float16

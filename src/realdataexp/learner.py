@@ -263,11 +263,6 @@ class Learner:
         """Hear each network's validation value, lower = better; a plateau lowers its rate."""
         schedule.look(value_S, self.best_S, self.n_bad_S, self.rate_factor_S)
 
-    def skipped_share(self, least_due: int = 20) -> Tensor:
-        """Share of its due updates that each network skipped; 0 while fewer were due: S."""
-        due_S = self.n_updates_S + self.n_skipped_S
-        return torch.where(due_S >= least_due, self.n_skipped_S / due_S.clamp_min(1), 0.0)
-
     def _parts(self, raw_XO: Tensor) -> Iterator[tuple[Head, Tensor]]:
         """Each head with its outputs, in float32."""
         sizes = [head.n_outputs for head in self.heads]
@@ -302,3 +297,9 @@ class Learner:
             ValueError: a tensor's name, shape or type is not that of this learner's state.
         """
         restore(self.state(), tensors)
+
+
+def skipped_share(n_updates_S: Tensor, n_skipped_S: Tensor, least_due: int = 20) -> Tensor:
+    """Share of its due updates that each network skipped; 0 while fewer were due: S."""
+    due_S = n_updates_S + n_skipped_S
+    return torch.where(due_S >= least_due, n_skipped_S / due_S.clamp_min(1), 0.0)

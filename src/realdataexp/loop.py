@@ -195,10 +195,9 @@ class Loop:
     def steps(self, first: int, last: int) -> Iterator[Step]:
         """Run the steps [first, last); ends early when nobody is left to visit."""
         for step in range(first, last):
-            visits = self.world.draw(step)
-            if visits is None:
+            if not self.world.has_visitors:
                 return
-            yield self.step(visits)
+            yield self.step(self.world.draw(step))
 
     def step(self, visits: Visits) -> Step:
         """Lines 2 to 9 of the story."""

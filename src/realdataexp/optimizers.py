@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from realdataexp.heads import by_rows
 from realdataexp.schedules import Schedule
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
@@ -66,7 +68,10 @@ def descend(
         clip_S = (settings.gradient_clip / (norm_S + 1e-6)).clamp_max(1.0)
         clip_S = torch.where(is_active_S, clip_S, 1.0)
     t_S = n_updates_S.clamp_min(1).float()
-    step_S, root_S = rate_S / (1.0 - _BETA_1**t_S), (1.0 - _BETA_2**t_S).sqrt()
+    power_1_S, power_2_S = (
+        by_rows(partial(_power, b), t_S.unsqueeze(-1)) for b in (_BETA_1, _BETA_2)
+    )
+    step_S, root_S = rate_S / (1.0 - power_1_S), (1.0 - power_2_S).sqrt()
     share_1_S, share_2_S = (1.0 - _BETA_1) * on_S, (1.0 - _BETA_2) * on_S
     for (name, p), g in zip(params.items(), grads, strict=True):
         along = (-1, *[1] * (p.dim() - 1))
@@ -85,3 +90,7 @@ def descend(
         v.lerp_(g.square_(), share_2_S.view(along))
         denominator = v.sqrt().div_(root_S.view(along)).add_(_EPSILON)
         p.sub_(denominator.reciprocal_().mul_(m).mul_(step_S.view(along)))
+
+
+def _power(base: float, t_N1: Tensor) -> Tensor:
+    return base ** t_N1[:, 0]

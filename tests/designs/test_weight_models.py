@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.svm import SVC
-from support import Setting, make_context, make_visits, started
+from support import Setting, diagnostics, make_context, make_visits, started
 from torch import Tensor, nn
 
 from realdataexp import draws
@@ -135,9 +135,9 @@ def test_g_learns_from_the_features_that_it_sees_and_from_no_others(name: str):
         design = begun(name, features=features, refit_every=5)
         for step in range(n_steps + 10):
             if step == n_steps:
-                design.diagnostics()
+                diagnostics(design)
             design.weights(outcome(step, 0.5))
-        figures = design.diagnostics()
+        figures = diagnostics(design)
         losses["+".join(features)] = figures["log_loss"] / figures["log_loss_of_constant"]
     assert 0.97 < losses["degree"] < 1.03
     assert 0.97 < losses["tag+degree"] < 1.05
@@ -286,15 +286,15 @@ def test_weighting_goes_on_from_its_state_to_the_bit(name: str, window: int | No
         for step in steps:
             found += design.weights(lopsided(step)).flatten().tolist()
             if step % 5 == 4:
-                found += design.diagnostics().items()
-        return [*found, *design.diagnostics().items()]
+                found += diagnostics(design).items()
+        return [*found, *diagnostics(design).items()]
 
     options = {"refit_every": 3, "window_steps": window, "max_weight": 1.5}
     design, fresh = (begun(name, P, **options) for _ in range(2))
     for step in range(n_done):
         design.weights(lopsided(step))
         if step % 5 == 4:
-            design.diagnostics()
+            diagnostics(design)
     saved = save(design.state())
     for step in range(3):  # what a fresh one has seen is forgotten
         fresh.weights(lopsided(step))

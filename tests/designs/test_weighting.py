@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
-from support import Setting, make_context, make_outcome
+from support import Setting, diagnostics, make_context, make_outcome
 from torch import Tensor
 
 from realdataexp.config import Config, load_config
@@ -84,7 +84,7 @@ def test_while_it_warms_up_weights_are_one_and_g_learns():
     design, g = running(warmup_steps=5, max_weight=1.5)
     assert bool((design.weights(outcome(step=4)) == 1).all())
     assert g.calls[-1][0] == "learn"
-    assert design.diagnostics()["clipped_share"] == 0
+    assert diagnostics(design)["clipped_share"] == 0
     torch.testing.assert_close(design.weights(outcome(step=5))[:, 0], RAW_C)
 
 
@@ -93,7 +93,7 @@ def test_max_weight_clips_and_its_share_is_told():
     weight_RMB = design.weights(outcome())
     torch.testing.assert_close(weight_RMB[:, 1], RAW_T.clamp_max(1.5))
     torch.testing.assert_close(weight_RMB[:, 0], RAW_C)
-    assert design.diagnostics()["clipped_share"] == pytest.approx(3 / 12)
+    assert diagnostics(design)["clipped_share"] == pytest.approx(3 / 12)
 
 
 @pytest.mark.parametrize("max_weight", [None, 1.5])
@@ -104,15 +104,15 @@ def test_calibration_gives_each_model_in_each_world_the_mean_one_over_visits(max
     expected = raw_RMB / raw_RMB[..., :2].mean(-1, keepdim=True)
     torch.testing.assert_close(weight_RMB, expected)
     if max_weight:  # what calibration changes was not clipped
-        assert design.diagnostics()["clipped_share"] == pytest.approx(2 / 8)
+        assert diagnostics(design)["clipped_share"] == pytest.approx(2 / 8)
 
 
 def test_diagnostics_by_hand_leave_padding_out_and_start_anew():
     design, _ = running()
-    assert design.diagnostics() == {}
+    assert diagnostics(design) == {}
     design.weights(outcome(last_is_padding=True))
     design.weights(outcome(step=1))
-    figures = design.diagnostics()
+    figures = diagnostics(design)
     g = [0.1, 0.25, 0.5, 0.9, 0.1, 0.25, 0.8, 0.5, 0.9, 0.25]
     z = [1, 0, 0, 1, 1, 0, 0, 0, 1, 0]
     w_T = [x / P for x in g]
@@ -128,13 +128,13 @@ def test_diagnostics_by_hand_leave_padding_out_and_start_anew():
     assert figures["auc"] == pytest.approx(roc_auc_score(z, g))
     assert figures["accuracy"] == pytest.approx(7 / 10)
     assert "clipped_share" not in figures
-    assert design.diagnostics() == {}
+    assert diagnostics(design) == {}
 
 
 def test_weights_that_are_all_zero_have_an_effective_share_of_zero():
     design, _ = running(torch.ones(2, 3))
     design.weights(outcome())
-    figures = design.diagnostics()
+    figures = diagnostics(design)
     assert figures["effective_share_C"] == figures["mean_weight_C"] == 0.0
     assert figures["effective_share_T"] == 1.0
 

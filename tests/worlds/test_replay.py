@@ -43,9 +43,9 @@ def first_candidate(setting: Setting, replications: range):
     """Walk through a world that always uses the lowest row shown: (step, visits, slate)."""
     world = make_world(setting, replications, 1)
     for t in range(setting.n_steps):
-        visits = world.draw(t)
-        if visits is None:
+        if not world.has_visitors:
             return
+        visits = world.draw(t)
         slate = world.slate(visits)
         yield t, visits, slate
         rows = slate.item_WBC.masked_fill(~slate.is_candidate_WBC, 10**9)
@@ -132,14 +132,15 @@ def test_visitors_of_one_step_do_not_foretell_those_of_the_next():
 
 @pytest.mark.parametrize("min_candidates", [1, 2, 3])
 def test_users_with_too_few_unused_rows_are_never_drawn_and_all_others_are_used_up(min_candidates):
-    """Counted by hand: who visits, the slate's length, and share_short before a step."""
+    """Counted by hand: who visits, the slate's length, and share_short_R before a step."""
     setting = replace(DRAWN_OUT, min_candidates=min_candidates)
     world = make_world(setting, (0, 1, 4), 2)
     left = [list(setting.n_rows_U) for _ in range(3)]
     n_steps = 0
-    while (visits := world.draw(n_steps)) is not None:
+    while world.has_visitors:
+        visits = world.draw(n_steps)
         short = [sum(0 <= n < setting.n_candidates for n in row) - 1 for row in left]
-        assert visits.share_short == pytest.approx(sum(short) / 3 / 7)
+        assert visits.share_short_R.tolist() == pytest.approx([n / 7 for n in short])
         for r in range(3):
             n_eligible = sum(n >= min_candidates for n in left[r])
             is_visit = visits.is_visit_RB[r].tolist()
@@ -251,8 +252,9 @@ def test_a_world_goes_on_from_its_state_to_the_bit(n_done):
 
     def go_on(world, steps: range):
         for t in steps:
-            if (visits := world.draw(t)) is None:
+            if not world.has_visitors:
                 return
+            visits = world.draw(t)
             slate = world.slate(visits)
             n_WB = slate.is_candidate_WBC.sum(-1).clamp_min(1)
             choice_WB = (t + torch.arange(4).unsqueeze(1)) % n_WB

@@ -572,6 +572,10 @@ class SimulationConfig(Block):
     min_candidates: Count = Field(
         1, description="a user with fewer unused videos than this is not drawn"
     )
+    processes: Literal["auto"] | Count = Field(
+        "auto", description="processes that share the replications, on the CPU; changes no "
+        "result; auto: one for each of PyTorch's threads"
+    )  # fmt: skip
 
     @field_validator("retrain_every")
     @classmethod
@@ -588,6 +592,13 @@ class SimulationConfig(Block):
         if n_candidate is not None and value > n_candidate:
             raise ValueError(f"must be at most n_candidate, which is {n_candidate}")
         return value
+
+    @field_validator("processes", mode="before")
+    @classmethod
+    def _auto_or_count(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and value > 0):
+            return value
+        raise ValueError("must be auto or a whole number, at least 1")
 
 
 class ValidationConfig(Block):

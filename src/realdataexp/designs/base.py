@@ -114,8 +114,13 @@ class Running(Protocol):
         """
         ...
 
-    def diagnostics(self) -> dict[str, float]:
-        """Figures about the weights since the last call, over all its worlds."""
+    def evidence(self) -> dict[str, Tensor]:
+        """What ``Design.diagnostics`` needs of the steps since the last call; forgets it.
+
+        Returns:
+            By name, R, ... on the host: each replication's own, so that those of replications
+            that ran elsewhere can be put behind them.
+        """
         ...
 
 
@@ -146,8 +151,12 @@ class Design(BaseModel):
         """See Running. By default there is nothing to go on from."""
         restore({}, tensors)
 
-    def diagnostics(self) -> dict[str, float]:
-        """See Running."""
+    def evidence(self) -> dict[str, Tensor]:
+        """See Running. By default there is none."""
+        return {}
+
+    def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:
+        """Figures about the weights from the evidence of all replications; p as in a Block."""
         return {}
 
     def assign(self, visits: Visits, p: float) -> Tensor:

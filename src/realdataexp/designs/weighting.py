@@ -6,7 +6,7 @@ distribution that the arm would see if launched (Lemma 1), with the least varian
 weights (Theorem 1). E[Z|X], the probability that a collected item came from the treatment, is
 learned online by a classifier G. Where G errs, the weights err.
 
-Axes: R replications, M models (control, treatment), B visits.
+Axes: R replications, M models (control, treatment), B visits, T steps, N visits of all steps.
 """
 
 from __future__ import annotations
@@ -73,6 +73,25 @@ class Weighting(Design, WeightingOptions):
     def weights(self, outcome: Outcome) -> Tensor:
         """Only what ``start`` returns can weigh."""
         raise TypeError("Weighting weighs with its classifiers: call start first")
+
+    def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:
+        """How good G is, and what its weights are like."""
+        if not evidence:
+            return {}
+        # step after step, as they came
+        on, g, z = (evidence[x].transpose(0, 1).flatten() for x in ("is_visit", "g", "is_treated"))
+        weight_MN, clipped_MN = (
+            evidence[x].permute(2, 1, 0, 3).flatten(1)[:, on].double().numpy()
+            for x in ("weight", "is_clipped")
+        )
+        figures = classifier_figures(g[on].double().numpy(), z[on].double().numpy(), p)
+        for model, w in zip("CT", weight_MN, strict=True):
+            figures[f"mean_weight_{model}"] = float(w.mean())
+            effective = w.sum() ** 2 / (w**2).sum() if w.any() else 0.0
+            figures[f"effective_share_{model}"] = float(effective / len(w))
+        if self.max_weight is not None:
+            figures["clipped_share"] = float(clipped_MN.mean())
+        return figures
 
 
 class RunningWeighting:
@@ -152,32 +171,14 @@ class RunningWeighting:
         self._g.load_state({name: t for name, t in tensors.items() if name not in saved})
         self._seen = list(zip(*(t.unbind() for t in figures.values()), strict=True))
 
-    def diagnostics(self) -> dict[str, float]:
-        """How good G is, and what its weights are like, since the last call."""
+    def evidence(self) -> dict[str, Tensor]:
+        """G's predictions, arms and weights of the visits since the last call: R, T, ..."""
         if not self._seen:
             return {}
-        on = torch.cat([s[2].reshape(-1) for s in self._seen]).cpu().numpy()
-        g, z = (
-            torch.cat([s[i].reshape(-1) for s in self._seen]).cpu().double().numpy()[on]
-            for i in (0, 1)
-        )
-        weight, clipped = (
-            torch.cat([s[i].transpose(0, 1).flatten(1) for s in self._seen], dim=1)
-            .cpu()
-            .double()
-            .numpy()[:, on]
-            for i in (3, 4)
-        )
+        names = (name.removeprefix("since.") for name in self._figures(0, 0))
+        steps = (torch.stack(x, dim=1).cpu() for x in zip(*self._seen, strict=True))
         self._seen = []
-        figures = classifier_figures(g, z, self._context.p)
-        for m, model in enumerate("CT"):
-            w = weight[m]
-            figures[f"mean_weight_{model}"] = float(w.mean())
-            effective = w.sum() ** 2 / (w**2).sum() if w.any() else 0.0
-            figures[f"effective_share_{model}"] = float(effective / len(w))
-        if self._design.max_weight is not None:
-            figures["clipped_share"] = float(clipped.mean())
-        return figures
+        return dict(zip(names, steps, strict=True))
 
 
 def classifier_figures(g: np.ndarray, z: np.ndarray, p: float) -> dict[str, float]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from realdataexp.errors import Warnings
-from realdataexp.learner import Learner
 
 _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
@@ -84,10 +83,9 @@ def warn_of_weights(
                 )
 
 
-def warn_of_updates(labels: Sequence[str], learners: Sequence[Learner], warnings: Warnings) -> None:
-    """Warn of updates that were skipped."""
-    for name, learner in zip(labels, learners, strict=False):
-        skipped = int(learner.n_skipped_S.sum())
+def warn_of_updates(n_skipped: Mapping[str, int], warnings: Warnings) -> None:
+    """Warn of updates that were skipped: so many of each label's."""
+    for name, skipped in n_skipped.items():
         if skipped:
             warnings.add(
                 "updates_skipped",

@@ -10,7 +10,6 @@ import torch
 
 from realdataexp.config import Config, load_config
 from realdataexp.errors import InputError, RunError, Warnings
-from realdataexp.learner import Learner
 from realdataexp.runs import looping, pretraining
 from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError, has_checkpoint
 from realdataexp.runs.folder import (
@@ -30,6 +29,7 @@ from realdataexp.runs.pretraining import PretrainingPhase
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
 from realdataexp.runs.setup import Setup, set_up
+from realdataexp.runs.sharing import fault_of_processes
 from realdataexp.runs.validation import Validator
 from realdataexp.tracking.session import begin_tracking, trackers_of
 
@@ -132,7 +132,6 @@ class _Run:
         with self._clock.timed("setup"):
             self._setup = set_up(config, self._warnings)
         self._clock.device = self._setup.device
-        self._learners: Sequence[Learner] = ()
 
     def begin(self, folder: Path) -> None:
         """Bring together what the phases share."""
@@ -178,6 +177,10 @@ class _Run:
                 logger.info("[run] no checkpoint yet: starts anew")
                 return None
             parts.load(checkpoint)
+            n_processes, R = checkpoint.state["n_processes"], self._config.experiment.replications
+            fault = fault_of_processes(n_processes, R, self._setup.device)
+            if fault:
+                raise ForeignError(f"{checkpoint.name}: made by {n_processes} processes: {fault}")
         except ForeignError as error:
             raise self._refusal(error) from error
         logger.info("[run] goes on from %s", checkpoint.name)
@@ -192,7 +195,7 @@ class _Run:
                 self._clock.monitor = monitor
                 self._phases(checkpoint)
                 monitor.phase = "results"
-                write_results(parts, self._learners, "complete")
+                write_results(parts, "complete")
         except ForeignError as error:
             raise self._refusal(error) from error
         except KeyboardInterrupt as error:
@@ -224,10 +227,10 @@ class _Run:
         if phase == pretraining.PHASE:
             with self._clock.timed("pretrain"):
                 starts = first.run(checkpoint)
-        with self._clock.timed("loop"):
-            second = LoopPhase(parts, starts)
-            self._learners = second.learners
-            second.run(checkpoint if phase == looping.PHASE else None)
+        own = checkpoint if phase == looping.PHASE else None
+        n_processes = own.state["n_processes"] if own else self._setup.n_processes
+        with self._clock.timed("loop"), LoopPhase(parts, starts, n_processes) as second:
+            second.run(own)
 
     def _refusal(self, error: ForeignError) -> InputError:
         """What to say of a checkpoint that is none of this run."""
@@ -244,7 +247,7 @@ class _Run:
         parts = self._parts
         done = f"after {parts.n_steps_done} of {self._config.simulation.n_steps} steps"
         try:
-            write_results(parts, self._learners, "partial")
+            write_results(parts, "partial")
             kept = "holds the run so far, with status partial"
         except InputError:
             kept, needs_checkpoint = "keeps its checkpoints", True

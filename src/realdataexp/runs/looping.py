@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
-from realdataexp.designs.base import Running
-from realdataexp.learner import Learner
-from realdataexp.loop import Loop, n_networks
 from realdataexp.metrics import Figures, is_higher_better, joined
-from realdataexp.models import Batch
 from realdataexp.runs.checkpoint import Checkpoint
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress, effects_so_far
 from realdataexp.runs.recorder import block_name
+from realdataexp.runs.shard import Look, Shard, Updates
+from realdataexp.runs.sharing import shares
 from realdataexp.runs.skips import refuse_skips
-from realdataexp.worlds.base import World, WorldSettings
+from realdataexp.runs.workers import Workers
 
 logger = logging.getLogger("realdataexp")
 
@@ -30,41 +29,39 @@ PHASE = "loop"
 class LoopPhase:
     """Runs, looks at, and saves all worlds."""
 
-    def __init__(self, parts: Parts, starts: Sequence[dict[str, Tensor]]) -> None:
-        """Make the worlds; ``starts`` are the parameters of each network's starting model."""
-        self._parts, setup = parts, parts.setup
-        settings = parts.config.simulation
-        n = n_networks(setup.blocks, len(parts.recorder.replications))
-        self.learners = [
-            Learner.start(network.model, network.heads, setup.device, start, n)
-            for network, start in zip(setup.networks, starts, strict=True)
-        ]
-        self._world = self._make_world()
-        self._loop = Loop(
-            self._world,
-            setup.blocks,
-            [label.policy for label in setup.labels],
-            self.learners,
-            parts.config.seed,
-            diagnose_every=settings.validate_every,
-            retrain_every=settings.retrain_every,
-            running=setup.running,
-            labels_of=[network.labels for network in setup.networks],
-        )
+    def __init__(self, parts: Parts, starts: Sequence[dict[str, Tensor]], n_processes: int) -> None:
+        """Make the worlds.
 
-    def _make_world(self) -> World:
-        parts, loop = self._parts, self._parts.config.simulation
-        settings = WorldSettings(
-            seed=parts.config.seed,
-            replications=parts.recorder.replications,
-            n_blocks=len(parts.setup.blocks),
-            batch_size=loop.batch_size,
-            n_candidates=loop.n_candidate,
-            n_steps=loop.n_steps,
-            min_candidates=loop.min_candidates,
-            assignment=parts.config.experiment.assignment,
-        )
-        return parts.setup.environment.world(tuple(parts.setup.outcomes.values()), settings)
+        Args:
+            parts: the run.
+            starts: parameters of each network's starting model.
+            n_processes: over how many the replications are spread; it changes no result.
+        """
+        self._parts, setup = parts, parts.setup
+        self._n_processes = n_processes
+        own = shares(len(parts.recorder.replications), n_processes)
+        running = [setup.running] if n_processes == 1 else [setup.start_designs(r) for r in own]
+        makers = [
+            partial(Shard, setup, parts.validator, starts, r, designs)
+            for r, designs in zip(own, running, strict=True)
+        ]
+        self._shard: Shard | Workers
+        if n_processes == 1:
+            self._shard = makers[0]()
+        else:
+            self._shard = Workers(makers, [len(r) for r in own], len(setup.blocks))
+            logger.info("[run] %d processes for the loop", n_processes)
+
+    def __enter__(self) -> LoopPhase:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._shard.close()
 
     def run(self, checkpoint: Checkpoint | None) -> None:
         """Run the steps that are left.
@@ -74,7 +71,7 @@ class LoopPhase:
         """
         parts, config = self._parts, self._parts.config.simulation
         if checkpoint is None:
-            self._save(0, self._validate(0))
+            self._save(0, self._validate(0, self._look_at_shard()))
         else:
             self._load(checkpoint)
         first = parts.n_steps_done
@@ -83,12 +80,18 @@ class LoopPhase:
             parts.interrupts.postponed(may_insist=True),
         ):
             progress.skip(first)
-            for step in self._loop.steps(first, config.n_steps):
-                parts.recorder.add(step)
-                parts.n_steps_done = done = step.visits.step + 1
-                self._look_and_save(done, is_last=done == config.n_steps)
-                progress.advance(1, self._effects_so_far)
-                parts.interrupts.check()
+            while first < config.n_steps:
+                last = self._next_stop(first)
+                for step in self._shard.steps(first, last):
+                    parts.recorder.add(step)
+                    parts.n_steps_done = step.visits.step + 1
+                    if parts.n_steps_done == last:
+                        self._look_and_save(last, is_last=last == config.n_steps)
+                    progress.advance(1, self._effects_so_far)
+                    parts.interrupts.check()
+                if parts.n_steps_done < last:
+                    break
+                first = last
         if parts.n_steps_done < config.n_steps:
             parts.warnings.add(
                 "data_exhausted",
@@ -96,6 +99,12 @@ class LoopPhase:
                 f"{parts.n_steps_done} of {config.n_steps}: the run ended there",
             )
             self._look_and_save(parts.n_steps_done, is_last=True)
+
+    def _next_stop(self, step: int) -> int:
+        """The next step behind which it is time to look or to save."""
+        config = self._parts.config.simulation
+        due = (every * (step // every + 1) for every in (config.validate_every, config.save_every))
+        return min(config.n_steps, *due)
 
     def _look_and_save(self, step: int, *, is_last: bool) -> None:
         """Validate, save and tell the trackers, where due."""
@@ -121,8 +130,9 @@ class LoopPhase:
         parts.recorder.flush()
         for found in parts.recorder.training.values():
             self._log("loop", step, found, [name[2] for name in parts.recorder.networks])
-        for block, design in zip(self._loop.blocks, self._loop.running, strict=True):
-            figures = design.diagnostics()
+        look = self._look_at_shard()
+        for block, evidence in zip(parts.setup.blocks, look.evidence, strict=True):
+            figures = block.design.diagnostics(evidence, block.p)
             for name, value in figures.items():
                 n = parts.recorder.n_visits(block.label)
                 row = (PHASE, step, block.label, None, "G", "", "weights", name, value, n)
@@ -141,24 +151,28 @@ class LoopPhase:
                 step, 100 * point["users_short"], 100 * point["slates_short"],
                 parts.config.simulation.n_candidate,
             )  # fmt: skip
-        return self._validate(step)
+        return self._validate(step, look)
 
-    def _validate(self, step: int) -> dict[str, float]:
+    def _look_at_shard(self) -> Look:
+        """Validate the networks, which takes time of its own."""
+        with self._parts.clock.timed("validation"):
+            return self._shard.look()
+
+    def _validate(self, step: int, look: Look) -> dict[str, float]:
         """Record how good networks and rankings are; returns the metrics that are the best yet."""
         parts, recorder = self._parts, self._parts.recorder
         parts.n_steps_at_look = step
         means: dict[str, list[Tensor]] = {}
         with parts.clock.timed("validation"):
-            look = parts.validator.look(self.learners)
-            self._adapt(look.loss_SK)
-            for found in parts.validator.predictions(look):
+            self._heed(look.updates)
+            for found in look.predictions:
                 recorder.figures(PHASE, step, recorder.networks, "validation", found)
                 models = [model for _, _, model in recorder.networks]
                 self._log("validate", step, found, models)
                 for metric, value_S in found.values.items():
                     means[f"{found.label}.{metric}"] = [value_S]
             by_arm: dict[tuple[str, int], list[Figures]] = {}
-            for i, arm, found in parts.validator.rankings(look, self._loop.blocks):
+            for i, arm, found in look.rankings:
                 by_arm.setdefault((found.label, arm), []).append(found)
                 name = block_name(parts.setup.blocks, i)
                 names = [(name, r, "CT"[arm]) for r in recorder.replications]
@@ -188,54 +202,30 @@ class LoopPhase:
                     "[%s] step %d: %s, %s: %s (%s)", part, step, found.label, model, text, rest
                 )
 
-    def _adapt(self, loss_SK: Tensor) -> None:
-        """Tell the schedules, and refuse networks that skip too many updates."""
-        parts = self._parts
+    def _heed(self, updates: Sequence[Updates]) -> None:
+        """Count skipped updates, and refuse networks that skip too many."""
+        parts, config = self._parts, self._parts.config
         names = [" ".join(map(str, name)) for name in parts.recorder.networks]
-        for network, learner in zip(parts.setup.networks, self.learners, strict=True):
-            schedule = parts.setup.labels[network.labels[0]].policy.optimizer.schedule
-            learner.look(loss_SK[:, list(network.labels)].sum(1), schedule)
-            limit = parts.config.simulation.max_skipped_share
-            use_amp = parts.config.use_amp
-            refuse_skips(learner, network.name, names, "simulation", limit, use_amp)
+        for network, found in zip(parts.setup.networks, updates, strict=True):
+            parts.n_skipped[network.name] = int(found.n_skipped_S.sum())
+        for network, found in zip(parts.setup.networks, updates, strict=True):
+            limit = config.simulation.max_skipped_share
+            refuse_skips(found, network.name, names, "simulation", limit, config.use_amp)
 
     # --- checkpoints -------------------------------------------------------------------------
-
-    def _stateful(self) -> dict[str, World | Loop | Learner | Running]:
-        """Everything with a state, by name."""
-        learners = {f"network.{i}": learner for i, learner in enumerate(self.learners)}
-        designs = {f"design.{i}": design for i, design in enumerate(self._loop.running)}
-        return {"world": self._world, "loop": self._loop, **learners, **designs}
 
     def _save(self, step: int, best: dict[str, float]) -> None:
         parts = self._parts
         with parts.clock.timed("checkpoint"), parts.interrupts.postponed():
-            state = parts.state(PHASE)  # flushes the recorder first
+            state = parts.state(PHASE, self._n_processes)  # flushes the recorder first
             tensors = {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
-            for name, part in self._stateful().items():
-                tensors.update({f"{name}.{k}": t for k, t in part.state().items()})
-            parts.checkpoints.save(_name(step), tensors, state, best)
+            parts.checkpoints.save(_name(step), tensors | self._shard.state(), state, best)
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        n_waiting = self._parts.n_steps_done % self._parts.config.simulation.retrain_every
         with of_this_run(checkpoint):
-            self._check_lessons(checkpoint.part("loop"))
-            for name, part in self._stateful().items():
-                part.load_state(checkpoint.part(name))
-
-    def _check_lessons(self, saved: Mapping[str, Tensor]) -> None:
-        """The lessons that wait have shapes that only this phase knows; ValueError for others."""
-        parts, config = self._parts, self._parts.config.simulation
-        n = parts.n_steps_done % config.retrain_every
-        shape = (len(parts.recorder.networks), config.batch_size)
-        shapes: dict[str, tuple[int, ...]] = {
-            "step": (), "weight": shape, "y": (*shape, len(parts.setup.labels)),
-        }  # fmt: skip
-        for field in fields(Batch):
-            x = getattr(parts.validator.held_out.batch, field.name)
-            shapes[f"batch.{field.name}"] = (*shape, *[1] * (x.dim() - 3), x.shape[-1])
-        wanted = {"n_waiting": ()} | {f"{i}.{k}": s for i in range(n) for k, s in shapes.items()}
-        if {name: tuple(tensor.shape) for name, tensor in saved.items()} != wanted:
-            raise ValueError("loop: the outcomes that wait for training are others")
+            self._shard.load_state(checkpoint.tensors, n_waiting)
+        self._heed(self._shard.updates())
 
 
 def _name(step: int) -> str:

@@ -40,15 +40,16 @@ _PATIENCE = 5.0  # seconds for a sample that hangs in a driver
 
 
 class Monitor:
-    """Samples this process and its GPU from a thread of its own; use as a context manager.
+    """Samples the run's processes and its GPU from a thread; use as a context manager.
 
     Nothing that goes wrong here ends a run: failed samples and writes are counted, and told once
     in the log when the monitor stops. Rows of an earlier process of the same run stay, and time
     goes on from the last of them. Rows are written every minute, so a killed run loses no more.
 
     A row: `process` (0, then one more each time the run was resumed), `seconds` since the start,
-    `phase`, `cpu_percent` of this process (100 = one core), `machine_percent` of all `cores`,
-    `memory_mb` resident, and of the whole GPU, whoever uses it, `gpu_percent`, `gpu_memory_mb` and
+    `phase`, `cpu_percent` of this process and those of the loop (100 = one core),
+    `machine_percent` of all `cores`, `memory_mb` resident (what they share counts once), and of
+    the whole GPU, whoever uses it, `gpu_percent`, `gpu_memory_mb` and
     `gpu_watts` (null where NVML does not tell).
 
     Attributes:
@@ -71,6 +72,7 @@ class Monitor:
         self._earlier = pl.DataFrame(schema=SCHEMA)
         self._rows: list[dict[str, Any]] = []
         self._process: psutil.Process | None = None
+        self._workers: dict[int, psutil.Process] = {}
         self._gpu: Callable[[], dict[str, float | None]] = dict
         self._first, self._offset, self._n_before = 0.0, 0.0, 0
         self._written = 0.0
@@ -120,18 +122,36 @@ class Monitor:
     def sample(self) -> None:
         """Add a row."""
         assert self._process is not None, "psutil knows nothing of this process"
+        cpu_percent, memory_mb = self._use_of_workers(self._process)
         self._rows.append(
             {
                 "process": self._n_before,
                 "seconds": self._offset + time.monotonic() - self._first,
                 "phase": self.phase,
-                "cpu_percent": self._process.cpu_percent(),
+                "cpu_percent": self._process.cpu_percent() + cpu_percent,
                 "machine_percent": psutil.cpu_percent(),
                 "cores": os.cpu_count() or 1,
-                "memory_mb": self._process.memory_info().rss / 2**20,
+                "memory_mb": self._process.memory_info().rss / 2**20 + memory_mb,
                 **self._gpu(),
             }
         )
+
+    def peak_memory_mb(self) -> float:
+        """The most memory of any sample of this process and those of the loop."""
+        return max((row["memory_mb"] for row in self._rows), default=0.0)
+
+    def _use_of_workers(self, process: psutil.Process) -> tuple[float, float]:
+        """Percent of a core, and MiB of their own, of the processes that this one started."""
+        children = {child.pid: child for child in process.children(recursive=True)}
+        self._workers = {pid: self._workers.get(pid, x) for pid, x in children.items()}
+        cpu_percent = memory = 0.0
+        for worker in self._workers.values():
+            try:
+                cpu_percent += worker.cpu_percent()
+                memory += worker.memory_full_info().uss
+            except psutil.Error:  # it has ended meanwhile
+                continue
+        return cpu_percent, memory / 2**20
 
     def _run(self) -> None:
         self._attempt(psutil.cpu_percent)  # counts from this thread's last call

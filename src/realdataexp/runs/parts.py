@@ -19,6 +19,7 @@ from pydantic import (
     FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveInt,
     ValidationError,
 )
 from safetensors import SafetensorError
@@ -113,6 +114,7 @@ class _State(BaseModel):
     rows: list[dict[str, str]]
     best: dict[str, _Best]
     weight_figures: dict[str, dict[str, str]]
+    n_processes: PositiveInt
     n_steps_done: NonNegativeInt
     n_steps_at_look: NonNegativeInt
     n_rows_pretrained: NonNegativeInt
@@ -165,6 +167,7 @@ class Parts:
         weight_figures: each design's last look at its weights.
         n_steps_done, n_rows_pretrained: how far it got.
         n_steps_at_look: how far it was when the networks were last looked at.
+        n_skipped: updates of each network's copies that were skipped in the loop, at that look.
         tracking: the trackers, open.
     """
 
@@ -181,6 +184,7 @@ class Parts:
     n_steps_done: int = 0
     n_steps_at_look: int = 0
     n_rows_pretrained: int = 0
+    n_skipped: dict[str, int] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
 
     def identity(self) -> dict[str, Any]:
@@ -190,7 +194,7 @@ class Parts:
             "data": self.setup.environment.identity(),
         }
 
-    def state(self, phase: str) -> dict[str, Any]:
+    def state(self, phase: str, n_processes: int = 1) -> dict[str, Any]:
         """All but the tensors that a checkpoint needs; the recorder's new rows get written."""
         return {
             "phase": phase,
@@ -201,6 +205,7 @@ class Parts:
                 design: {name: str(x) for name, x in figures.items()}
                 for design, figures in self.weight_figures.items()
             },
+            "n_processes": n_processes,
             "n_steps_done": self.n_steps_done,
             "n_steps_at_look": self.n_steps_at_look,
             "n_rows_pretrained": self.n_rows_pretrained,

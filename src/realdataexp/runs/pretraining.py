@@ -18,6 +18,7 @@ from realdataexp.pretrain import Check, Pretraining, PretrainSettings
 from realdataexp.runs.checkpoint import Checkpoint
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress
+from realdataexp.runs.shard import updates_of
 from realdataexp.runs.skips import refuse_skips
 from realdataexp.runs.validation import Look
 from realdataexp.worlds.base import RowSource
@@ -141,8 +142,8 @@ class PretrainingPhase:
             )  # fmt: skip
         for network, learner in zip(parts.setup.networks, self.learners, strict=True):
             limit = parts.config.pretrain.max_skipped_share
-            names = ["starting model"]
-            refuse_skips(learner, network.name, names, PHASE, limit, parts.config.use_amp)
+            names, updates = ["starting model"], updates_of(learner)
+            refuse_skips(updates, network.name, names, PHASE, limit, parts.config.use_amp)
 
     def _save(self, training: Pretraining) -> None:
         parts, at = self._parts, training.iteration

@@ -141,7 +141,7 @@ class Recorder:
                 {
                     "step": s.visits.step,
                     "visits": int(n_visits.sum()),
-                    "users_short": s.visits.share_short,
+                    "users_short": float(s.visits.share_short_R.mean()),
                     "slates_short": float(n_short.sum() / max(1, n_visits.sum())),
                 }
             )

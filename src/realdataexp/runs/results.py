@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 import torch
 
-from realdataexp.learner import Learner
 from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.doubts import (
@@ -36,19 +34,18 @@ SCHEMA_VERSION = 1
 _INNER = ("validation", "checkpoint", "tracking")  # what the loop and pretraining stop for
 
 
-def write_results(parts: Parts, learners: Sequence[Learner], status: str) -> None:
+def write_results(parts: Parts, status: str) -> None:
     """Write every file of the run folder from what there is; signals wait.
 
     Args:
         parts: the run.
-        learners: those of the loop; none before it began.
         status: complete or partial.
     """
     with parts.interrupts.postponed():
-        _write_results(parts, learners, status)
+        _write_results(parts, status)
 
 
-def _write_results(parts: Parts, learners: Sequence[Learner], status: str) -> None:
+def _write_results(parts: Parts, status: str) -> None:
     recorder, warnings, config, folder = parts.recorder, parts.warnings, parts.config, parts.folder
     recorder.flush()
     outcomes, metrics = recorder.outcomes(), recorder.metrics()
@@ -96,7 +93,7 @@ def _write_results(parts: Parts, learners: Sequence[Learner], status: str) -> No
     )
     warn_of_design(diagnostics, config.simulation.n_candidate, parts.n_steps_done, warnings, is_aa)
     warn_of_weights(parts.weight_figures, diagnostics, warnings)
-    warn_of_updates([network.name for network in parts.setup.networks], learners, warnings)
+    warn_of_updates(parts.n_skipped, warnings)
     warn_of_arms(estimates, warnings)
     warn_of_intervals(result["inference"], warnings)
     warn_of_nulls(result, warnings)
@@ -157,11 +154,13 @@ def _timing(parts: Parts) -> dict[str, Any]:
     pretraining = seconds.get("pretrain", 0.0)
     for part in _INNER:
         pretraining -= seconds.get(f"pretrain_{part}", 0.0)
+    monitor = parts.clock.monitor
+    monitored = monitor.peak_memory_mb() if monitor else 0.0  # of the loop's processes too
     timing = {
         "total_seconds": parts.clock.total,
         **{f"{phase}_seconds": s for phase, s in seconds.items()},
         "arm_steps_per_second": n / stepping if stepping > 0 and n else None,
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": max(peak_memory_mb(), monitored),
         "device_peak_memory_mb": parts.setup.device.memory_mb(),
     }
     if parts.n_rows_pretrained and pretraining > 0:

@@ -47,6 +47,7 @@ from realdataexp.models import (
 )
 from realdataexp.optimizers import OptimizerSettings
 from realdataexp.runs.checks import data_faults
+from realdataexp.runs.sharing import processes_of
 from realdataexp.schedules import Schedule
 from realdataexp.stats.comparison import TRUTH
 from realdataexp.worlds.base import Environment
@@ -93,7 +94,8 @@ class Setup:
     Attributes:
         labels: those with a model.
         networks: theirs, each of one label or of several.
-        running: the designs of ``blocks``, started.
+        running: the designs of ``blocks``, started for all replications.
+        n_processes: over how many processes the loop's replications are spread.
         history: each user's mean outcomes before the test (U, L); None without returning users.
         outcomes: targets of what is measured, by name: the labels first, then those without model.
     """
@@ -108,6 +110,12 @@ class Setup:
     blocks: tuple[Block, ...]
     context: Context
     running: tuple[Running, ...]
+    n_processes: int
+
+    def start_designs(self, replications: tuple[int, ...]) -> tuple[Running, ...]:
+        """The designs, started for some of the replications."""
+        context = replace(self.context, replication_R=torch.tensor(replications))
+        return tuple(_start(block, context) for block in self.blocks)
 
     @property
     def primary_metric(self) -> str:
@@ -170,11 +178,9 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
             make = partial(_network_parts, config, environment, group, members)
             networks.append(attempt(make))
     context = _context(config, environment, device or choose_device("cpu"))
-    running = [
-        attempt(partial(block.design.start, replace(context, label=block.label, p=block.p)))
-        for block in blocks or ()
-    ]
-    if faults or device is None or blocks is None:
+    running = [attempt(partial(_start, block, context)) for block in blocks or ()]
+    n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
+    if faults or device is None or blocks is None or n_processes is None:
         raise InputError("\n".join(faults))
     _warn_unused_rates(config, warnings)
     measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
@@ -192,7 +198,12 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         blocks,
         context,
         started,
+        n_processes,
     )
+
+
+def _start(block: Block, context: Context) -> Running:
+    return block.design.start(replace(context, label=block.label, p=block.p))
 
 
 def _context(config: Config, environment: Environment, device: Device) -> Context:

@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from realdataexp.errors import RunError
-from realdataexp.learner import Learner
+from realdataexp.learner import skipped_share
+from realdataexp.runs.shard import Updates
 
 
 def refuse_skips(
-    learner: Learner,
+    updates: Updates,
     labels: str,
     networks: Sequence[str],
     block: str,
     max_share: float,
     use_amp: bool,
 ) -> None:
-    """Look at a phase's updates so far; waits for the device, so not to be called every step.
+    """Look at a phase's updates so far.
 
     Args:
-        learner: the phase's networks.
+        updates: those of the networks so far.
         labels: what they predict.
         networks: S names.
         block: the config's block of the phase.
@@ -32,12 +33,12 @@ def refuse_skips(
     Raises:
         RunError: a network skipped more than ``max_share`` of its due updates.
     """
-    share_S = learner.skipped_share()
+    share_S = skipped_share(updates.n_updates_S, updates.n_skipped_S)
     worst = int(share_S.argmax())
     share = float(share_S[worst])
     if share <= max_share:
         return
-    n_due = int(learner.n_updates_S[worst] + learner.n_skipped_S[worst])
+    n_due = int(updates.n_updates_S[worst] + updates.n_skipped_S[worst])
     amp = ", or set use_amp: false" if use_amp else ""
     raise RunError(
         f"label {labels}, network {networks[worst]}: {100 * share:.0f} % of its {n_due} updates "

@@ -30,8 +30,8 @@ class Visits:
         is_visit_RB: whether there is a visit; the rest is padding.
         arm_draw_RB: U[0, 1); a visit is treated by default where this is below p.
         n_candidates_RB: candidates on the slate, at most C.
-        share_short: share, over all replications, of training users with fewer than C unused rows
-            left before this step.
+        share_short_R: share of training users with fewer than C unused rows left before this
+            step; float64, on the host.
     """
 
     step: int
@@ -40,7 +40,7 @@ class Visits:
     is_visit_RB: Tensor
     arm_draw_RB: Tensor
     n_candidates_RB: Tensor
-    share_short: float
+    share_short_R: Tensor
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,13 @@ class Environment(Protocol):
 class World(Protocol):
     """R replications of one environment, each lived through by ``n_blocks`` designs at once."""
 
-    def draw(self, step: int) -> Visits | None:
-        """The step's visits; None when no replication has a visitor left. Called once a step."""
+    @property
+    def has_visitors(self) -> bool:
+        """Whether any replication has a visitor left."""
+        ...
+
+    def draw(self, step: int) -> Visits:
+        """The step's visits, padding where nobody is left. Called once a step."""
         ...
 
     def slate(self, visits: Visits) -> Slate:

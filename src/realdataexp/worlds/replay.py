@@ -305,12 +305,15 @@ class ReplayWorld:
             settings.n_blocks * n_replications, n_visits, dtype=torch.int32, device=device.torch
         )
 
-    def draw(self, step: int) -> Visits | None:
+    @property
+    def has_visitors(self) -> bool:
+        """Whether any replication has a user with enough unused rows."""
+        return bool((self._n_eligible_R > 0).any())
+
+    def draw(self, step: int) -> Visits:
         """The step's visits, drawn on the host from keys alone and from earlier draws."""
         s, rows = self._settings, np.arange(len(self._n_eligible_R))[:, None]
         n_R = torch.from_numpy(self._n_eligible_R)
-        if int(n_R.max()) == 0:
-            return None
         u_RB = draws.uniform(draws.key(s.seed, "users", self._replication_R, step), s.batch_size)
         place_RB = draws.choose(u_RB, n_R).numpy()
         is_visit_RB = place_RB >= 0
@@ -325,7 +328,7 @@ class ReplayWorld:
         )
         slot_RBC = draws.choose(u_RBC, torch.from_numpy(left_RB))
         self._plan = self._look_back(user_RB, left_RB, slot_RBC)
-        share_short = float(self._n_short_R.mean()) / self._n_taking_part
+        share_short_R = torch.from_numpy(self._n_short_R / self._n_taking_part)
         self._record(step, rows, user_RB, left_RB, is_visit_RB, place_RB)
         to_device = self._device.tensor
         visitor_RB = torch.from_numpy(user_RB.astype(np.int64))
@@ -336,7 +339,7 @@ class ReplayWorld:
             to_device(is_visit_RB),
             to_device(self._arm_draws(step, visitor_RB)),
             to_device(left_RB.clip(max=s.n_candidates)),
-            share_short,
+            share_short_R,
         )
 
     def _arm_draws(self, step: int, user_RB: Tensor) -> Tensor:

@@ -162,6 +162,11 @@ class Si2023World:
         n = int(torch.Size(shape).numel())
         return draws.uniform32(keys_R, n).view(len(keys_R), *shape)
 
+    @property
+    def has_visitors(self) -> bool:
+        """New users never end."""
+        return True
+
     def draw(self, step: int) -> Visits:
         """New users; every one is a visit, with its own draw of the arm."""
         s, R = self._settings, len(self._replication_R)
@@ -174,7 +179,7 @@ class Si2023World:
             torch.ones(R, B, dtype=torch.bool, device=to),
             self._uniform("arm of visit", step, (B,)).to(self._device.float64),
             torch.full((R, B), s.n_candidates, device=to),
-            0.0,
+            torch.zeros(R, dtype=torch.float64),
         )
 
     def slate(self, visits: Visits) -> Slate:
