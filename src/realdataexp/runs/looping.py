@@ -38,7 +38,7 @@ class LoopPhase:
             n_processes: over how many the replications are spread; it changes no result.
         """
         self._parts, setup = parts, parts.setup
-        self._n_processes = n_processes
+        parts.n_processes = n_processes
         own = shares(len(parts.recorder.replications), n_processes)
         running = [setup.running] if n_processes == 1 else [setup.start_designs(r) for r in own]
         makers = [
@@ -217,7 +217,7 @@ class LoopPhase:
     def _save(self, step: int, best: dict[str, float]) -> None:
         parts = self._parts
         with parts.clock.timed("checkpoint"), parts.interrupts.postponed():
-            state = parts.state(PHASE, self._n_processes)  # flushes the recorder first
+            state = parts.state(PHASE)  # flushes the recorder first
             tensors = {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
             parts.checkpoints.save(_name(step), tensors | self._shard.state(), state, best)
 

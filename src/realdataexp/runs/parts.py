@@ -167,6 +167,7 @@ class Parts:
         weight_figures: each design's last look at its weights.
         n_steps_done, n_rows_pretrained: how far it got.
         n_steps_at_look: how far it was when the networks were last looked at.
+        n_processes: over how many the loop's replications are spread; 1 before.
         n_skipped: updates of each network's copies that were skipped in the loop, at that look.
         tracking: the trackers, open.
     """
@@ -184,6 +185,7 @@ class Parts:
     n_steps_done: int = 0
     n_steps_at_look: int = 0
     n_rows_pretrained: int = 0
+    n_processes: int = 1
     n_skipped: dict[str, int] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
 
@@ -194,7 +196,7 @@ class Parts:
             "data": self.setup.environment.identity(),
         }
 
-    def state(self, phase: str, n_processes: int = 1) -> dict[str, Any]:
+    def state(self, phase: str) -> dict[str, Any]:
         """All but the tensors that a checkpoint needs; the recorder's new rows get written."""
         return {
             "phase": phase,
@@ -205,7 +207,7 @@ class Parts:
                 design: {name: str(x) for name, x in figures.items()}
                 for design, figures in self.weight_figures.items()
             },
-            "n_processes": n_processes,
+            "n_processes": self.n_processes,
             "n_steps_done": self.n_steps_done,
             "n_steps_at_look": self.n_steps_at_look,
             "n_rows_pretrained": self.n_rows_pretrained,

@@ -74,6 +74,7 @@ class PhaseProgress:
         trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
+            self._bar.refresh()  # a phase too short for its own pace shows once, too
             self._bar.stop()
 
     def skip(self, n: int) -> None:

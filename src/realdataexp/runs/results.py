@@ -85,6 +85,7 @@ def _write_results(parts: Parts, status: str) -> None:
                 "name": device.name,
                 "reason": device.reason,
                 "threads": torch.get_num_threads(),
+                "processes": parts.n_processes,
             },
             "timing": _timing(parts),
             "versions": versions(),
