@@ -32,6 +32,8 @@ COMMANDS = (
     "report",
     "doctor",
     "perf",
+    "track",
+    "bench",
 )
 
 
