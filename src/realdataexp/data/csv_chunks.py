@@ -70,7 +70,8 @@ def pieces(path: Path) -> Iterator[Piece]:
 def _end_of_lines(text: bytes, start: int) -> int:
     """Where the last line break behind ``start`` and not inside quotes ends; start without any."""
     end = max(start, text.rfind(b"\n", start) + 1)
-    is_inside = text.count(b'"', start, end) % 2 == 1
+    # whether there is any is told far sooner than how many
+    is_inside = text.find(b'"', start, end) >= 0 and text.count(b'"', start, end) % 2 == 1
     while end > start and is_inside:
         before = max(start, text.rfind(b"\n", start, end - 1) + 1)
         is_inside ^= text.count(b'"', before, end) % 2 == 1

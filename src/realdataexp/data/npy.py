@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -28,12 +27,7 @@ class NpyWriter:
         """Begin a block that ends with closing the file."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Write the length and close the file."""
         with self._file:
             self._file.seek(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -58,12 +57,7 @@ class Rows:
         """Begin a block that ends with closing the file."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file; an array mapped from it stays."""
         if self._file is not None:
             self._file.close()

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -55,12 +54,7 @@ class LoopPhase:
     def __enter__(self) -> LoopPhase:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._shard.close()
 
     def run(self, checkpoint: Checkpoint | None) -> None:

@@ -12,7 +12,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 
 import polars as pl
 from rich.cells import cell_len
@@ -67,12 +66,7 @@ class PhaseProgress:
             self._task = self._bar.add_task(self._phase, total=self._total, rate="")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.refresh()  # a phase too short for its own pace shows once, too
             self._bar.stop()
