@@ -164,7 +164,7 @@ def test_every_other_measurement_runs(tmp_path: Path):
         assert x["value"] >= 0
         assert all(x[kind]["value"] > 0 for kind in ("floor", "peer") if x[kind])
     assert found["pandas", "arm-steps, one replication"]["peer"]["ratio"] > 1
-    assert found["resume", "resuming, until the next step"]["peer"]["ratio"] > 0
+    assert found["resume", "resuming, until a step is done"]["peer"]["ratio"] > 0
     assert "9 networks a label" in found["arm-steps", "arm-steps, truth and 4 designs"]["note"]
     runs = {name: x for (part, name), x in found.items() if part == "big"}
     assert "7 worlds" in runs["0.02 M rows, comparison"]["note"]

@@ -329,7 +329,7 @@ def test_a_checkpoint_of_more_processes_than_can_be_here_is_refused_and_kept(
 
 
 def kill_second() -> None:
-    max(children(), key=lambda process: process.create_time()).kill()
+    max(children(), key=lambda process: process.pid).kill()
 
 
 def test_a_killed_process_ends_the_run_in_one_line_and_nothing_is_lost(

@@ -16,10 +16,10 @@ from realdataexp.bench.figures import Figure, Reference
 from realdataexp.bench.process import measure, timed
 from realdataexp.bench.sizes import Place
 from realdataexp.config import load_config
-from realdataexp.loop import Loop
+from realdataexp.loop import Step
 from realdataexp.runs.checkpoint import Checkpoints
 from realdataexp.runs.experiment import resume_experiment
-from realdataexp.worlds.base import Visits
+from realdataexp.runs.recorder import Recorder
 
 _N_WRITTEN = 5
 
@@ -37,16 +37,16 @@ def run_half(settings: dict[str, Any], out: str) -> dict[str, Any]:
     def save(real: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         saving.append(timed(lambda: real(*args, **kwargs))["seconds"])
 
-    def step(real: Callable[..., Any], loop: Loop, visits: Visits) -> Any:
-        if visits.step == middle:
+    def add(real: Callable[..., Any], recorder: Recorder, step: Step) -> None:
+        if step.visits.step == middle:
             reached.append(time.perf_counter())
             raise KeyboardInterrupt
-        return real(loop, visits)
+        real(recorder, step)
 
     start = time.perf_counter()
     with (
         _replaced(Checkpoints, "save", save),
-        _replaced(Loop, "step", step),
+        _replaced(Recorder, "add", add),
         suppress(KeyboardInterrupt),
     ):
         run_config(settings, out=out)
@@ -54,15 +54,15 @@ def run_half(settings: dict[str, Any], out: str) -> dict[str, Any]:
 
 
 def resume(run_dir: str) -> dict[str, Any]:
-    """Resume a run: ``seconds`` until its next step, and ``rest_seconds`` from there to the end."""
+    """Resume a run: ``seconds`` until it did a step, and ``rest_seconds`` from there to the end."""
     reached: list[float] = []
 
-    def step(real: Callable[..., Any], *args: Any) -> Any:
+    def add(real: Callable[..., Any], *args: Any) -> None:
         reached.append(time.perf_counter())
-        return real(*args)
+        real(*args)
 
     start = time.perf_counter()
-    with _replaced(Loop, "step", step):
+    with _replaced(Recorder, "add", add):
         resume_experiment(Path(run_dir))
     end = time.perf_counter()
     return {"seconds": reached[0] - start, "rest_seconds": end - reached[0]}
@@ -118,7 +118,7 @@ def figures(place: Place) -> Iterator[Figure]:
         note=f"{n_bytes / 1e6:,.1f} MB",
     )
     yield Figure(
-        "resuming, until the next step",
+        "resuming, until a step is done",
         back["seconds"],
         "s",
         "lower",

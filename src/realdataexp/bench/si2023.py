@@ -23,9 +23,14 @@ _N_CALLS = 10
 
 
 def run(
-    replications: int, n_steps: int, n_visits: int, n_candidates: int, out: str
+    replications: int,
+    n_steps: int,
+    n_visits: int,
+    n_candidates: int,
+    out: str,
+    processes: int | str = "auto",
 ) -> dict[str, Any]:
-    """Run the built-in config at a size, and time the parts of its steps.
+    """Run the built-in config at a size, and time the parts of its steps, if in one process.
 
     Returns:
         ``worlds_steps_per_second``, ``n_blocks``, ``n_networks`` of each label, and ``parts``:
@@ -46,6 +51,7 @@ def run(
         f"simulation.n_steps={n_steps}",
         f"simulation.validate_every={n_steps}",
         f"experiment.replications={replications}",
+        f"simulation.processes={processes}",
         "experiment.intervals=[welch]",
     ]
     summary = run_config("si2023", settings, out=out).summary
@@ -71,8 +77,11 @@ def at_best(replications: int, n_visits: int, n_candidates: int, **_: Any) -> di
 def figures(place: Place) -> Iterator[Figure]:
     """The platform's speed beside the least that a step must draw, multiply and read."""
     R, T, B, C = place.size.platform
-    sizes = {"replications": R, "n_steps": T, "n_visits": B, "n_candidates": C}
+    sizes: dict[str, Any] = {
+        "replications": R, "n_steps": T, "n_visits": B, "n_candidates": C,
+    }  # fmt: skip
     found = measure(run, at_best, **sizes, out=str(place.scratch / "si2023"))
+    alone = measure(run, **sizes, out=str(place.scratch / "si2023-parts"), processes=1)
     flops = 2 * _N_LABELS * found["n_networks"] * B * C * _N_FEATURES
     n_bytes = 4 * found["n_blocks"] * R * B * C * _N_FEATURES
     multiplying, reading = flops / (1e9 * found["gflops"]), n_bytes / (1e9 * found["gb_s"])
@@ -93,8 +102,8 @@ def figures(place: Place) -> Iterator[Figure]:
         note=f"{n_worlds} worlds, {B} visits x {C} candidates; the paper's {_PAPER[1]:,} steps of "
         f"{paper_worlds} worlds would take {hours:.1f} h",
     )
-    total = sum(found["parts"].values())
-    for name, seconds in found["parts"].items():
-        share = f"{100 * seconds / total:.0f} % of a step"
+    total = sum(alone["parts"].values())
+    for name, seconds in alone["parts"].items():
+        share = f"{100 * seconds / total:.0f} % of a step in one process"
         yield Figure(name, 1000 * seconds, "ms a step", "lower", note=share)
     yield memory("peak memory", found)
