@@ -19,6 +19,7 @@ from realdataexp.errors import InputError, RunError
 from realdataexp.runs.machine import peak_memory_mb
 
 _SECONDS_BETWEEN_LOOKS = 0.05
+_LOOKS_BETWEEN_OTHERS = 10  # a look at another process takes milliseconds
 _COMMAND = "from realdataexp.bench.process import work; work()"
 
 
@@ -94,18 +95,22 @@ class _Watch:
 
     def __init__(self) -> None:
         self.most = self.most_anonymous = 0.0
+        self._of_others, self._n_looks = 0, 0
         self._process = psutil.Process()
         threading.Thread(target=self._look_again, daemon=True).start()
 
     def look(self) -> None:
         """Take the memory of this moment into account."""
-        memory, of_others = self._process.memory_info(), 0
-        for other in self._process.children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-                of_others += other.memory_full_info().uss
+        memory = self._process.memory_info()
+        if self._n_looks % _LOOKS_BETWEEN_OTHERS == 0:
+            self._of_others = 0
+            for other in self._process.children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    self._of_others += other.memory_full_info().uss
+        self._n_looks += 1
         anonymous = memory.rss - getattr(memory, "shared", 0)
-        self.most = max(self.most, (memory.rss + of_others) / 2**20, peak_memory_mb())
-        self.most_anonymous = max(self.most_anonymous, (anonymous + of_others) / 2**20)
+        self.most = max(self.most, (memory.rss + self._of_others) / 2**20, peak_memory_mb())
+        self.most_anonymous = max(self.most_anonymous, (anonymous + self._of_others) / 2**20)
 
     def _look_again(self) -> None:
         while True:
