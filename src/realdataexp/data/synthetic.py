@@ -64,7 +64,7 @@ from realdataexp.data.synthetic_world import (
 from realdataexp.errors import InputError
 
 BLOCK_ROWS = 1_000_000
-"""Log rows made and written at a time; about 350 MB of memory at the peak."""
+"""Log rows made and written at a time; about 1 GB of memory at the peak."""
 
 FORMAT_VERSION = 2
 """Raise it when the same seed writes other files: cached data are then made anew."""
@@ -342,7 +342,7 @@ def write_synthetic(
     The files go to ``directory/data``; ``directory/SYNTHETIC`` says how many rows each has. On one
     machine the bytes are a function of the arguments.
     They are written beside ``directory``, synced to the disk and moved there in one step. Memory:
-    about 350 MB for a block of rows, 50 bytes a video, 1 kB a user; not more for more rows.
+    about 1 GB for blocks of rows, 50 bytes a video, 1 kB a user; not more for more rows.
 
     Args:
         directory: where to write; missing or empty.
