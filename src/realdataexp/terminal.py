@@ -32,9 +32,12 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
     """Show the package's log lines on stderr, from ``level`` or as quiet or verbose says.
 
-    Quiet leaves the warnings to the result, which ends with them.
+    Quiet leaves the warnings to the result, which ends with them. Details, such as each network's
+    metrics, are in run.log in any case, and here only for verbose.
     """
     handler = _StderrHandler("ERROR" if quiet else "DEBUG" if verbose else level)
+    if not verbose:
+        handler.addFilter(lambda record: not getattr(record, "is_detail", False))
     logger.handlers = [handler]
     logger.setLevel(handler.level)
 

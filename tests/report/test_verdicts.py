@@ -163,3 +163,26 @@ def test_the_headline_names_the_one_with_the_least_error_first():
     ]
     judged = verdicts.verdicts(compared(ENTRY, inference=[WELCH]))
     assert verdicts.headline(judged) == ["Trust pooling."]
+
+
+@pytest.mark.parametrize(
+    ("n_looks", "bias", "kind"),
+    [(1, 1.05, "found"), (10, 1.05, "doubtful"), (10, 1.39, "doubtful"), (10, 1.42, "found")],
+)
+def test_one_of_many_looks_must_see_more_before_a_bias_counts(n_looks: int, bias: float, kind: str):
+    """Bonferroni for ten looks: norm.isf(0.0025) = 2.807 standard errors of 0.5."""
+    found = verdicts.bias({**ENTRY, "bias": bias, "bias_mc_se": 0.5}, n_looks)
+    assert found.kind == kind
+    assert ("perhaps by chance, as the run has 10 such looks" in found.words) == (
+        kind == "doubtful"
+    )
+
+
+def test_a_doubtful_bias_makes_a_doubtful_design():
+    entries = [{**ENTRY, "design": f"d{i}"} for i in range(9)]
+    doubted = {**ENTRY, "design": "odd", "bias": 1.2, "bias_mc_se": 0.5}
+    judged = verdicts.verdicts(compared(*entries, doubted))
+    assert {v.design: v.trust for v in judged}["odd"] == "doubtful"
+    said = verdicts.headline(judged)
+    assert "Doubtful: odd, whose bias may be chance." in said
+    assert not any("Do not trust" in sentence for sentence in said)

@@ -106,7 +106,8 @@ def test_a_signal_in_the_loop_leaves_a_readable_partial_run(
     assert outcomes["step"].max() == done - 1  # whole steps, up to the last one
     assert code == 130
     assert last == (
-        f"interrupted after {done} of 100000 steps; {out} holds the run so far, with status partial"
+        f"interrupted after {done} of 100000 steps; {out} holds the run so far, with status "
+        f"partial; go on: realdataexp resume {out}"
     )
 
 

@@ -36,9 +36,14 @@ def folded(lines: list[str]) -> str:
     return " ".join(" ".join(lines).split())
 
 
-def messages(log: Path) -> list[str]:
-    """The lines of run.log as they are shown: without the time."""
-    return [re.sub(r"^(\[\w+\]) \S+ \S+ ", r"\1 ", line) for line in log.read_text().splitlines()]
+DETAIL = re.compile(r"\[(validate|loop)\] step \d+: \w+, |\[weights\]")
+
+
+def messages(log: Path, *, with_details: bool = False) -> list[str]:
+    """The lines of run.log as they are shown: without the time, and as a rule without details."""
+    lines = [re.sub(r"^(\[\w+\]) \S+ \S+ ", r"\1 ", line) for line in log.read_text().splitlines()]
+    assert any(DETAIL.match(line) for line in lines)
+    return [line for line in lines if with_details or not DETAIL.match(line)]
 
 
 @pytest.mark.parametrize("columns", [80, 60])
@@ -108,6 +113,7 @@ def test_verbose_shows_a_bar_too(
 ):
     moments, screen = shown(small_config(), tmp_path / "out", 80, "--verbose")
     assert re.search(r"loop ━", str(moments))
+    assert any(DETAIL.match(line) for line in screen.lines)
     assert "━" not in "".join(screen.lines)
 
 
@@ -150,7 +156,8 @@ def test_redirected_output_has_no_control_characters(
     if options == ["--quiet"]:
         assert done.stderr == ""
     else:
-        assert done.stderr.splitlines() == messages(tmp_path / "out" / "run.log")
+        shown = messages(tmp_path / "out" / "run.log", with_details=bool(options))
+        assert done.stderr.splitlines() == shown
         assert re.search(r"\[loop\] step 10: so far, GTE: play_time [-+].* %; click ", done.stderr)
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 80  # the last line is the folder
 

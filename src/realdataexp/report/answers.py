@@ -10,7 +10,12 @@ from realdataexp.report.markup import Cell, Html, fold, joined, section, table, 
 from realdataexp.report.numbers import Scale, number, percent
 from realdataexp.report.plots import label_title
 
-_WORDS = {"trust": "trust", "unclear": "cannot be told", "distrust": "do not trust"}
+_WORDS = {
+    "trust": "trust",
+    "unclear": "cannot be told",
+    "doubtful": "doubtful",
+    "distrust": "do not trust",
+}
 _LEGEND = (
     "bias: estimate minus truth on the same random numbers, ± its Monte-Carlo standard error; bold "
     "if more than 2 of these from 0. SD and RMSE: of a single test. SE / SD: what a test's own "
@@ -86,10 +91,11 @@ def _verdicts(result: dict[str, Any]) -> Html:
         keys.append(v.design)
     n = len(result["comparison"])
     note = (
-        f"These words follow from fixed rules. A bias counts as found beyond 2 Monte-Carlo "
-        f"standard errors: of {n} looks at designs without any bias, about 1 in 20 would show one "
-        "by chance. An unfound bias of over 20 % of the effect is said to be unclear, a found one "
-        "of at most 5 % to be small. Intervals are bad where no method keeps its word; with "
+        f"These words follow from fixed rules. A bias counts as found beyond "
+        f"{verdicts.sure(n):.1f} Monte-Carlo standard errors: then {n} looks at designs without "
+        "any bias show one in 5 % of runs at most. Beyond 2, which one such look shows in 5 %, it "
+        "is doubtful. An unfound bias of over 20 % of the effect is said to be unclear, a found "
+        "one of at most 5 % to be small. Intervals are bad where no method keeps its word; with "
         "fewer than 20 replications they are not judged."
     )
     header = ["design", "verdict", *(names[x] for x in labels)]

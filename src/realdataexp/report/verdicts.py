@@ -11,9 +11,12 @@
 standard error of b, and the limit |b| + 2 s, which a bias hardly exceeds:
 
 1. `unknown`: no b, or no s (one replication).
-2. `found`: |b| > 2 s, and the limit is more than 5 % of the effect: "overstates" where the mean
-   estimate is on the truth's side of 0 and further out, "understates" where it is nearer, "turns
-   the sign" where it is on the other side. Where the truth is 0, "off".
+2. `found`: |b| > z s, with z the Bonferroni limit of 5 % over all looks of the run (designs
+   times labels; 2.8 for ten) and at least 2, and the limit is more than 5 % of the effect:
+   "overstates" where the mean estimate is on the truth's side of 0 and further out,
+   "understates" where it is nearer, "turns the sign" where it is on the other side. Where the
+   truth is 0, "off". `doubtful`: the same, but |b| is only between 2 s and z s, as one of so many
+   looks too often is by chance.
 3. `small`: |b| > 2 s, but the limit is at most 5 % of the effect.
 4. `none`: |b| <= 2 s and the limit is at most 20 % of the effect, or the effect is 0 (A/A).
 5. `unclear`: |b| <= 2 s, but a bias up to the limit, more than 20 % of the effect, could hide.
@@ -29,10 +32,9 @@ of each interval method (`trustworthy`: not shown to cover less, or to err more,
 **Its sign errors**: more than 5 % of single tests on the wrong side of 0 are said.
 
 **The verdict on a design** (`verdicts`), over its labels: `distrust` where any bias is `found` or
-any interval `bad`; else `unclear` where any bias or interval is `unclear` or any bias `unknown`;
-else `trust`. Among those to trust, the one with the smallest RMSE (summed over labels, each in
-units of the smallest) is named first. A design without any bias is still found biased once in
-about 20 looks, so the number of looks is said.
+any interval `bad`; else `doubtful` where any bias is that; else `unclear` where any bias or
+interval is `unclear` or any bias `unknown`; else `trust`. Among those to trust, the one with the
+smallest RMSE (summed over labels, each in units of the smallest) is named first.
 """
 
 from __future__ import annotations
@@ -41,13 +43,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scipy.stats import norm
+
 from realdataexp.report.numbers import Scale, number, percent
 
 NOTABLE = 2.0  # Monte-Carlo standard errors
+FALSE_FINDS = 0.05  # chance that a run without any bias shows one, over all its looks
 SMALL, HIDDEN = 0.05, 0.2  # shares of the effect
 MIN_INTERVALS, WRONG_SIGNS = 20, 0.05
 
-Trust = Literal["trust", "unclear", "distrust"]
+Trust = Literal["trust", "unclear", "doubtful", "distrust"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,8 @@ def effect(entry: dict[str, Any], relative: float | None = None) -> Finding:
     return Finding("found", f"{'raises' if value > 0 else 'lowers'} it {amount}, {interval}")
 
 
-def bias(entry: dict[str, Any]) -> Finding:
-    """What an entry of ``comparison`` says of a design's bias."""
+def bias(entry: dict[str, Any], n_looks: int = 1) -> Finding:
+    """What an entry of ``comparison``, one of so many, says of a design's bias."""
     b, s, gte = entry["bias"], entry["bias_mc_se"], entry["gte"]
     if b is None:
         return Finding("unknown", "no answer: no replication has an estimate")
@@ -103,11 +108,19 @@ def bias(entry: dict[str, Any]) -> Finding:
     if abs(b) > NOTABLE * s:
         if gte and limit <= SMALL * abs(gte):
             return Finding("small", f"a small bias: off by {size}")
+        if abs(b) <= sure(n_looks) * s:
+            chance = f"perhaps by chance, as the run has {n_looks} such looks"
+            return Finding("doubtful", f"{_direction(entry)} by {size}, {chance}")
         return Finding("found", f"{_direction(entry)} by {size}")
     could = f"no bias found (could be up to {scale.text(limit)}{_share(limit, gte)})"
     if gte and limit > HIDDEN * abs(gte):
         return Finding("unclear", f"{could}: more replications would tell")
     return Finding("none", could)
+
+
+def sure(n_looks: int) -> float:
+    """Standard errors beyond which one of so many looks is hardly chance (Bonferroni)."""
+    return max(NOTABLE, float(norm.isf(FALSE_FINDS / 2 / n_looks)))
 
 
 def _share(size: float, gte: float | None) -> str:
@@ -163,12 +176,13 @@ def verdicts(result: dict[str, Any]) -> list[Verdict]:
         methods.setdefault((e["design"], e["label"]), []).append(e)
     reasons: dict[str, dict[str, tuple[Finding, ...]]] = {}
     for e in result["comparison"]:
-        found = [bias(e), intervals(methods.get((e["design"], e["label"]), ()), is_aa), signs(e)]
+        n = len(result["comparison"])
+        found = [bias(e, n), intervals(methods.get((e["design"], e["label"]), ()), is_aa), signs(e)]
         told = tuple(x for x in found if x is not None)
         reasons.setdefault(e["design"], {})[e["label"]] = told
     judged = [Verdict(design, _trust(by_label), by_label) for design, by_label in reasons.items()]
     errors = _errors(result["comparison"])
-    order = ("trust", "unclear", "distrust")
+    order = ("trust", "unclear", "doubtful", "distrust")
     return sorted(judged, key=lambda v: (order.index(v.trust), errors.get(v.design, 0.0)))
 
 
@@ -176,6 +190,8 @@ def _trust(by_label: dict[str, tuple[Finding, ...]]) -> Trust:
     kinds = [(label[0].kind, label[1].kind) for label in by_label.values()]
     if any(of_bias == "found" or of_interval == "bad" for of_bias, of_interval in kinds):
         return "distrust"
+    if any(of_bias == "doubtful" for of_bias, _ in kinds):
+        return "doubtful"
     doubts = [x in ("unknown", "unclear") or y == "unclear" for x, y in kinds]
     return "unclear" if any(doubts) else "trust"
 
@@ -194,7 +210,7 @@ def headline(judged: Sequence[Verdict]) -> list[str]:
     """Sentences that say which designs to trust and which not."""
     named = {
         trust: [v.design for v in judged if v.trust == trust]
-        for trust in ("trust", "unclear", "distrust")
+        for trust in ("trust", "unclear", "doubtful", "distrust")
     }
     out = []
     if named["trust"]:
@@ -203,6 +219,8 @@ def headline(judged: Sequence[Verdict]) -> list[str]:
         out.append(f"Trust {first}{also}.")
     if named["distrust"]:
         out.append(f"Do not trust {_listed(named['distrust'])}.")
+    if named["doubtful"]:
+        out.append(f"Doubtful: {_listed(named['doubtful'])}, whose bias may be chance.")
     if named["unclear"]:
         out.append(f"These replications cannot tell about {_listed(named['unclear'])}.")
     if any(found[1].kind == "unknown" for v in judged for found in v.reasons.values()):

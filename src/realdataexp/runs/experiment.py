@@ -200,6 +200,8 @@ class _Run:
             raise self._refusal(error) from error
         except KeyboardInterrupt as error:
             so_far = self._save_rest(made)
+            if made.path.exists():
+                so_far += f"; go on: realdataexp resume {made.path}"
             raise KeyboardInterrupt(f"interrupted {so_far}") from error
         except torch.OutOfMemoryError as error:
             raise RunError(

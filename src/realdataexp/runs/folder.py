@@ -22,6 +22,9 @@ from torch import Tensor
 
 from realdataexp.errors import InputError, Warnings
 
+DETAIL = {"is_detail": True}
+"""What a log record gets (``extra``) that a terminal shows only when asked for details."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Polars and safetensors report a full disk in words only.
 _FULL_WORDS = ("os error 28", "code: 28", "No space left", "StorageFull")

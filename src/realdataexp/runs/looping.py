@@ -12,6 +12,7 @@ from torch import Tensor
 
 from realdataexp.metrics import Figures, is_higher_better, joined
 from realdataexp.runs.checkpoint import Checkpoint
+from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress, effects_so_far
 from realdataexp.runs.recorder import block_name
@@ -134,7 +135,7 @@ class LoopPhase:
             if figures:
                 parts.weight_figures[block.label] = figures
                 text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-                logger.info("[weights] step %d: %s: %s", step, block.label, text)
+                logger.info("[weights] step %d: %s: %s", step, block.label, text, extra=DETAIL)
         if effects := self._effects_so_far():
             logger.info("[loop] step %d: so far, %s", step, "; ".join(effects))
         point = parts.recorder.last_short
@@ -192,9 +193,8 @@ class LoopPhase:
             n = float(next(iter(found.counts.values()))[own_S].double().mean())
             rest = size if part == "validate" else f"training, {n:,.0f} rows a network"
             if text:
-                logger.info(
-                    "[%s] step %d: %s, %s: %s (%s)", part, step, found.label, model, text, rest
-                )
+                words = (part, step, found.label, model, text, rest)
+                logger.info("[%s] step %d: %s, %s: %s (%s)", *words, extra=DETAIL)
 
     def _heed(self, updates: Sequence[Updates]) -> None:
         """Count skipped updates, and refuse networks that skip too many."""
