@@ -401,8 +401,8 @@ def test_report_makes_the_plot_and_the_page_again(
 ):
     (tmp_path / "result.json").write_text("{}")
     code, out, _ = call(capsys, "report", str(tmp_path), "--png")
-    said = f"Wrote {tmp_path / 'plot.svg'}\nWrote {tmp_path / 'report.html'}\n"
-    assert (code, out) == (0, said)
+    files = ("plot.svg", "plot.png", "report.html")
+    assert (code, out) == (0, "".join(f"Wrote {tmp_path / name}\n" for name in files))
     assert stub.calls == [("plot", tmp_path, True), ("page", tmp_path, None)]
 
 

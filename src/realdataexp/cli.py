@@ -431,7 +431,10 @@ def report(
     from realdataexp.report.page import write_report
     from realdataexp.report.plots import write_plot
 
-    typer.echo(f"Wrote {write_plot(run_dirs[0], png=png)}")
+    plot = write_plot(run_dirs[0], png=png)
+    typer.echo(f"Wrote {plot}")
+    if png:
+        typer.echo(f"Wrote {plot.with_suffix('.png')}")
     typer.echo(f"Wrote {write_report(run_dirs[0], out)}")
 
 
