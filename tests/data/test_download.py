@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -389,6 +390,18 @@ def test_a_server_says_when_to_come_back(
     get(server, tmp_path, patience=Patience(attempts=3, timeout_s=5))
     assert waits[0] == 7.0
     assert contents(tmp_path) == WHOLE
+
+
+def test_a_host_that_is_not_found_ends_soon_and_asks_for_a_network(
+    monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path
+):
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    said = r"gave up after 3 attempts.*the host nowhere.example is not found.*is there a network"
+    with pytest.raises(RunError, match=said):
+        get(server, tmp_path, url="http://nowhere.example/archive.tar.gz")
 
 
 def test_waits_grow_and_end(monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path):

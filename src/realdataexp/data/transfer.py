@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import ssl
 import time
 import urllib.error
@@ -48,14 +49,15 @@ class Patience:
 
 
 PATIENCE = Patience()
+_ATTEMPTS_TO_FIND_THE_HOST = 3
 
 
 class _BrokenError(Exception):
     """An attempt failed in a way that another may not."""
 
-    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
+    def __init__(self, reason: str, wait_s: float = 0.0, attempts: int | None = None) -> None:
         super().__init__(reason)
-        self.wait_s = wait_s
+        self.wait_s, self.attempts = wait_s, attempts  # at most so many of this kind
 
 
 def fetch(
@@ -95,7 +97,7 @@ def fetch(
             if transfer.size >= mark + patience.progress_bytes:
                 failed, mark = 0, transfer.size
             failed += 1
-            if failed >= patience.attempts:
+            if failed >= min(patience.attempts, error.attempts or patience.attempts):
                 raise RunError(
                     f"{url}: gave up after {failed} attempts, {transfer.size:,} bytes have come: "
                     f"{error}; run the command again to go on, or name a mirror with --url"
@@ -189,6 +191,10 @@ class _Transfer:
             reason = getattr(error, "reason", error)
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise RunError(f"{self._url}: {_CERTIFICATE}") from error
+            if isinstance(reason, socket.gaierror):
+                host = urlsplit(self._url).hostname
+                said = f"the host {host} is not found ({_said(reason)}): is there a network?"
+                raise _BrokenError(said, attempts=_ATTEMPTS_TO_FIND_THE_HOST) from error
             raise _BrokenError(f"no answer: {_said(reason)}") from error
         return response
 

@@ -160,12 +160,18 @@ def _flat(value: Any, name: str = "") -> Iterable[tuple[str, object]]:
         for key, inner in value.items():
             yield from _flat(inner, f"{name} / {key}" if name else str(key))
     elif isinstance(value, bool | str | None):
-        yield name.replace("_", " "), "-" if value is None else value
+        yield _plain(name), "-" if value is None else value
     elif isinstance(value, int | float):
         shown = f"{value:,}" if isinstance(value, int) else number(value)
-        yield name.replace("_", " "), Cell(shown, value)
+        yield _plain(name), Cell(shown, value)
     else:
-        yield name.replace("_", " "), yaml.safe_dump(value, default_flow_style=True).strip()
+        yield _plain(name), yaml.safe_dump(value, default_flow_style=True).strip()
+
+
+def _plain(path: str) -> str:
+    """A name as words; what has a dot is the name of a file."""
+    parts = path.split(" / ")
+    return " / ".join(x if "." in x else x.replace("_", " ") for x in parts)
 
 
 def config(result: Mapping[str, Any]) -> Html:

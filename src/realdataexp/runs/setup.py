@@ -155,12 +155,14 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     losses = [attempt(partial(_loss, config, i)) for i in learned]
     models = [attempt(partial(_check_model, config, i)) for i in learned]
     groups = attempt(lambda: _groups(config, learned)) or []
-    attempt(lambda: _check_leakage(config, warnings))
+    leakage = attempt(lambda: _leakage(config))
     attempt(lambda: _check_primary_metric(config))
     in_files = data_faults(config)
     faults += in_files
     if in_files or (faults and not every_fault):
         raise InputError("\n".join(faults))
+    if leakage:
+        warnings.add("leakage", leakage)
     environment = attempt(lambda: _environment(config, device or choose_device("cpu"), warnings))
     if environment is None:
         raise InputError("\n".join(faults))
@@ -315,10 +317,15 @@ def _check_primary_metric(config: Config) -> None:
         )
 
 
-def _check_leakage(config: Config, warnings: Warnings) -> None:
+def _leakage(config: Config) -> str | None:
+    """What is to be said of features that look into the future, where there are any.
+
+    Raises:
+        InputError: the config forbids them.
+    """
     leaking = []
     if config.feature is None or config.dataset.tables is not None:
-        return
+        return None
     for name in (*config.feature.numerical, *config.feature.categorical):
         try:
             column = resolve_feature(name)
@@ -327,11 +334,11 @@ def _check_leakage(config: Config, warnings: Warnings) -> None:
         if column.file == VIDEO_STATISTIC:
             leaking.append(name)
     if not leaking:
-        return
+        return None
     text = f"{', '.join(leaking)}: averages over the whole month, so they look into the future"
     if config.dataset.leakage == "forbid":
         raise InputError(f"feature: {text}; leave them out or set dataset.leakage: allow")
-    warnings.add("leakage", f"feature {text} of every row (dataset.leakage: forbid refuses them)")
+    return f"features {text} of every row (dataset.leakage: forbid refuses them)"
 
 
 def _open_data(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
