@@ -142,3 +142,16 @@ def test_a_log_whose_disk_is_full_stops_the_run(tmp_path: Path, monkeypatch: Any
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(InputError, match="no space left"):
         logger.info("[loop] on it goes")
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_resume_is_named(tmp_path: Path):
+    out = tmp_path / "r"
+    (out / "checkpoints").mkdir(parents=True)
+    said = f"{out}: exists; a run never overwrites another: choose another --out"
+    with pytest.raises(InputError) as caught:
+        check_place(out, tmp_path)
+    assert str(caught.value) == said
+    (out / "checkpoints" / "index.json").write_text("{}")
+    with pytest.raises(InputError) as caught:
+        check_place(out, tmp_path)
+    assert str(caught.value) == f"{said}, or, where it was interrupted, realdataexp resume {out}"

@@ -138,5 +138,5 @@ def data_left(table: pl.DataFrame) -> Chart:
         )
         data += line(part, name, colour, {}, dash)
     said = "Share with fewer candidates left than a full slate has"
-    return Chart("data-left", "Data left", said, data,
+    return Chart("data-left", "Users and slates short of data", said, data,
                  over_steps("%", yaxis={"range": [0, 102]}))  # fmt: skip

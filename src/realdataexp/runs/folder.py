@@ -173,7 +173,11 @@ def check_place(out: Path | None, log_dir: Path) -> None:
     """
     path = log_dir if out is None else out
     if out is not None and (out.exists() or out.is_symlink()) and not _is_empty(out):
-        raise InputError(f"{out}: exists; a run never overwrites another: choose another --out")
+        has_run = (out / "checkpoints" / "index.json").is_file()
+        resume = f", or, where it was interrupted, realdataexp resume {out}" if has_run else ""
+        raise InputError(
+            f"{out}: exists; a run never overwrites another: choose another --out{resume}"
+        )
     there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     where = f"{path}" if out is not None else f"logging.log_dir = {str(log_dir)!r}"
     if not there.is_dir():
