@@ -36,9 +36,31 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 def mix64(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 bit patterns, elementwise: a bijection that scatters."""
+    if x.is_cpu:
+        return _to_tensor(_mix64_on_host(_to_host(x)))
     x = x.bitwise_xor(_shift_right(x, 30)).mul_(_signed(_MIX_1))
     x.bitwise_xor_(_shift_right(x, 27)).mul_(_signed(_MIX_2))
     return x.bitwise_xor_(_shift_right(x, 31))
+
+
+@np.errstate(over="ignore")  # a single number would warn where an array just wraps around
+def _mix64_on_host(u: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
+    """``mix64`` in NumPy's unsigned numbers, which takes half the time of tensors."""
+    u = u ^ (u >> np.uint64(30))
+    u *= np.uint64(_MIX_1)
+    u ^= u >> np.uint64(27)
+    u *= np.uint64(_MIX_2)
+    u ^= u >> np.uint64(31)
+    return u
+
+
+def _to_host(x: Tensor) -> np.ndarray:
+    """The same 64 bits without a sign."""
+    return x.to(torch.int64).numpy().view(np.uint64)
+
+
+def _to_tensor(u: np.ndarray | np.uint64) -> Tensor:
+    return torch.from_numpy(np.asarray(u).view(np.int64))
 
 
 def _mix64_of(x: int) -> int:
@@ -65,6 +87,8 @@ def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
     while parts and isinstance(part := parts[0], int):  # far cheaper than tensors
         first = _mix64_of(first * _GOLDEN + part)
         del parts[0]
+    if all(isinstance(part, int) or part.is_cpu for part in parts):
+        return _key_on_host(first, parts)
     mixed = torch.tensor(_signed(first))
     for part in parts:
         counter = part.to(torch.int64) if isinstance(part, Tensor) else _signed(part)
@@ -72,8 +96,21 @@ def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
     return mixed
 
 
+@np.errstate(over="ignore")
+def _key_on_host(first: int, parts: list[int | Tensor]) -> Tensor:
+    """``key``, from what the seed, the purpose and the first counters were mixed into."""
+    mixed: np.ndarray | np.uint64 = np.uint64(first)
+    for part in parts:
+        counter = _to_host(part) if isinstance(part, Tensor) else np.uint64(part & _ALL)
+        mixed = _mix64_on_host(mixed * np.uint64(_GOLDEN) + counter)
+    return _to_tensor(mixed)
+
+
 def bits(keys: Tensor, n: int) -> Tensor:
     """The first ``n`` elements of each key's stream: int64 of shape keys.shape + (n,)."""
+    if keys.is_cpu:
+        steps_n = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+        return _to_tensor(_mix64_on_host(_to_host(keys)[..., None] + steps_n))
     steps = torch.arange(1, n + 1, dtype=torch.int64, device=keys.device)
     return mix64(keys.unsqueeze(-1) + steps.mul_(_signed(_GOLDEN)))
 
@@ -186,5 +223,7 @@ def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
     lanes = bits(keys, -(-size // 4)).view(torch.int16)[..., :size]
     threshold = min(round(drop * 65536), 65535)
     scale = 65536.0 / (65536 - threshold)
-    kept = lanes >= threshold - 32768
-    return kept.reshape(*keys.shape, *shape).to(torch.float32).mul_(scale)
+    # one comparison into numbers: five times as fast as into truth values that become numbers
+    kept = torch.empty(lanes.shape, device=keys.device)
+    torch.ge(lanes, threshold - 32768, out=kept)
+    return kept.mul_(scale).view(*keys.shape, *shape)
