@@ -92,8 +92,7 @@ def test_sgd_needs_no_moments() -> None:
     learner = learner_of()
     settings = OptimizerSettings(0.05, kind="sgd")
     learner.update(random_batch(), labels(), torch.ones(S, B), settings, keys())
-    moments = (learner.moment_1, learner.moment_2)
-    assert not any(bool(x.any()) for moment in moments for x in moment.values())
+    assert not learner.moment_1_SP.any() and not learner.moment_2_SP.any()
 
 
 def skipped(learner: Learner, *least_due: int) -> Tensor:
@@ -127,11 +126,11 @@ def test_a_step_does_not_depend_on_how_many_networks_are_stacked_to_the_bit(kind
 
     def trained(networks: slice) -> Tensor:
         p = start[networks].clone()
-        moments = [{"p": torch.zeros_like(p)} for _ in range(2)]
+        moments = torch.zeros_like(p), torch.zeros_like(p)
         on_S, ones_S = torch.ones(len(p), dtype=torch.bool), torch.ones(len(p))
         for step in range(n_steps):
             args = (
-                [grads[step, networks].clone()],
+                grads[step, networks].clone(),
                 ones_S,
                 on_S,
                 before_S[networks] + step + 1,

@@ -4,7 +4,8 @@ Nothing here lets one network's result depend on another's: a loss is each netwo
 gradient is clipped per network, Adam's step count is per network, and a network that has nothing
 to learn in a step is left bit for bit as it was.
 
-Axes: S stacked networks, B visits, C candidates, O outputs, K heads (labels of a network).
+Axes: S stacked networks, B visits, C candidates, O outputs, K heads (labels of a network),
+P parameters of a network.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from realdataexp.device import Device
 from realdataexp.heads import Head, by_rows
 from realdataexp.models import Batch, StackedModel
 from realdataexp.models.base import restore
-from realdataexp.optimizers import OptimizerSettings, descend
+from realdataexp.optimizers import OptimizerSettings, descend, join
 from realdataexp.scaling import LossScale
 from realdataexp.schedules import Schedule
 
@@ -32,7 +33,8 @@ class Learner:
     Attributes:
         model: the architecture; its outputs are the heads', one after the other.
         heads: K labels.
-        params: name -> S, ... tensors; moment_1, moment_2: Adam's, of the same shapes.
+        params: name -> S, ... tensors.
+        moment_1_SP, moment_2_SP: Adam's, each network's P parameters in a row.
         n_updates_S: Adam's step count of each network.
         n_skipped_S: updates skipped because the loss or the gradient was not finite.
         rate_factor_S: what the schedule multiplies the learning rate with.
@@ -45,8 +47,8 @@ class Learner:
     heads: tuple[Head, ...]
     device: Device
     params: dict[str, Tensor]
-    moment_1: dict[str, Tensor]
-    moment_2: dict[str, Tensor]
+    moment_1_SP: Tensor
+    moment_2_SP: Tensor
     n_updates_S: Tensor
     n_skipped_S: Tensor
     rate_factor_S: Tensor
@@ -74,8 +76,8 @@ class Learner:
             heads,
             device,
             params,
-            moment_1={name: torch.zeros_like(p) for name, p in params.items()},
-            moment_2={name: torch.zeros_like(p) for name, p in params.items()},
+            moment_1_SP=torch.zeros_like(join(params.values())),
+            moment_2_SP=torch.zeros_like(join(params.values())),
             n_updates_S=count_S,
             n_skipped_S=count_S.clone(),
             rate_factor_S=torch.ones(n_networks, device=device.torch),
@@ -106,8 +108,8 @@ class Learner:
         predictions = []
         for _, raw_SBCO in self._score(batch, networks):
             per_head = [by_rows(head.predict, part) for head, part in self._parts(raw_SBCO)]
-            predictions.append(torch.stack(per_head, dim=-1))
-        return torch.cat(predictions)
+            predictions.append(_heads(per_head))
+        return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 
     def evaluate(
         self, batch: Batch, y_SBCK: Tensor, networks: slice | None = None
@@ -222,23 +224,23 @@ class Learner:
         scale = self.loss_scale
         scaled_S = loss_S if scale is None else scale.scale(loss_S, chunk)
         grads = torch.autograd.grad(scaled_S.sum(), list(leaves.values()))
+        grad_SP = join(grads)
         if scale is not None:
-            grads = scale.unscale(grads, chunk)
+            grad_SP = scale.unscale(grad_SP, chunk)
         has_rows_S = has_rows[0] if len(has_rows) == 1 else torch.stack(has_rows).any(0)
-        self._descend(chunk, grads, loss_S.detach(), has_rows_S, settings)
+        self._descend(chunk, grad_SP, loss_S.detach(), has_rows_S, settings)
         return torch.stack(means, dim=-1)
 
     def _descend(
         self,
         chunk: slice,
-        grads: tuple[Tensor, ...],
+        grad_SP: Tensor,
         loss_S: Tensor,
         has_rows_S: Tensor,
         settings: OptimizerSettings,
     ) -> None:
         """One step in place; networks without rows or a finite gradient stay as they are."""
-        # one after the other: a sum over a leading axis has other last bits at a tensor's end
-        norm_S = sum((g.flatten(1).square().sum(1) for g in grads), loss_S.new_zeros(())).sqrt()
+        norm_S = torch.linalg.vector_norm(grad_SP, dim=1)
         finite_S = torch.isfinite(norm_S) & torch.isfinite(loss_S)
         is_active_S, is_failed_S = has_rows_S & finite_S, has_rows_S & ~finite_S
         if self.loss_scale is not None:
@@ -250,8 +252,8 @@ class Learner:
         self.n_updates_S[chunk] += is_active_S
         descend(
             self._views(chunk),
-            [{name: x[chunk] for name, x in m.items()} for m in (self.moment_1, self.moment_2)],
-            grads,
+            (self.moment_1_SP[chunk], self.moment_2_SP[chunk]),
+            grad_SP,
             norm_S,
             is_active_S,
             self.n_updates_S[chunk],
@@ -276,18 +278,19 @@ class Learner:
         _, B, C = batch.shape
         floats = B * C * self.model.floats_per_row
         size = max(1, self.device.chunk_bytes // (4 * floats))
-        starts = list(range(networks.start, networks.stop, size))
-        if size > 1 and len(starts) > 1 and networks.stop - starts[-1] == 1:
-            starts.pop()  # PyTorch multiplies a stack of one by another kernel, other last bits
-        for start, stop in pairwise([*starts, networks.stop]):
+        n = networks.stop - networks.start
+        # PyTorch multiplies a stack of one by another kernel, with other last bits
+        n_chunks = max(1, min(-(-n // size), n // 2)) if size > 1 else n
+        bounds = [networks.start + n * i // n_chunks for i in range(n_chunks + 1)]
+        for start, stop in pairwise(bounds):
             yield slice(start, stop)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while learning, as flat named tensors."""
         names = ("n_updates", "n_skipped", "rate_factor", "best", "n_bad")
         tensors = {name: getattr(self, f"{name}_S") for name in names}
-        for part in ("params", "moment_1", "moment_2"):
-            tensors.update({f"{part}.{k}": v for k, v in getattr(self, part).items()})
+        tensors |= {"moment_1": self.moment_1_SP, "moment_2": self.moment_2_SP}
+        tensors.update({f"params.{name}": p for name, p in self.params.items()})
         return tensors if self.loss_scale is None else tensors | self.loss_scale.state()
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -297,6 +300,11 @@ class Learner:
             ValueError: a tensor's name, shape or type is not that of this learner's state.
         """
         restore(self.state(), tensors)
+
+
+def _heads(per_head_X: list[Tensor]) -> Tensor:
+    """What each head gives, as a last axis K; without a copy where there is one."""
+    return per_head_X[0].unsqueeze(-1) if len(per_head_X) == 1 else torch.stack(per_head_X, dim=-1)
 
 
 def skipped_share(n_updates_S: Tensor, n_skipped_S: Tensor, least_due: int = 20) -> Tensor:

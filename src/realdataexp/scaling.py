@@ -11,7 +11,7 @@ Axes: S stacked networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ class LossScale:
     An update with scaled losses, for a contiguous range of networks::
 
         grads = torch.autograd.grad(scale.scale(loss_S, networks).sum(), leaves)
-        grads = scale.unscale(grads, networks)
+        grad_SP = scale.unscale(join(grads), networks)
         ...  # norm_S of the gradients, as without scaling
         is_due_S = has_rows_S & torch.isfinite(loss_S)
         is_search_S = scale.update(is_due_S, is_due_S & ~torch.isfinite(norm_S), networks)
@@ -57,10 +57,9 @@ class LossScale:
         """The losses to take gradients of."""
         return loss_S * self.scale_S[networks]
 
-    def unscale(self, grads: Sequence[Tensor], networks: slice) -> tuple[Tensor, ...]:
-        """The gradients of the losses themselves; each has S as its first axis."""
-        scale_S = self.scale_S[networks]
-        return tuple(g / scale_S.view(-1, *[1] * (g.dim() - 1)) for g in grads)
+    def unscale(self, grad_SP: Tensor, networks: slice) -> Tensor:
+        """The gradients of the losses themselves, a row of numbers for each network."""
+        return grad_SP / self.scale_S[networks].unsqueeze(1)
 
     def update(self, is_due_S: Tensor, overflows_S: Tensor, networks: slice) -> Tensor:
         """Adapt the scales after a step.

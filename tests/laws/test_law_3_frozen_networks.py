@@ -18,6 +18,8 @@ from support import (
     start_loop,
 )
 
+from realdataexp.optimizers import cut
+
 LABELS = (
     label("play", "logMAE", 0.0, 1.0, dropout=0.2, weight_decay=0.1),
     label("click", "BCE", 1.0, 0.0, gradient_clip=0.5),
@@ -66,12 +68,15 @@ def test_without_the_mask_adam_would_move_on_a_zero_gradient():
     """What law 3 guards against is real: momentum and weight decay move such a network."""
     h = run(replace(VISITS, n_steps=10), (SPLITTING,))
     for x, learner in zip(LABELS, h.learners, strict=True):
+        shapes = [p.shape for p in learner.params.values()]
+        place = list(learner.params).index("weight_1")
+        moments = [cut(x, shapes)[place] for x in (learner.moment_1_SP, learner.moment_2_SP)]
         parameter = torch.nn.Parameter(learner.params["weight_1"][0].clone())
         adam = torch.optim.Adam([parameter], lr=0.01, weight_decay=x.optimizer.weight_decay)
         adam.state[parameter] = {
             "step": learner.n_updates_S[0].float(),
-            "exp_avg": learner.moment_1["weight_1"][0].clone(),
-            "exp_avg_sq": learner.moment_2["weight_1"][0].clone(),
+            "exp_avg": moments[0][0].clone(),
+            "exp_avg_sq": moments[1][0].clone(),
         }
         parameter.grad = torch.zeros_like(parameter)
         adam.step()

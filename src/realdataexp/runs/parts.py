@@ -36,7 +36,7 @@ from realdataexp.runs.validation import Validator
 from realdataexp.tracking.session import Tracking
 
 # tensors of which a healthy run has finite numbers only
-_LEARNED = re.compile(r"\.(params|moment_[12])\.|^pretraining\.best\.")
+_LEARNED = re.compile(r"\.(params\.|moment_[12]$)|^pretraining\.best\.")
 # what loading a state that does not fit may raise
 _UNFIT = (
     KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
