@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -250,19 +251,33 @@ class Loop:
 
     def _predict(self, slate: Slate, R: int) -> Tensor:
         """Both arms' predictions W, A, B, C, L; a one-model design's arms share them."""
-        predictions = []
-        for learner in self.learners:
-            parts, s = [], 0
-            for i, block in enumerate(self.blocks):
-                batch = slate.part(slice(i * R, (i + 1) * R)).batch
-                models = [
-                    learner.predict(batch, slice(s + m * R, s + (m + 1) * R))
-                    for m in range(block.design.n_models)
-                ]
-                s += len(models) * R
-                parts.append(torch.stack([models[0], models[-1]], dim=1))
-            predictions.append(torch.cat(parts))
-        return by_label(predictions, self.labels_of)
+        # labels in front, so that each arm's scores of a label lie together
+        n_labels, n_arms, (W, B, C) = len(self.labels), 2, slate.item_WBC.shape
+        prediction_LWABC = self._factor_1A11L.new_empty(n_labels, W, n_arms, B, C)
+        for learner, labels in zip(self.learners, self.labels_of, strict=True):
+            for worlds, networks in self._stacks(slate, R):
+                batch = slate.part(worlds).batch
+                models = [learner.predict(batch, own) for own in networks]
+                for arm, predicted_WBCK in enumerate((models[0], models[-1])):
+                    for label, of_head_WBC in zip(labels, predicted_WBCK.unbind(-1), strict=True):
+                        prediction_LWABC[label, worlds, arm] = of_head_WBC
+        return prediction_LWABC.movedim(0, -1)
+
+    def _stacks(self, slate: Slate, R: int) -> Iterator[tuple[slice, list[slice]]]:
+        """Worlds that are scored together, and the networks of each of their models.
+
+        Blocks of one model that follow each other are, where each world has a slate of its own.
+        """
+        is_own = slate.batch.shape[0] == len(self.blocks) * R
+        w = s = 0
+        for n_models, run in groupby(block.design.n_models for block in self.blocks):
+            n_blocks = len(list(run))
+            n_together = n_blocks if n_models == 1 and is_own else 1
+            n_worlds = n_together * R
+            for _ in range(n_blocks // n_together):
+                starts = range(s, s + n_models * n_worlds, n_worlds)
+                yield slice(w, w + n_worlds), [slice(i, i + n_worlds) for i in starts]
+                w, s = w + n_worlds, s + n_models * n_worlds
 
     def _of_networks(self, prediction_WABCL: Tensor, choice_WB: Tensor) -> Tensor:
         """Each network's predictions for its world's choices: S, B, L."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +28,10 @@ S, B, C = 3, 5, 4
 
 NUMBERS_2, NUMBERS_3 = SideSchema(2, (), 0), SideSchema(3, (), 0)
 NOTHING = SideSchema(0, (), 0)
-LEVELS = SideSchema(0, (("kind", 0, 1),), 4)
-TAGS = SideSchema(0, (("tag", 0, 3),), 6)
-MIXED_USER = SideSchema(2, (("level", 0, 1), ("range", 1, 2)), 9)
-MIXED_VIDEO = SideSchema(1, (("type", 0, 1), ("tag", 1, 4)), 11)
+LEVELS = SideSchema(0, (("kind", 0, 1),), 4, (), (0,))
+TAGS = SideSchema(0, (("tag", 0, 3),), 6, (), (0,))
+MIXED_USER = SideSchema(2, (("level", 0, 1), ("range", 1, 2)), 9, (), (0, 4))
+MIXED_VIDEO = SideSchema(1, (("type", 0, 1), ("tag", 1, 4)), 11, (), (0, 5))
 
 SCHEMAS = {
     "numbers": FeatureSchema(NUMBERS_2, NUMBERS_3),
@@ -48,9 +49,12 @@ def side_inputs(
     side: SideSchema, shape: tuple[int, ...], g: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     num = torch.randn(*shape, side.n_numerical, generator=g, dtype=torch.float64)
-    cat = torch.randint(0, max(side.n_ids, 1), (*shape, side.n_slots), generator=g).int()
+    cat = torch.zeros(*shape, side.n_slots, dtype=torch.int32)
     weight = torch.ones(*shape, side.n_slots, dtype=torch.float64)
-    for _, first, last in side.fields:
+    ids = pairwise((*side.first_ids, side.n_ids))
+    for (_, first, last), (first_id, end_id) in zip(side.fields, ids, strict=True):
+        size = (*shape, last - first)
+        cat[..., first:last] = torch.randint(first_id, end_id, size, generator=g).int()
         if last - first > 1:  # multi-hot: some slots are padding
             n = torch.randint(0, last - first + 1, (*shape, 1), generator=g)
             weight[..., first:last] = (torch.arange(last - first) < n).double()

@@ -22,7 +22,8 @@ from realdataexp.errors import InputError
 from realdataexp.models import DLRM, Batch, FeatureSchema, SideSchema
 
 IDS = FeatureSchema(
-    SideSchema(0, (("user", 0, 1),), 12), SideSchema(0, (("author", 0, 1), ("tag", 1, 2)), 19)
+    SideSchema(0, (("user", 0, 1),), 12, (), (0,)),
+    SideSchema(0, (("author", 0, 1), ("tag", 1, 2)), 19, (), (0, 9)),
 )
 
 

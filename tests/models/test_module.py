@@ -14,8 +14,8 @@ from realdataexp.errors import InputError
 from realdataexp.models import Batch, FeatureSchema, ModuleStack, SideSchema, build_model
 
 SCHEMA = FeatureSchema(
-    SideSchema(2, (("level", 0, 1),), 4),
-    SideSchema(1, (("type", 0, 1), ("tag", 1, 3)), 7),
+    SideSchema(2, (("level", 0, 1),), 4, (), (0,)),
+    SideSchema(1, (("type", 0, 1), ("tag", 1, 3)), 7, (), (0, 3)),
 )
 S, B, C = 3, 4, 5
 

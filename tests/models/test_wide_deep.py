@@ -25,7 +25,8 @@ from realdataexp.errors import InputError
 from realdataexp.models import Batch, FeatureSchema, Linear, SideSchema, WideDeep
 
 TWO = FeatureSchema(
-    SideSchema(0, (("taste", 0, 1),), 3), SideSchema(0, (("genre", 0, 1), ("tag", 1, 4)), 7)
+    SideSchema(0, (("taste", 0, 1),), 3, (), (0,)),
+    SideSchema(0, (("genre", 0, 1), ("tag", 1, 4)), 7, (), (0, 3)),
 )
 
 

@@ -11,7 +11,8 @@ up rows of all networks, Y rows of all networks' tables.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,6 @@ class SplitLayer:
     def __init__(self, schema: FeatureSchema, width: int, embedding_dim: int | None) -> None:
         self.sides = {"user": schema.user, "video": schema.video}
         self.width, self.embedding_dim = width, embedding_dim
-        self._field_K: dict[tuple[str, torch.device], Tensor] = {}
 
     @property
     def floats_per_row(self) -> int:
@@ -71,66 +71,91 @@ class SplitLayer:
         return params
 
     def forward(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The layer's sums S, N, H, in memory of their own."""
+        """The layer's sums S, N, H; while scoring in memory of their own."""
         _, B, C = batch.shape
-        video = self._part(
+        user = self._terms(
+            "user", params, batch.user_num_SBD, batch.user_cat_SBK, batch.user_weight_SBK
+        )
+        video = self._terms(
             "video",
             params,
             batch.video_num_SBCD.flatten(1, 2),
             batch.video_cat_SBCK.flatten(1, 2),
             batch.video_weight_SBCK.flatten(1, 2),
         )
-        user = self._part(
-            "user", params, batch.user_num_SBD, batch.user_cat_SBK, batch.user_weight_SBK
-        )
-        bias = params["bias_0"].unsqueeze(1)
-        user = bias.expand(-1, B, -1) if user is None else user + bias
-        if video is None:
-            return user.unsqueeze(2).repeat(1, 1, C, 1).flatten(1, 2)
-        return _add(video, user, B, C)
+        bias_S1H = params["bias_0"].unsqueeze(1)
+        if C == 1 and torch.is_grad_enabled():
+            both = _Terms(*(a + b for a, b in zip(user, video, strict=True)))
+            return _sum(both, bias_S1H).expand(-1, B, -1)
+        user_SBH = _sum(user, bias_S1H).expand(-1, B, -1)
+        if not any(video):
+            return user_SBH.unsqueeze(2).repeat(1, 1, C, 1).flatten(1, 2)
+        return _add(_sum(video), user_SBH, B, C)
 
-    def _part(
+    def _terms(
         self,
         name: str,
         params: Mapping[str, Tensor],
         num_SND: Tensor,
         cat_SNK: Tensor,
         weight_SNK: Tensor,
-    ) -> Tensor | None:
-        """One side's share of the sum, S, N, H; None where it has no features."""
-        side = self.sides[name]
-        n_fields, part = len(side.fields), None
-        weight = params.get(f"{name}_weight")
-        inputs = [num_SND] if side.n_numerical else []
-        if n_fields and self.embedding_dim is None:
-            part = bag(params[f"{name}_one_hot"], cat_SNK, weight_SNK)
-        elif n_fields and n_fields * side.n_ids <= cat_SNK.shape[1]:
-            # fewer categories than rows: multiply each category's embedding once, look up sums
-            assert weight is not None
-            table = _project(params[f"{name}_embedding"], weight[:, side.n_numerical :], n_fields)
-            part = bag(table, cat_SNK * n_fields + self._fields(name, cat_SNK), weight_SNK)
-            weight = weight[:, : side.n_numerical]
-        elif n_fields:
-            inputs += embed(params[f"{name}_embedding"], side, cat_SNK, weight_SNK)
-        if inputs:
-            assert weight is not None
-            x_SND = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
-            if part is None:
-                part = torch.bmm(x_SND, weight)
-            elif torch.is_grad_enabled():
-                part = part.baddbmm(x_SND, weight)
-            else:
-                part = part.baddbmm_(x_SND, weight)  # in place: nothing else holds it
-        return part
+    ) -> _Terms:
+        """One side's share of the sum.
 
-    def _fields(self, name: str, cat_SNK: Tensor) -> Tensor:
-        """The field of each slot of a side: K; kept on the device after its first use."""
-        place = name, cat_SNK.device
-        if place not in self._field_K:
-            fields = enumerate(self.sides[name].fields)
-            field_of_slots = [cat_SNK.new_full((end - first,), f) for f, (_, first, end) in fields]
-            self._field_K[place] = torch.cat(field_of_slots)
-        return self._field_K[place]
+        With no more categories than rows, each category's embedding is multiplied with the layer
+        once. Then scoring looks the products up; learning multiplies them with the rows' one-hot
+        columns, as the gradient of a product costs less than that of a look-up.
+        """
+        side = self.sides[name]
+        terms, weight_SDH = _Terms([], [], []), params.get(f"{name}_weight")
+        if weight_SDH is not None:
+            numbers_SDH, embedded_SDH = weight_SDH.tensor_split([side.n_numerical], dim=1)
+        is_one_hot, is_small = self.embedding_dim is None, side.n_ids <= cat_SNK.shape[1]
+        if side.n_numerical:
+            terms.add(num_SND, numbers_SDH)
+        if side.fields and (is_one_hot or is_small):
+            table_SVH = (
+                params[f"{name}_one_hot"]
+                if is_one_hot
+                else _project(params[f"{name}_embedding"], embedded_SDH, side)
+            )
+            if is_small and torch.is_grad_enabled():
+                terms.add(one_hot(cat_SNK, weight_SNK, side.n_ids), table_SVH)
+            else:
+                terms.looked_up.append(bag(table_SVH, cat_SNK, weight_SNK))
+        elif side.fields:
+            embedded = embed(params[f"{name}_embedding"], side, cat_SNK, weight_SNK)
+            terms.add(torch.cat(embedded, dim=-1), embedded_SDH)
+        return terms
+
+
+class _Terms(NamedTuple):
+    """Terms of a sum S, N, H: inputs S, N, D times weights S, D, H, and what was looked up."""
+
+    inputs: list[Tensor]
+    weights: list[Tensor]
+    looked_up: list[Tensor]
+
+    def add(self, input_SND: Tensor, weight_SDH: Tensor) -> None:
+        """One more product."""
+        self.inputs.append(input_SND)
+        self.weights.append(weight_SDH)
+
+
+def _sum(terms: _Terms, start: Tensor | None = None) -> Tensor:
+    """All terms, added to ``start`` (S, 1, H); without terms it is ``start``."""
+    for looked_up in terms.looked_up:
+        start = looked_up if start is None else start + looked_up
+    if not terms.inputs:
+        assert start is not None, "neither terms nor a start"
+        return start
+    x, weight = (
+        parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
+        for parts, dim in ((terms.inputs, -1), (terms.weights, 1))
+    )
+    if start is None or not terms.looked_up or torch.is_grad_enabled() or weight.shape[2] == 1:
+        return product(x, weight, start)
+    return start.baddbmm_(x, weight)  # nothing else holds it
 
 
 class Tower:
@@ -234,7 +259,18 @@ class FieldEmbeddings:
 
 def dense(x_SND: Tensor, weight_SDH: Tensor, bias_SH: Tensor) -> Tensor:
     """A linear layer of each network: S, N, H."""
-    return torch.baddbmm(bias_SH.unsqueeze(1), x_SND, weight_SDH)
+    return product(x_SND, weight_SDH, bias_SH.unsqueeze(1))
+
+
+def product(x_SND: Tensor, weight_SDH: Tensor, start: Tensor | None) -> Tensor:
+    """Each network's inputs times its weights, added to ``start``, which broadcasts: S, N, H."""
+    if weight_SDH.shape[2] == 1:
+        # a product with one column is three times as slow as with one row
+        sums_SN1 = torch.bmm(weight_SDH.mT, x_SND.mT).mT
+        return sums_SN1 if start is None else start + sums_SN1
+    if start is None:
+        return torch.bmm(x_SND, weight_SDH)
+    return torch.baddbmm(start, x_SND, weight_SDH)
 
 
 def to_rows(x_SBX: Tensor, C: int) -> Tensor:
@@ -295,12 +331,20 @@ def _add(video_SNH: Tensor, user_SBH: Tensor, B: int, C: int) -> Tensor:
     return h.flatten(1, 2)
 
 
-def _project(table_SVE: Tensor, weight_SDH: Tensor, n_fields: int) -> Tensor:
-    """Each category's embedding times each field's part of the first layer: S, V x fields, H."""
-    S, V, E = table_SVE.shape
-    weight = weight_SDH.reshape(S, n_fields, E, -1).transpose(1, 2).reshape(S, E, -1)
-    product = torch.bmm(table_SVE, weight).to(table_SVE.dtype)  # not in a mixed precision
-    return product.view(S, V * n_fields, -1)
+def one_hot(cat_SNK: Tensor, weight_SNK: Tensor, n_ids: int) -> Tensor:
+    """One-hot columns of each row, summed over its slots: S, N, V."""
+    columns = weight_SNK.new_zeros(*cat_SNK.shape[:2], n_ids)
+    return columns.scatter_add_(2, cat_SNK.long(), weight_SNK)
+
+
+def _project(table_SVE: Tensor, weight_SDH: Tensor, side: SideSchema) -> Tensor:
+    """Each category's embedding times its field's part of the first layer: S, V, H."""
+    ids, E = pairwise((*side.first_ids, side.n_ids)), table_SVE.shape[2]
+    parts = [
+        torch.bmm(table_SVE[:, first:end], weight_SDH[:, f * E : (f + 1) * E])
+        for f, (first, end) in enumerate(ids)
+    ]
+    return torch.cat(parts, dim=1).to(table_SVE.dtype)  # not in a mixed precision
 
 
 class _Bag(torch.autograd.Function):
