@@ -84,6 +84,17 @@ def to_step(number: int, tensors: Mapping[str, Tensor], n_blocks: int) -> Step:
     )
 
 
+def of_updates(updates: Sequence[Updates]) -> Tensors:
+    """Each learner's updates, for ``to_updates``."""
+    return {f"{name}.{i}": x for i, own in enumerate(updates) for name, x in vars(own).items()}
+
+
+def to_updates(tensors: Mapping[str, Tensor]) -> list[Updates]:
+    """The updates that ``of_updates`` took apart; other tensors may lie among them."""
+    n = sum(name.startswith("n_updates_S.") for name in tensors)
+    return [Updates(tensors[f"n_updates_S.{i}"], tensors[f"n_skipped_S.{i}"]) for i in range(n)]
+
+
 def of_look(look: Look) -> tuple[Any, Tensors]:
     """A look's names and tensors, for ``to_look``."""
     tensors: Tensors = {}
@@ -92,14 +103,12 @@ def of_look(look: Look) -> tuple[Any, Tensors]:
         tensors |= {f"{i}.value.{metric}": x for metric, x in found.values.items()}
         tensors |= {f"{i}.count.{metric}": x for metric, x in found.counts.items()}
         tensors[f"{i}.n_nonfinite"] = found.n_nonfinite
-    for i, updates in enumerate(look.updates):
-        tensors |= {f"{name}.{i}": x for name, x in vars(updates).items()}
+    tensors |= of_updates(look.updates)
     for i, evidence in enumerate(look.evidence):
         tensors |= {f"evidence.{i}.{name}": x for name, x in evidence.items()}
     text = {
         "figures": [[found.label, list(found.values)] for found in figures],
         "rankings": [[block, arm] for block, arm, _ in look.rankings],
-        "n_learners": len(look.updates),
         "n_blocks": len(look.evidence),
     }
     return text, tensors
@@ -125,9 +134,6 @@ def to_look(text: Any, tensors: Mapping[str, Tensor]) -> Look:
     return Look(
         predictions,
         [(i, arm, x) for (i, arm), x in zip(text["rankings"], rankings, strict=True)],
-        [
-            Updates(tensors[f"n_updates_S.{i}"], tensors[f"n_skipped_S.{i}"])
-            for i in range(text["n_learners"])
-        ],
+        to_updates(tensors),
         [evidence(i) for i in range(text["n_blocks"])],
     )

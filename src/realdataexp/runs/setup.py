@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -218,7 +218,7 @@ def _context(config: Config, environment: Environment, device: Device) -> Contex
         n_steps=config.simulation.n_steps,
         device=device,
         schema=environment.schema,
-        tastes=environment.tastes,
+        tastes=cache(environment.tastes),  # a pass over the log, for each shard that asks
         has_exchangeable_candidates=environment.has_exchangeable_candidates,
     )
 

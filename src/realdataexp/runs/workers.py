@@ -25,7 +25,18 @@ from torch import Tensor
 
 from realdataexp.errors import InputError, RunError
 from realdataexp.loop import Step
-from realdataexp.runs.messages import Tensors, dump, join, load, of_look, of_step, to_look, to_step
+from realdataexp.runs.messages import (
+    Tensors,
+    dump,
+    join,
+    load,
+    of_look,
+    of_step,
+    of_updates,
+    to_look,
+    to_step,
+    to_updates,
+)
 from realdataexp.runs.shard import Look, Shard, Updates
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -136,9 +147,7 @@ class Workers:
     def updates(self) -> list[Updates]:
         """See Shard."""
         heard = self._ask("updates")
-        found = self._joined([x for _, x in heard])
-        pairs = zip(*(_numbered(found, f"{name}.") for name in ("updates", "skipped")), strict=True)
-        return [Updates(*pair) for pair in pairs]
+        return to_updates(self._joined([x for _, x in heard]))
 
     def state(self) -> dict[str, Tensor]:
         """See Shard; each shard's own, named after it."""
@@ -164,11 +173,6 @@ class Workers:
         for connection in self._connections:
             connection.close()
         torch.set_num_threads(self._n_threads)
-
-
-def _numbered(tensors: Mapping[str, Tensor], prefix: str) -> list[Tensor]:
-    n = sum(name.startswith(prefix) for name in tensors)
-    return [tensors[f"{prefix}{i}"] for i in range(n)]
 
 
 def _error(text: Mapping[str, str]) -> Exception:
@@ -225,10 +229,7 @@ def _answer(connection: Connection, shard: Shard, command: Sequence[Any], tensor
     elif name == "look":
         connection.send_bytes(dump(*of_look(shard.look())))
     elif name == "updates":
-        pairs = enumerate(shard.updates())
-        found = {f"{k}.{i}": x for i, u in pairs for k, x in
-                 (("updates", u.n_updates_S), ("skipped", u.n_skipped_S))}  # fmt: skip
-        connection.send_bytes(dump(None, found))
+        connection.send_bytes(dump(None, of_updates(shard.updates())))
     elif name == "state":
         connection.send_bytes(dump(None, shard.state()))
     elif name == "load_state":
