@@ -502,7 +502,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a list": (lambda at: (at / "state.json").write_text("[]") and None, "no state of a run"),
     "NaN weight": (fill("network.0.params.", float("nan")), "not finite"),
     "infinite weight": (fill("network.1.params.", float("inf")), "not finite"),
-    "NaN moment": (fill("network.0.moment_2.", float("nan")), "not finite"),
+    "NaN moment": (fill("network.0.moment_2", float("nan")), "not finite"),
     "NaN weight of G": (fill("design.0.params.", float("nan")), "not finite"),
     "shape of a weight": (reshape("network.0.params."), "instead of"),
     "shape of a count": (reshape("n_updates"), "instead of"),

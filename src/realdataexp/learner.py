@@ -223,8 +223,7 @@ class Learner:
         loss_S = sum(totals[1:], totals[0])
         scale = self.loss_scale
         scaled_S = loss_S if scale is None else scale.scale(loss_S, chunk)
-        grads = torch.autograd.grad(scaled_S.sum(), list(leaves.values()))
-        grad_SP = join(grads)
+        grad_SP = join(torch.autograd.grad(scaled_S.sum(), list(leaves.values())))
         if scale is not None:
             grad_SP = scale.unscale(grad_SP, chunk)
         has_rows_S = has_rows[0] if len(has_rows) == 1 else torch.stack(has_rows).any(0)

@@ -322,6 +322,7 @@ def test_a_checkpoint_of_more_processes_than_can_be_here_is_refused_and_kept(
         monkeypatch.setattr(experiment, "fault_of_processes", lambda n, R, device: f"R = {R}")
         said = "made by 3 processes: R = 7; run the config again"
     before = (tmp_path / "r/result.json").read_bytes()
+    capsys.readouterr()
     assert cli.main(["resume", "--quiet", str(tmp_path / "r")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and said in err

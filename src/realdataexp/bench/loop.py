@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import torch
+
 from realdataexp.api import run as run_config
 from realdataexp.bench import floors, peers
 from realdataexp.bench.figures import Figure, Reference, memory
-from realdataexp.bench.process import measure
+from realdataexp.bench.process import Parts, measure
 from realdataexp.bench.sizes import DESIGNS, Place
 from realdataexp.bench.table import open_table
 from realdataexp.config import Config, load_config
-from realdataexp.loop import n_networks
+from realdataexp.loop import Loop, n_networks
 from realdataexp.models import FeatureSchema
 from realdataexp.models.base import SideSchema
 from realdataexp.runs.setup import make_blocks
@@ -86,6 +89,20 @@ def at_best(settings: dict[str, Any], out: str) -> dict[str, Any]:
     }
 
 
+def scoring_and_training(settings: dict[str, Any], out: str) -> dict[str, Any]:
+    """Run a config on one thread: ``arm_steps_per_second`` of scoring and training by themselves.
+
+    PyTorch keeps to one thread afterwards, so that ``at_best`` is that of one.
+    """
+    torch.set_num_threads(1)
+    parts = Parts()
+    parts.watch(Loop, "_predict", "scoring")
+    parts.watch(Loop, "_learn", "training")
+    n_worlds = run(settings, out)["n_worlds"]
+    n_arm_steps = n_worlds * load_config(settings).simulation.n_steps
+    return {"arm_steps_per_second": n_arm_steps / sum(parts.seconds.values()), "n_worlds": n_worlds}
+
+
 def pretraining(place: Place) -> Iterator[Figure]:
     """Rows a second of both labels' networks."""
     size = place.size
@@ -125,6 +142,32 @@ def arm_steps(place: Place) -> Iterator[Figure]:
         if what in ("the main job", f"{max(size.many_replications)} replications"):
             worlds = f"{runs[0]['n_worlds']} worlds"
             yield memory(f"peak memory, {what}", runs[0], note=worlds)
+    yield _products_alone(place)
+
+
+def _products_alone(place: Place) -> Figure:
+    """Scoring and training in one of the main job's processes, while the others do the same."""
+    n = torch.get_num_threads()
+    own = max(1, place.size.replications // n)
+    settings = place.config(experiment={"replications": own}, simulation={"processes": 1})
+
+    def one(i: int) -> dict[str, Any]:
+        out = str(place.scratch / f"parts-{i}")
+        return measure(scoring_and_training, at_best, settings=settings, out=out)
+
+    with ThreadPoolExecutor(n) as pool:
+        found = list(pool.map(one, range(n)))
+    rate, best = (
+        median(x[name] for x in found) for name in ("arm_steps_per_second", "best_arm_steps")
+    )
+    return Figure(
+        "arm-steps, scoring and training alone",
+        rate,
+        "arm-steps/s",
+        floor=Reference(f"{_PRODUCTS}, on one thread", best),
+        n_repeats=n,
+        note=f"one of {n} processes of the main job; {found[0]['n_worlds']} worlds",
+    )
 
 
 def _variants(place: Place) -> Iterator[tuple[str, dict[str, Any]]]:

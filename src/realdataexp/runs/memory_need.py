@@ -16,7 +16,7 @@ from realdataexp.runs.setup import make_blocks
 
 _BASE = 500 << 20  # Python with all packages, and the tables of a result
 _FLOAT = 4
-_COPIES = 4  # a parameter, its gradient, its two moments
+_COPIES = 5  # a parameter, its gradient and that in its row, its two moments
 _SAVED = 3  # of these in a checkpoint, on their way through the host's memory
 _ACTIVATIONS = 3  # forward, backward, and what an operation needs meanwhile
 _INPUT_COPIES = 2
@@ -51,7 +51,7 @@ class Need:
 def memory_need(config: Config, device: Device) -> Need:
     """Estimate a run's memory; within a factor of two for the models of the package.
 
-    - learning: networks x parameters x 4 bytes x 4 (value, gradient, two moments);
+    - learning: networks x parameters x 4 bytes x 5 (value, gradient twice, two moments);
     - inputs of a step: networks x visits x candidates x features, twice;
     - activations: 3 times the device's chunk, or one network's where that is more, or those of a
       batch of pretraining;
