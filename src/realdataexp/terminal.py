@@ -90,6 +90,12 @@ def _byte_lines() -> Callable[[str, int, int | None], None]:
     return show
 
 
+_TITLES = {
+    "without_features": "ids of the log without features",
+    "official": "for comparison: the whole of the official data",
+}
+
+
 def print_stats(title: str, stats: Mapping[str, Any]) -> None:
     """Print a mapping as tables: its plain values in one, each inner mapping in one of its own."""
     from rich.console import Console
@@ -100,7 +106,8 @@ def print_stats(title: str, stats: Mapping[str, Any]) -> None:
     for name, value in stats.items():
         if isinstance(value, Mapping) and value:
             nested = all(isinstance(row, Mapping) for row in value.values())
-            console.print(_grid(name, value) if nested else _pairs(name, value))
+            show = _grid if nested else _pairs
+            console.print(show(_TITLES.get(name, name), value))
 
 
 def _pairs(title: str, values: Mapping[str, Any]) -> Table:

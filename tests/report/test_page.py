@@ -18,6 +18,7 @@ from realdataexp.report import verdicts
 from realdataexp.report.advice import advice
 from realdataexp.report.markup import script_json
 from realdataexp.report.page import write_report
+from realdataexp.report.table import unit_of
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -99,10 +100,12 @@ def test_the_answer_comes_first_in_the_words_of_the_rules(page: Element, small_r
     result = result_of(small_run)
     assert page.all("section")[0].attributes["id"] == "answer"
     said = section(page, "answer").text
+    units = {x["name"]: unit_of(x["target"]) for x in result["config"]["labels"]}
+    assert "ms" in units.values()
     for entry in result["estimates"]:
         if entry["design"] == "global":
             relative = result["gte_results"][f"GTE_{entry['label']}_relative"]
-            assert verdicts.effect(entry, relative).words in said
+            assert verdicts.effect(entry, relative, units[entry["label"]]).words in said
     judged = verdicts.verdicts(result)
     assert all(sentence in said for sentence in verdicts.headline(judged))
     for v in judged:

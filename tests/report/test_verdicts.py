@@ -47,6 +47,11 @@ def test_the_effect(changes: dict[str, Any], kind: str, words: str):
     assert words in found.words
 
 
+def test_the_effect_names_its_unit():
+    assert "by 2.00 ms per visit, 95 %" in verdicts.effect(TOLD, unit="ms").words
+    assert "found: 2.00 ms per visit" in verdicts.effect({**TOLD, "ci_low": -1.0}, unit="ms").words
+
+
 def test_the_effect_in_percent():
     assert "(+12.5 %)" in verdicts.effect(TOLD, 12.5).words
 

@@ -9,6 +9,7 @@ from realdataexp.report import verdicts
 from realdataexp.report.markup import Cell, Html, fold, joined, section, table, tag
 from realdataexp.report.numbers import Scale, number, percent
 from realdataexp.report.plots import label_title
+from realdataexp.report.table import unit_of
 
 _WORDS = {
     "trust": "trust",
@@ -62,7 +63,8 @@ def answer(result: dict[str, Any]) -> Html:
 def _effect(result: dict[str, Any], entry: dict[str, Any]) -> Html:
     label = entry["label"]
     relative = result["gte_results"].get(f"GTE_{label}_relative")
-    found = verdicts.effect(entry, relative)
+    targets = {x["name"]: x["target"] for x in result["config"]["labels"]}
+    found = verdicts.effect(entry, relative, unit_of(targets[label]))
     whose = "Treating everybody" if entry["design"] == "global" else "The treatment"
     verb = f"{whose}: " if found.kind != "found" else f"{whose} "
     totals = [result["gte_results"].get(f"{x}_{label}") for x in ("GT", "GC", "GTE")]

@@ -73,14 +73,21 @@ class Verdict:
     reasons: dict[str, tuple[Finding, ...]]
 
 
-def effect(entry: dict[str, Any], relative: float | None = None) -> Finding:
-    """What an entry of ``estimates`` says of the effect; ``relative`` is in percent of control."""
+def effect(entry: dict[str, Any], relative: float | None = None, unit: str = "") -> Finding:
+    """What an entry of ``estimates`` says of the effect.
+
+    Args:
+        entry: of ``estimates``.
+        relative: the effect in percent of control.
+        unit: the outcome's, such as ms.
+    """
     value, low, high = (entry[k] for k in ("value", "ci_low", "ci_high"))
     if value is None:
         return Finding("unknown", "no answer: no replication has outcomes in both arms")
     scale = Scale.of([value], [entry["se"]])
     share = "" if relative is None else f" ({percent(relative)})"
-    amount = f"by {scale.text(abs(value))} per visit{share}"
+    of_visit = f" {unit} per visit" if unit else " per visit"
+    amount = f"by {scale.text(abs(value))}{of_visit}{share}"
     if low is None or high is None:
         way = "higher" if value > 0 else "lower"
         return Finding(
@@ -91,7 +98,7 @@ def effect(entry: dict[str, Any], relative: float | None = None) -> Finding:
         return Finding("none", "no effect, by construction: both arms are the same")
     interval = f"95 % interval {scale.text(low)} to {scale.text(high)}"
     if low <= 0 <= high:
-        return Finding("none", f"no effect found: {scale.text(value)} per visit, {interval}")
+        return Finding("none", f"no effect found: {scale.text(value)}{of_visit}, {interval}")
     return Finding("found", f"{'raises' if value > 0 else 'lowers'} it {amount}, {interval}")
 
 
