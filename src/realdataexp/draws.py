@@ -175,10 +175,14 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
     n_taken = np.minimum(n, u.shape[-1])[..., None]
     last = n[..., None] - n_taken + np.arange(u.shape[-1])
     drawn = np.minimum((u * (last + 1)).astype(np.int64), last)
-    chosen = drawn.copy()
-    for k in range(1, u.shape[-1]):
-        is_taken = (chosen[..., :k] == drawn[..., k, None]).any(-1)
-        np.copyto(chosen[..., k], last[..., k], where=is_taken)
+    chosen, ordered = drawn.copy(), np.sort(drawn, axis=-1)
+    is_repeated_X = (ordered[..., 1:] == ordered[..., :-1]).any(-1)
+    if is_repeated_X.any():  # where nothing is drawn twice, all stays as drawn
+        drawn, last, own = drawn[is_repeated_X], last[is_repeated_X], chosen[is_repeated_X]
+        for k in range(1, u.shape[-1]):
+            is_taken = (own[:, :k] == drawn[:, k, None]).any(-1)
+            np.copyto(own[:, k], last[:, k], where=is_taken)
+        chosen[is_repeated_X] = own
     chosen[np.arange(u.shape[-1]) >= n_taken] = -1
     return torch.from_numpy(chosen)
 

@@ -270,6 +270,8 @@ class Learner:
         return zip(self.heads, raw_XO.float().split(sizes, dim=-1), strict=True)
 
     def _views(self, chunk: slice) -> dict[str, Tensor]:
+        if chunk == slice(0, self.n_networks):
+            return self.params
         return {name: p[chunk] for name, p in self.params.items()}
 
     def _chunks(self, networks: slice, batch: Batch) -> Iterator[slice]:

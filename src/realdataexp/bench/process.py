@@ -19,7 +19,7 @@ from realdataexp.errors import InputError, RunError
 from realdataexp.runs.machine import peak_memory_mb
 
 _SECONDS_BETWEEN_LOOKS = 0.05
-_LOOKS_BETWEEN_OTHERS = 10  # a look at another process takes milliseconds
+_LOOKS_BETWEEN_OTHERS = 20  # a look at another process takes 5 ms of it and of us
 _COMMAND = "from realdataexp.bench.process import work; work()"
 
 

@@ -63,12 +63,10 @@ def arm_sums(is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> np.ndarray:
     """
     known = np.isfinite(y_WBL)
     y = np.where(known, y_WBL, 0.0).astype(np.float64)
-    sums = []
-    for is_treated in (False, True):
-        on = known & (is_treated_WB == is_treated)[..., None]
-        value = y * on
-        sums.append(np.stack([on.sum(1), value.sum(1), (value * value).sum(1)], axis=-1))
-    return np.stack(sums, axis=1).astype(np.float64)
+    W, B, L = y.shape
+    powers_WBX = np.stack([known, y, y * y], axis=-1).reshape(W, B, L * 3)
+    arm_WAB = np.stack([~is_treated_WB, is_treated_WB], axis=1).astype(np.float64)
+    return (arm_WAB @ powers_WBX).reshape(W, len(ARMS), L, 3)
 
 
 def outcome_table(
