@@ -72,6 +72,26 @@ def test_bits_are_splitmix64() -> None:
     ]
 
 
+def test_a_device_draws_the_bits_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without unsigned numbers, and NumPy with them."""
+
+    def draw() -> list[Tensor]:
+        replication_R, step = torch.arange(7, dtype=torch.int32), 2**40 + 3
+        keys_R = draws.key(-5, "of", 3, replication_R, step)
+        keys_RB = draws.key(2**70, "both", replication_R[:, None], torch.arange(5), -1)
+        alone = draws.key(1, "alone", torch.tensor(9))
+        found = [keys_R, keys_RB, alone, draws.mix64(keys_RB), draws.bits(alone, 6)]
+        found += [draws.bits(keys_RB, 11), draws.uniform(keys_R, 9), draws.uniform32(keys_R, 9)]
+        return [*found, draws.chance(keys_R, 9, 0.3), draws.keep_mask(keys_R, (4, 7), 0.2)]
+
+    on_host, asked = draw(), []
+    monkeypatch.setattr(draws, "_is_on_host", lambda x: asked.append(x) is not None)
+    on_device = draw()
+    assert asked
+    for a, b in zip(on_host, on_device, strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
 def test_mix64_leaves_its_argument_alone() -> None:
     x = torch.tensor([1, 2, 3])
     draws.mix64(x)

@@ -3,7 +3,8 @@
 A key is a 64-bit integer mixed from (seed, purpose, replication, step, ...). From a key comes a
 SplitMix64 stream (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"):
 element i is ``mix64(key + (i + 1) * GOLDEN)``. The arithmetic is on int64 tensors, which wrap
-around, so that one definition serves every device and every number of worlds.
+around, so that one definition serves every device and every number of worlds; on the host it is
+on NumPy's unsigned integers, with the same bits.
 
 Axes: R replications, n draws a key.
 """
@@ -36,7 +37,7 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 def mix64(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 bit patterns, elementwise: a bijection that scatters."""
-    if x.is_cpu:
+    if _is_on_host(x):
         return _to_tensor(_mix64_on_host(_to_host(x)))
     x = x.bitwise_xor(_shift_right(x, 30)).mul_(_signed(_MIX_1))
     x.bitwise_xor_(_shift_right(x, 27)).mul_(_signed(_MIX_2))
@@ -52,6 +53,10 @@ def _mix64_on_host(u: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
     u *= np.uint64(_MIX_2)
     u ^= u >> np.uint64(31)
     return u
+
+
+def _is_on_host(x: Tensor) -> bool:
+    return x.is_cpu
 
 
 def _to_host(x: Tensor) -> np.ndarray:
@@ -87,7 +92,7 @@ def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
     while parts and isinstance(part := parts[0], int):  # far cheaper than tensors
         first = _mix64_of(first * _GOLDEN + part)
         del parts[0]
-    if all(isinstance(part, int) or part.is_cpu for part in parts):
+    if all(isinstance(part, int) or _is_on_host(part) for part in parts):
         return _key_on_host(first, parts)
     mixed = torch.tensor(_signed(first))
     for part in parts:
@@ -108,7 +113,7 @@ def _key_on_host(first: int, parts: list[int | Tensor]) -> Tensor:
 
 def bits(keys: Tensor, n: int) -> Tensor:
     """The first ``n`` elements of each key's stream: int64 of shape keys.shape + (n,)."""
-    if keys.is_cpu:
+    if _is_on_host(keys):
         steps_n = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
         return _to_tensor(_mix64_on_host(_to_host(keys)[..., None] + steps_n))
     steps = torch.arange(1, n + 1, dtype=torch.int64, device=keys.device)

@@ -245,6 +245,30 @@ def test_gradients_equal_the_plain_networks(schema: FeatureSchema) -> None:
             )
 
 
+@every_schema
+@pytest.mark.parametrize("embedding_dim", [None, 3])
+def test_many_rows_teach_what_they_teach_a_few_at_a_time(
+    schema: FeatureSchema, embedding_dim: int | None
+) -> None:
+    """With more rows than categories they are one-hot columns, with fewer they are looked up."""
+    model = mlp(schema, hidden_layers=[6], embedding_dim=embedding_dim)
+    params, batch = stacked(model), random_batch(schema, (S, 40, 1))
+    target_SBCO = torch.linspace(-1, 1, S * 40 * 2, dtype=torch.float64).view(S, 40, 1, 2)
+    found = []
+    for size in (40, 2):
+        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+        raws = []
+        for start in range(0, 40, size):
+            rows = slice(start, start + size)
+            part = Batch(*(x[:, rows] for x in vars(batch).values()))
+            raws.append(model.forward(leaves, part, None))
+        raw_SBCO = torch.cat(raws, dim=1)
+        ((raw_SBCO - target_SBCO) ** 2).sum().backward()
+        found.append([raw_SBCO, *(p.grad for p in leaves.values())])
+    for at_once, few in zip(*found, strict=True):
+        torch.testing.assert_close(at_once, few, rtol=1e-10, atol=1e-12)
+
+
 @every_encoding
 def test_candidates_of_a_visit_equal_separate_rows(embedding_dim: int | None) -> None:
     schema = SCHEMAS["mixed"]
