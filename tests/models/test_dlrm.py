@@ -95,7 +95,7 @@ def test_it_learns_a_function_of_the_numbers() -> None:
 
 
 def test_dots_of_embeddings_start_with_variance_one() -> None:
-    schema = FeatureSchema(SideSchema(0, (("a", 0, 1),), 2000), SideSchema(0, (("b", 0, 1),), 2000))
+    schema = FeatureSchema(*(SideSchema(0, ((name, 0, 1),), 2000, (), (0,)) for name in "ab"))
     for dim in (2, 32):
         start = dlrm(schema, embedding_dim=dim).init(draws.key(0, "init"))
         dots = (start["user_embedding"] * start["video_embedding"]).sum(1)

@@ -437,7 +437,7 @@ def test_the_start_has_the_scale_of_torch_nn_linear(embedding_dim: int | None, f
 
 
 def test_embeddings_start_standard_normal() -> None:
-    schema = FeatureSchema(NOTHING, SideSchema(0, (("author", 0, 1),), 5000))
+    schema = FeatureSchema(NOTHING, SideSchema(0, (("author", 0, 1),), 5000, (), (0,)))
     table = mlp(schema, hidden_layers=[4], embedding_dim=4).init(draws.key(0, "init"))
     values = table["video_embedding"].flatten().numpy()
     assert values.shape == (20_000,)

@@ -34,6 +34,10 @@ class SideSchema:
     numerical: tuple[str, ...] = ()
     first_ids: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.first_ids) != len(self.fields):
+            raise ValueError(f"{len(self.fields)} fields need as many first_ids: {self.first_ids}")
+
     @property
     def n_slots(self) -> int:
         """Category slots of a row."""
