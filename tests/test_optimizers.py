@@ -10,7 +10,7 @@ from test_learner import SCALE, B, S, keys, labels, learner_of, random_batch, sn
 from torch import Tensor
 
 from realdataexp.learner import Learner, skipped_share
-from realdataexp.optimizers import OptimizerSettings, descend
+from realdataexp.optimizers import OptimizerSettings, descend, join
 
 TORCH = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 RATES = {"adam": 0.01, "adamw": 0.01, "sgd": 0.5}
@@ -144,6 +144,29 @@ def test_a_step_does_not_depend_on_how_many_networks_are_stacked_to_the_bit(kind
         assert torch.equal(trained(slice(0, size)), together[:size]), size
     for first in range(1, n, 7):
         assert torch.equal(trained(slice(first, n)), together[first:]), first
+
+
+@pytest.mark.parametrize("kind", TORCH)
+def test_a_parameter_may_be_a_single_number_or_of_any_shape(kind: str) -> None:
+    """Such as a module's temperature; each network's step is that of torch.optim."""
+    g, n, settings = torch.Generator().manual_seed(0), 3, OptimizerSettings(0.05, 0.1, kind=kind)
+    shapes = {"temperature": (), "matrix": (2, 4), "bias": (3,), "cube": (2, 1, 2)}
+    params = {name: torch.randn(n, *shape, generator=g) for name, shape in shapes.items()}
+    leaves = [[p[s].clone().requires_grad_() for p in params.values()] for s in range(n)]
+    plains = [TORCH[kind](of_one, lr=0.05, weight_decay=0.1) for of_one in leaves]
+    moments = torch.zeros_like(join(params.values())), torch.zeros_like(join(params.values()))
+    on_S, ones_S = torch.ones(n, dtype=torch.bool), torch.ones(n)
+    for step in range(4):
+        grads = [torch.randn(p.shape, generator=g) for p in params.values()]
+        for s in range(n):
+            for leaf, grad in zip(leaves[s], grads, strict=True):
+                leaf.grad = grad[s].clone()
+            plains[s].step()
+        n_updates_S = torch.full((n,), step + 1)
+        descend(params, moments, join(grads), ones_S, on_S, n_updates_S, ones_S, settings)
+    for i, p in enumerate(params.values()):
+        expected = torch.stack([of_one[i].detach() for of_one in leaves])
+        torch.testing.assert_close(p, expected, rtol=0, atol=1e-5)
 
 
 def test_settings_are_values() -> None:

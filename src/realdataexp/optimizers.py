@@ -41,14 +41,14 @@ class OptimizerSettings:
 
 def join(tensors: Iterable[Tensor]) -> Tensor:
     """Tensors S, ... of S networks as a row of numbers for each network: S, P."""
-    return torch.cat([x.flatten(1) for x in tensors], dim=1)
+    return torch.cat([x.reshape(len(x), -1) for x in tensors], dim=1)
 
 
 def cut(x_SP: Tensor, shapes: Iterable[torch.Size]) -> list[Tensor]:
     """Views of what ``join`` has joined, S, ... of each shape (whose first number is not used)."""
     own = [shape[1:] for shape in shapes]
     parts = x_SP.split([shape.numel() for shape in own], dim=1)
-    return [part.unflatten(1, shape or (1,)) for part, shape in zip(parts, own, strict=True)]
+    return [part.view(len(part), *shape) for part, shape in zip(parts, own, strict=True)]
 
 
 def descend(
