@@ -232,7 +232,8 @@ def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
     lanes = bits(keys, -(-size // 4)).view(torch.int16)[..., :size]
     threshold = min(round(drop * 65536), 65535)
     scale = 65536.0 / (65536 - threshold)
-    # one comparison into numbers: five times as fast as into truth values that become numbers
-    kept = torch.empty(lanes.shape, device=keys.device)
-    torch.ge(lanes, threshold - 32768, out=kept)
+    if _is_on_host(keys):  # into numbers: a fifth of the time of truth values that become numbers
+        kept = torch.ge(lanes, threshold - 32768, out=torch.empty(lanes.shape))
+    else:
+        kept = (lanes >= threshold - 32768).to(torch.float32)
     return kept.mul_(scale).view(*keys.shape, *shape)

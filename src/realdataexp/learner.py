@@ -71,13 +71,14 @@ class Learner:
             for name, p in start.items()
         }
         count_S = torch.zeros(n_networks, dtype=torch.int64, device=device.torch)
+        zeros_SP = torch.zeros_like(join(params.values()))
         return cls(
             model,
             heads,
             device,
             params,
-            moment_1_SP=torch.zeros_like(join(params.values())),
-            moment_2_SP=torch.zeros_like(join(params.values())),
+            moment_1_SP=zeros_SP,
+            moment_2_SP=zeros_SP.clone(),
             n_updates_S=count_S,
             n_skipped_S=count_S.clone(),
             rate_factor_S=torch.ones(n_networks, device=device.torch),

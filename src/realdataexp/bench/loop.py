@@ -22,6 +22,7 @@ from realdataexp.loop import Loop, n_networks
 from realdataexp.models import FeatureSchema
 from realdataexp.models.base import SideSchema
 from realdataexp.runs.setup import make_blocks
+from realdataexp.runs.sharing import shares
 
 _PRODUCTS = "its products at sgemm's rate"
 
@@ -142,13 +143,13 @@ def arm_steps(place: Place) -> Iterator[Figure]:
         if what in ("the main job", f"{max(size.many_replications)} replications"):
             worlds = f"{runs[0]['n_worlds']} worlds"
             yield memory(f"peak memory, {what}", runs[0], note=worlds)
-    yield _products_alone(place)
+    yield _scoring_and_training(place)
 
 
-def _products_alone(place: Place) -> Figure:
+def _scoring_and_training(place: Place) -> Figure:
     """Scoring and training in one of the main job's processes, while the others do the same."""
     n = torch.get_num_threads()
-    own = max(1, place.size.replications // n)
+    own = max(map(len, shares(place.size.replications, n)))
     settings = place.config(experiment={"replications": own}, simulation={"processes": 1})
 
     def one(i: int) -> dict[str, Any]:
