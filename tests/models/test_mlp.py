@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from realdataexp import draws
 from realdataexp.errors import InputError
-from realdataexp.models import MLP, Batch, FeatureSchema, SideSchema
+from realdataexp.models import MLP, Batch, FeatureSchema, SideSchema, layers
 
 FALSE_FAIL = 1e-6
 
@@ -248,14 +248,15 @@ def test_gradients_equal_the_plain_networks(schema: FeatureSchema) -> None:
 @every_schema
 @pytest.mark.parametrize("embedding_dim", [None, 3])
 def test_many_rows_teach_what_they_teach_a_few_at_a_time(
-    schema: FeatureSchema, embedding_dim: int | None
+    schema: FeatureSchema, embedding_dim: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With more rows than categories they are one-hot columns, with fewer they are looked up."""
+    """Rows of few categories are one-hot columns; else products, or embeddings, are looked up."""
     model = mlp(schema, hidden_layers=[6], embedding_dim=embedding_dim)
     params, batch = stacked(model), random_batch(schema, (S, 40, 1))
     target_SBCO = torch.linspace(-1, 1, S * 40 * 2, dtype=torch.float64).view(S, 40, 1, 2)
     found = []
-    for size in (40, 2):
+    for size, most_one_hot in ((40, 64), (40, 0), (2, 64)):
+        monkeypatch.setattr(layers, "_MOST_ONE_HOT", most_one_hot)
         leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
         raws = []
         for start in range(0, 40, size):
@@ -265,8 +266,9 @@ def test_many_rows_teach_what_they_teach_a_few_at_a_time(
         raw_SBCO = torch.cat(raws, dim=1)
         ((raw_SBCO - target_SBCO) ** 2).sum().backward()
         found.append([raw_SBCO, *(p.grad for p in leaves.values())])
-    for at_once, few in zip(*found, strict=True):
-        torch.testing.assert_close(at_once, few, rtol=1e-10, atol=1e-12)
+    for one_hot, looked_up, few in zip(*found, strict=True):
+        torch.testing.assert_close(one_hot, few, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(looked_up, few, rtol=1e-10, atol=1e-12)
 
 
 @every_encoding

@@ -23,6 +23,9 @@ from realdataexp.config.blocks import DeepParams
 from realdataexp.models.base import Batch, FeatureSchema, SideSchema
 
 
+_MOST_ONE_HOT = 64  # categories; with 4,096 rows and 128 units 400 take four times a look-up's time
+
+
 class SplitLayer:
     """A linear layer over a user's and a video's features.
 
@@ -103,8 +106,8 @@ class SplitLayer:
         """One side's share of the sum.
 
         With no more categories than rows, each category's embedding is multiplied with the layer
-        once. Then scoring looks the products up; learning multiplies them with the rows' one-hot
-        columns, as the gradient of a product costs less than that of a look-up.
+        once, and the products are looked up; but where learning has few categories, it multiplies
+        them with the rows' one-hot columns, whose gradient costs less than that of a look-up.
         """
         side = self.sides[name]
         terms, weight_SDH = _Terms([], [], []), params.get(f"{name}_weight")
@@ -119,7 +122,8 @@ class SplitLayer:
                 if is_one_hot
                 else _project(params[f"{name}_embedding"], embedded_SDH, side)
             )
-            if is_small and torch.is_grad_enabled():
+            is_learning_few = torch.is_grad_enabled() and side.n_ids <= _MOST_ONE_HOT
+            if is_small and is_learning_few:
                 terms.add(one_hot(cat_SNK, weight_SNK, side.n_ids), table_SVH)
             else:
                 terms.looked_up.append(bag(table_SVH, cat_SNK, weight_SNK))
