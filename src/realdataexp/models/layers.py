@@ -22,7 +22,6 @@ from realdataexp import draws
 from realdataexp.config.blocks import DeepParams
 from realdataexp.models.base import Batch, FeatureSchema, SideSchema
 
-
 _MOST_ONE_HOT = 64  # categories; with 4,096 rows and 128 units 400 take four times a look-up's time
 
 
