@@ -77,8 +77,8 @@ def test_result_json_has_every_promised_key(small_run: Path):
         "n_worlds", "p_adjusted",
     }  # fmt: skip
     assert set(result["comparison"][0]) == {
-        "design", "label", "gte", "estimate", "bias", "bias_mc_se", "sd", "rmse", "se_mean",
-        "se_ratio", "coverage", "sign_error_rate", "regret", "n_worlds",
+        "design", "label", "gte", "estimate", "bias", "bias_mc_se", "bias_df", "sd", "rmse",
+        "se_mean", "se_ratio", "coverage", "sign_error_rate", "regret", "n_worlds",
     }  # fmt: skip
     assert {"total_seconds", "arm_steps_per_second", "peak_memory_mb"} <= result["timing"].keys()
     assert all(set(w) == {"code", "message"} for w in result["warnings"])

@@ -94,6 +94,7 @@ def test_compare_by_hand() -> None:
         "estimate": 2.25,
         "bias": 0.25,
         "bias_mc_se": pytest.approx(math.sqrt(sum((e - 0.25) ** 2 for e in errors) / 3 / 4)),
+        "bias_df": 3,
         "sd": pytest.approx(sd),
         "rmse": pytest.approx(math.sqrt((1 + 9 + 16 + 1) / 4)),
         "se_mean": pytest.approx((0.5 + 1.5 + 1.5 + 1.0) / 4),
@@ -138,6 +139,7 @@ def test_only_worlds_with_both_answers_are_compared() -> None:
     (entry,) = compare(table)
     assert (entry["n_worlds"], entry["gte"], entry["estimate"], entry["bias"]) == (1, 1.0, 2.0, 1.0)
     assert entry["bias_mc_se"] is entry["sd"] is entry["coverage"] is entry["se_mean"] is None
+    assert entry["bias_df"] == 0
 
 
 def test_worlds_without_an_interval_are_left_out_of_coverage_only() -> None:

@@ -50,9 +50,10 @@ def compare(estimates: pl.DataFrame) -> list[dict[str, Any]]:
     """One entry per design and label: bias, spread and honesty against the truth.
 
     A design's estimate and the truth of the same replication share their random numbers, so bias
-    is the mean of paired differences and ``bias_mc_se`` its Monte-Carlo standard error. ``sd`` is
-    that of the estimate over replications, and ``se_ratio`` what an experimenter's mean standard
-    error is of it; ``rmse``, ``coverage`` and ``sign_error_rate`` are against the mean truth.
+    is the mean of paired differences and ``bias_mc_se`` its Monte-Carlo standard error; bias over
+    it is Student's t with ``bias_df`` degrees of freedom where there is no bias. ``sd`` is that of
+    the estimate over replications, and ``se_ratio`` what an experimenter's mean standard error is
+    of it; ``rmse``, ``coverage`` and ``sign_error_rate`` are against the mean truth.
     ``regret`` is what launching exactly where the interval lies above 0 costs per visit, as in
     ``honesty.wrong_launch_regret``.
 
@@ -86,8 +87,8 @@ def compare(estimates: pl.DataFrame) -> list[dict[str, Any]]:
 def _against(paired: pl.DataFrame) -> dict[str, Any]:
     """The numbers of one design and label; null where too few worlds tell."""
     names = (
-        "gte", "estimate", "bias", "bias_mc_se", "sd", "rmse", "se_mean", "se_ratio", "coverage",
-        "sign_error_rate", "regret",
+        "gte", "estimate", "bias", "bias_mc_se", "bias_df", "sd", "rmse", "se_mean", "se_ratio",
+        "coverage", "sign_error_rate", "regret",
     )  # fmt: skip
     out: dict[str, Any] = dict.fromkeys(names)
     n = out["n_worlds"] = paired.height
@@ -99,6 +100,7 @@ def _against(paired: pl.DataFrame) -> dict[str, Any]:
         gte=truth,
         estimate=float(value.mean()),
         bias=float((value - gte).mean()),
+        bias_df=n - 1,
         rmse=float(np.sqrt(((value - truth) ** 2).mean())),
         sign_error_rate=float((np.sign(value) != np.sign(truth)).mean()),
     )
