@@ -155,7 +155,7 @@ def test_a_design_without_a_truth_has_an_entry_of_nulls() -> None:
     (entry,) = compare(estimates(pooling(0, 2.0, 1.0)))
     assert (entry["design"], entry["label"], entry["n_worlds"]) == ("pooling", "click", 0)
     rest = set(entry) - {"design", "label", "n_worlds"}
-    assert len(rest) == 11 and all(entry[name] is None for name in rest)
+    assert len(rest) == 12 and all(entry[name] is None for name in rest)
 
 
 def test_designs_and_labels_are_compared_apart_with_their_own_truth() -> None:
