@@ -195,6 +195,7 @@ def make_context(setting: Setting, replications: Sequence[int], **changes: Any) 
         schema=make_store(setting.n_rows_U).schema,
         tastes=lambda: taste_UD,
         has_exchangeable_candidates=True,
+        n_users=n_users,
     )
     return replace(context, **changes)
 

@@ -39,6 +39,7 @@ class Context:
             designs that group users; gives None where every visit is a new user.
         has_exchangeable_candidates: whether the candidates of a step are independent draws from
             one distribution.
+        n_users: how many users there are; None where every visit is a new one.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Context:
     schema: FeatureSchema
     tastes: Callable[[], np.ndarray | None] = lambda: None
     has_exchangeable_candidates: bool = False
+    n_users: int | None = None
 
     def refuse(self, why: str) -> InputError:
         """An error that says why the design cannot run here, to be raised."""

@@ -179,15 +179,16 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         if len(members) == len(group) and all(models[place] is not None for place in group):
             make = partial(_network_parts, config, environment, group, members)
             networks.append(attempt(make))
-    context = _context(config, environment, device or choose_device("cpu"))
+    measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
+    outcomes = {label.name: label.target for label in measured}
+    history = environment.history(tuple(outcomes.values()))
+    n_users = None if history is None else len(history)
+    context = _context(config, environment, device or choose_device("cpu"), n_users)
     running = [attempt(partial(_start, block, context)) for block in blocks or ()]
     n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
     if faults or device is None or blocks is None or n_processes is None:
         raise InputError("\n".join(faults))
     _warn_unused_rates(config, warnings)
-    measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
-    outcomes = {label.name: label.target for label in measured}
-    history = environment.history(tuple(outcomes.values()))
     started = tuple(design for design in running if design is not None)
     return Setup(
         config,
@@ -208,7 +209,9 @@ def _start(block: Block, context: Context) -> Running:
     return block.design.start(replace(context, label=block.label, p=block.p))
 
 
-def _context(config: Config, environment: Environment, device: Device) -> Context:
+def _context(
+    config: Config, environment: Environment, device: Device, n_users: int | None
+) -> Context:
     """What designs may know at their start."""
     return Context(
         label="",
@@ -220,6 +223,7 @@ def _context(config: Config, environment: Environment, device: Device) -> Contex
         schema=environment.schema,
         tastes=cache(environment.tastes),  # a pass over the log, for each shard that asks
         has_exchangeable_candidates=environment.has_exchangeable_candidates,
+        n_users=n_users,
     )
 
 
