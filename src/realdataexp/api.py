@@ -68,7 +68,7 @@ class Result:
         A row per design and label: gte, estimate, bias, bias_mc_se (Monte-Carlo standard error of
         the bias), sd, rmse, se_mean, in the label's unit per visit; bias_df (the degrees of
         freedom of bias_mc_se); coverage, sign_error_rate (shares); n_worlds. See
-        ``stats.comparison.compare``.
+        ``stats.honesty.judge``.
         """
         return pl.DataFrame(self.summary["comparison"], infer_schema_length=None)
 

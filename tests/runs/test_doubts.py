@@ -15,8 +15,9 @@ from realdataexp.runs.doubts import (
     warn_of_nulls,
     warn_of_weights,
 )
-from realdataexp.stats.comparison import compare
 from realdataexp.stats.estimates import summarise, world_estimates
+from realdataexp.stats.honesty import judge, section
+from realdataexp.stats.inference import inference_table
 
 Row = tuple[str, int, str, int, float]
 
@@ -33,11 +34,12 @@ def outcomes(*rows: Row) -> pl.DataFrame:
 
 
 def result_of(table: pl.DataFrame, **parts: Any) -> dict[str, Any]:
-    estimates = world_estimates(table)
+    inference = inference_table(table, None, ["welch"])
+    is_true = "global" in table["design"].to_list()
     return {
         "gte_results": {},
-        "estimates": summarise(estimates),
-        "comparison": compare(estimates),
+        "estimates": summarise(inference),
+        "comparison": section(judge(inference), "comparison") if is_true else [],
         "n_steps_done": 1,
         "diagnostics": {"label_share_of_score_variance": {}},
         **parts,
@@ -64,6 +66,23 @@ def test_one_replication_has_no_spread():
     (said,) = said_of(result_of(table))
     assert "comparison: bias_mc_se, sd, se_ratio null for pooling of click" in said
     assert "experiment.replications" in said
+
+
+def test_without_a_truth_of_a_label_there_is_no_bias():
+    rows = [row for w in (0, 1) for row in both_arms("pooling", w)]
+    only_T = [("global", w, "T", 10, 4.0) for w in (0, 1)]
+    said = said_of(result_of(outcomes(*only_T, *rows)))
+    assert said == [
+        "comparison: gte, bias, bias_mc_se, bias_df, rmse, coverage, sign_error_rate, regret null "
+        "for pooling of click: the truth has no value of it"
+    ]
+
+
+def test_an_a_a_test_has_no_sign_to_miss():
+    rows = [row for w in (0, 1) for row in both_arms("pooling", w)]
+    same = [("global", w, arm, 10, 4.0 + w) for w in (0, 1) for arm in "TC"]
+    said = said_of(result_of(outcomes(*same, *rows)))[-1]
+    assert said == "comparison: sign_error_rate null for pooling of click: no effect has no sign"
 
 
 def test_outcomes_that_do_not_vary_have_no_p_value():

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import polars as pl
 import pytest
 
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA
-from realdataexp.stats.comparison import compare, gte_results
+from realdataexp.stats.comparison import gte_results
+from realdataexp.stats.honesty import SECTIONS, judge, section
+from realdataexp.stats.inference import INFERENCE_SCHEMA
+from realdataexp.stats.planner import plan
 
 Row = tuple[str, int, str, float | None, float | None, float | None, float | None]
 COLUMNS = ("design", "world", "label", "value", "se", "ci_low", "ci_high")
 
 
 def estimates(*rows: Row) -> pl.DataFrame:
-    types = [pl.String, pl.Int32, pl.String, *[pl.Float64] * 4]
-    return pl.DataFrame(rows, schema=dict(zip(COLUMNS, types, strict=True)), orient="row")
+    entries = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    rest = {"se_method": "welch", "n_T": 9, "n_C": 9}
+    return pl.DataFrame([{**x, **rest} for x in entries], schema=INFERENCE_SCHEMA)
+
+
+def compare(table: pl.DataFrame) -> list[dict[str, Any]]:
+    return section(judge(table), "comparison")
 
 
 def truth(world: int, value: float | None, label: str = "click") -> Row:
@@ -137,7 +146,8 @@ def test_only_worlds_with_both_answers_are_compared() -> None:
         pooling(0, 2.0), pooling(1, 50.0), pooling(2, None), pooling(4, 60.0),
     )  # fmt: skip
     (entry,) = compare(table)
-    assert (entry["n_worlds"], entry["gte"], entry["estimate"], entry["bias"]) == (1, 1.0, 2.0, 1.0)
+    assert (entry["n_worlds"], entry["estimate"], entry["bias"]) == (1, 2.0, 1.0)
+    assert entry["gte"] == pytest.approx((1 + 3 + 100) / 3)  # all that is known of the truth
     assert entry["bias_mc_se"] is entry["sd"] is entry["coverage"] is entry["se_mean"] is None
     assert entry["bias_df"] == 0
 
@@ -151,11 +161,12 @@ def test_worlds_without_an_interval_are_left_out_of_coverage_only() -> None:
     assert (entry["coverage"], entry["se_mean"], entry["estimate"]) == (0.5, 0.75, 5.0)
 
 
-def test_a_design_without_a_truth_has_an_entry_of_nulls() -> None:
+def test_without_a_truth_there_is_no_distance_from_it() -> None:
     (entry,) = compare(estimates(pooling(0, 2.0, 1.0)))
-    assert (entry["design"], entry["label"], entry["n_worlds"]) == ("pooling", "click", 0)
-    rest = set(entry) - {"design", "label", "n_worlds"}
-    assert len(rest) == 12 and all(entry[name] is None for name in rest)
+    assert (entry["n_worlds"], entry["estimate"], entry["se_mean"]) == (1, 2.0, 0.5)
+    names = ("gte", "bias", "bias_mc_se", "bias_df", "rmse", "coverage", "sign_error_rate",
+             "regret")  # fmt: skip
+    assert [entry[name] for name in names] == [None] * len(names)
 
 
 def test_designs_and_labels_are_compared_apart_with_their_own_truth() -> None:
@@ -173,3 +184,17 @@ def test_designs_and_labels_are_compared_apart_with_their_own_truth() -> None:
 def test_the_sign_of_no_effect_is_not_that_of_an_effect(value: float, rate: float) -> None:
     (entry,) = compare(estimates(truth(0, 2.0), pooling(0, value)))
     assert entry["sign_error_rate"] == rate
+    (entry,) = compare(estimates(truth(0, 0.0), pooling(0, value)))
+    assert entry["sign_error_rate"] is None  # no effect has no sign to be missed
+
+
+def test_each_part_of_a_result_has_the_same_figure_under_the_same_name() -> None:
+    rows = [x for w in range(30) for x in (truth(w, 1.0 + w % 3), pooling(w, w % 7 - 2.0, 2.5))]
+    judged = judge(estimates(*rows))
+    compared, honest, regret = (section(judged, name)[0] for name in SECTIONS)
+    (planned,) = plan(judged)
+    assert compared["gte"] == honest["gte"] == regret["gte"] == planned["effect"]
+    for name in set(compared) & set(honest):
+        assert compared[name] == honest[name], name
+    assert compared["regret"] == regret["regret"]
+    assert (compared["bias"], compared["n_worlds"]) == (planned["bias"], planned["n_worlds"])

@@ -9,6 +9,7 @@ from simulated import bounds, experiment
 from statsmodels.stats.power import NormalIndPower
 
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA
+from realdataexp.stats.honesty import judge
 from realdataexp.stats.inference import INFERENCE_SCHEMA, inference_table
 from realdataexp.stats.planner import (
     PLAN_SCHEMA,
@@ -42,20 +43,20 @@ def test_impossible_demands_are_refused(arguments: tuple[float, ...], text: str)
 
 def test_the_plan_by_hand() -> None:
     key = ("click", "mean_per_visit", "welch")
-    truth = [("global", 0, *key, 2.0, 1.0, 1.0, 3.0, 0.01, 50, 50, None)]
+    truth = [("global", w, *key, 2.0, 1.0, 1.0, 3.0, 0.01, 50, 50, None) for w in range(4)]
     ours = [
         ("pooling", w, *key, x, 0.5, x - 1, x + 1, None, 20, 60, None)
         for w, x in enumerate([0.5, 1.5, 2.5, -1.5])
     ]
     table = pl.DataFrame([*truth, *ours], schema=INFERENCE_SCHEMA, orient="row")
-    (entry,) = plan(table, table)
+    (entry,) = plan(judge(table))
     sd = float(np.std([0.5, 1.5, 2.5, -1.5], ddof=1))
     assert (entry["p_treatment"], entry["n_visits"], entry["n_worlds"]) == (0.25, 80.0, 4)
     assert (entry["effect"], entry["bias"]) == (2.0, -1.25)
     assert entry["power_at_effect"] == 0.5  # a rejection on the wrong side is no detection
     assert entry["mde_reported"] == pytest.approx(2.8016 * 0.5, abs=1e-3)
     assert entry["mde_honest"] == pytest.approx(2.8016 * sd + 1.25, abs=1e-3)
-    (alone,) = plan(table.filter(pl.col("design") == "pooling"), table.clear())
+    (alone,) = plan(judge(table.filter(pl.col("design") == "pooling")))
     names = ("effect", "bias", "power_at_effect", "mde_honest")
     assert [alone[name] for name in names] == [None] * 4 and alone["mde_reported"] is not None
 
@@ -65,8 +66,8 @@ def test_an_effect_as_large_as_the_honest_one_is_found_as_often_as_promised() ->
 
     def planned(effect: float) -> dict[str, float]:
         found = inference_table(*experiment(41, n_worlds, effect=effect).tables(), ["user_cluster"])
-        truth = found.head(1).with_columns(design=pl.lit("global"), value=pl.lit(effect))
-        return plan(found, truth)[0]
+        truth = found.with_columns(design=pl.lit("global"), value=pl.lit(effect))
+        return plan(judge(pl.concat([truth, found])))[0]
 
     mde = planned(0.1)["mde_honest"]
     # a z test's power where a t test is used: a few percent less

@@ -13,6 +13,10 @@ _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
 _WEIGHT_OFF = 0.1
 _MANY_LOST = 0.01
+_NO_SIGN = "no effect has no sign"
+_AGAINST_TRUTH = (
+    "gte", "bias", "bias_mc_se", "bias_df", "rmse", "coverage", "sign_error_rate", "regret",
+)  # fmt: skip
 
 
 def warn_of_design(
@@ -163,8 +167,8 @@ def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         for entry in result.get(section, ()):
             for key in (key for key, value in entry.items() if value is None):
                 few = "too few worlds or outcomes tell; experiment.replications of 20 or more would"
-                is_signless = key == "sign_error_rate" and entry["gte"] == 0
-                yield section, key, "some designs", "no effect has no sign" if is_signless else few
+                reason = _NO_SIGN if _is_signless(entry, key) else few
+                yield section, key, "some designs", reason
 
 
 def _equal_scores(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -178,7 +182,15 @@ def _equal_scores(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]
                     yield "diagnostics", key, f"{name}, arm {arm}", reason
 
 
+def _is_signless(entry: dict[str, Any], key: str) -> bool:
+    return key == "sign_error_rate" and entry["gte"] == 0
+
+
 def _reason(entry: dict[str, Any], key: str) -> str:
+    if _is_signless(entry, key):
+        return _NO_SIGN
+    if key in _AGAINST_TRUTH and entry["gte"] is None:
+        return "the truth has no value of it"
     if key in ("bias_mc_se", "sd", "se_ratio") and entry["sd"] is None:
         return "one replication has no spread; set experiment.replications to 2 or more"
     if entry.get("se") == 0 or (key == "se_ratio" and entry["sd"] == 0):

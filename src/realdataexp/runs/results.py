@@ -22,9 +22,9 @@ from realdataexp.runs.doubts import (
 from realdataexp.runs.folder import disk_faults, finite, write_json, write_parquet
 from realdataexp.runs.machine import peak_memory_mb, versions
 from realdataexp.runs.parts import Parts
-from realdataexp.stats.comparison import compare, gte_results
-from realdataexp.stats.estimates import summarise, world_estimates
-from realdataexp.stats.honesty import family_rejections, honesty, wrong_launch_regret
+from realdataexp.stats.comparison import gte_results
+from realdataexp.stats.estimates import summarise
+from realdataexp.stats.honesty import family_rejections, judge, section
 from realdataexp.stats.inference import NEEDS_UNITS, designs_without_units, inference_table
 from realdataexp.stats.planner import plan
 
@@ -49,9 +49,9 @@ def _write_results(parts: Parts, status: str) -> None:
     recorder, warnings, config, folder = parts.recorder, parts.warnings, parts.config, parts.folder
     recorder.flush()
     outcomes, metrics = recorder.outcomes(), recorder.metrics()
-    estimates, diagnostics = world_estimates(outcomes), recorder.diagnostics()
-    units = recorder.units(parts.setup.history)
+    units, diagnostics = recorder.units(parts.setup.history), recorder.diagnostics()
     inference = inference_table(outcomes, units, _intervals(parts, outcomes, units))
+    estimates = inference.filter(pl.col("se_method") == "welch")
     write_parquet(folder / "outcomes.parquet", outcomes)
     write_parquet(folder / "metrics.parquet", metrics)
     write_parquet(folder / "estimates.parquet", inference)
@@ -59,6 +59,7 @@ def _write_results(parts: Parts, status: str) -> None:
         write_parquet(folder / "units.parquet", units)
     is_aa = config.experiment.aa
     is_true = config.mode in ("global", "compare")
+    judged = judge(inference, is_aa) if is_true else []
     device = parts.setup.device
     result = finite(
         {
@@ -71,11 +72,11 @@ def _write_results(parts: Parts, status: str) -> None:
             "dataset_stats": _dataset_stats(parts),
             "gte_results": gte_results(outcomes) if is_true else {},
             "estimates": summarise(estimates),
-            "comparison": compare(estimates) if config.mode == "compare" else [],
-            "inference": honesty(inference, estimates, is_aa) if is_true else [],
+            "comparison": section(judged, "comparison"),
+            "inference": section(judged, "inference"),
             "family": family_rejections(inference) if is_true else [],
-            "regret": wrong_launch_regret(inference, estimates) if is_true else [],
-            "plan": plan(inference, estimates) if is_true and not is_aa else [],
+            "regret": section(judged, "regret"),
+            "plan": [] if is_aa else plan(judged),
             "weights": parts.weight_figures,
             "metrics_summary": _last_metrics(metrics),
             "best": parts.checkpoints.best,

@@ -1,72 +1,111 @@
-"""Can a design's interval be believed, and what would believing it cost?
+"""How far is a design's answer from the truth, can its interval be believed, what does that cost?
 
-Both compare what one experimenter would have reported, world by world, with the truth.
+All compare what one experimenter would have reported, world by world, with the truth. Every figure
+is computed once, by ``judge``; the parts of a result take theirs by ``section``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
-from realdataexp.stats.comparison import TRUTH
+from realdataexp.stats.comparison import TRUTH, paired_bias, true_effects
 from realdataexp.stats.estimates import CONFIDENCE
 from realdataexp.stats.intervals import ALPHA, rejects
 
 MIN_WORLDS = 20
-KEYS = ["design", "label", "se_method"]
+KEYS = ("design", "label", "se_method")
+
+# the figures of each part of a result; "comparison" is by Welch's interval alone
+SECTIONS = {
+    "comparison": (
+        "design", "label", "gte", "estimate", "bias", "bias_mc_se", "bias_df", "sd", "rmse",
+        "se_mean", "se_ratio", "coverage", "sign_error_rate", "regret", "n_worlds",
+    ),
+    "inference": (
+        *KEYS, "gte", "n_worlds", "n_intervals", "sd", "se_mean", "sign_error_rate",
+        "coverage", "coverage_low", "coverage_high", "reject_share", "reject_low", "reject_high",
+        "reject_share_adjusted", "trustworthy",
+    ),
+    "regret": (*KEYS, "gte", "n_intervals", "launch_share", "wrong_share", "regret"),
+}  # fmt: skip
 
 
-def honesty(
-    inference: pl.DataFrame, truth_estimates: pl.DataFrame, is_aa: bool
-) -> list[dict[str, Any]]:
-    """One entry per design, label and interval method: does it cover as often as it says?
+def judge(inference: pl.DataFrame, is_aa: bool = False) -> list[dict[str, Any]]:
+    """One entry of figures per design, label and interval method; null where nothing tells.
 
-    An entry has n_worlds (with an estimate) and n_intervals (with an interval); ``sd`` of the
-    estimates over worlds and ``se_mean``, which should be alike; ``coverage`` of the true GTE (the
-    mean over worlds of the truth) and ``reject_share`` (intervals that exclude 0, which is a
-    p-value of at most 0.05; under A/A the type-I error), each with its exact binomial 95 %
-    interval (Clopper and Pearson 1934) as ``_low`` and ``_high``; ``reject_share_adjusted``, the
-    share of the intervals whose p-value, adjusted for the labels, is at most 0.05;
-    ``sign_error_rate``, null where the truth is 0; and ``trustworthy``.
+    - ``gte``, ``estimate``: the true effect and the design's, means over worlds.
+    - ``bias``, ``bias_mc_se``, ``bias_df``: see ``comparison.paired_bias``.
+    - ``sd``, ``rmse``: of the estimates over worlds, around their mean and around the truth.
+    - ``se_mean``, ``se_ratio``: the mean standard error, and that over sd, which should be 1.
+    - ``sign_error_rate``: the share of worlds whose estimate has not the truth's sign; null where
+      the truth is 0.
+    - ``coverage`` of the true GTE and ``reject_share`` (intervals that exclude 0, which is a
+      p-value of at most 0.05; under A/A the type-I error), each with its exact binomial 95 %
+      interval as ``_low`` and ``_high``; ``reject_share_adjusted``, the share of the intervals
+      whose p-value, adjusted for the labels, is at most 0.05; ``power_at_effect``, the share that
+      excludes 0 on the true effect's side.
+    - ``launch_share``, ``wrong_share``, ``regret``: launch where the interval lies above 0. Right
+      is to launch exactly if the true GTE is above 0 (a label of which more is better). Regret is
+      the mean over worlds of abs(GTE) where the decision is wrong and 0 where it is right: not
+      launching a good treatment for want of data counts too.
+    - ``trustworthy``, by this rule. Under A/A: the type-I error's binomial interval reaches down
+      to 0.05 or lies below it. Otherwise: the coverage's binomial interval reaches up to 0.95 or
+      lies above it. So an interval that is too wide is trusted, and one whose worlds do not yet
+      refute it too; with fewer than 20 intervals the answer is null. Coverage is lost to bias too:
+      a design may be trustworthy under A/A and not in a test with an effect.
+    - ``n_worlds`` (with an estimate), ``n_intervals``; ``p_treatment``, ``n_visits``: the share of
+      treated visits, and visits a world.
 
-    **The rule of trustworthy.** Under A/A: the type-I error's binomial interval reaches down to
-    0.05 or lies below it. Otherwise: the coverage's binomial interval reaches up to 0.95 or lies
-    above it. So an interval that is too wide is trusted, and one whose worlds do not yet refute it
-    too; with fewer than 20 intervals the answer is null. Coverage is lost to bias too: a design
-    may be trustworthy under A/A and not in a test with an effect.
+    A world in which the truth has no value does not count where it has one in others.
 
     Args:
-        inference: the table of ``inference.inference_table``; the truth's own rows are left out.
-        truth_estimates: estimates with the truth among the designs.
+        inference: the table of ``inference.inference_table``, with the truth among the designs.
         is_aa: whether both arms are the same.
+
+    Examples:
+        Two replications; the truth is 2 on average, pooling says 3 and 5:
+
+        >>> inference = pl.DataFrame({
+        ...     "design": ["global", "global", "pooling", "pooling"], "label": ["a"] * 4,
+        ...     "se_method": ["welch"] * 4, "world": [0, 1, 0, 1], "value": [1.0, 3.0, 3.0, 5.0],
+        ...     "se": [1.0] * 4, "ci_low": [0.0, 2.0, 1.0, 3.0], "ci_high": [2.0, 4.0, 5.0, 7.0],
+        ...     "p_adjusted": [0.2] * 4, "n_T": [9] * 4, "n_C": [9] * 4,
+        ... })
+        >>> found = judge(inference)[0]
+        >>> found["gte"], found["bias"], found["bias_mc_se"]  # both are 2 too large
+        (2.0, 2.0, 0.0)
+        >>> found["coverage"]  # 1 to 5 holds 2; 3 to 7 does not
+        0.5
     """
+    truth = inference.filter(pl.col("design") == TRUTH).drop_nulls("value")
+    beside = truth.select("label", "world", truth="value")
+    designs = inference.filter(pl.col("design") != TRUTH)
+    rows = designs.join(beside, on=["label", "world"], how="left", maintain_order="left")
+    effects = true_effects(inference)
     entries = []
-    for entry, group in _by_method(inference, truth_estimates):
-        gte = entry["gte"]
-        entries.append({**entry, **_spread(group, gte), **_shares(group, gte, is_aa)})
+    for keys, group in rows.group_by(KEYS, maintain_order=True):
+        entry: dict[str, Any] = dict(zip(KEYS, keys, strict=True))
+        entry["gte"] = gte = effects.get(entry["label"])
+        counts = group if gte is None else group.drop_nulls("truth")
+        entry.update(_spread(counts, gte), **_shares(counts, gte, is_aa))
+        if entry["sd"] and entry["se_mean"] is not None:
+            entry["se_ratio"] = entry["se_mean"] / entry["sd"]
+        entries.append(entry)
     return entries
 
 
-def _by_method(
-    inference: pl.DataFrame, truth_estimates: pl.DataFrame
-) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
-    """The start of each entry, with the true effect, and its rows of the table."""
-    truth = true_effects(truth_estimates)
-    designs = inference.filter(pl.col("design") != TRUTH)
-    for keys, group in designs.group_by(KEYS, maintain_order=True):
-        entry: dict[str, Any] = dict(zip(KEYS, keys, strict=True))
-        yield {**entry, "gte": truth.get(entry["label"])}, group
-
-
-def true_effects(truth_estimates: pl.DataFrame) -> dict[str, float]:
-    """The true GTE of each label: the mean over worlds of the truth's estimates."""
-    truth = truth_estimates.filter(pl.col("design") == TRUTH).drop_nulls("value")
-    means = truth.group_by("label", maintain_order=True).agg(pl.col("value").mean())
-    return dict(means.iter_rows())
+def section(judged: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The figures of one part of a result: a name of SECTIONS."""
+    return [
+        {key: entry[key] for key in SECTIONS[name]}
+        for entry in judged
+        if name != "comparison" or entry["se_method"] == "welch"
+    ]
 
 
 def binomial_interval(n_hits: int, n: int) -> tuple[float, float]:
@@ -84,27 +123,40 @@ def binomial_interval(n_hits: int, n: int) -> tuple[float, float]:
 
 
 def _spread(group: pl.DataFrame, gte: float | None) -> dict[str, Any]:
-    """How the estimates vary, and how often their sign is wrong."""
-    value = group["value"].drop_nulls().to_numpy()
-    se = group["se"].drop_nulls().to_numpy()
-    is_signed = gte is not None and gte != 0.0 and len(value) > 0
-    wrong = np.sign(value) != np.sign(gte or 0.0)
-    return {
+    """How the estimates vary, and how far they are from the truth."""
+    known = group.drop_nulls("value")
+    value, se = known["value"].to_numpy(), group["se"].drop_nulls().to_numpy()
+    n_T, n_C = int(group["n_T"].sum()), int(group["n_C"].sum())
+    error = value - known["truth"].to_numpy() if gte is not None else value[:0]
+    out = {
         "n_worlds": len(value),
+        "p_treatment": n_T / (n_T + n_C) if n_T + n_C else None,
+        "n_visits": (n_T + n_C) / group.height if group.height else 0.0,
+        "estimate": float(value.mean()) if len(value) else None,
+        **paired_bias(error),
         "sd": float(value.std(ddof=1)) if len(value) > 1 else None,
         "se_mean": float(se.mean()) if len(se) else None,
-        "sign_error_rate": float(wrong.mean()) if is_signed else None,
+        "se_ratio": None,
+        "rmse": None,
+        "sign_error_rate": None,
     }
+    if gte is not None and len(value):
+        out["rmse"] = float(np.sqrt(((value - gte) ** 2).mean()))
+        if gte != 0.0:
+            out["sign_error_rate"] = float((np.sign(value) != np.sign(gte)).mean())
+    return out
 
 
 def _shares(group: pl.DataFrame, gte: float | None, is_aa: bool) -> dict[str, Any]:
-    """Coverage, rejections and the verdict; null where nothing tells."""
+    """Shares of the intervals, and the verdict."""
     names = (
         "coverage", "coverage_low", "coverage_high", "reject_share", "reject_low", "reject_high",
-        "reject_share_adjusted", "trustworthy",
+        "reject_share_adjusted", "power_at_effect", "launch_share", "wrong_share", "regret",
+        "trustworthy",
     )  # fmt: skip
     out: dict[str, Any] = dict.fromkeys(names)
     known = group.drop_nulls(["ci_low", "ci_high"])
+    low, high = known["ci_low"].to_numpy(), known["ci_high"].to_numpy()
     n = out["n_intervals"] = known.height
     if n == 0:
         return out
@@ -113,9 +165,14 @@ def _shares(group: pl.DataFrame, gte: float | None, is_aa: bool) -> dict[str, An
     out["reject_low"], out["reject_high"] = binomial_interval(n_rejected, n)
     out["reject_share_adjusted"] = int((known["p_adjusted"] <= ALPHA).sum()) / n
     if gte is not None:
-        is_in = known.select((pl.col("ci_low") <= gte) & (pl.col("ci_high") >= gte)).to_series()
-        out["coverage"] = int(is_in.sum()) / n
-        out["coverage_low"], out["coverage_high"] = binomial_interval(int(is_in.sum()), n)
+        n_covering = int(((low <= gte) & (high >= gte)).sum())
+        out["coverage"] = n_covering / n
+        out["coverage_low"], out["coverage_high"] = binomial_interval(n_covering, n)
+        out["launch_share"] = launched = int((low > 0).sum()) / n
+        out["wrong_share"] = 1.0 - launched if gte > 0 else launched
+        out["regret"] = abs(gte) * out["wrong_share"]
+    if gte:
+        out["power_at_effect"] = int(((low > 0) if gte > 0 else (high < 0)).sum()) / n
     if n >= MIN_WORLDS and is_aa:
         out["trustworthy"] = out["reject_low"] <= ALPHA
     elif n >= MIN_WORLDS and gte is not None:
@@ -149,38 +206,5 @@ def family_rejections(inference: pl.DataFrame) -> list[dict[str, Any]]:
         if n:
             entry["any_reject_share"] = n_rejected / n
             entry["any_reject_low"], entry["any_reject_high"] = binomial_interval(n_rejected, n)
-        entries.append(entry)
-    return entries
-
-
-def wrong_launch_regret(
-    inference: pl.DataFrame, truth_estimates: pl.DataFrame
-) -> list[dict[str, Any]]:
-    """What it costs, per visit, to decide by a design's interval.
-
-    **The rule of decision**: launch where the interval lies above 0. Right is to launch exactly if
-    the true GTE is above 0 (a label of which more is better). ``regret`` is the mean over worlds
-    of |GTE| where the decision is wrong and 0 where it is right, in the label's unit per visit;
-    ``wrong_share`` is the share of wrong decisions, ``launch_share`` that of launches. Not
-    launching a good treatment for want of data counts too.
-
-    Args:
-        inference: the table of ``inference.inference_table``.
-        truth_estimates: estimates with the truth among the designs.
-
-    Returns:
-        One entry per design, label and se_method, over the worlds with an interval; nulls where
-        there is none or the truth is unknown.
-    """
-    entries = []
-    for entry, group in _by_method(inference, truth_estimates):
-        gte = entry["gte"]
-        is_launched = group["ci_low"].drop_nulls() > 0
-        entry["n_intervals"] = n = len(is_launched)
-        entry.update(launch_share=None, wrong_share=None, regret=None)
-        if n and gte is not None:
-            launched = int(is_launched.sum()) / n
-            wrong = 1.0 - launched if gte > 0 else launched
-            entry.update(launch_share=launched, wrong_share=wrong, regret=abs(gte) * wrong)
         entries.append(entry)
     return entries

@@ -9,9 +9,8 @@ from typing import Any
 import polars as pl
 from scipy import stats
 
-from realdataexp.stats.comparison import TRUTH, compare
-from realdataexp.stats.estimates import world_estimates
-from realdataexp.stats.honesty import KEYS, honesty, true_effects
+from realdataexp.stats.comparison import TRUTH, true_effects
+from realdataexp.stats.honesty import KEYS, judge
 from realdataexp.stats.inference import inference_table
 from realdataexp.stats.intervals import ALPHA
 
@@ -60,16 +59,11 @@ def minimum_detectable_effect(se: float, power: float = 0.8, alpha: float = ALPH
 
 
 def plan(
-    inference: pl.DataFrame,
-    truth_estimates: pl.DataFrame,
-    power: float = 0.8,
-    alpha: float = ALPHA,
+    judged: Iterable[dict[str, Any]], power: float = 0.8, alpha: float = ALPHA
 ) -> list[dict[str, Any]]:
     """One entry per design, label and interval method: what a test like these can detect.
 
-    - ``p_treatment``, ``n_visits``: the share of treated visits, and visits a world, as run.
-    - ``effect``, ``bias``: the true GTE, and the mean estimate minus it.
-    - ``power_at_effect``: the share of worlds whose interval excludes 0 on the true effect's side.
+    - ``p_treatment``, ``n_visits``, ``effect``, ``bias``, ``power_at_effect``: as judged.
     - ``mde_reported`` = (z_{1-alpha/2} + z_power) se_mean: what an experimenter would be told.
     - ``mde_honest`` = (z_{1-alpha/2} + z_power) sd + |bias|, with sd that of the estimates over
       worlds: estimates are about normal around effect + bias, and a bias against the effect must
@@ -78,39 +72,25 @@ def plan(
     Null where too few worlds tell. Other p, lengths and cadences are other runs.
 
     Args:
-        inference: the table of ``inference.inference_table``.
-        truth_estimates: estimates with the truth among the designs.
+        judged: the entries of ``honesty.judge``.
         power: the chance with which the effect shall be detected.
         alpha: the test's chance of a false rejection.
     """
-    designs = inference.filter(pl.col("design") != TRUTH)
-    groups = designs.group_by(KEYS, maintain_order=True)
     entries = []
-    checked = honesty(inference, truth_estimates, is_aa=False)
-    for found, (_, group) in zip(checked, groups, strict=True):
-        gte, sd, se_mean = found["gte"], found["sd"], found["se_mean"]
-        n_T, n_C = int(group["n_T"].sum()), int(group["n_C"].sum())
-        entry: dict[str, Any] = {key: found[key] for key in (*KEYS, "n_worlds")}
+    for found in judged:
+        sd, se_mean, bias = found["sd"], found["se_mean"], found["bias"]
+        entry = {key: found[key] for key in (*KEYS, "n_worlds", "p_treatment", "n_visits")}
         entry.update(
-            p_treatment=n_T / (n_T + n_C) if n_T + n_C else None,
-            n_visits=(n_T + n_C) / group.height,
-            effect=gte,
-            bias=None,
-            power_at_effect=None,
+            effect=found["gte"],
+            bias=bias,
+            power_at_effect=found["power_at_effect"],
             mde_reported=None,
             mde_honest=None,
         )
-        known = group.drop_nulls(["ci_low", "ci_high"])
-        if gte and known.height:
-            side = known["ci_low"] > 0 if gte > 0 else known["ci_high"] < 0
-            entry["power_at_effect"] = int(side.sum()) / known.height
         if se_mean is not None:
             entry["mde_reported"] = minimum_detectable_effect(se_mean, power, alpha)
-        if gte is not None and found["n_worlds"]:
-            entry["bias"] = float(group["value"].drop_nulls().to_numpy().mean()) - gte
-            if sd is not None:
-                z_sd = minimum_detectable_effect(sd, power, alpha)
-                entry["mde_honest"] = z_sd + abs(entry["bias"])
+        if sd is not None and bias is not None:
+            entry["mde_honest"] = minimum_detectable_effect(sd, power, alpha) + abs(bias)
         entries.append(entry)
     return entries
 
@@ -146,7 +126,7 @@ def plan_grid(
 
     Returns:
         PLAN_SCHEMA, sorted by p, retrain_every, steps and design. Beside what ``plan`` says:
-        ``bias_mc_se`` and ``sd`` as in ``comparison.compare``; ``control_mean``, what a visit of
+        ``bias_mc_se`` and ``sd`` as in ``honesty.judge``; ``control_mean``, what a visit of
         the control world yields; ``_percent``, relative to its size; ``detects``, whether the
         true effect is as large as ``mde_honest``. Null where too few worlds tell.
     """
@@ -164,24 +144,24 @@ def _answers(
     outcomes: pl.DataFrame, designs: Sequence[str], labels: Sequence[str], power: float
 ) -> Iterator[dict[str, Any]]:
     """A row for every design and label, also where nobody counted for a design yet."""
-    estimates = world_estimates(outcomes)
     inference = inference_table(outcomes, None, ["welch"])
-    planned = {(e["design"], e["label"]): e for e in plan(inference, estimates, power)}
-    compared = {(e["design"], e["label"]): e for e in compare(estimates)}
-    effects, controls = true_effects(estimates), _control_means(outcomes)
+    judged = judge(inference)
+    found = {
+        (e["design"], e["label"]): {**e, **planned}
+        for e, planned in zip(judged, plan(judged, power), strict=True)
+    }
+    effects, controls = true_effects(inference), _control_means(outcomes)
     for design in designs:
         for label in labels:
             key, effect, control = (design, label), effects.get(label), controls.get(label)
-            row = {"n_worlds": 0, "n_visits": 0.0, **planned.get(key, {})}
-            beside, mde = compared.get(key, {}), row.get("mde_honest")
+            row = {"n_worlds": 0, "n_visits": 0.0, **found.get(key, {})}
+            mde = row.get("mde_honest")
             row.update(
                 design=design,
                 label=label,
                 control_mean=control,
                 effect=effect,
                 effect_percent=_percent(effect, control),
-                bias_mc_se=beside.get("bias_mc_se"),
-                sd=beside.get("sd"),
                 mde_honest_percent=_percent(mde, control),
                 detects=None if effect is None or mde is None else abs(effect) >= mde,
             )
