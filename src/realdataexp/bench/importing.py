@@ -64,7 +64,7 @@ def parse(settings: dict[str, Any]) -> dict[str, Any]:
     def read() -> None:
         for stem, dtypes in wanted.items():
             for path in files.shards[stem]:
-                lazy = pl.scan_csv(path, schema_overrides=dtypes, infer_schema=False)
+                lazy = pl.scan_csv(path, schema_overrides=dtypes, infer_schema=False, glob=False)
                 lazy.select(list(dtypes)).collect()
 
     return timed(read)

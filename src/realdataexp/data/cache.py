@@ -28,6 +28,7 @@ import numpy as np
 import polars as pl
 
 from realdataexp.data.log import DataSet, LogTable
+from realdataexp.data.parquet import read_parquet
 from realdataexp.data.table import StoredTable
 from realdataexp.errors import InputError, RunError, Warnings
 
@@ -94,7 +95,7 @@ def read(entry: Path) -> tuple[DataSet, dict[str, Any]] | None:
                 video_N=_open_array(entry, "video_N"),
                 targets={name: _open_array(entry, f"target_{name}") for name in meta["targets"]},
             ),
-            users=pl.read_parquet(entry / "users.parquet", memory_map=False),
+            users=read_parquet(entry / "users.parquet"),
             videos=StoredTable(entry / "videos.parquet"),
             stats=meta["stats"],
         )
@@ -126,6 +127,7 @@ def write(
     Raises:
         InputError: the disk is full or the folder cannot be written.
     """
+    cache_path = cache_path.absolute()  # Polars takes a leading ~ for the user's home
     temporary = cache_path / f"{_TEMPORARY}{name}-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         remove_leftovers(cache_path)

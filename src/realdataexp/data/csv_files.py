@@ -97,8 +97,7 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
 
 
 def _scan(piece: Piece, dtypes: DTypes) -> pl.DataFrame:
-    source = io.BytesIO(piece.text)
-    lazy = pl.scan_csv(source, schema_overrides=dict(dtypes), infer_schema=False)
+    lazy = pl.scan_csv(io.BytesIO(piece.text), schema_overrides=dict(dtypes), infer_schema=False)
     return lazy.select(list(dtypes)).collect()
 
 

@@ -198,7 +198,7 @@ def _number(column: pl.Series) -> pl.Series:
 
 
 def _text_as_number(path: Path, column: Column) -> str:
-    words = pl.scan_csv(path, infer_schema=False).select(column.source).drop_nulls()
+    words = pl.scan_csv(path, infer_schema=False, glob=False).select(column.source).drop_nulls()
     only_words = words.filter(pl.col(column.source).cast(pl.Float64, strict=False).is_null())
     example = only_words.head(1).collect()
     said = f", e.g. {example.item()!r}" if example.height else ""

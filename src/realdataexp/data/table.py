@@ -22,7 +22,7 @@ class StoredTable:
     def __init__(self, path: Path) -> None:
         """Open a file; it stays open, and readable should it be deleted."""
         self.folder = path.parent
-        self._file = pq.ParquetFile(path)
+        self._file = pq.ParquetFile(path.absolute())
         self.height: int = self._file.metadata.num_rows
         self.columns: list[str] = self._file.schema_arrow.names
 

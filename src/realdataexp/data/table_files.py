@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from realdataexp.data.csv_files import read_header
+from realdataexp.data.parquet import parquet_columns, read_parquet
 from realdataexp.errors import InputError
 
 SUFFIXES = (".parquet", ".csv")
@@ -34,7 +35,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: no such file; there is: {', '.join(there[:20]) or 'nothing'}")
     if path.suffix == ".parquet":
         try:
-            return tuple(pl.read_parquet_schema(path))
+            return parquet_columns(path)
         except _FAULTS as error:
             raise InputError(f"{path}: cannot be read as Parquet: {_first_line(error)}") from error
     names = read_header(path)
@@ -58,9 +59,9 @@ class TableFile:
         try:
             if is_csv:
                 # all columns: only so are rows found that have too many cells
-                frame = pl.read_csv(path, infer_schema=False).select(names)
+                frame = pl.read_csv(path, infer_schema=False, glob=False).select(names)
             else:
-                frame = pl.read_parquet(path, columns=names).select(names)
+                frame = read_parquet(path, names)
         except _FAULTS as error:
             kind = "CSV" if is_csv else "Parquet"
             raise InputError(f"{path}: cannot be read as {kind}: {_first_line(error)}") from error

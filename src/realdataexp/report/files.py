@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from realdataexp.data.parquet import read_parquet
 from realdataexp.errors import InputError
 
 
@@ -39,7 +40,7 @@ def read_table(run_dir: Path, name: str) -> pl.DataFrame:
     """
     path = run_dir / f"{name}.parquet"
     try:
-        return pl.read_parquet(path)
+        return read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); run again") from error

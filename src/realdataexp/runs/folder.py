@@ -94,7 +94,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a table atomically; equal tables become equal bytes, in whatever parts they came."""
-    write_atomically(path, frame.rechunk().write_parquet)
+    # Polars takes a leading ~ for the user's home
+    write_atomically(path.absolute(), frame.rechunk().write_parquet)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 import psutil
 import torch
 
+from realdataexp.data.parquet import read_parquet
 from realdataexp.device import Device
 from realdataexp.runs.folder import write_parquet
 
@@ -166,7 +167,7 @@ class Monitor:
 
     def _read(self) -> None:
         if self._path.exists():
-            rows = pl.read_parquet(self._path).select(pl.col(k).cast(v) for k, v in SCHEMA.items())
+            rows = read_parquet(self._path).select(pl.col(k).cast(v) for k, v in SCHEMA.items())
             if rows.height:
                 last = rows.row(-1, named=True)
                 self._earlier = rows

@@ -18,6 +18,7 @@ import polars as pl
 import torch
 from safetensors.torch import load_file
 
+from realdataexp.data.parquet import read_parquet
 from realdataexp.loop import Block, Step
 from realdataexp.metrics import Figures, figures_of, label_metrics
 from realdataexp.models.base import restore
@@ -390,7 +391,7 @@ class Recorder:
 
 def _read(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
     """A table with these columns; ValueError where a file is another."""
-    frame = pl.read_parquet(path)
+    frame = read_parquet(path)
     if dict(frame.schema) != dict(schema):
         raise ValueError(f"{path.name}: has other columns")
     return frame
