@@ -294,7 +294,7 @@ def test_dry_run_says_what_would_run_and_runs_nothing(
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (InputError("a: wrong\nb: wrong"), 2, "a: wrong\nb: wrong\n"),
+        (InputError("a: wrong", "b: wrong"), 2, "a: wrong\nb: wrong\n"),
         (RunError("the disk is full"), 1, "the disk is full\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (KeyboardInterrupt("interrupted; r stays"), 130, "interrupted; r stays\n"),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from realdataexp import __version__, terminal
-from realdataexp.errors import InputError, RunError
+from realdataexp.errors import InputError, RunError, one_line
 
 if TYPE_CHECKING:
     from realdataexp.config import Config
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _fail(2, _usage_line(error))
     except InputError as error:
-        return _fail(2, str(error))
+        return _fail(2, *error.faults)
     except RunError as error:
         return _fail(1, str(error))
     except _Interrupted as error:
@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _fail(code: int, message: str) -> int:
-    print(message, file=sys.stderr)
+def _fail(code: int, *lines: str) -> int:
+    for line in lines:
+        print(one_line(line), file=sys.stderr)
     return code
 
 
@@ -160,7 +161,7 @@ def run(
 
     if dry_run:
         for line in check_experiment(loaded, out):
-            typer.echo(line)
+            terminal.say(line)
         return
     try:
         run_dir = run_experiment(loaded, out)
@@ -169,7 +170,7 @@ def run(
     from realdataexp.report.table import print_result
 
     print_result(run_dir)
-    typer.echo(f"Run folder: {run_dir}")
+    terminal.say(f"Run folder: {run_dir}")
 
 
 @app.command(epilog="Example: realdataexp resume results/20260101-120000-compare")
@@ -185,7 +186,7 @@ def resume(
     from realdataexp.report.table import print_result
 
     if is_complete(run_dir):
-        typer.echo(f"{run_dir}: complete; nothing to resume")
+        terminal.say(f"{run_dir}: complete; nothing to resume")
         return
     terminal.log_lines("INFO", quiet=quiet, verbose=verbose)
     from realdataexp.runs.experiment import resume_experiment
@@ -195,7 +196,7 @@ def resume(
     except KeyboardInterrupt as error:
         raise _Interrupted(*error.args) from error
     print_result(run_dir)
-    typer.echo(f"Run folder: {run_dir}")
+    terminal.say(f"Run folder: {run_dir}")
 
 
 @app.command(
@@ -250,7 +251,7 @@ def plan(
     from realdataexp.report.table import print_plan
 
     print_plan(folder)
-    typer.echo(f"Plan folder: {folder}")
+    terminal.say(f"Plan folder: {folder}")
 
 
 @app.command(
@@ -331,7 +332,7 @@ def download(
             )
     except KeyboardInterrupt as error:
         raise _Interrupted(*error.args) from error
-    typer.echo(f"{directory}: {'complete' if is_new else 'was complete already'}")
+    terminal.say(f"{directory}: {'complete' if is_new else 'was complete already'}")
 
 
 @app.command(
@@ -371,13 +372,13 @@ def validate(
     from realdataexp.config import load_config
 
     terminal.log_lines("ERROR")
-    faults = []
+    faults: list[str] = []
     try:
         loaded: Config | None = load_config(config, data=data)
     except InputError as error:
         from realdataexp.runs.checks import without_faults
 
-        faults.append(str(error))
+        faults += error.faults
         loaded = without_faults(config, data)
     has_data = loaded and (loaded.dataset.name == "synthetic" or loaded.dataset.path)
     if loaded and has_data:
@@ -386,11 +387,11 @@ def validate(
         try:
             check_experiment(loaded, every_fault=True)
         except InputError as error:
-            faults.append(str(error))
+            faults += error.faults
     if faults:
-        raise InputError("\n".join(faults))
+        raise InputError(*faults)
     hint = "" if has_data else "; the data was not checked: give --data DIR"
-    typer.echo(f"{config}: ok{hint}")
+    terminal.say(f"{config}: ok{hint}")
 
 
 @app.command(epilog="Example: realdataexp schema > realdataexp.schema.json")
@@ -426,16 +427,16 @@ def report(
             raise InputError("--png: draws the plot of one run; give one RUN_DIR")
         from realdataexp.report.several import write_comparison
 
-        typer.echo(f"Wrote {write_comparison(run_dirs, out)}")
+        terminal.say(f"Wrote {write_comparison(run_dirs, out)}")
         return
     from realdataexp.report.page import write_report
     from realdataexp.report.plots import write_plot
 
     plot = write_plot(run_dirs[0], png=png)
-    typer.echo(f"Wrote {plot}")
+    terminal.say(f"Wrote {plot}")
     if png:
-        typer.echo(f"Wrote {plot.with_suffix('.png')}")
-    typer.echo(f"Wrote {write_report(run_dirs[0], out)}")
+        terminal.say(f"Wrote {plot.with_suffix('.png')}")
+    terminal.say(f"Wrote {write_report(run_dirs[0], out)}")
 
 
 @app.command(epilog="Example: realdataexp doctor kuairand-pure --data data/KuaiRand-Pure")
@@ -456,7 +457,7 @@ def doctor(
     if as_json:
         import json
 
-        typer.echo(json.dumps(as_mappings(findings), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(as_mappings(findings), indent=2))
     else:
         from realdataexp.report.findings import print_findings
 
@@ -486,7 +487,7 @@ def track(
     options = {name: value for name, value in given.items() if value is not None}
     for run_dir in run_dirs:
         for line in import_run(run_dir, to, options):
-            typer.echo(line)
+            terminal.say(line)
 
 
 @app.command(epilog="Example: realdataexp perf results/20260101-120000-compare")
@@ -497,7 +498,7 @@ def perf(
     from realdataexp.report.perf_show import print_perf, write_perf_plot
 
     print_perf(run_dir)
-    typer.echo(f"Wrote {write_perf_plot(run_dir)}")
+    terminal.say(f"Wrote {write_perf_plot(run_dir)}")
 
 
 @app.command(
@@ -550,10 +551,10 @@ def bench(
         if names or out or data or scratch or rows or baseline or save_baseline:
             raise InputError("--list: measures nothing; give it alone")
         for name, measurement in MEASUREMENTS.items():
-            typer.echo(f"{name:12} {measurement.title}")
+            terminal.say(f"{name:12} {measurement.title}")
         return
     terminal.log_lines("INFO")
     request = Request(tuple(names or ()), size, data, scratch, rows, baseline, save_baseline)
     folder = run_bench(request, out)
     typer.echo((folder / "bench.md").read_text(encoding="utf-8"))
-    typer.echo(f"Bench folder: {folder}")
+    terminal.say(f"Bench folder: {folder}")

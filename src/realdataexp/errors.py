@@ -3,18 +3,54 @@
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 logger = logging.getLogger("realdataexp")
 
+_LONGEST_LINE = 1_000
+_NEEDS_ESCAPE = re.compile(r"[^\x20-\x7e]")
+
+
+def one_line(text: str) -> str:
+    r"""A text as one line that a terminal or a log file shows as it is.
+
+    Whatever could act on a terminal, or look like another line, is written as its escape: control
+    characters (with newlines and ANSI sequences), marks that change the direction of writing, line
+    separators, and what is no character. A very long line is cut in the middle: its place is at
+    the start, and its remedy at the end.
+
+    Examples:
+        >>> print(one_line("label a\x1b[2J\nb: 5 µs"))
+        label a\x1b[2J\nb: 5 µs
+    """
+    if len(text) > _LONGEST_LINE:
+        half = (_LONGEST_LINE - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return text if text.isprintable() else _NEEDS_ESCAPE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match.group()
+    is_shown = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if is_shown else repr(character)[1:-1]
+
 
 class InputError(Exception):
     """Something the user gave is wrong; the command ends with exit code 2.
 
-    The message is one line that names the file or config path, the value, the bound and what
-    to do. Several faults found in one pass are joined by newlines, one line each.
+    Each fault is one line that names the file or config path, the value, the bound and what to do;
+    the message is those of all faults that were found in one pass, joined by newlines.
+
+    Attributes:
+        faults: the lines.
     """
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = tuple(one_line(fault) for fault in faults)
+        super().__init__("\n".join(self.faults))
 
 
 class RunError(Exception):
@@ -29,10 +65,10 @@ class Warnings:
 
     def add(self, code: str, message: str) -> None:
         """Record and log a warning; one with the same code and message is kept only once."""
-        item = {"code": code, "message": message}
+        item = {"code": code, "message": one_line(message)}
         if item not in self.items:
             self.items.append(item)
-            logger.warning("[warning] %s: %s", code, message)
+            logger.warning("[warning] %s: %s", code, item["message"])
 
     def __iter__(self) -> Iterator[dict[str, str]]:
         return iter(self.items)

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from realdataexp.errors import one_line
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
+    from rich.text import Text
 
 logger = logging.getLogger("realdataexp")
 
@@ -27,6 +30,15 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's message in one line."""
+        return one_line(record.getMessage())
+
+
+def say(text: str) -> None:
+    """Print one line of a command's answer."""
+    print(one_line(text))
 
 
 def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
@@ -71,7 +83,7 @@ def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 
         def show(phase: str, done: int, total: int | None) -> None:
             if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total, completed=done)
+                tasks[phase] = bar.add_task(one_line(phase), total=total, completed=done)
             bar.update(tasks[phase], completed=done, total=total)
 
         yield show
@@ -112,27 +124,36 @@ def print_stats(title: str, stats: Mapping[str, Any]) -> None:
 
 def _pairs(title: str, values: Mapping[str, Any]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=Text(one_line(title)), title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in values.items():
-        table.add_row(name, _text(value))
+        table.add_row(_cell(name), _cell(value))
     return table
 
 
 def _grid(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """A table with a line for each entry; the columns are all the keys that entries have."""
     from rich.table import Table
+    from rich.text import Text
 
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(one_line(title)), title_justify="left")
     table.add_column("")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(_cell(column), justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(_text(row.get(column)) for column in columns))
+        table.add_row(_cell(name), *(_cell(row.get(column)) for column in columns))
     return table
+
+
+def _cell(value: Any) -> Text:
+    """A cell of a table, in which nothing is markup."""
+    from rich.text import Text
+
+    return Text(one_line(_text(value)))
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,7 @@ def _own_log_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_input_error_is_parted_into_what_and_what_to_do():
-    error = InputError("a: wrong; b; mend a\nno hint\nmissing x; there is: y")
+    error = InputError("a: wrong; b; mend a", "no hint", "missing x; there is: y")
     assert [(x.text, x.remedy) for x in stops("data", error, "do z")] == [
         ("a: wrong; b", "mend a"),
         ("no hint", "do z"),

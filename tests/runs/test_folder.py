@@ -125,9 +125,9 @@ def test_the_log_waits_for_its_file_and_each_line_starts_with_who_speaks(tmp_pat
     logger.info("[data] late")
     lines = (tmp_path / "run.log").read_text().splitlines()
     stamp = len("2026-01-01 12:00:00 ")
-    assert [line.split(" ")[0] for line in lines] == ["[data]", "[run]", "[run]"]
+    assert [line.split(" ")[0] for line in lines] == ["[data]", "[run]"]
     words = [line.partition(" ")[2][stamp:] for line in lines]
-    assert words == ["3 rows", "nobody says", "two lines"]
+    assert words == ["3 rows", r"nobody says\ntwo lines"]
 
 
 def test_a_log_whose_disk_is_full_stops_the_run(tmp_path: Path, monkeypatch: Any):

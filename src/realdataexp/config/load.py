@@ -74,7 +74,7 @@ def load_config(
         ]
         draft.faults += _hidden_faults(draft)
     if draft.faults:
-        raise InputError("\n".join(dict.fromkeys(draft.faults)))
+        raise InputError(*dict.fromkeys(draft.faults))
     return config
 
 
@@ -83,7 +83,7 @@ def _collect(draft: Draft, change: Callable[..., None], *args: Any) -> None:
     try:
         change(draft, *args)
     except InputError as error:
-        draft.faults.append(str(error))
+        draft.faults += error.faults
 
 
 def _hidden_faults(draft: Draft) -> list[str]:
@@ -112,7 +112,7 @@ def check_block(model: type[_AnyBlock], values: Mapping[str, Any], where: str) -
     except ValidationError as error:
         draft = Draft({}, where)
         lines = [draft.line(loc, fault) for loc, fault in faults_of(error, model)]
-        raise InputError("\n".join(lines)) from None
+        raise InputError(*lines) from None
 
 
 def parse_mlp_params(params: Mapping[str, Any], where: str) -> MLPParams:

@@ -123,7 +123,7 @@ def _check(request: ImportRequest) -> list[AskedFeature]:
     ):
         faults += [f"{what}: {name!r} is listed {n} times" for name, n in counts.items() if n > 1]
     if faults:
-        raise InputError("\n".join(faults))
+        raise InputError(*faults)
     return asked
 
 

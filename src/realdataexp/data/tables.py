@@ -171,7 +171,7 @@ def prepare_tables(
     """
     features, faults = _check(request)
     if faults:
-        raise InputError("\n".join(faults))
+        raise InputError(*faults)
     asked = {
         "tables": request.tables.model_dump(mode="json"),
         "numerical": request.numerical,

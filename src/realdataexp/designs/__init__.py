@@ -59,4 +59,4 @@ def build_design(name: str, options: Mapping[str, Any], where: str) -> Design:
             f"(options of {name}: {known})"
             for e in error.errors()
         ]
-        raise InputError("\n".join(faults)) from error
+        raise InputError(*faults) from error

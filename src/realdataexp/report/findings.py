@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from realdataexp.errors import one_line
+
 _SIGNS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "stop": ("STOP", "bold red")}
 
 
@@ -34,5 +36,7 @@ def print_findings(findings: Sequence[Mapping[str, str]], console: Console | Non
 
 def _lines(text: str, width: int) -> list[str]:
     """The text in lines; paths stay whole."""
-    wrapped = textwrap.wrap(text, max(30, width), break_long_words=False, break_on_hyphens=False)
+    wrapped = textwrap.wrap(
+        one_line(text), max(30, width), break_long_words=False, break_on_hyphens=False
+    )
     return wrapped or [""]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
+from realdataexp.errors import one_line
 from realdataexp.report.numbers import number
 from realdataexp.report.perf import Perf, gpu_answer, monitor_rows, read_perf
 from realdataexp.report.perf_rules import advise
@@ -49,7 +50,7 @@ def print_perf(run_dir: Path, console: Console | None = None) -> None:
 
     def say(text: str = "", style: str = "", hang: str = "") -> None:
         lines = textwrap.fill(
-            text, max(40, console.width - 1), subsequent_indent=hang,
+            one_line(text), max(40, console.width - 1), subsequent_indent=hang,
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
         console.print(Text(lines, style=style), soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from realdataexp.errors import one_line
 from realdataexp.report.files import read_result
 from realdataexp.report.numbers import Scale, number
 
@@ -112,7 +113,7 @@ class Table:
 
     def add(self, cells: list[str], style: str = "") -> None:
         """Add a line of cells."""
-        self.rows.append((cells, style))
+        self.rows.append(([one_line(cell) for cell in cells], style))
 
     def show(self, console: Console) -> None:
         """Print the table."""
@@ -141,7 +142,7 @@ class Table:
 
 def _print_text(console: Console, text: str, style: str, hang: str = "") -> None:
     lines = textwrap.fill(
-        text, max(40, console.width - 1), subsequent_indent=hang,
+        one_line(text), max(40, console.width - 1), subsequent_indent=hang,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     console.print(Text(lines, style=style), soft_wrap=True)

@@ -169,7 +169,7 @@ class Checkpoints:
             self.kept = [x for x in names[: i + 1] if (self.root / x).is_dir()]
             return found
         if faults:
-            raise InputError("\n".join(f"{fault}; run the config again" for fault in faults))
+            raise InputError(*(f"{fault}; run the config again" for fault in faults))
         return None
 
     def _names(self, faults: list[str]) -> list[str]:

@@ -42,13 +42,13 @@ def data_faults(config: Config) -> list[str]:
     try:
         files = find_files(path, config.dataset.logs, need_statistic)
     except InputError as error:
-        return [*faults, str(error)]
+        return [*faults, *error.faults]
     headers = {}
     for stem, shards in files.shards.items():
         try:
             headers[stem] = read_header(shards[0])
         except InputError as error:
-            faults.append(str(error))
+            faults += error.faults
     logs = [schema.LOG_STEMS[log] for log in config.dataset.logs]
     wanted = [(where, name, logs) for where, name in targets]
     wanted += [(where, column.source, [column.file]) for where, column in features]

@@ -41,7 +41,7 @@ def check_data(config: Config) -> Iterator[Finding]:
     """Whether the data set's files are there, whole, and with the columns that are asked for."""
     faults = data_faults(config)
     if faults:
-        yield from stops("data", InputError("\n".join(faults)), _DATA_REMEDY)
+        yield from stops("data", InputError(*faults), _DATA_REMEDY)
         return
     path = config.data_dir()
     if path is None or config.dataset.synthetic is not None:

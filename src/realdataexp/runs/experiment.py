@@ -212,7 +212,7 @@ class _Run:
             raise RunError(f"{error} ({self._save_rest(made)})") from error
         except InputError as error:
             so_far = self._save_rest(made, needs_checkpoint=True)
-            raise InputError(f"{error} ({so_far})") from error
+            raise InputError(*error.faults[:-1], f"{error.faults[-1]} ({so_far})") from error
         except Exception as error:
             error.add_note(self._save_rest(made))
             raise

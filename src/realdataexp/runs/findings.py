@@ -52,7 +52,7 @@ def stops(check: str, error: InputError, remedy: str = "mend this") -> list[Find
         remedy: for lines that do not say what to do.
     """
     findings = []
-    for line in str(error).splitlines():
+    for line in error.faults:
         text, _, own = line.rpartition("; ")
         is_told = bool(text) and not own.startswith("there is")
         findings.append(stop(check, text, own) if is_told else stop(check, line, remedy))

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import InputError, Warnings, one_line
 
 DETAIL = {"is_detail": True}
 """What a log record gets (``extra``) that a terminal shows only when asked for details."""
@@ -236,11 +236,12 @@ class RunLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; its first word, such as [loop], stays in front of the time."""
-        part, bracket, message = record.getMessage().partition("] ")
+        line = one_line(record.getMessage())
+        part, bracket, message = line.partition("] ")
         if not (bracket and part.startswith("[")):
-            part, message = "[run", record.getMessage()
+            part, message = "[run", line
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        self._waiting += [f"{part}] {at} {line}\n" for line in message.splitlines() or [""]]
+        self._waiting.append(f"{part}] {at} {message}\n")
         self._flush_to_file()
 
     @contextmanager

@@ -235,7 +235,7 @@ class Parts:
             changes = [x for x in found if not x[0].startswith("config.logging.trackers")]
         if changes:
             raise InputError(
-                "\n".join(
+                *(
                     f"{self.folder}: {where} was {show(was)} when {checkpoint.name} was made and "
                     f"is {show(now)}: put it back, or run the config anew"
                     for where, was, now in changes

@@ -28,6 +28,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from realdataexp.errors import one_line
 from realdataexp.report.numbers import percent
 from realdataexp.stats.comparison import TRUTH
 from realdataexp.stats.running import relative_effects
@@ -129,7 +130,9 @@ class _Bar(Progress):
             self.columns = tuple(widths)
         yield from super().get_renderables()
         if self.notes:
-            yield Text(fitted(self.notes, self.console.width), no_wrap=True, overflow="crop")
+            yield Text(
+                one_line(fitted(self.notes, self.console.width)), no_wrap=True, overflow="crop"
+            )
 
     def _room(self, widths: Mapping[ProgressColumn, int]) -> int:
         """How much of the line is left beside these columns and the gaps between them."""

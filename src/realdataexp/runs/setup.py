@@ -146,7 +146,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         try:
             return make()
         except InputError as error:
-            faults.append(str(error))
+            faults.extend(error.faults)
             return None
 
     learned = [i for i, label in enumerate(config.labels) if label.model != NO_MODEL]
@@ -160,12 +160,12 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     in_files = data_faults(config)
     faults += in_files
     if in_files or (faults and not every_fault):
-        raise InputError("\n".join(faults))
+        raise InputError(*faults)
     if leakage:
         warnings.add("leakage", leakage)
     environment = attempt(lambda: _environment(config, device or choose_device("cpu"), warnings))
     if environment is None:
-        raise InputError("\n".join(faults))
+        raise InputError(*faults)
     labels = [
         attempt(partial(_label_parts, config, i, loss, environment, warnings))
         if loss is not None
@@ -187,7 +187,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     running = [attempt(partial(_start, block, context)) for block in blocks or ()]
     n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
     if faults or device is None or blocks is None or n_processes is None:
-        raise InputError("\n".join(faults))
+        raise InputError(*faults)
     _warn_unused_rates(config, warnings)
     started = tuple(design for design in running if design is not None)
     return Setup(
@@ -281,9 +281,9 @@ def make_blocks(config: Config) -> tuple[Block, ...]:
                 design = build_design(d.name, d.options, where)
                 blocks.append(Block(d.label, design, config.experiment.p_treatment))
         except InputError as error:
-            faults.append(str(error))
+            faults += error.faults
     if faults:
-        raise InputError("\n".join(faults))
+        raise InputError(*faults)
     return tuple(blocks)
 
 

@@ -175,12 +175,12 @@ class Workers:
         torch.set_num_threads(self._n_threads)
 
 
-def _error(text: Mapping[str, str]) -> Exception:
+def _error(text: Mapping[str, Any]) -> Exception:
     """What a shard raised."""
     kind = _KINDS.get(text["kind"])
     if kind is not None:
-        return kind(text["message"])
-    error = RuntimeError(f"{text['error']}: {text['message']}")
+        return kind(*text["lines"])
+    error = RuntimeError(f"{text['error']}: {' '.join(text['lines'])}")
     error.__cause__ = RuntimeError(text["trace"])
     return error
 
@@ -203,8 +203,7 @@ def _serve(connection: Connection, others: Sequence[Connection], make: Callable[
         said = {
             "error": type(error).__name__,
             "kind": next((k for k, kind in _KINDS.items() if isinstance(error, kind)), ""),
-            "message": " ".join(str(error).split()) if not isinstance(error, InputError) else
-            str(error),
+            "lines": getattr(error, "faults", None) or [" ".join(str(error).split())],
             "trace": "".join(traceback.format_exception(error)),
         }  # fmt: skip
         try:

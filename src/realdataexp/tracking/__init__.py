@@ -38,6 +38,6 @@ def build_tracker(name: str, options: Mapping[str, Any], where: str) -> Tracker:
             f"(options of {name}: {known})"
             for e in error.errors()
         ]
-        raise InputError("\n".join(faults)) from error
+        raise InputError(*faults) from error
     tracker.check()
     return tracker
