@@ -13,7 +13,7 @@ from simulated import Experiment, bounds, coverage, experiment
 
 from realdataexp.stats.inference import inference_table
 from realdataexp.stats.intervals import rejects
-from realdataexp.stats.resampling import N_REPLICATES, POISSON, generator
+from realdataexp.stats.resampling import MIN_REPLICATES, POISSON, _sums, generator, n_replicates
 
 NAMES = ("value", "se", "ci_low", "ci_high", "p_value")
 
@@ -86,7 +86,7 @@ def test_randomisation_rejects_5_percent_under_a_a_even_with_heavy_tails() -> No
     exact = p["randomisation"]
     low, high = bounds(0.05, len(exact))
     assert low <= (exact <= 0.05).mean() <= high
-    assert exact.min() >= 1 / (N_REPLICATES + 1)
+    assert exact.min() >= 1 / (MIN_REPLICATES + 1)
     # p-values are uniform: their mean is 0.5, within five standard errors, and a t-test's is not
     assert abs(exact.mean() - 0.5) < 0.03 < 0.06 < abs(p["user_cluster"].mean() - 0.5)
 
@@ -113,9 +113,9 @@ def test_randomisation_agrees_with_all_permutations(n_users: int) -> None:
         )
         exact = float((sizes >= size(is_treated) - 1e-9).mean())
         found = of(data, "randomisation")["p_value"][0]
-        if len(sizes) <= N_REPLICATES:
+        if len(sizes) <= MIN_REPLICATES:
             assert found == pytest.approx(exact)
-        low, high = stats.binom.interval(1 - 1e-6, N_REPLICATES, exact)
+        low, high = stats.binom.interval(1 - 1e-6, MIN_REPLICATES, exact)
         assert (1 + low) / 200 <= found <= (1 + high) / 200
 
 
@@ -158,6 +158,51 @@ def test_randomisation_takes_each_way_to_deal_few_arms_once(
     low, high = bounds(share, n_worlds)
     assert low <= (p <= 0.05).mean() <= high
     assert rejects(table).equals(table["p_value"] <= 0.05)
+
+
+@pytest.mark.parametrize("n_labels", [1, 2, 6, 11])
+def test_an_effect_that_no_replicate_contradicts_is_significant_whatever_the_labels(
+    n_labels: int,
+) -> None:
+    outcomes, units = experiment(7, 2, n_users=60, effect=30.0).tables()
+    several = [
+        pl.concat([x.with_columns(label=pl.lit(f"y{i}").cast(x["label"].dtype)) for i in names])
+        for names in [range(n_labels)]
+        for x in (outcomes, units)
+    ]
+    table = inference_table(*several, ["bootstrap", "randomisation"])
+    assert (table["p_adjusted"] <= 0.01).all() and table["p_adjusted"].null_count() == 0
+    for name, least in (("bootstrap", 2), ("randomisation", 1)):
+        n = n_replicates(n_labels, least)
+        p = table.filter(pl.col("se_method") == name)["p_value"]
+        assert p.to_list() == [least / (n + 1)] * (2 * n_labels)
+        assert (n + 1) % (20 * least) == 0  # order statistics are 95 % limits
+
+
+def test_sums_are_the_same_in_whatever_order_they_are_added() -> None:
+    g = np.random.default_rng(0)
+    columns = g.standard_cauchy((500, 7)) * 10.0 ** np.arange(-9, 12, 3)
+    columns[:, 3] = 0.0
+    weights = np.take(POISSON, g.integers(0, 65536, (40, 500)))
+    found = _sums([weights[:9], weights[9:]], columns, POISSON.max())
+    for _ in range(5):
+        order = g.permutation(500)
+        assert np.array_equal(_sums([weights[:, order]], columns[order], POISSON.max()), found)
+        assert not np.array_equal(weights[:, order] @ columns[order], weights @ columns)
+    size = np.abs(columns).sum(0)
+    assert (np.abs(found - weights @ columns) <= 1e-12 * size).all()
+
+
+@pytest.mark.parametrize("method", ["bootstrap", "randomisation"])
+def test_memory_does_not_grow_with_the_replicates(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table too large for one block is made in several, and is the same to the bit."""
+    data = experiment(3, 30, effect=0.4)
+    whole = of(data, method)
+    for n_numbers in (1, 700, 1500):
+        monkeypatch.setattr("realdataexp.stats.resampling.MAX_NUMBERS", n_numbers)
+        assert of(data, method).equals(whole)
 
 
 def test_arms_that_change_within_a_user_were_not_dealt_by_user() -> None:

@@ -7,6 +7,14 @@ Random numbers are a function of (design, world, purpose) alone, through ``numpy
 [CRC-32 of the design's name, world, CRC-32 of the purpose]. Within a world every unit has the same
 weight or arm for all labels. Units are taken in ascending order of their number.
 
+**How many replicates.** With B of them the least p-value is 2/(B + 1) for the bootstrap and
+1/(B + 1) for randomisation, and Holm's method multiplies it by the number of labels. So B grows
+with the labels: what no replicate contradicts is adjusted to a p-value of 0.01 at most.
+
+**Sums do not depend on who adds.** A product of matrices adds in an order that depends on the
+number of threads. Here every term is a whole number and every sum below 2**53, so each order gives
+the same float64.
+
 Axes: R replicates, G units of a world, L labels.
 """
 
@@ -14,17 +22,56 @@ from __future__ import annotations
 
 import math
 import zlib
-from itertools import combinations
+from collections.abc import Iterable, Iterator
+from itertools import chain, combinations
 
 import numpy as np
 
 from realdataexp.stats.intervals import ALPHA, Intervals, cannot_tell
 from realdataexp.stats.tables import DesignTables
 
-# (B + 1) x 0.05 / 2 is a whole number, so order statistics are exact 95 % limits
-N_REPLICATES = 199
+LEAST_ADJUSTED = 0.01
+MIN_REPLICATES = 199
 MIN_UNITS = 10
-TIE = 1e-5
+TIE = 1e-9  # the same statistic, computed in two ways
+MAX_NUMBERS = 2**21  # of a block of replicates: 16 MiB
+
+
+def n_replicates(n_labels: int, least: int) -> int:
+    """B such that n_labels x least / (B + 1) is at most 0.01; 199 or more.
+
+    (B + 1) x 0.05 / least is a whole number, so that order statistics are exact 95 % limits.
+
+    Examples:
+        >>> n_replicates(1, least=2), n_replicates(6, least=2), n_replicates(6, least=1)
+        (199, 1199, 599)
+    """
+    return max(MIN_REPLICATES, round(least * n_labels / LEAST_ADJUSTED) - 1)
+
+
+def _blocks(n_rows: int, n_columns: int) -> list[int]:
+    """The rows of each block of a table that does not fit in memory.
+
+    Even, as 16 random bits are half of a draw: so what is drawn does not depend on the blocks.
+    """
+    size = 2 * max(1, MAX_NUMBERS // (2 * n_columns))
+    return [min(size, n_rows - start) for start in range(0, n_rows, size)]
+
+
+def _sums(block_RG: Iterable[np.ndarray], columns_GX: np.ndarray, max_weight: float) -> np.ndarray:
+    """Each row's weighted sums of the columns, the same whatever adds them: R, X.
+
+    Args:
+        block_RG: blocks of rows of whole weights, 0 to max_weight.
+        columns_GX: rounded to at least 2**-48 of a column's absolute sum, and scaled by a power of
+            two to whole numbers whose weighted sums stay below 2**53.
+        max_weight: the largest weight.
+    """
+    size_X = np.abs(columns_GX).sum(0) * max_weight
+    exponent_X = 52 - np.ceil(np.log2(np.where(size_X > 0, size_X, 1.0)))
+    scale_X = np.exp2(np.where(np.isfinite(exponent_X), exponent_X, 0.0))
+    whole_GX = np.rint(columns_GX * scale_X)
+    return np.concatenate([block @ whole_GX for block in block_RG]) / scale_X
 
 
 def generator(design: str, world: int, purpose: str) -> np.random.Generator:
@@ -37,7 +84,7 @@ def _poisson_of_16_bits() -> np.ndarray:
     """Turns 16 random bits into a draw from Poisson(1), exact to 2**-16."""
     factorial = np.cumprod([1, *range(1, 12)])
     cdf = np.cumsum(np.exp(-1.0) / factorial)
-    return np.searchsorted(cdf * 65536, np.arange(65536) + 0.5).astype(np.float32)
+    return np.searchsorted(cdf * 65536, np.arange(65536) + 0.5).astype(np.float64)
 
 
 POISSON = _poisson_of_16_bits()
@@ -47,10 +94,10 @@ def bootstrap(tables: DesignTables) -> Intervals:
     """Percentile interval of the difference when units are resampled, with all their visits.
 
     Poisson bootstrap (Chamandy, Muralidharan, Najmi and Naidu 2012; Bakshy and Eckles 2013, KDD):
-    each of 199 replicates counts a unit Poisson(1) times, apart from others, hence within arms.
-    Limits are the 5th smallest and largest of the replicates, which is exactly 95 % for 199
-    (Davison and Hinkley 1997, section 5.2); se is the replicates' standard deviation; p_value is
-    2 (1 + the smaller of the counts below and above 0) / 200.
+    each of B replicates (200 for each label, less 1) counts a unit Poisson(1) times, apart from
+    others, hence within arms. Limits are the 0.025 (B + 1)-th smallest and largest, which is
+    exactly 95 % (Davison and Hinkley 1997, section 5.2); se is the replicates' standard deviation;
+    p_value is 2 (1 + the smaller of the counts below and above 0) / (B + 1).
 
     Cannot tell with fewer than 10 units in an arm, where percentile intervals are far too narrow.
     """
@@ -62,15 +109,17 @@ def bootstrap(tables: DesignTables) -> Intervals:
     out.value[:] = value_K
     residual_UA = units.sum_UA - units.ratios(units.sum_UA)[units.cell_U] * units.n_UA
     is_enough_K = units.count_KA.min(axis=1) >= MIN_UNITS
-    tail = round((N_REPLICATES + 1) * ALPHA / 2)
+    n = n_replicates(tables.n_labels, least=2)
+    tail = round((n + 1) * ALPHA / 2)
     for part in tables.world_units():
         columns = [part.dense(x[:, a]) for x in (units.n_UA, residual_UA) for a in (0, 1)]
-        bits = generator(tables.design, part.world, "bootstrap").integers(
-            0, 65536, (N_REPLICATES, part.n_units), dtype=np.uint16
+        chance = generator(tables.design, part.world, "bootstrap")
+        weights = (
+            np.take(POISSON, chance.integers(0, 65536, (rows, part.n_units), dtype=np.uint16))
+            for rows in _blocks(n, part.n_units)
         )
-        weight_RG = np.take(POISSON, bits)
-        sums = weight_RG @ np.concatenate(columns, axis=1).astype(np.float32)
-        n_c, n_t, e_c, e_t = np.split(sums.astype(np.float64), 4, axis=1)
+        sums = _sums(weights, np.concatenate(columns, axis=1), POISSON.max())
+        n_c, n_t, e_c, e_t = np.split(sums, 4, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             replicate_RL = value_K[part.cells] + e_t / n_t - e_c / n_c
         is_sound = is_enough_K[part.cells] & np.isfinite(replicate_RL).all(0)
@@ -79,21 +128,22 @@ def bootstrap(tables: DesignTables) -> Intervals:
         out.se[cells] = replicate_RL.std(axis=0, ddof=1)
         out.ci_low[cells] = replicate_RL[tail - 1]
         out.ci_high[cells] = replicate_RL[-tail]
-        out.p_value[cells] = np.minimum(1.0, 2 * (1 + beyond) / (N_REPLICATES + 1))
+        out.p_value[cells] = np.minimum(1.0, 2 * (1 + beyond) / (n + 1))
     return out
 
 
 def randomisation(tables: DesignTables) -> Intervals:
     """Fisher's test: how often would arms dealt anew to the same units differ as much?
 
-    Arms are permuted over a world's units 199 times (where fewer ways to deal them exist, each is
-    taken once): given how many units are treated, all ways are equally likely in a design that
-    treats each with the same probability, apart from the others. The statistic is the difference
-    of means per visit over its unit-clustered standard error, which makes the test exact where
-    nobody is affected and right in large samples where effects only cancel out on average (Wu and
-    Ding 2021, JASA 116:1898). p_value = (1 + replicates at least as far from 0) / (1 +
-    replicates). The interval takes that statistic's law as the same at every effect: value +- q
-    se, q the least size at which the test would not reject, se that of user_cluster.
+    Arms are permuted over a world's units B times (100 for each label less 1, at least 199; where
+    fewer ways to deal them exist, each is taken once): given how many units are treated, all ways
+    are equally likely in a design that treats each with the same probability, apart from the
+    others. The statistic is the difference of means per visit over its unit-clustered standard
+    error, which makes the test exact where nobody is affected and right in large samples where
+    effects only cancel out on average (Wu and Ding 2021, JASA 116:1898). p_value = (1 + replicates
+    at least as far from 0) / (1 + replicates). The interval takes that statistic's law as the same
+    at every effect: value +- q se, q the least size at which the test would not reject, se that of
+    user_cluster.
 
     Cannot tell where units have visits in both arms (their arms were not dealt by unit), an arm
     has fewer than two units, or so few ways exist that no p-value could be 0.05 or less: with
@@ -106,6 +156,7 @@ def randomisation(tables: DesignTables) -> Intervals:
     value_K, influence_U = units.difference(units.sum_UA)
     se_K = np.sqrt(units.total(influence_U**2))
     out.value[:] = value_K
+    n = n_replicates(tables.n_labels, least=1)
     n_U, sum_U = units.n_UA.sum(1), units.sum_UA.sum(1)
     mean_K = units.total(sum_U) / units.total(n_U).clip(1)
     apart_U = sum_U - mean_K[units.cell_U] * n_U
@@ -114,15 +165,15 @@ def randomisation(tables: DesignTables) -> Intervals:
         is_treated_G, is_control_G = (part.dense(units.n_UA[:, a]).max(axis=1) > 0 for a in (1, 0))
         if (is_treated_G & is_control_G).any() or not _can_reject(is_treated_G):
             continue
-        other_RG = _dealt_anew(is_treated_G, generator(tables.design, part.world, "randomisation"))
-        arm_RG = np.concatenate([is_treated_G[None], other_RG]).astype(np.float32)
-        columns = np.concatenate([part.dense(x) for x in columns_U], axis=1).astype(np.float32)
-        size = np.abs(_studentised((arm_RG @ columns).astype(np.float64), columns.sum(0, float)))
+        chance = generator(tables.design, part.world, "randomisation")
+        arms = chain([is_treated_G[None]], _dealt_anew(is_treated_G, n, chance))
+        columns = np.concatenate([part.dense(x) for x in columns_U], axis=1)
+        everybody, *dealt = _sums(chain([np.ones_like(is_treated_G)[None]], arms), columns, 1.0)
+        size = np.abs(_studentised(np.stack(dealt), everybody))
         is_sound = np.isfinite(size).all(0) & (se_K[part.cells] > 0)
         cells, size = part.cells[is_sound], size[:, is_sound]
         # the test rejects where fewer than this many replicates are as far
         n_few = math.floor(len(size) * ALPHA)
-        # sums in 32 bits: the same arms, summed in another order, are as far
         at_least = (size[1:] >= size[0] * (1 - TIE)).sum(0)
         half = np.sort(size[1:], axis=0)[-n_few] / (1 - TIE) * se_K[cells]
         out.se[cells] = se_K[cells]
@@ -140,24 +191,27 @@ def _can_reject(is_treated_G: np.ndarray) -> bool:
     return 2 <= n_treated <= n - 2 and n_as_far <= ALPHA * _n_ways(n, n_treated)
 
 
-def _n_ways(n: int, n_treated: int) -> int:
-    """In how many ways two or more units of each arm can be dealt; 200 stands for more, too."""
-    # 40 units have more ways than that
-    return N_REPLICATES + 1 if n > 40 else min(math.comb(n, n_treated), N_REPLICATES + 1)
+def _n_ways(n: int, n_treated: int) -> float:
+    """In how many ways two or more units of each arm can be dealt; infinity from 80,000 on."""
+    return math.comb(n, n_treated) if n <= 400 else math.inf
 
 
-def _dealt_anew(is_treated_G: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """Other arms for the same units, as many treated: 199 random ones, or all if fewer; R, G."""
+def _dealt_anew(
+    is_treated_G: np.ndarray, n_random: int, chance: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Blocks of other arms for the same units, as many treated: random ones, or all if fewer."""
     n, n_treated = len(is_treated_G), int(is_treated_G.sum())
     n_ways = _n_ways(n, n_treated)
-    if n_ways <= N_REPLICATES:
-        every_RG = np.zeros((n_ways, n), dtype=bool)
+    if n_ways <= n_random:
+        every_RG = np.zeros((int(n_ways), n), dtype=bool)
         for row_G, treated in zip(every_RG, combinations(range(n), n_treated), strict=True):
             row_G[list(treated)] = True
-        return every_RG[(every_RG != is_treated_G).any(1)]
-    key_RG = chance.random((N_REPLICATES, n), dtype=np.float32)
-    # the n_treated smallest keys of a row: a random subset, quicker than a permutation
-    return key_RG < np.partition(key_RG, n_treated, axis=1)[:, n_treated, None]
+        yield every_RG[(every_RG != is_treated_G).any(1)]
+        return
+    for rows in _blocks(n_random, n):
+        key_RG = chance.random((rows, n), dtype=np.float32)
+        # the n_treated smallest keys of a row: a random subset, quicker than a permutation
+        yield key_RG < np.partition(key_RG, n_treated, axis=1)[:, n_treated, None]
 
 
 def _studentised(treated: np.ndarray, everybody: np.ndarray) -> np.ndarray:

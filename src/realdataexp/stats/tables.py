@@ -101,6 +101,11 @@ class DesignTables:
         """How many worlds times labels there are."""
         return self.estimates.height
 
+    @property
+    def n_labels(self) -> int:
+        """How many labels are tested together."""
+        return self.estimates["label"].n_unique()
+
     @cached_property
     def cells(self) -> pl.DataFrame:
         """World, label and number of each cell."""
