@@ -682,13 +682,25 @@ def test_a_folder_that_is_no_run_is_refused(
     assert kind != "empty" or not any(folder.iterdir())
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[1]", "[" * 9999])
-def test_a_result_that_is_none_is_told(
-    text: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "{}",
+        "[1]",
+        "[" * 9999,
+        '{"schema_version": NaN}',
+        '{"schema_version": [], "status": "complete"}',
+    ],
+)
+def test_a_result_that_is_none_stops_no_resume(
+    text: str, stopped: Path, alone: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ):
     (stopped / "result.json").write_text(text)
-    code, _, err = resume(stopped, capsys)
-    assert (code, one_line(err), "result.json" in err) == (2, True, True)
+    assert resume(stopped, capsys)[0] == 0
+    assert fingerprint(stopped) == fingerprint(alone("weighting"))
+    assert "[run] " in (log := (stopped / "run.log").read_text())
+    assert f"the result is written anew: {stopped}/result.json: " in log
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks are POSIX's")

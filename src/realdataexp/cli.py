@@ -422,21 +422,24 @@ def report(
             raise InputError(f"{run_dir}: {text}")
     if out and not out.parent.is_dir():
         raise InputError(f"--out {out}: {out.parent} is no folder; make it first")
+    from realdataexp.report.files import odd_files_named
+
     if len(run_dirs) > 1:
         if png:
             raise InputError("--png: draws the plot of one run; give one RUN_DIR")
         from realdataexp.report.several import write_comparison
 
-        terminal.say(f"Wrote {write_comparison(run_dirs, out)}")
+        with odd_files_named(*run_dirs):
+            terminal.say(f"Wrote {write_comparison(run_dirs, out)}")
         return
     from realdataexp.report.page import write_report
     from realdataexp.report.plots import write_plot
 
-    plot = write_plot(run_dirs[0], png=png)
-    terminal.say(f"Wrote {plot}")
-    if png:
-        terminal.say(f"Wrote {plot.with_suffix('.png')}")
-    terminal.say(f"Wrote {write_report(run_dirs[0], out)}")
+    with odd_files_named(*run_dirs):
+        plot = write_plot(run_dirs[0], png=png)
+        page = write_report(run_dirs[0], out)
+    for path in (plot, *([plot.with_suffix(".png")] if png else []), page):
+        terminal.say(f"Wrote {path}")
 
 
 @app.command(epilog="Example: realdataexp doctor kuairand-pure --data data/KuaiRand-Pure")
@@ -481,12 +484,15 @@ def track(
     ] = None,
 ) -> None:
     """Import finished runs into TensorBoard or MLflow; nothing is imported twice."""
+    from realdataexp.report.files import odd_files_named
     from realdataexp.tracking.imports import import_run
 
     given = {"uri": uri, "experiment": experiment}
     options = {name: value for name, value in given.items() if value is not None}
     for run_dir in run_dirs:
-        for line in import_run(run_dir, to, options):
+        with odd_files_named(run_dir):
+            lines = import_run(run_dir, to, options)
+        for line in lines:
             terminal.say(line)
 
 
@@ -495,10 +501,13 @@ def perf(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
 ) -> None:
     """Say where a run's time and its device went, and what to change; draw perf.svg."""
+    from realdataexp.report.files import odd_files_named
     from realdataexp.report.perf_show import print_perf, write_perf_plot
 
-    print_perf(run_dir)
-    terminal.say(f"Wrote {write_perf_plot(run_dir)}")
+    with odd_files_named(run_dir):
+        print_perf(run_dir)
+        path = write_perf_plot(run_dir)
+    terminal.say(f"Wrote {path}")
 
 
 @app.command(

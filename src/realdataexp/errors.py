@@ -57,6 +57,10 @@ class RunError(Exception):
     """The input was right but the run failed; the command ends with exit code 1."""
 
 
+class DiskError(RunError):
+    """The disk is full or broken, or a folder vanished while it was in use."""
+
+
 @dataclass
 class Warnings:
     """The doubtful things that a run met, each reported once, in the order they were met."""

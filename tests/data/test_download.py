@@ -30,7 +30,7 @@ from realdataexp.data import download as module
 from realdataexp.data.disk import locked
 from realdataexp.data.download import ARCHIVES, Archive, download
 from realdataexp.data.transfer import Patience
-from realdataexp.errors import InputError, RunError
+from realdataexp.errors import DiskError, InputError, RunError
 
 LOG = random.Random(0).randbytes(300_000)
 FILES = {
@@ -626,7 +626,7 @@ def test_a_disk_that_runs_full_is_one_clear_line(
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, name, full)
-    with pytest.raises(InputError, match="no space left on the device"):
+    with pytest.raises(DiskError, match="no space left on the device"):
         get(server, tmp_path)
     monkeypatch.undo()
     assert set(contents(tmp_path)) == {"KuaiRand-Pure.tar.gz"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from realdataexp.data import cache, kuairand, schema
 from realdataexp.data.kuairand import ImportRequest, find_files, prepare
 from realdataexp.data.log import DataSet
 from realdataexp.data.spill import Spill
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import DiskError, InputError, Warnings
 
 USERS, BASIC, STATISTIC = schema.USER_FEATURES, schema.VIDEO_BASIC, schema.VIDEO_STATISTIC
 REAL = Path(__file__).parents[2] / "../shared/data/KuaiRand-Pure"
@@ -617,14 +618,16 @@ def test_an_interrupted_import_leaves_nothing(folder, importer, monkeypatch, whe
     assert importer().log.n_rows == 9
 
 
-def test_a_full_disk_is_an_input_error_and_leaves_nothing(folder, importer, monkeypatch):
+def test_a_full_disk_fails_with_one_line_and_leaves_nothing(folder, importer, monkeypatch):
     folder.write()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    refused(importer, importer.cache_path, "disk is full", "cache_path")
+    said = f"^{re.escape(str(importer.cache_path))}: the disk is full.*cache_path.*$"
+    with pytest.raises(DiskError, match=said):
+        importer()
     assert list(importer.cache_path.iterdir()) == []
 
 

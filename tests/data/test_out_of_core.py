@@ -20,7 +20,7 @@ from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
 from realdataexp.data.npy import NpyWriter
 from realdataexp.data.spill import Spill
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import DiskError, InputError, Warnings
 
 TARGETS = ("play_time_ms", "is_click", "tab")
 CODES = {EARLY: 0, LATE: 1, RANDOM: 2}
@@ -262,6 +262,6 @@ def test_a_full_disk_while_features_are_fitted_is_one_line(tmp_path, monkeypatch
 
     monkeypatch.setattr(features.Rows.__init__.__globals__["tempfile"], "TemporaryFile",
                         lambda **_: Full())  # fmt: skip
-    with features.Rows(tmp_path) as rows, pytest.raises(InputError, match="No space left"):
+    with features.Rows(tmp_path) as rows, pytest.raises(DiskError, match="no space left"):
         for _ in range(2):
             rows.append(np.zeros((3, 2)), np.float32)

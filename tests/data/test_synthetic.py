@@ -14,7 +14,7 @@ import pytest
 
 from realdataexp.data import synthetic, synthetic_world
 from realdataexp.data.synthetic import write_synthetic
-from realdataexp.errors import InputError
+from realdataexp.errors import DiskError, InputError
 
 REAL = Path(__file__).parents[3] / "shared/data/KuaiRand-Pure/data"
 EARLY, LATE, RANDOM = (
@@ -221,7 +221,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(synthetic.os, "fsync", full)
-    with pytest.raises(InputError, match=r"the disk is full; .* fewer rows"):
+    with pytest.raises(DiskError, match=r"no space left on the device; .* fewer rows"):
         write_synthetic(tmp_path / "x", n_users=5, n_videos=5, n_rows=50)
     assert list(tmp_path.iterdir()) == []
 

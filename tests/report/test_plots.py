@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from realdataexp.errors import InputError
+from realdataexp.errors import DiskError, InputError
 from realdataexp.report import plots
 from realdataexp.report.files import read_result, read_table
 from realdataexp.report.plots import draw, write_plot
@@ -151,7 +151,7 @@ def test_a_drawing_that_fails_leaves_the_old_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match=r"plot\.svg: no space left"):
         write_plot(run)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 

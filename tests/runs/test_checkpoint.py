@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import DiskError, InputError, Warnings
 from realdataexp.runs import checkpoint, folder
 from realdataexp.runs.checkpoint import Checkpoints, ForeignError, has_checkpoint
 
@@ -147,7 +147,7 @@ def test_an_interrupted_save_leaves_the_one_before(
         raise error
 
     monkeypatch.setattr(checkpoint, function, stop)
-    with pytest.raises((KeyboardInterrupt, InputError)):
+    with pytest.raises((KeyboardInterrupt, DiskError)):
         save(on, 10, {"a": 2.0})
     monkeypatch.undo()
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == files

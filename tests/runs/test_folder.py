@@ -10,19 +10,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from safetensors import SafetensorError
 
-from realdataexp.errors import InputError, Warnings
-from realdataexp.runs.folder import (
-    RunLog,
-    check_place,
-    disk_faults,
-    finite,
-    make_folder,
-    write_atomically,
-    write_json,
-    write_parquet,
-    write_text,
-)
+from realdataexp.errors import DiskError, InputError, Warnings
+from realdataexp.files import disk_faults, write_atomically, write_json, write_text
+from realdataexp.runs.folder import RunLog, check_place, finite, make_folder, write_parquet
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path):
@@ -60,17 +52,36 @@ def test_a_number_that_is_not_finite_becomes_null_with_a_warning():
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "kind", "said"),
     [
-        (OSError(28, "No space left on device"), "no space left"),
-        (pl.exceptions.ComputeError("No space left on device (os error 28)"), "no space left"),
-        (PermissionError(13, "Permission denied"), "cannot be written: Permission denied"),
+        (OSError(28, "No space left on device"), DiskError, "no space left"),
+        (
+            pl.exceptions.ComputeError("No space left on device (os error 28)"),
+            DiskError,
+            "no space left",
+        ),
+        (SafetensorError("IoError(Os { code: 28, kind: StorageFull })"), DiskError, "no space"),
+        (OSError(27, "File too large"), DiskError, "larger than a file may be here.*ulimit -f"),
+        (pl.exceptions.ComputeError("os error 27"), DiskError, "larger than a file may be here"),
+        (OSError(5, "Input/output error"), DiskError, "cannot be written: Input/output error"),
+        (PermissionError(13, "denied"), InputError, "cannot be written: denied"),
+        (OSError(30, "Read-only file system"), InputError, "cannot be written: Read-only"),
     ],
-    ids=["full", "full in Polars' words", "not allowed"],
-)
-def test_what_the_disk_refuses_is_one_line_about_the_path(error: Exception, said: str):
-    with pytest.raises(InputError, match=f"^a/b: {said}.*--out$"), disk_faults(Path("a/b")):
+    ids=[
+        "full", "full in Polars' words", "full in safetensors' words", "too large",
+        "too large in Polars' words", "broken", "not allowed", "read-only",
+    ],
+)  # fmt: skip
+def test_what_the_disk_refuses_is_one_line_about_the_path(
+    error: Exception, kind: type[Exception], said: str
+):
+    with pytest.raises(kind, match=f"^a/b: {said}.*--out$"), disk_faults(Path("a/b")):
         raise error
+
+
+def test_a_folder_that_vanished_is_named():
+    with pytest.raises(DiskError, match=r"^a/b: cannot be written: its folder is gone$"):
+        write_text(Path("a/b"), "x")
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -140,7 +151,7 @@ def test_a_log_whose_disk_is_full_stops_the_run(tmp_path: Path, monkeypatch: Any
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(InputError, match="no space left"):
+    with pytest.raises(DiskError, match="no space left"):
         logger.info("[loop] on it goes")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from realdataexp.errors import InputError
+from realdataexp.files import write_json, write_text
 from realdataexp.report.numbers import number
-from realdataexp.runs.folder import write_json, write_text
 
 SCHEMA_VERSION = 1
 TOLERANCE = 1.2

@@ -30,7 +30,7 @@ import polars as pl
 from realdataexp.data.log import DataSet, LogTable
 from realdataexp.data.parquet import read_parquet
 from realdataexp.data.table import StoredTable
-from realdataexp.errors import InputError, RunError, Warnings
+from realdataexp.errors import DiskError, InputError, RunError, Warnings
 
 logger = logging.getLogger("realdataexp")
 
@@ -39,7 +39,7 @@ FORMAT_VERSION = 2  # raise it when the files, or what an import makes of the CS
 _TEMPORARY = ".importing-"
 _ABANDONED_AFTER_S = 3600.0
 _HASHED_BYTES = 64 * 1024
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedEntryError(Exception):
@@ -193,11 +193,11 @@ def _sync(path: Path) -> None:
 
 
 def _explained(error: Exception, cache_path: Path) -> Exception:
-    """Turn a failure to write into an InputError with the remedy; leave other errors alone."""
+    """Turn a failure to write into one line with the remedy; leave other errors alone."""
     number = error.errno if isinstance(error, OSError) else None
     # Polars reports a full disk in words only.
     if number in _FULL or "os error 28" in str(error):
-        return InputError(
+        return DiskError(
             f"{cache_path}: the disk is full while the cache is written; free space there or set "
             "dataset.cache_path (--cache) to another disk"
         )

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from realdataexp.data.disk import disk_faults, locked, require_space, sync
+from realdataexp.data.disk import locked, require_space
 from realdataexp.data.transfer import PATIENCE, Patience, Progress, fetch
 from realdataexp.data.unpack import unpack
 from realdataexp.errors import InputError, RunError
+from realdataexp.files import disk_faults, sync
 
 logger = logging.getLogger("realdataexp")
 
@@ -87,7 +88,7 @@ def download(
     if archive is None:
         raise InputError(f"{version}: no version of KuaiRand; there are {', '.join(ARCHIVES)}")
     try:
-        with disk_faults(folder):
+        with disk_faults(folder, "give another folder"):
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder):
                 if _is_complete(archive, folder):

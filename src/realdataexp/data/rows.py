@@ -8,7 +8,7 @@ from typing import IO
 
 import numpy as np
 
-from realdataexp.errors import InputError
+from realdataexp.files import disk_faults
 
 
 class Rows:
@@ -25,25 +25,21 @@ class Rows:
         """Write rows behind those that are there.
 
         Raises:
-            InputError: the disk is full.
+            DiskError: the disk is full.
         """
         block_XD = np.ascontiguousarray(block_XD, dtype=dtype)
         self._n_rows += len(block_XD)
         if self._first is None:
             self._first = block_XD
             return
-        try:
+        place = self._folder or Path(tempfile.gettempdir())
+        with disk_faults(place, "set dataset.cache_path (--cache) to another disk"):
             if self._file is None:
                 self._file = _nameless_file(self._folder)
                 self._file.write(self._first.tobytes())
                 self._first = self._first[:0]
             self._file.write(block_XD.tobytes())
             self._file.flush()
-        except OSError as error:
-            raise InputError(
-                f"{self._folder}: a table of features cannot be written ({error}); free disk "
-                "space there or set dataset.cache_path (--cache) to another disk"
-            ) from error
 
     def array(self) -> np.ndarray:
         """All rows; read-only where they are on disk."""

@@ -22,7 +22,6 @@ Real rows: KuaiRand-Pure (Gao et al., CIKM 2022, https://kuairand.com, CC BY-SA 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -62,6 +61,7 @@ from realdataexp.data.synthetic_world import (
     valid_play,
 )
 from realdataexp.errors import InputError
+from realdataexp.files import disk_faults, sync_names
 
 BLOCK_ROWS = 1_000_000
 """Log rows made and written at a time; about 1 GB of memory at the peak."""
@@ -356,12 +356,13 @@ def write_synthetic(
         Counts: "users", "videos", "rows", and the rows of each log by its name.
 
     Raises:
-        InputError: an unknown version, a size out of bounds, a directory that is not empty or
-            cannot be written, or a full disk.
+        InputError: an unknown version, a size out of bounds, or a directory that is not empty or
+            cannot be written.
+        DiskError: the disk is full.
     """
     n_users, n_videos, log_rows = _sizes(version, n_users, n_videos, n_rows, seed)
     directory = Path(directory).absolute()
-    try:
+    with disk_faults(directory, "ask for fewer rows"):
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: not an empty directory; give a new one or empty it")
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -374,22 +375,8 @@ def write_synthetic(
             if directory.exists():
                 directory.rmdir()
             (scratch / directory.name).rename(directory)
-            _sync_folder(directory.parent)
+            sync_names(directory.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full; free some space or ask for fewer rows" if full else str(error)
-        raise InputError(f"{directory}: cannot write the synthetic data: {reason}") from error
     names = dict(zip(_LOGS, log_rows, strict=True))
     return {"users": n_users, "videos": n_videos, "rows": sum(log_rows), **names}
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename last through a power cut, where the system can (Windows cannot)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

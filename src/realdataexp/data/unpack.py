@@ -7,9 +7,10 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from realdataexp.data.disk import require_space, sync
+from realdataexp.data.disk import require_space
 from realdataexp.data.transfer import Progress
 from realdataexp.errors import RunError
+from realdataexp.files import sync
 
 _BLOCK = 1 << 20
 

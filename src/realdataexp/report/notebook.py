@@ -6,15 +6,13 @@ light and on a dark page.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from realdataexp.errors import InputError
 from realdataexp.report import answers
-from realdataexp.report.files import read_result
+from realdataexp.report.files import odd_files_named, read_result
 from realdataexp.report.markup import Cell, Html, fold, table, tag
 from realdataexp.report.numbers import number, percent
 from realdataexp.report.table import answer_tables, legends
@@ -47,7 +45,7 @@ _STYLE = """
 def notebook_view(run_dir: Path) -> Html:
     """A run folder's answer as a piece of HTML; of one that is damaged, what is wrong with it."""
     try:
-        with _damage_named(run_dir):
+        with odd_files_named(run_dir):
             result = read_result(run_dir)
             parts = [_heading(result), answers.answer(result), *_tables(result)]
             parts += [_warnings(result["warnings"]), _links(run_dir)]
@@ -59,23 +57,12 @@ def notebook_view(run_dir: Path) -> Html:
 def one_line(run_dir: Path) -> str:
     """A run folder in one line: what was run, how far it came, and the effect on each label."""
     try:
-        with _damage_named(run_dir):
+        with odd_files_named(run_dir):
             result = read_result(run_dir)
             text = f"{run_dir}: {'; '.join([_about(result), *_effects(result)])}"
     except InputError as error:
         text = str(error)
     return " ".join(text.split())
-
-
-@contextmanager
-def _damage_named(run_dir: Path) -> Iterator[None]:
-    """Say of a result that lacks something that it does."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        fault = " ".join(f"{type(error).__name__}: {error}".split())
-        path = run_dir / "result.json"
-        raise InputError(f"{path}: lacks what a result has ({fault}); run again") from error
 
 
 def _about(result: dict[str, Any]) -> str:

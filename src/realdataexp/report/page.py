@@ -16,9 +16,10 @@ from typing import Any
 
 import polars as pl
 
+from realdataexp.files import write_text
 from realdataexp.report import answers, charts, curves, sections, step_charts
 from realdataexp.report.charts import Chart, Look
-from realdataexp.report.files import read_result, read_table, write_whole
+from realdataexp.report.files import REMEDY, read_result, read_table
 from realdataexp.report.markup import Html, joined, script_json, tag
 
 _HERE = Path(__file__).parent
@@ -65,7 +66,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     about = f"{kind}, seed {result['seed']}, {n} replications, {result['n_steps_done']} steps"
     html = page(f"{_question(result)}: {run_dir.resolve().name}", about, body, shown)
     path = out or run_dir / "report.html"
-    return write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    return write_text(path, html, REMEDY)
 
 
 def _question(result: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from realdataexp.errors import one_line
+from realdataexp.files import write_atomically
+from realdataexp.report.files import REMEDY
 from realdataexp.report.numbers import number
 from realdataexp.report.perf import Perf, gpu_answer, monitor_rows, read_perf
 from realdataexp.report.perf_rules import advise
@@ -107,16 +109,10 @@ def write_perf_plot(run_dir: Path) -> Path:
         InputError: it is no run folder, or a damaged one.
     """
     perf, rows = read_perf(run_dir), monitor_rows(run_dir)
-    path = run_dir / "perf.svg"
-    temporary = path.with_name(f".perf.svg.{os.getpid()}.tmp")
     with matplotlib.rc_context(_STYLE):
         figure = draw_perf(perf, rows)
-        try:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path
+        svg = partial(figure.savefig, format="svg", metadata={"Date": None})
+        return write_atomically(run_dir / "perf.svg", svg, REMEDY)
 
 
 def draw_perf(perf: Perf, rows: pl.DataFrame | None) -> Figure:

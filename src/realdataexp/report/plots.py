@@ -11,8 +11,9 @@ import matplotlib
 import polars as pl
 from matplotlib.figure import Figure
 
+from realdataexp.files import write_atomically
 from realdataexp.report import curves, panels
-from realdataexp.report.files import read_result, read_table, write_whole
+from realdataexp.report.files import REMEDY, read_result, read_table
 from realdataexp.report.table import unit_of
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -33,11 +34,10 @@ def write_plot(run_dir: Path, *, png: bool = False) -> Path:
     with matplotlib.rc_context(fname=STYLE):
         figure = draw(result, **tables)
         said = {"Date": None, "Title": f"realdataexp: {_title(result)}"}
-        path = write_whole(
-            run_dir / "plot.svg", partial(figure.savefig, format="svg", metadata=said)
-        )
+        svg = partial(figure.savefig, format="svg", metadata=said)
+        path = write_atomically(run_dir / "plot.svg", svg, REMEDY)
         if png:
-            write_whole(run_dir / "plot.png", partial(figure.savefig, format="png"))
+            write_atomically(run_dir / "plot.png", partial(figure.savefig, format="png"), REMEDY)
     return path
 
 

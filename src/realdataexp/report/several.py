@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from realdataexp.files import write_text
 from realdataexp.report import answers, charts, sections, verdicts
 from realdataexp.report.charts import Chart, Look
-from realdataexp.report.files import read_result, write_whole
+from realdataexp.report.files import REMEDY, read_result
 from realdataexp.report.markup import Cell, Html, section, table, tag
 from realdataexp.report.numbers import Scale, number, percent
 from realdataexp.report.page import page
@@ -42,7 +43,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     ]
     html = page(f"{len(runs)} runs compared", ", ".join(runs), body, shown)
     path = out or run_dirs[0] / "report-compare.html"
-    return write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    return write_text(path, html, REMEDY)
 
 
 def run_names(run_dirs: Sequence[Path]) -> list[str]:

@@ -12,7 +12,6 @@ the index names was whole when it was written. Digests tell what was damaged sin
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -26,7 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from realdataexp.errors import InputError, Warnings
-from realdataexp.runs.folder import disk_faults, sync_names, write_json, write_tensors
+from realdataexp.files import disk_faults, read_json, require_regular, sync_names, write_json
+from realdataexp.runs.folder import write_tensors
 
 _TENSORS, _STATE, _DIGESTS = "state.safetensors", "state.json", "digests.json"
 _KINDS = ("pretrain", "step")  # pretrain_<iteration> come before step_<n>
@@ -114,7 +114,8 @@ class Checkpoints:
         final, temporary = self.root / name, self.root / f".{name}.{os.getpid()}.tmp"
         with disk_faults(final):
             try:
-                temporary.mkdir(parents=True)
+                self.root.mkdir(exist_ok=True)  # but not the run folder, should that be gone
+                temporary.mkdir()
                 write_tensors(temporary / _TENSORS, tensors)
                 write_json(temporary / _STATE, {**state, "best": bests})
                 digests = {x: file_digest(temporary / x) for x in (_TENSORS, _STATE)}
@@ -173,30 +174,34 @@ class Checkpoints:
         return None
 
     def _names(self, faults: list[str]) -> list[str]:
-        """Names of the checkpoints, oldest first; of what lies there without a sound index."""
-        path = self.root / "index.json"
+        """Names of the checkpoints that the index names, and of those that lie there, in order."""
+        path, names = self.root / "index.json", []
         try:
             names = read_json(path)["kept"]
-            if isinstance(names, list) and names and all(map(_place, names)):
-                return names
-            faults.append(f"{path}: damaged")
+            if not (isinstance(names, list) and names and all(map(_place, names))):
+                raise ValueError("names no checkpoints")
         except FileNotFoundError:
             pass  # killed before the first index, if there is a checkpoint
-        except (DamagedError, OSError, KeyError, TypeError, ValueError):
+        except (OSError, KeyError, TypeError, ValueError):
             faults.append(f"{path}: damaged")
-        return _whole(self.root)
+            names = []
+        # the index may lack the newest, by a kill, or name one that is gone
+        return sorted({*names, *_whole(self.root)}, key=lambda name: _place(name) or ())
 
     def _load(self, name: str) -> Checkpoint:
         folder = self.root / name
         try:
-            digests = read_json(folder / _DIGESTS)
+            try:
+                digests = read_json(folder / _DIGESTS)
+            except ValueError as error:
+                raise DamagedError(f"{folder / _DIGESTS}: {error}") from error
             for file in (_TENSORS, _STATE):
                 digest = digests.get(file) if isinstance(digests, dict) else None
                 _check_digest(folder / file, digest)
             try:
                 state = read_json(folder / _STATE)
                 rows = [(str(x["name"]), x["sha256"]) for x in state["rows"]]
-            except (DamagedError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise ForeignError(f"{name}: {_STATE} is no state of a run") from error
             for file, digest in rows:
                 _check_digest(self.root / "rows" / Path(file).name, digest)
@@ -218,9 +223,8 @@ def _place(name: Any) -> tuple[int, int] | None:
 
 
 def _whole(root: Path) -> list[str]:
-    """Names of the checkpoints that lie in a folder, oldest first."""
-    names = (path.parent.name for path in root.glob(f"*/{_DIGESTS}"))
-    return sorted(filter(_place, names), key=lambda name: _place(name) or ())
+    """Names of the checkpoints that lie whole in a folder."""
+    return [path.parent.name for path in root.glob(f"*/{_DIGESTS}") if _place(path.parent.name)]
 
 
 def _check_digest(path: Path, digest: Any) -> None:
@@ -229,22 +233,10 @@ def _check_digest(path: Path, digest: Any) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a regular file."""
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's value.
-
-    Raises:
-        DamagedError: it is not JSON.
-        OSError: it cannot be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: not JSON") from error
 
 
 def has_checkpoint(folder: Path) -> bool:

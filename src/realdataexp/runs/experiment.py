@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 from realdataexp.config import Config, load_config
-from realdataexp.errors import InputError, RunError, Warnings
+from realdataexp.errors import DiskError, InputError, RunError, Warnings
+from realdataexp.files import write_text
+from realdataexp.report.files import read_result
 from realdataexp.runs import looping, pretraining
 from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError, has_checkpoint
 from realdataexp.runs.folder import (
@@ -18,7 +20,6 @@ from realdataexp.runs.folder import (
     check_place,
     make_folder,
     remove_unfinished,
-    write_text,
 )
 from realdataexp.runs.interrupts import Interrupts
 from realdataexp.runs.looping import LoopPhase
@@ -72,9 +73,9 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
         out: the run folder; None makes ``<log_dir>/<timestamp>-<mode>``.
 
     Raises:
-        InputError: something given is wrong, and no folder is left behind; or the disk is full,
-            and a folder is left only if it holds a checkpoint.
-        RunError: the run failed.
+        InputError: something given is wrong, and no folder is left behind.
+        RunError: the run failed; where the disk was full (`DiskError`), a folder is left only if
+            it holds a checkpoint.
         KeyboardInterrupt: interrupted; the folder, once there is one, holds the run so far, with
             status "partial", and can be resumed.
     """
@@ -114,6 +115,11 @@ def resume_experiment(folder: Path) -> Path:
     log = RunLog(config.logging.level)
     with log.listening(logger), Interrupts() as interrupts:
         log.open(folder / "run.log", is_new=False)
+        if (folder / "result.json").exists():
+            try:
+                read_result(folder)
+            except InputError as error:
+                logger.warning("[run] the result is written anew: %s", error)
         remove_unfinished(folder)
         run = _Run(config, log, interrupts)
         run.begin(folder)
@@ -208,11 +214,14 @@ class _Run:
                 f"out of memory on {self._setup.device.torch}: lower experiment.replications or "
                 f"the number of designs ({self._save_rest(made)})"
             ) from error
-        except RunError as error:
-            raise RunError(f"{error} ({self._save_rest(made)})") from error
         except InputError as error:
             so_far = self._save_rest(made, needs_checkpoint=True)
             raise InputError(*error.faults[:-1], f"{error.faults[-1]} ({so_far})") from error
+        except DiskError as error:
+            so_far = self._save_rest(made, needs_checkpoint=True)
+            raise DiskError(f"{error} ({so_far})") from error
+        except RunError as error:
+            raise RunError(f"{error} ({self._save_rest(made)})") from error
         except Exception as error:
             error.add_note(self._save_rest(made))
             raise
@@ -251,7 +260,7 @@ class _Run:
         try:
             write_results(parts, "partial")
             kept = "holds the run so far, with status partial"
-        except InputError:
+        except (InputError, DiskError):
             kept, needs_checkpoint = "keeps its checkpoints", True
         except Exception as error:
             kept = f"lacks results: {type(error).__name__}: {error}"

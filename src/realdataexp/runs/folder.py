@@ -2,76 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from realdataexp.errors import InputError, Warnings, one_line
+from realdataexp.files import disk_faults, require_regular, write_atomically
 
 DETAIL = {"is_detail": True}
 """What a log record gets (``extra``) that a terminal shows only when asked for details."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Polars and safetensors report a full disk in words only.
-_FULL_WORDS = ("os error 28", "code: 28", "No space left", "StorageFull")
-
-
-@contextmanager
-def disk_faults(path: Path) -> Iterator[None]:
-    """Turn a full disk, or a place that cannot be written, into one clear line."""
-    try:
-        yield
-    except (OSError, pl.exceptions.PolarsError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
-        if number in _FULL or any(words in str(error) for words in _FULL_WORDS):
-            fault = "no space left on the device; free some or choose another --out"
-        else:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            fault = f"cannot be written: {reason}; choose another --out"
-        raise InputError(f"{path}: {fault}") from error
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary sibling, sync it to the disk, then rename it to ``path``."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_faults(path):
-        try:
-            write(temporary)
-            sync(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Have a file's content on the disk, not only in the system's memory."""
-    with path.open("rb+") as file:  # Windows syncs only what is open for writing
-        os.fsync(file.fileno())
-
-
-def sync_names(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can do that."""
-    if os.name == "posix":
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some file systems sync files only
-                os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -81,15 +31,6 @@ def remove_unfinished(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
@@ -113,11 +54,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; every number in it must be finite."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def finite(value: Any, warnings: Warnings, where: str = "") -> Any:
@@ -152,7 +88,7 @@ class Folder:
 
     def discard(self) -> None:
         """Remove the folder's content, then what was made for it."""
-        for path in self.path.iterdir():
+        for path in self.path.iterdir() if self.path.is_dir() else ():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -265,11 +201,14 @@ class RunLog(logging.Handler):
             is_new: whether it must not exist yet.
 
         Raises:
-            InputError: another run writes there, or the disk is full.
+            InputError: another run writes there, or it is no file that can be written.
+            DiskError: the disk is full.
         """
         with disk_faults(path):
             if is_new:
                 path.touch(exist_ok=False)
+            elif path.exists():
+                require_regular(path)
             self._lock = path.open("a")
             if not _lock(self._lock):
                 self._lock.close()

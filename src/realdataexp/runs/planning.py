@@ -15,6 +15,7 @@ import polars as pl
 
 from realdataexp.config import Config, load_config
 from realdataexp.errors import InputError, Warnings
+from realdataexp.files import write_json
 from realdataexp.report.files import read_result, read_table
 from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.folder import (
@@ -22,7 +23,6 @@ from realdataexp.runs.folder import (
     check_place,
     finite,
     make_folder,
-    write_json,
     write_parquet,
 )
 from realdataexp.runs.results import SCHEMA_VERSION as RUN_VERSION

@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import load_file
 
 from realdataexp.data.parquet import read_parquet
+from realdataexp.files import disk_faults, sync_names
 from realdataexp.loop import Block, Step
 from realdataexp.metrics import Figures, figures_of, label_metrics
 from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import file_digest
-from realdataexp.runs.folder import sync_names, write_parquet, write_tensors
+from realdataexp.runs.folder import write_parquet, write_tensors
 from realdataexp.stats.aggregates import (
     OUTCOME_SCHEMA,
     TOTALS_SCHEMA,
@@ -255,7 +256,9 @@ class Recorder:
             "metrics": pl.concat([pl.DataFrame(schema=METRIC_SCHEMA), *self._metrics[n_metrics:]]),
             "curve": pl.DataFrame(self._curve[n_curve:], schema=CURVE_SCHEMA),
         }
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_faults(folder):
+            for path in (folder.parent, folder):  # but not the run folder, should that be gone
+                path.mkdir(exist_ok=True)
         paths = []
         for name, table in tables.items():
             paths.append(folder / f"{stem}-{name}.parquet")

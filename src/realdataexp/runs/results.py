@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from realdataexp.files import write_json
 from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.doubts import (
@@ -19,7 +20,7 @@ from realdataexp.runs.doubts import (
     warn_of_updates,
     warn_of_weights,
 )
-from realdataexp.runs.folder import disk_faults, finite, write_json, write_parquet
+from realdataexp.runs.folder import finite, write_parquet
 from realdataexp.runs.machine import peak_memory_mb, versions
 from realdataexp.runs.parts import Parts
 from realdataexp.stats.comparison import gte_results
@@ -104,10 +105,8 @@ def _write_results(parts: Parts, status: str) -> None:
             warnings.add("tracker_failed", text)
     result["warnings"] = warnings.items
     write_json(folder / "result.json", result)
-    with disk_faults(folder / "plot.svg"):
-        write_plot(folder)
-    with disk_faults(folder / "report.html"):
-        write_report(folder)
+    write_plot(folder)
+    write_report(folder)
     if status == "complete" and (failed := parts.tracking.finish()):
         for text in failed:
             warnings.add("tracker_failed", text)

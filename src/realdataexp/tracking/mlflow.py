@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from realdataexp.config import MLflowOptions
-from realdataexp.report.files import write_whole
+from realdataexp.files import read_json, write_json
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer, library
 from realdataexp.tracking.series import Point
 
@@ -64,8 +63,7 @@ class _Run(Writer):
                 self._experiment(experiment, place), run_name=run.folder.absolute().name
             )
             self._id = made.info.run_id
-            text = json.dumps({**ids, uri: self._id}, indent=2) + "\n"
-            write_whole(run.folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
+            write_json(run.folder / FILE, {**ids, uri: self._id})
         self._client.update_run(self._id, status="RUNNING")
         params = [self._entities.Param(*item) for item in run.params.items() if item[0] not in had]
         tags = [self._entities.RunTag(*item) for item in run.tags.items()]
@@ -148,7 +146,7 @@ def _make(database: Path) -> None:
 def _ids(folder: Path) -> dict[str, str]:
     """What a run folder knows of the databases that it was written to."""
     path = folder / FILE
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not isinstance(found, dict):
+    found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict) or not all(isinstance(x, str) for x in found.values()):
         raise ValueError(f"{path}: is not what was written; remove it")
     return found

@@ -1,0 +1,182 @@
+"""Files: read with care, written whole or not at all, and what the disk refuses as one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors import SafetensorError
+
+from realdataexp.errors import DiskError, InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# what is wrong with a place that was given, not with the disk
+_OF_PLACE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV,
+    errno.ENOENT,  # of a system's own tree, such as /proc
+)  # fmt: skip
+# Polars and safetensors tell the system's error in words only
+_NUMBER = re.compile(r"(?:os error|code:) (\d+)")
+_MAX_DEPTH = 100  # of JSON; code that follows a value down must not run out of stack
+_MAX_DIGITS = 19  # of a whole number in JSON: one that fits 64 bits
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def require_regular(path: Path) -> None:
+    """Raise an OSError for what is no regular file: reading a pipe or a device may never end."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value, every number in it finite and every whole one of 64 bits.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is not such JSON; the message says why in one line.
+    """
+    require_regular(path)
+    try:
+        value = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_float=_finite,
+            parse_int=_whole,
+            parse_constant=_finite,
+        )
+    except RecursionError:
+        raise ValueError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {' '.join(str(error).split())}") from None
+    _check_depth(value)
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > _MAX_DIGITS:
+        raise ValueError(f"{text[:40]}... is too large a number")
+    return int(text)
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what is nested too deeply, and texts that cannot be written again."""
+    level, depth = [value], 0
+    while level:
+        if depth > _MAX_DEPTH:
+            raise ValueError("not JSON: nested too deeply")
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += [*item, *item.values()]
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str) and not item.isascii():
+                item.encode()  # a UnicodeEncodeError, of half a surrogate pair, is a ValueError
+        level, depth = below, depth + 1
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def disk_faults(path: Path, remedy: str = "choose another --out") -> Iterator[None]:
+    """Turn what the system says of a file that cannot be written into one clear line.
+
+    Args:
+        path: what is written; of a folder, the file in it that the system names is named.
+        remedy: what to do instead.
+
+    Raises:
+        InputError: nothing can be written at this place.
+        DiskError: the disk is full, broken or gone.
+    """
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError, SafetensorError) as error:
+        found = _NUMBER.search(str(error))
+        number = getattr(error, "errno", None) or (int(found[1]) if found else None)
+        if os.path.isdir(path):  # Path.is_dir would raise for a name that is too long
+            path = Path(getattr(error, "filename", None) or path)
+        if number in _FULL or "No space left" in str(error):
+            raise DiskError(
+                f"{path}: no space left on the device; free some or {remedy}"
+            ) from error
+        if number == errno.EFBIG:
+            raise DiskError(
+                f"{path}: larger than a file may be here; raise the limit (ulimit -f) or {remedy}"
+            ) from error
+        if number == errno.ENOENT and not os.path.exists(path.parent):
+            raise DiskError(f"{path}: cannot be written: its folder is gone") from error
+        text = os.strerror(number) if number else " ".join(str(error).split())
+        own = getattr(error, "strerror", None) or text
+        kind = InputError if number in _OF_PLACE else DiskError
+        raise kind(f"{path}: cannot be written: {own}; {remedy}") from error
+
+
+def write_atomically(
+    path: Path, write: Callable[[Path], object], remedy: str = "choose another --out"
+) -> Path:
+    """Let ``write`` fill a temporary sibling, sync it, then rename it to ``path``; returns that."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_faults(path, remedy):
+        try:
+            write(temporary)
+            sync(temporary)
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):  # it says less than what went wrong before
+                temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str, remedy: str = "choose another --out") -> Path:
+    """Write a text file atomically; returns its path."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    return write_atomically(path, write, remedy)
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON atomically; every number in it must be finite."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return write_text(path, text + "\n")
+
+
+def sync(path: Path) -> None:
+    """Have a file's content on the disk, not only in the system's memory."""
+    with path.open("rb+") as file:  # Windows syncs only what is open for writing
+        os.fsync(file.fileno())
+
+
+def sync_names(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some file systems sync files only
+                os.fsync(number)
+        finally:
+            os.close(number)
