@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # MKL's matrix products then do not depend on where in memory a network lies, so that a world's
 # result is the same to the bit whatever runs beside it. It must be set before MKL's first call.
-os.environ.setdefault("MKL_CBWR", "AUTO")
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __version__ = "0.1.0"
 __all__ = [

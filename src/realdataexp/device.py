@@ -8,8 +8,11 @@ import importlib.util
 import os
 import platform
 import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from realdataexp.errors import InputError
 _ORDER = ("cuda", "xpu", "mps", "dml", "cpu")
 _PINNED_BYTES = 16 << 20
 _FLOAT64 = torch.float64
+_CALLERS_THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,71 @@ def choose_device(wanted: str, use_amp: bool = False) -> Device:
     )
 
 
+def usable_threads() -> int:
+    """Threads that PyTorch has; inside `own_arithmetic`, those that the caller's PyTorch has."""
+    return _CALLERS_THREADS.get() or torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def own_arithmetic() -> Iterator[None]:
+    """PyTorch's and NumPy's settings as a run needs them, and afterwards the caller's again.
+
+    What changes last bits is the same for every run: one thread, as PyTorch and MKL add up in
+    another order when they share a sum out (a run's parallelism is processes); float32 by default,
+    at full precision, made on the host; gradients; no mixed precision; denormal numbers.
+    """
+    threads, dtype, home = usable_threads(), torch.get_default_dtype(), torch.get_default_device()
+    flushes = _flushes_denormals()
+    autocasts = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    token = _CALLERS_THREADS.set(threads)
+    try:
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        torch.set_flush_denormal(False)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_full_precision())
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(np.errstate(all="warn", under="ignore"))
+            for kind in autocasts:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            if home.type != "cpu":
+                stack.enter_context(torch.device("cpu"))
+            yield
+    finally:
+        _CALLERS_THREADS.reset(token)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_flush_denormal(flushes)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Matrix products of float32 in float32, whatever the caller allows."""
+    if not hasattr(torch.backends.mkldnn, "matmul"):  # before PyTorch 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)
+    precisions = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, precisions, strict=True):
+            backend.fp32_precision = precision
+
+
+def _flushes_denormals() -> bool:
+    """Whether this thread's CPU takes numbers too small for full precision as 0."""
+    return bool((torch.tensor(2.0**-1074, dtype=torch.float64) * 1.0 == 0.0).item())
+
+
 def _tensor_of(array: np.ndarray) -> Tensor:
     """The array as a tensor, in the same memory."""
     if array.flags.writeable:
@@ -175,7 +244,7 @@ def _name(kind: str) -> str:
         found = getattr(torch, kind).get_device_properties(0)
         return f"{found.name} ({found.total_memory / 2**30:.0f} GiB)"
     if kind == "cpu":
-        return f"{platform.machine()} (threads: {torch.get_num_threads()})"
+        return f"{platform.machine()} (threads: {usable_threads()})"
     return {"mps": "Apple's Metal", "dml": "DirectML"}[kind]
 
 

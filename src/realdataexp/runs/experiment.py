@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from realdataexp.config import Config, load_config
+from realdataexp.device import own_arithmetic
 from realdataexp.errors import DiskError, InputError, RunError, Warnings
 from realdataexp.files import write_text
 from realdataexp.report.files import read_result
@@ -37,6 +38,7 @@ from realdataexp.tracking.session import begin_tracking, trackers_of
 logger = logging.getLogger("realdataexp")
 
 
+@own_arithmetic()
 def check_experiment(
     config: Config, out: Path | None = None, *, every_fault: bool = False
 ) -> list[str]:
@@ -65,6 +67,7 @@ def check_experiment(
     ]
 
 
+@own_arithmetic()
 def run_experiment(config: Config, out: Path | None = None) -> Path:
     """Run an experiment and write its folder; returns the folder.
 
@@ -98,6 +101,7 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
         return run.finish(made, None)
 
 
+@own_arithmetic()
 def resume_experiment(folder: Path) -> Path:
     """Go on with an interrupted run to its end; returns the folder.
 

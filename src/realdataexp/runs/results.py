@@ -7,8 +7,8 @@ import logging
 from typing import Any
 
 import polars as pl
-import torch
 
+from realdataexp.device import usable_threads
 from realdataexp.files import write_json
 from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
@@ -86,7 +86,7 @@ def _write_results(parts: Parts, status: str) -> None:
             "device": {
                 "name": device.name,
                 "reason": device.reason,
-                "threads": torch.get_num_threads(),
+                "threads": usable_threads(),
                 "processes": parts.n_processes,
             },
             "timing": _timing(parts),

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import sys
 
-import torch
-
 from realdataexp.config import Config
-from realdataexp.device import Device, available_devices
+from realdataexp.device import Device, available_devices, usable_threads
 from realdataexp.errors import InputError
 
 
@@ -32,7 +30,7 @@ def processes_of(config: Config, device: Device) -> int:
     asked, R = config.simulation.processes, config.experiment.replications
     most = 1 if _obstacle(device) else max(1, R // 2)
     if asked == "auto":
-        return min(torch.get_num_threads(), most)
+        return min(usable_threads(), most)
     fault = fault_of_processes(asked, R, device)
     if fault:
         raise InputError(f"simulation.processes = {asked}: {fault}; use at most {most}, or auto")

@@ -62,11 +62,9 @@ class Workers:
         self._n_replications, self._n_blocks = n_replications, n_blocks
         self._connections: list[Connection] = []
         self._processes: list[Any] = []
-        self._n_threads = torch.get_num_threads()
         try:
             for make in makers:
                 self._start(make)
-            torch.set_num_threads(1)  # more would wait for each other on the shards' cores
             self._ask("begin")
         except BaseException:
             self.close()
@@ -172,7 +170,6 @@ class Workers:
             process.join()
         for connection in self._connections:
             connection.close()
-        torch.set_num_threads(self._n_threads)
 
 
 def _error(text: Mapping[str, Any]) -> Exception:
