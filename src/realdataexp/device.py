@@ -183,6 +183,13 @@ def own_arithmetic() -> Iterator[None]:
         torch.set_flush_denormal(flushes)
 
 
+def own_scikit_learn() -> contextlib.AbstractContextManager[object]:
+    """scikit-learn with one thread: the more share its sums out, the other their last bits."""
+    from threadpoolctl import threadpool_limits  # which scikit-learn brings
+
+    return threadpool_limits(1)
+
+
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
     """Matrix products of float32 in float32, whatever the caller allows."""

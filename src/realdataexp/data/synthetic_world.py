@@ -140,8 +140,9 @@ def taste_tables(seed: int) -> tuple[list[Array], Array]:
     offers = (by_tag[:, None, :] + 0.8 * by_bin[None, :, :]).reshape(-1, 6)
     bins = np.array([0.03, 0.11, 0.23, 0.22, 0.26, 0.15])
     weight = np.outer(TAG_P, bins).ravel()
-    offers -= weight @ offers
-    offers /= np.sqrt(weight @ offers**2) * np.sqrt(3.0)
+    weight = weight[:, None]
+    offers -= (weight * offers).sum(0)
+    offers /= np.sqrt((weight * offers**2).sum(0)) * np.sqrt(3.0)
     return tables, offers.astype(np.float32)
 
 
@@ -243,7 +244,7 @@ def make_videos(
     """Videos lo..hi-1: what is true of them, their basic features and their statistics."""
     rng, n = stream(seed, VIDEOS, block), hi - lo
     tag = pick(rng, TAG_P, n)
-    z_duration = TAG_Z[tag] - TAG_P @ TAG_Z + 0.92 * rng.normal(size=n)
+    z_duration = TAG_Z[tag] - (TAG_P * TAG_Z).sum() + 0.92 * rng.normal(size=n)
     duration = np.rint(np.exp(np.interp(z_duration, DURATION_Z, np.log(DURATION))))
     picture = pick(rng, [1 - sum(PICTURES.values()), *PICTURES.values()], n)
     short = (picture == 0) & (rng.random(n) < np.where(duration < 22_000, 0.62, 0.02))

@@ -18,6 +18,7 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.config import ClusterOptions
 from realdataexp.designs.base import Context, Design, Outcome, ones
+from realdataexp.device import own_scikit_learn
 from realdataexp.worlds.base import Visits
 
 
@@ -69,7 +70,8 @@ class Cluster(Design, ClusterOptions):
         sd_D = taste_UD.std(0)
         z_UD = (taste_UD - taste_UD.mean(0)) / np.where(sd_D > 0, sd_D, 1.0)
         seed = int(draws.key(context.seed, "clusters")) & 0x7FFFFFFF
-        label_U = KMeans(self.n_clusters, n_init=1, random_state=seed).fit(z_UD).labels_
+        with own_scikit_learn():
+            label_U = KMeans(self.n_clusters, n_init=1, random_state=seed).fit(z_UD).labels_
         return torch.from_numpy(label_U.astype(np.int64))
 
     def assign(self, visits: Visits, p: float) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.designs.base import Context
+from realdataexp.device import own_scikit_learn
 from realdataexp.heads import Head
 from realdataexp.learner import Learner
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
@@ -194,7 +195,8 @@ class RefittedClassifier:
         x_ND, z_N = map(np.concatenate, zip(*history.steps[: history.fit_end], strict=True))
         replication = self._context.replication_R[r]
         key = draws.key(self._context.seed, "refit G", replication, history.fit_step)
-        history.fitted = self._make(int(key) & 0x7FFFFFFF).fit(x_ND, z_N)
+        with own_scikit_learn():
+            history.fitted = self._make(int(key) & 0x7FFFFFFF).fit(x_ND, z_N)
 
     def _rows(self, batch: Batch) -> np.ndarray:
         """Numbers and one-hot categories of each visit's user and item: R, B, D."""

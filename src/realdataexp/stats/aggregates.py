@@ -66,7 +66,8 @@ def arm_sums(is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> np.ndarray:
     W, B, L = y.shape
     powers_WBX = np.stack([known, y, y * y], axis=-1).reshape(W, B, L * 3)
     arm_WAB = np.stack([~is_treated_WB, is_treated_WB], axis=1).astype(np.float64)
-    return (arm_WAB @ powers_WBX).reshape(W, len(ARMS), L, 3)
+    # not by a BLAS, which adds up in an order that depends on its threads
+    return np.einsum("wab,wbx->wax", arm_WAB, powers_WBX).reshape(W, len(ARMS), L, 3)
 
 
 def outcome_table(
