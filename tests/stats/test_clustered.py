@@ -8,9 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 import statsmodels.api as sm
+from scipy import stats
 from simulated import Experiment, bounds, clusters, coverage, experiment
 
+from realdataexp.stats.clustered import cuped, user_cluster
 from realdataexp.stats.inference import NEEDS_UNITS, inference_table
+from realdataexp.stats.intervals import student
+from realdataexp.stats.tables import DesignTables, Units
 
 METHODS = ["welch", "user_cluster", "cuped"]
 NAMES = ("value", "se", "ci_low", "ci_high", "p_value")
@@ -25,85 +29,116 @@ def one(data: Experiment, method: str) -> dict[str, float]:
     return by_method(data, [method])[method].row(0, named=True)
 
 
-def clustered_ols(data: Experiment, y_X: np.ndarray) -> tuple[float, float, int]:
-    """Effect, cluster-robust variance without small-sample factors, and number of users."""
-    user_X, z_X = data.user_WX[0], data.is_treated_WX[0].astype(float)
-    kwds = {"groups": user_X, "use_correction": False}
-    fit = sm.OLS(y_X, sm.add_constant(z_X)).fit(cov_type="cluster", cov_kwds=kwds)
-    return float(fit.params[1]), float(fit.bse[1] ** 2), len(np.unique(user_X))
+def cr2(
+    y_X: np.ndarray, columns_XD: np.ndarray, unit_X: np.ndarray, effect_D: np.ndarray
+) -> tuple[float, float, float]:
+    """Effect, standard error and degrees of freedom by the formulas, with dense matrices.
+
+    Bell and McCaffrey 2002: A_s = (I - H_ss)^(-1/2), V = sum of (l' M X_s' A_s e_s)^2. Imbens and
+    Kolesar 2016, section 4: column s of G is (I - H)_s' A_s X_s M l, and the degrees of freedom are
+    (sum of the eigenvalues of G'G)^2 over the sum of their squares.
+    """
+    M = np.linalg.inv(columns_XD.T @ columns_XD)
+    left = np.eye(len(y_X)) - columns_XD @ M @ columns_XD.T
+    coefficients = M @ columns_XD.T @ y_X
+    variance, G = 0.0, []
+    for unit in np.unique(unit_X):
+        own = unit_X == unit
+        values, vectors = np.linalg.eigh(left[np.ix_(own, own)])
+        root = vectors @ np.diag(values**-0.5) @ vectors.T
+        weight = root @ columns_XD[own] @ M @ effect_D
+        variance += float(weight @ (y_X - columns_XD @ coefficients)[own]) ** 2
+        G.append(left[:, own] @ weight)
+    eigenvalues = np.linalg.eigvalsh(np.array(G) @ np.array(G).T)
+    df = float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
+    return float(coefficients @ effect_D), math.sqrt(variance), df
 
 
-def with_equal_arms(data: Experiment) -> Experiment:
-    """One world in which as many users are treated as not, so one factor serves both arms."""
-    users = np.unique(data.user_WX[0])
-    keep = np.isin(data.user_WX[0], users[: len(users) // 2 * 2])
-    user_WX = data.user_WX[:1, keep]
-    is_treated_WX = np.searchsorted(users, user_WX) % 2 == 1
-    return Experiment(user_WX, is_treated_WX, data.y_WX[:1, keep], data.covariate_U)
+def expected_of(found: tuple[float, float, float]) -> list[float]:
+    value, se, df = found
+    half = stats.t.ppf(0.975, df) * se
+    return [value, se, value - half, value + half, 2 * stats.t.sf(abs(value) / se, df)]
 
 
-def test_user_cluster_equals_statsmodels_but_for_the_small_sample_factor() -> None:
-    for seed in range(5):
-        data = with_equal_arms(experiment(seed, 1, n_users=30, n_visits=150))
-        value, variance, n_users = clustered_ols(data, data.y_WX[0])
+@pytest.mark.parametrize("has_users_in_both_arms", [False, True])
+@pytest.mark.parametrize("n_users", [5, 9, 30])
+def test_both_methods_equal_the_formulas_of_cr2(n_users: int, has_users_in_both_arms: bool) -> None:
+    for seed in range(4):
+        g = np.random.default_rng(seed)
+        data = experiment(seed, 1, n_users, n_visits=12 * n_users, user_sd=3.0)
+        # far from equal: the first users come most
+        data.user_WX = (n_users * g.random(data.user_WX.shape) ** 2).astype(int)
+        data.is_treated_WX = data.user_WX % 2 == 0
+        if has_users_in_both_arms:
+            data.is_treated_WX = g.random(data.user_WX.shape) < 0.4
+        data.covariate_U[1::4] = np.nan
+        user_X, z_X = data.user_WX[0], data.is_treated_WX[0].astype(float)
+        columns = np.column_stack([np.ones(len(z_X)), z_X])
+        plain = cr2(data.y_WX[0], columns, user_X, np.array([0.0, 1]))
         row = one(data, "user_cluster")
-        g = n_users / 2
-        assert row["value"] == pytest.approx(value, rel=1e-9)
-        assert row["se"] == pytest.approx(math.sqrt(variance * g / (g - 1)), rel=1e-9)
+        assert [row[name] for name in NAMES] == pytest.approx(expected_of(plain), rel=1e-8)
+        x_X = data.covariate_U[user_X]
+        x_X = np.where(np.isnan(x_X), np.nanmean(x_X), x_X)
+        columns = np.column_stack([columns, x_X])
+        adjusted = cr2(data.y_WX[0], columns, user_X, np.array([0.0, 1, 0]))
+        row = one(data, "cuped")
+        assert [row[name] for name in NAMES] == pytest.approx(expected_of(adjusted), rel=1e-7)
 
 
-def test_a_user_in_both_arms_counts_as_one_as_in_statsmodels() -> None:
-    g = np.random.default_rng(3)
-    data = experiment(3, 1, n_users=20, n_visits=400, user_sd=3.0)
-    data.is_treated_WX = g.random(data.user_WX.shape) < 0.5
-    value, variance, n_users = clustered_ols(data, data.y_WX[0])
-    row = one(data, "user_cluster")
-    assert row["value"] == pytest.approx(value, rel=1e-9)
-    assert row["se"] ** 2 == pytest.approx(variance * n_users / (n_users - 1), rel=1e-9)
-
-
-def test_with_one_visit_a_user_the_standard_error_is_welchs() -> None:
+@pytest.mark.parametrize("method", ["user_cluster", "cuped"])
+def test_with_one_visit_a_user_the_standard_error_is_statsmodels_hc2(method: str) -> None:
     g = np.random.default_rng(0)
-    user_WX = np.arange(50)[None]
-    data = Experiment(user_WX, user_WX < 20, g.exponential(size=(1, 50)), np.full(50, np.nan))
-    row, plain = one(data, "user_cluster"), one(data, "welch")
-    assert (row["value"], row["se"]) == pytest.approx((plain["value"], plain["se"]), rel=1e-9)
+    user_WX, x_U = np.arange(50)[None], g.normal(size=50)
+    data = Experiment(user_WX, user_WX < 20, x_U + g.exponential(size=(1, 50)), x_U)
+    columns = [np.ones(50), data.is_treated_WX[0], x_U][: 2 if method == "user_cluster" else 3]
+    fit = sm.OLS(data.y_WX[0], np.column_stack(columns)).fit(cov_type="HC2")
+    row = one(data, method)
+    assert (row["value"], row["se"]) == pytest.approx((fit.params[1], fit.bse[1]), rel=1e-9)
+    if method == "user_cluster":
+        assert row["se"] == pytest.approx(one(data, "welch")["se"], rel=1e-9)
 
 
-def test_cuped_equals_statsmodels_on_outcomes_less_the_foretold() -> None:
-    data = with_equal_arms(experiment(1, 1, n_users=40, n_visits=300))
-    data.covariate_U[::7] = np.nan
-    x_X = data.covariate_U[data.user_WX[0]]
-    x_X = np.where(np.isnan(x_X), np.nanmean(x_X), x_X)
-    row = one(data, "cuped")
-
-    def adjusted(theta: float) -> tuple[float, float, int]:
-        return clustered_ols(data, data.y_WX[0] - theta * x_X)
-
-    plain, moved = adjusted(0.0)[0], adjusted(1.0)[0]
-    theta = (row["value"] - plain) / (moved - plain)
-    _, variance, n_users = adjusted(theta)
-    g = n_users / 2
-    assert 0.3 < theta < 1.1  # the truth is 0.7
-    shift, variance_x, _ = clustered_ols(data, x_X)
-    variance_x *= g / (g - 1)
-    # one degree of freedom, and theta's own error
-    widened = (n_users - 2) / (n_users - 3) + shift**2 / variance_x / (n_users - 3)
-    assert row["se"] == pytest.approx(math.sqrt(variance * g / (g - 1) * widened), rel=1e-9)
-    # no other theta has a smaller variance
-    for other in (theta - 0.02, theta + 0.02):
-        assert adjusted(other)[1] > variance
+def test_many_users_of_like_size_have_the_plain_sandwich_and_a_normal_law() -> None:
+    data = experiment(1, 20, n_users=2000, n_visits=20000)
+    found = by_method(data, ["user_cluster"])["user_cluster"]
+    for world in range(20):
+        z_X, kwds = data.is_treated_WX[world], {"groups": data.user_WX[world]}
+        columns = sm.add_constant(z_X.astype(float))
+        fit = sm.OLS(data.y_WX[world], columns).fit(cov_type="cluster", cov_kwds=kwds)
+        row = found.row(world, named=True)
+        assert row["se"] == pytest.approx(fit.bse[1], rel=2e-3)
+        assert row["ci_high"] == pytest.approx(fit.conf_int()[1, 1], abs=0.01 * row["se"])
 
 
-@pytest.mark.parametrize("n_users", [6, 30])
-def test_with_one_visit_a_user_cuped_is_a_regression_on_arm_and_covariate(n_users: int) -> None:
-    g = np.random.default_rng(6)
-    user_WX, x_U = np.arange(n_users)[None], g.normal(size=n_users)
-    is_treated_WX, y_WX = user_WX % 2 == 0, x_U + g.normal(size=(1, n_users))
-    fit = sm.OLS(y_WX[0], np.column_stack([np.ones(n_users), is_treated_WX[0], x_U])).fit()
-    row = one(Experiment(user_WX, is_treated_WX, y_WX, x_U), "cuped")
-    expected = (fit.params[1], fit.bse[1], *fit.conf_int()[1], fit.pvalues[1])
-    assert [row[name] for name in NAMES] == pytest.approx(list(expected), rel=1e-9)
+def unequal_clusters(seed: int, n_worlds: int, n_clusters: int = 20) -> Units:
+    """An A/A test by clusters of log-normal size with levels and covariates of their own."""
+    g = np.random.default_rng(seed)
+    shape = (n_worlds, n_clusters)
+    n = np.ceil(200 * np.exp(g.normal(size=shape)))
+    x, shock, noise = g.normal(size=(3, *shape))
+    total = n * 0.2 * (0.7 * x + 0.7 * shock) + np.sqrt(n) * noise
+    arm = (np.argsort(g.random(shape), axis=1) < n_clusters // 2).astype(int).ravel()
+    by_arm = np.zeros((2, n.size, 2))
+    for table, values in zip(by_arm, (n, total), strict=True):
+        table[np.arange(n.size), arm] = values.ravel()
+    cell, unit = (i.ravel() for i in np.indices(shape))
+    return Units(n_worlds, cell, unit, *by_arm, x.ravel())
+
+
+def test_few_unequal_clusters_reject_about_as_often_as_they_say() -> None:
+    """Asked for are 5 %: at most 7 % here, where the sandwich with g - 2 degrees takes 10 %."""
+    n_worlds = 20_000
+    units = unequal_clusters(3, n_worlds)
+    low, high = bounds(0.04, n_worlds)[0], bounds(0.07, n_worlds)[1]
+    assert high < 0.08
+    tables = DesignTables("cluster", pl.DataFrame())
+    tables.__dict__["units"] = units
+    for method in (user_cluster, cuped):
+        p_K = method(tables).p_value
+        assert low <= (p_K <= 0.05).mean() <= high, method.__name__
+    value_K, influence_U = units.difference(units.sum_UA)
+    plain_K = student(value_K, np.sqrt(units.total(influence_U**2)), np.full(n_worlds, 18.0))
+    assert (plain_K.p_value <= 0.05).mean() > high
 
 
 def test_cuped_cuts_the_variance_by_the_squared_correlation() -> None:
@@ -179,11 +214,14 @@ def test_few_clusters_have_students_interval_by_hand() -> None:
     data = Experiment(user_WX, is_treated_WX, y_WX, np.full(8, np.nan), cluster_U=cluster_U)
     row = one(data, "user_cluster")
     # treated clusters of 4 visits: 8 and 16, mean 3. control: 4 of 4 and 6 of 3, mean 10 / 7
+    # (1 - n_u / N)^(-1/2) each: half of the treated visits, 4 and 3 of 7 control ones
     variance = 2 * (4**2 + 4**2) / 8**2
-    variance += 2 * ((4 - 4 * 10 / 7) ** 2 + (6 - 3 * 10 / 7) ** 2) / 7**2
+    variance += (4 - 4 * 10 / 7) ** 2 / 7**2 * 7 / 3 + (6 - 3 * 10 / 7) ** 2 / 7**2 * 7 / 4
     assert row["value"] == pytest.approx(3 - 10 / 7)
     assert row["se"] == pytest.approx(math.sqrt(variance))
-    half = 4.302653 * math.sqrt(variance)  # Student's t with 4 - 2 degrees of freedom
+    # of an arm's two residuals one is free: were visits independent, of variance 1/8 and 1/7
+    spread = np.array([1 / 8, 1 / 7])
+    half = stats.t.ppf(0.975, spread.sum() ** 2 / (spread**2).sum()) * math.sqrt(variance)
     assert row["ci_high"] - row["value"] == pytest.approx(half, rel=1e-6)
     for name in (NEEDS_UNITS | {"always_valid"}) - {"user_cluster"}:
         assert one(data, name)["p_value"] is None, name

@@ -3,6 +3,12 @@
 A unit is a user, or what else the design gave an arm as one (a cluster of users, a block of
 steps). Its visits resemble each other, so an arm holds less information than its number of visits
 says, and an interval that takes visits as independent is too narrow.
+
+Both are regressions of the visits' outcomes on the arm (and what was foretold) with the
+cluster-robust variance CR2 and Satterthwaite degrees of freedom (Bell and McCaffrey 2002, Survey
+Methodology 28:169; Imbens and Kolesár 2016, Review of Economics and Statistics 98:701), which hold
+where units are few and unequal: there the plain sandwich variance is too small, and the number of
+units says too much about how well it is known.
 """
 
 from __future__ import annotations
@@ -10,36 +16,30 @@ from __future__ import annotations
 import numpy as np
 
 from realdataexp.stats.intervals import Intervals, cannot_tell, student
-from realdataexp.stats.tables import DesignTables
+from realdataexp.stats.tables import DesignTables, Units
+
+_ROUNDING = 1e-10  # equal covariates differ from their mean by less of their size
+_LEVERAGE = 1e-9  # a unit that fits itself but for this leaves no residual to tell its variance
 
 
 def user_cluster(tables: DesignTables) -> Intervals:
-    """Difference of the arms' means per visit, with a unit-clustered standard error.
+    """Difference of the arms' means per visit, with the variance CR2 of units as clusters.
 
-    The delta method for a ratio of sums over units (Deng, Knoblich and Lu 2018, arXiv 1803.06336,
-    section 3), which equals the cluster-robust variance of the regression of the outcome on the
-    arm (Liang and Zeger 1986) but for the small-sample factor: here g/(g-1) for each arm of g
-    units. Student's t with the number of units minus 2 degrees of freedom.
+    Cannot tell where an arm has one unit.
     """
     units = tables.units
-    if units is None:
-        return cannot_tell(tables.n_cells)
-    value_K, influence_U = units.difference(units.sum_UA)
-    n_units_K = units.total(np.ones(len(units.cell_U)))
-    return student(value_K, np.sqrt(units.total(influence_U**2)), n_units_K - 2)
+    return cannot_tell(tables.n_cells) if units is None else _regression(units, None)
 
 
 def cuped(tables: DesignTables) -> Intervals:
-    """The difference that is left after what the pre-period foretold (CUPED), unit-clustered.
+    """The difference that is left after what the pre-period foretold (CUPED), with CR2.
 
-    Deng, Xu, Kohavi and Walker 2013 (WSDM, equation 3 and its section for ratio metrics):
-    value = (R_T - R_C) - theta (X_T - X_C), where X_a is the mean over arm a's visits of the
-    unit's covariate, and theta = cov / var of the units' influences on the two differences, the
-    choice with the least variance. A unit without a covariate gets the mean over the visits, in
-    both arms, of those who have one: it says nothing about them and favours no arm. Student's t
-    with the number of units minus 3 degrees of freedom. That theta is estimated counts, too, where
-    units are few: with one visit a unit and arms of equal size this is the regression of the
-    outcome on the arm and the covariate, to the digit.
+    Deng, Xu, Kohavi and Walker 2013 (WSDM): value = (R_T - R_C) - theta (X_T - X_C), where X_a is
+    the mean over arm a's visits of the unit's covariate, and theta the coefficient of the covariate
+    beside the arm's in a regression of the visits' outcomes. That theta is estimated counts, too:
+    the covariate is a column of the regression whose variance CR2 is. A unit without a covariate
+    gets the mean over the visits, in both arms, of those who have one: it says nothing about them
+    and favours no arm.
 
     Cannot tell where no unit has a covariate or all have the same.
     """
@@ -51,20 +51,72 @@ def cuped(tables: DesignTables) -> Intervals:
     x_U = np.where(is_known, units.covariate_U, 0.0)
     n_known_K = units.total(n_U * is_known)
     mean_K = units.total(n_U * x_U) / np.where(n_known_K > 0, n_known_K, np.nan)
-    apart_U = np.where(is_known, x_U - mean_K[units.cell_U], 0.0)
     size_K = units.total(np.abs(x_U)) / units.total(is_known).clip(1)
-    # equal covariates differ from their mean by rounding only
-    apart_U = np.where(np.abs(apart_U) > 1e-10 * size_K[units.cell_U], apart_U, 0.0)
+    scale_K = np.where(size_K > 0, size_K, np.nan)
+    apart_U = np.where(is_known, x_U - mean_K[units.cell_U], 0.0) / scale_K[units.cell_U]
+    return _regression(units, apart_U)
 
-    value_K, influence_U = units.difference(units.sum_UA)
-    shift_K, influence_x_U = units.difference(apart_U[:, None] * units.n_UA)
-    var_x_K = units.total(influence_x_U**2)
-    var_x_K = np.where(var_x_K > 0, var_x_K, np.nan)
-    theta_K = units.total(influence_U * influence_x_U) / var_x_K
-    left_U = influence_U - theta_K[units.cell_U] * influence_x_U
-    n_units_K = units.total(np.ones(len(units.cell_U)))
-    df_K = np.where(n_units_K > 3, n_units_K - 3, np.nan)
-    # of two parameters and theta, and of theta's error where the arms' covariates differ
-    widened_K = (df_K + 1) / df_K + shift_K**2 / (df_K * var_x_K)
-    se_K = np.sqrt(units.total(left_U**2) * widened_K)
-    return student(value_K - theta_K * shift_K, se_K, df_K)
+
+def _regression(units: Units, x_U: np.ndarray | None) -> Intervals:
+    """Visits' outcomes on a column for each arm and, if given, one for the units' covariate.
+
+    All that is needed of a unit's visits are their number and sum in each arm, as the columns are
+    the same for all of them. With the covariate centred in each arm the columns are orthogonal, so
+    with N their squared lengths and c_u what a visit of unit u weighs in the effect:
+
+    - H_u, the unit's block of the hat matrix, acts on two numbers, one for each arm's visits;
+    - CR2 = sum of squares of v_u' e_u over units, v_u = (I - H_u)^(-1/2) c_u, e_u the residuals;
+    - its degrees of freedom are (tr P)^2 / tr P^2, P_uw = v_u' (I - H)_uw v_w: the Satterthwaite
+      approximation if visits were independent.
+
+    Axes: D columns of the regression: control, treatment, covariate.
+    """
+    cell = units.cell_U
+    n_UA, root_UA = units.n_UA, np.sqrt(units.n_UA)
+    ratio_KA = units.ratios(units.sum_UA)
+    value_K, residual_UA = ratio_KA[:, 1] - ratio_KA[:, 0], units.sum_UA - ratio_KA[cell] * n_UA
+    # an orthonormal column's entry at the visits of each unit and arm
+    column_UAD = np.zeros((len(cell), 2, 2 if x_U is None else 3))
+    column_UAD[:, [0, 1], [0, 1]] = (units.n_KA.clip(1) ** -0.5)[cell]
+    effect_KD = np.array([-1.0, 1.0]) * units.n_KA.clip(1) ** -0.5
+    if x_U is not None:
+        mean_KA = units.ratios(x_U[:, None] * n_UA)
+        x_UA = x_U[:, None] - mean_KA[cell]
+        x_UA = np.where(np.abs(x_UA) > _ROUNDING, x_UA, 0.0)
+        square_K = units.total((n_UA * x_UA**2).sum(1))
+        square_K = np.where(square_K > 0, square_K, np.nan)
+        theta_K = units.total((x_UA * units.sum_UA).sum(1)) / square_K
+        shift_K = mean_KA[:, 1] - mean_KA[:, 0]
+        value_K = value_K - theta_K * shift_K
+        residual_UA = residual_UA - theta_K[cell, None] * x_UA * n_UA
+        column_UAD[:, :, 2] = x_UA / np.sqrt(square_K)[cell, None]
+        effect_KD = np.column_stack([effect_KD, -shift_K / np.sqrt(square_K)])
+
+    # per unit, in the orthonormal basis of "the visits of one arm"
+    column_UAD = column_UAD * root_UA[:, :, None]
+    weight_UA = _inverse_root(
+        np.eye(2) - np.einsum("uad,ubd->uab", column_UAD, column_UAD),
+        np.einsum("uad,ud->ua", column_UAD, effect_KD[cell]),
+    )
+    influence_U = (weight_UA * residual_UA / np.where(n_UA > 0, root_UA, 1.0)).sum(1)
+    q_UD = np.einsum("uad,ua->ud", column_UAD, weight_UA)
+    own_U, q2_U = (weight_UA**2).sum(1), (q_UD**2).sum(1)
+    D = q_UD.shape[1]
+    cross_K = sum(units.total(q_UD[:, i] * q_UD[:, j]) ** 2 for i in range(D) for j in range(D))
+    square_K = units.total((own_U - q2_U) ** 2 - q2_U**2) + cross_K
+    df_K = units.total(own_U - q2_U) ** 2 / np.where(square_K > 0, square_K, np.nan)
+    return student(value_K, np.sqrt(units.total(influence_U**2)), df_K)
+
+
+def _inverse_root(matrix_U22: np.ndarray, vector_U2: np.ndarray) -> np.ndarray:
+    """matrix^(-1/2) vector, of symmetric 2 x 2 matrices; NaN where one is not positive definite.
+
+    By Cayley and Hamilton the root is (matrix + d) / sqrt(trace + 2 d), d the root of the
+    determinant.
+    """
+    a, b, c = matrix_U22[:, 0, 0], matrix_U22[:, 0, 1], matrix_U22[:, 1, 1]
+    determinant = a * c - b * b
+    d = np.sqrt(np.where(determinant > _LEVERAGE, determinant, np.nan))
+    scale = np.sqrt(a + c + 2 * d) / ((a + d) * (c + d) - b * b)
+    x, y = vector_U2[:, 0], vector_U2[:, 1]
+    return np.stack([(c + d) * x - b * y, (a + d) * y - b * x], axis=1) * scale[:, None]
