@@ -46,3 +46,29 @@ def test_the_truths_worlds_stand_under_one_name():
     table = pl.DataFrame([{**row, "design": d} for d in ("global_T", "global_C", "pooling")])
     found = {(r["design"], r["who"]) for r in curves.looks(table).to_dicts()}
     assert found == {("global", "T"), ("global", "C"), ("pooling", "shared")}
+
+
+def late_and_early(*early: float) -> pl.DataFrame:
+    """A curve of ten steps that starts anywhere and settles between 1 and 2."""
+    means = [*early, *[1.0, 2.0] * 5][:10]
+    nothing = pl.Series([None] * 10, dtype=pl.Float64)
+    return pl.DataFrame({"design": ["pooling"] * 10, "step": list(range(1, 11)), "mean": means,
+                         "low": nothing, "high": nothing})  # fmt: skip
+
+
+def test_an_axis_fits_the_steps_after_the_first_fifth():
+    assert curves.settled_range(late_and_early(-90.0, 70.0)) == pytest.approx((0.92, 2.08))
+
+
+def test_an_axis_that_shows_all_points_is_left_alone():
+    assert curves.settled_range(late_and_early(1.5)) is None
+    assert curves.settled_range(late_and_early().clear()) is None
+
+
+def test_an_axis_holds_the_band_of_the_truth_where_it_counts():
+    curve = late_and_early(-90.0, 70.0)
+    truth = curve.with_columns(design=pl.lit("global"), low=pl.lit(-3.0), high=pl.lit(4.0))
+    early = pl.col("step") <= 2
+    truth = truth.with_columns(low=pl.when(early).then(-999.0).otherwise("low"))
+    ends = curves.settled_range(pl.concat([curve, truth]))
+    assert ends == pytest.approx((-3.0 - 0.56, 4.0 + 0.56))

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from realdataexp.errors import DiskError, InputError
-from realdataexp.report import plots
+from realdataexp.report import plots, verdicts
 from realdataexp.report.files import read_result, read_table
 from realdataexp.report.plots import draw, write_plot
 
@@ -79,9 +79,25 @@ def test_bias_and_coverage_are_those_of_the_result(small_run: Path):
     ]
     for title, expected in (("click: bias", biases), ("click: coverage", covers)):
         drawn_lines = panel(figure, title).get_lines()
-        points = [x for x in drawn_lines if len(x.get_xdata()) == 1 and x.get_marker() in "os"]
+        points = [x for x in drawn_lines if len(x.get_xdata()) == 1 and x.get_marker() in "oxs"]
         found = sorted(float(x.get_xdata()[0]) for x in points)
         assert found == pytest.approx(sorted(expected))
+
+
+def test_a_bias_is_marked_as_the_page_judges_it(small_run: Path):
+    """One is beyond the limit of 2.78 for six biases, one beyond that of a single bias only."""
+    result, tables = parts(small_run)
+    for e in result["comparison"]:
+        bias = {"pooling": 3.2, "snapshot": 2.4, "splitting": 0.1}[e["design"]]
+        e.update(gte=10.0, bias=bias, bias_mc_se=1.0, bias_df=39, n_worlds=40)
+    ax = panel(drawn(result, tables), "click: bias")
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["no bias", "inconclusive", "biased"]
+    markers = [x.get_marker() for x in ax.get_lines() if x.get_marker() in "oxsD"]
+    assert markers == ["s", "D", "D"]
+    judged = {v.design: v.judgement for v in verdicts.verdicts(result)}
+    assert list(judged.values()).count("biased") == 1
 
 
 def test_no_label_lies_on_another_or_outside(small_run: Path):

@@ -10,6 +10,7 @@ from page_reader import Element, charts_of, copy_run, read_page
 from test_page import result_of, section
 
 from realdataexp.errors import InputError
+from realdataexp.report import verdicts
 from realdataexp.report.several import run_names, write_comparison
 
 
@@ -17,7 +18,7 @@ def other(result: dict[str, Any]) -> None:
     result["config"]["simulation"]["n_steps"] = 77
     result["config"]["labels"][0]["alpha_T"] = 0.25
     for entry in result["comparison"]:
-        entry.update(bias=5.0, bias_mc_se=1.0)
+        entry.update(bias=5.0, bias_mc_se=1.0, bias_df=9, gte=-10.0)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,14 @@ def test_effects_and_biases_stand_side_by_side(page: Element, runs: list[Path]):
                 told = [float(str(x.attributes["data-sort"])) for x in row.all("td")]
                 assert told == [e["bias"], 5.0]
                 assert row.all("td")[1].attributes["class"] == "notable"
+                assert row.all("td")[1].text.endswith("(-50 %)")
+
+
+def test_both_verdicts_of_each_run_are_told(page: Element, runs: list[Path]):
+    rows = section(page, "runs").all("tbody")[0].all("tr")
+    for row, run in zip(rows, runs, strict=True):
+        assert row.all("td")[-1].text == " ".join(verdicts.headline(result_of(run)))
+    assert "Biased: pooling, snapshot, splitting." in rows[1].text
 
 
 def test_only_settings_that_differ_are_listed(page: Element):

@@ -14,8 +14,9 @@ from rich.console import Console
 from realdataexp.report.table import print_result
 
 ENTRY = {
-    "gte": -278.84, "estimate": -510.6, "bias": -231.8, "bias_mc_se": 244.7, "sd": 763.6,
-    "rmse": 760.6, "se_mean": 800.0, "coverage": 0.9, "sign_error_rate": 0.2, "n_worlds": 10,
+    "gte": -278.84, "estimate": -510.6, "bias": -231.8, "bias_mc_se": 244.7, "bias_df": 9,
+    "sd": 763.6, "rmse": 760.6, "se_mean": 800.0, "coverage": 0.9, "sign_error_rate": 0.2,
+    "n_worlds": 10,
 }  # fmt: skip
 TRUTH = {
     "design": "global", "label": "play_time", "estimand": "mean_per_visit", "value": -278.84,
@@ -31,7 +32,10 @@ def compared(**changes: Any) -> dict[str, Any]:
         "mode": "compare",
         "status": "complete",
         "n_steps_done": 60,
-        "config": {"labels": [{"name": "play_time", "target": "play_time_ms"}]},
+        "config": {
+            "labels": [{"name": "play_time", "target": "play_time_ms"}],
+            "experiment": {"aa": False},
+        },
         "gte_results": {
             "GT_play_time": 54_954_820.0,
             "GC_play_time": 56_000_000.0,
@@ -73,12 +77,34 @@ def test_totals_are_in_compact_units(tmp_path: Path):
     assert re.search(r"play_time \(ms\)\s+54\.95 M\s+56 M\s+-1\.045 M\s+-1\.87 %", text)
 
 
-def test_only_a_bias_beyond_two_standard_errors_is_highlighted(tmp_path: Path):
+def test_a_star_is_the_limit_that_the_legend_names(tmp_path: Path):
+    """Student's t with 9 degrees of freedom, 5 % over two biases: 2.685 errors of 244.7."""
+    for bias, is_starred in ((-656.0, False), (-658.0, True)):
+        result = compared()
+        result["comparison"][1]["bias"] = bias
+        text = shown(result, tmp_path)
+        row = next(line for line in text.splitlines() if line.startswith("snapshot"))
+        assert (" *" in row) == is_starred
+        said = " ".join(text.split())
+        assert (
+            "* if statistically significant, more than 2.69 of these from 0 (Student's t limit for "
+            "5 % over the 2 biases of this run)" in said
+        )
+        assert ("Biased: snapshot." in said) == is_starred
+
+
+def test_the_verdicts_stand_below_the_tables(tmp_path: Path):
+    text = shown(compared(), tmp_path)
+    assert text.index("Biased: snapshot.") > text.index("RMSE")
+    assert "Intervals are not judged: that takes 20 replications." in text
+
+
+def test_only_a_significant_bias_is_highlighted(tmp_path: Path):
     text = shown(compared(), tmp_path, color=True)
     assert text.count("\x1b[31m") == 1
     red = next(line for line in text.splitlines() if "\x1b[31m" in line)
     assert re.search(r"snapshot .*-1,258 ± 245 \* ", red)
-    assert text.count(" * ") == 1 + text.count("error, * if")
+    assert text.count(" * ") == 1 + text.count("error; * if")
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120])
@@ -102,6 +128,7 @@ def aa_result(**changes: Any) -> dict[str, Any]:
     """An A/A test of two labels with three designs and two methods; one has no answer."""
     inference = [
         {"design": design, "label": label, "se_method": method, "reject_share": share,
+         "coverage": None if share is None else 1 - share,
          "trustworthy": trusted}
         for label in ("play_time", "click")
         for design, method, share, trusted in (

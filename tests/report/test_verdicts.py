@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from realdataexp.config import INTERVALS
 from realdataexp.report import verdicts
 
 ENTRY = {
     "design": "pooling", "label": "click", "gte": 10.0, "estimate": 10.1, "bias": 0.1,
-    "bias_mc_se": 0.5, "rmse": 1.0, "sign_error_rate": 0.0,
+    "bias_mc_se": 0.5, "bias_df": 39, "n_worlds": 40, "rmse": 1.0, "sign_error_rate": 0.0,
 }  # fmt: skip
 WELCH = {
     "design": "pooling", "label": "click", "se_method": "welch", "n_intervals": 40,
@@ -37,7 +38,7 @@ def compared(*entries: dict[str, Any], inference: Any = (), aa: bool = False) ->
         ({"ci_low": -1.0}, "none", "no effect found: 2.00 per visit"),
         ({"ci_low": 0.0}, "none", "no effect found"),
         ({"value": 0.0, "ci_low": 0.0, "ci_high": 0.0, "se": 0.0}, "none", "by construction"),
-        ({"ci_low": None, "ci_high": None, "se": None}, "unknown", "one replication cannot tell"),
+        ({"ci_low": None, "ci_high": None, "se": None}, "unknown", "there is one replication"),
         ({"value": None}, "unknown", "no answer"),
     ],
 )
@@ -57,57 +58,41 @@ def test_the_effect_in_percent():
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "words"),
+    ("changes", "n_biases", "kind", "words"),
     [
-        ({"bias": None}, "unknown", "no answer"),
-        ({"bias_mc_se": None}, "unknown", "one replication hides"),
-        ({}, "none", "no bias found (could be up to 1.10, 11 % of the effect)"),
-        ({"bias": 1.0}, "none", "no bias found (could be up to 2.00, 20 % of the effect)"),
-        ({"bias_mc_se": 1.0}, "unclear", "more replications would tell"),
-        ({"bias": 2.0, "estimate": 12.0}, "found", "overstates the effect by 2.00 ± 0.50, 20 %"),
-        ({"bias": -2.0, "estimate": 8.0}, "found", "understates the effect by 2.00"),
-        ({"bias": -12.0, "estimate": -2.0}, "found", "turns the sign"),
-        ({"bias": -2.0, "estimate": -12.0, "gte": -10.0}, "found", "overstates the effect"),
-        ({"bias": 0.3, "bias_mc_se": 0.1}, "small", "a small bias: off by 0.30"),
-        ({"bias": 0.31, "bias_mc_se": 0.1}, "found", "overstates"),
-        ({"gte": 0.0}, "none", "no bias found (could be up to 1.10)"),
-        ({"gte": 0.0, "bias": 2.0}, "found", "where there is no effect"),
-        ({"bias": 0.0, "bias_mc_se": 0.0}, "none", "no bias found"),
+        ({"bias": None}, 1, "unknown", "no answer"),
+        ({"bias_mc_se": None}, 1, "unknown", "bias 0.1, with an unknown error: there is one repl"),
+        ({}, 1, "none", "no bias found; at most 1.11, 11 % of the effect"),
+        (
+            {"bias_mc_se": 1.0}, 1, "unclear",
+            "bias 0.1 ± 1.0; up to 2.1, 21 % of the effect, is not excluded; about 110 ",
+        ),
+        ({"bias": 2.0}, 1, "found", "overstates the effect by 20 % (bias 2.00 ± 0.50)"),
+        ({"bias": -2.0}, 1, "found", "understates the effect by 20 % (bias -2.00 ± 0.50)"),
+        ({"bias": -12.0}, 1, "found", "turns the sign, at -120 % of the effect (bias -12.00 ±"),
+        ({"bias": -2.0, "gte": -10.0}, 1, "found", "overstates the effect by 20 % (bias -2.00"),
+        ({"bias": 2.0, "gte": -10.0}, 1, "found", "understates the effect by 20 % (bias 2.00"),
+        ({"bias": 0.29, "bias_mc_se": 0.1}, 1, "small", "overstates the effect by 2.9 % (bias"),
+        ({"gte": 0.0}, 1, "none", "no bias found; at most 1.11"),
+        ({"gte": 0.0, "bias": 2.0}, 1, "found", "off, where there is no effect (bias 2.00 ± 0.50)"),
+        (
+            {"bias": -1.2}, 10, "doubtful",
+            "understates the effect by 12 % (bias -1.20 ± 0.50), perhaps by chance, as one of the "
+            "10 biases of this run; about",
+        ),
+        (
+            {"bias_df": 2, "n_worlds": 3}, 10, "few",
+            "not judged with 3 replications (bias 0.10 ± 0.50); about",
+        ),
+        ({"bias_df": 2}, 10, "few", "not judged with 3 starting models (bias 0.10 ± 0.50); about"),
+        ({"bias_df": 2, "bias_mc_se": 1e7}, 10, "few", "; over 100,000 starting models would"),
     ],
-)
-def test_a_bias(changes: dict[str, Any], kind: str, words: str):
-    found = verdicts.bias({**ENTRY, **changes})
+)  # fmt: skip
+def test_a_bias(changes: dict[str, Any], n_biases: int, kind: str, words: str):
+    found = verdicts.bias({**ENTRY, **changes}, n_biases)
     assert found.kind == kind
     assert words in found.words
-
-
-REFUTED = {**WELCH, "trustworthy": False}
-CUPED = {**WELCH, "se_method": "cuped"}
-COVERS = "intervals (Welch's) hold the truth in 95 % (83 to 99 %) of tests"
-
-
-@pytest.mark.parametrize(
-    ("entries", "is_aa", "kind", "words"),
-    [
-        ([WELCH], False, "good", COVERS),
-        ([REFUTED], False, "bad", f"{COVERS}: too rarely, and no other method does better"),
-        ([REFUTED, CUPED], False, "good", "too rarely; better cuped"),
-        ([REFUTED, {**CUPED, "trustworthy": False}], False, "bad", "no other method"),
-        ([REFUTED, {**CUPED, "trustworthy": None}], False, "bad", "no other method"),
-        ([{**WELCH, "n_intervals": 19}], False, "unknown", "too few intervals (19)"),
-        ([{**WELCH, "coverage": None}], False, "unknown", "too few"),
-        ([CUPED], False, "unknown", "too few intervals (0)"),
-        ([], False, "unknown", "too few intervals (0)"),
-        ([{**WELCH, "n_intervals": 19}], True, "unclear", "too few intervals (19)"),
-        ([WELCH], True, "good", "exclude 0 in 5 % (1 to 17 %) of tests"),
-        ([REFUTED], True, "bad", "exclude 0 in 5 % (1 to 17 %) of tests: too often"),
-    ],
-)
-def test_intervals(entries: list[dict[str, Any]], is_aa: bool, kind: str, words: str):
-    found = verdicts.intervals(entries, is_aa)
-    assert found.kind == kind
-    assert words in found.words
-    assert found.is_news == (kind != "unknown")
+    assert ("would decide" in found.words) == (kind in ("few", "doubtful", "unclear"))
 
 
 @pytest.mark.parametrize(
@@ -117,77 +102,124 @@ def test_intervals(entries: list[dict[str, Any]], is_aa: bool, kind: str, words:
 def test_sign_errors(rate: float | None, gte: float, is_said: bool):
     found = verdicts.signs({**ENTRY, "sign_error_rate": rate, "gte": gte})
     assert (found is not None) == is_said
-    assert found is None or "6 % of tests point the wrong way" in found.words
+    assert found is None or "6 % of single tests have the wrong sign" in found.words
 
 
-BAD = {"design": "bad", "bias": 5.0, "estimate": 15.0}
+REFUTED = {**WELCH, "trustworthy": False, "coverage": 0.55}
+UNJUDGED = {**WELCH, "trustworthy": None}
+BAD = {"design": "bad", "bias": 5.0}
 
 
+@pytest.mark.parametrize("inference", [[], [WELCH], [REFUTED], [UNJUDGED]])
 @pytest.mark.parametrize(
-    ("changes", "inference", "aa", "trust"),
+    ("changes", "judgement"),
     [
-        ({}, [WELCH], False, "trust"),
-        ({}, [], False, "trust"),
-        ({"bias": 5.0}, [WELCH], False, "distrust"),
-        ({"bias_mc_se": 2.0}, [WELCH], False, "unclear"),
-        ({"bias": None}, [], False, "unclear"),
-        ({}, [REFUTED], False, "distrust"),
-        ({"bias_mc_se": 2.0}, [REFUTED], False, "distrust"),
-        ({}, [REFUTED, CUPED], False, "trust"),
-        ({"gte": 0.0}, [REFUTED], True, "distrust"),
-        ({"gte": 0.0}, [WELCH], True, "trust"),
-        ({"gte": 0.0}, [], True, "unclear"),
+        ({}, "unbiased"),
+        ({"bias": 5.0}, "biased"),
+        ({"bias": 0.29, "bias_mc_se": 0.1}, "small"),
+        ({"bias_mc_se": 2.0}, "inconclusive"),
+        ({"bias": None}, "few"),
+        ({"bias_df": 3}, "few"),
+        ({"gte": 0.0}, "unbiased"),
     ],
 )
-def test_a_verdict(changes: dict[str, Any], inference: Any, aa: bool, trust: str):
-    (found,) = verdicts.verdicts(compared({**ENTRY, **changes}, inference=inference, aa=aa))
-    assert found.trust == trust
+def test_whether_an_estimate_is_biased_does_not_depend_on_intervals(
+    changes: dict[str, Any], judgement: str, inference: Any
+):
+    (found,) = verdicts.verdicts(compared({**ENTRY, **changes}, inference=inference))
+    assert found.judgement == judgement
 
 
-def test_one_bad_label_is_enough():
+def test_one_biased_label_is_enough():
     entries = (ENTRY, {**ENTRY, "label": "play_time", "bias": 5.0})
     (found,) = verdicts.verdicts(compared(*entries))
-    assert found.trust == "distrust"
+    assert found.judgement == "biased"
     assert set(found.reasons) == {"click", "play_time"}
 
 
-def test_the_headline_names_the_one_with_the_least_error_first():
-    judged = verdicts.verdicts(
-        compared(
-            {**ENTRY, **BAD},
-            {**ENTRY, "design": "wide", "rmse": 3.0},
-            {**ENTRY, "design": "best", "rmse": 0.5},
-            {**ENTRY, "design": "noisy", "bias_mc_se": 3.0},
-        )
+def test_the_headline_groups_designs_the_least_error_first():
+    result = compared(
+        {**ENTRY, **BAD},
+        {**ENTRY, "design": "wide", "rmse": 3.0},
+        {**ENTRY, "design": "best", "rmse": 0.5},
+        {**ENTRY, "design": "noisy", "bias_mc_se": 3.0},
+        {**ENTRY, "design": "noisier", "bias_mc_se": 4.0, "rmse": 2.0},
+        {**ENTRY, "design": "near", "bias": 0.4, "bias_mc_se": 0.01},
     )
-    assert verdicts.headline(judged) == [
-        "Trust best; wide too.",
-        "Do not trust bad.",
-        "These replications cannot tell about noisy.",
+    assert verdicts.headline(result) == [
+        "Unbiased as far as these replications can tell: best, wide.",
+        "Biased by at most 5 % of the effect: near.",
+        "Biased: bad.",
+        "Inconclusive: noisy, noisier; about 2,500 replications would decide.",
         "Intervals are not judged: that takes 20 replications.",
     ]
-    judged = verdicts.verdicts(compared(ENTRY, inference=[WELCH]))
-    assert verdicts.headline(judged) == ["Trust pooling."]
-
-
-@pytest.mark.parametrize(
-    ("n_looks", "bias", "kind"),
-    [(1, 1.05, "found"), (10, 1.05, "doubtful"), (10, 1.39, "doubtful"), (10, 1.42, "found")],
-)
-def test_one_of_many_looks_must_see_more_before_a_bias_counts(n_looks: int, bias: float, kind: str):
-    """Bonferroni for ten looks: norm.isf(0.0025) = 2.807 standard errors of 0.5."""
-    found = verdicts.bias({**ENTRY, "bias": bias, "bias_mc_se": 0.5}, n_looks)
-    assert found.kind == kind
-    assert ("perhaps by chance, as the run has 10 such looks" in found.words) == (
-        kind == "doubtful"
+    few = compared({**ENTRY, "bias_df": 1, "n_worlds": 2}, {**ENTRY, **BAD, "bias_mc_se": None})
+    assert verdicts.headline(few)[0] == (
+        "Too few replications to judge: pooling, bad; about 5 replications would decide."
     )
 
 
-def test_a_doubtful_bias_makes_a_doubtful_design():
+def test_one_of_many_biases_may_be_chance_in_every_place():
+    """2.4 standard errors: beyond the limit of one bias, within that of ten."""
     entries = [{**ENTRY, "design": f"d{i}"} for i in range(9)]
     doubted = {**ENTRY, "design": "odd", "bias": 1.2, "bias_mc_se": 0.5}
-    judged = verdicts.verdicts(compared(*entries, doubted))
-    assert {v.design: v.trust for v in judged}["odd"] == "doubtful"
-    said = verdicts.headline(judged)
-    assert "Doubtful: odd, whose bias may be chance." in said
-    assert not any("Do not trust" in sentence for sentence in said)
+    judged = {v.design: v for v in verdicts.verdicts(compared(*entries, doubted))}
+    assert judged["odd"].judgement == "inconclusive"
+    alone = verdicts.verdicts(compared(doubted))[0]
+    assert alone.judgement == "biased"
+
+
+def methods(design: str, label: str = "click", **judged: bool | None) -> list[dict[str, Any]]:
+    entry = {**WELCH, "design": design, "label": label}
+    return [
+        {**entry, "se_method": name, "trustworthy": x, "coverage": 0.9 if x else 0.5}
+        for name, x in judged.items()
+    ]
+
+
+def said_of_intervals(*inference: dict[str, Any], aa: bool = False) -> list[str]:
+    return [
+        x for x in verdicts.headline(compared(ENTRY, inference=inference, aa=aa)) if "nterval" in x
+    ]
+
+
+ALL = dict.fromkeys(INTERVALS, True)
+
+
+def test_intervals_to_believe_are_named_of_those_that_were_run():
+    found = said_of_intervals(
+        *methods("shadow", welch=True, user_cluster=True, block=False),
+        *methods("pooling", welch=False, user_cluster=True, block=False),
+        *methods("other", welch=False, user_cluster=True, block=False),
+        *methods("weighting", welch=False, user_cluster=False, block=False),
+        *methods("oracle", welch=True, user_cluster=True, block=True),
+        *methods("fresh", welch=None, user_cluster=None, block=None),
+    )
+    assert found == [
+        "Intervals to believe: shadow: welch, user_cluster; pooling, other: user_cluster; "
+        "weighting: none of the 3 run; oracle: all 3 run.",
+        "Interval methods not run: cuped, bootstrap, randomisation, always_valid.",
+    ]
+
+
+def test_nothing_is_said_of_methods_that_were_not_run_but_that_they_were_not():
+    (first, second) = said_of_intervals(*methods("pooling", welch=False))
+    assert first == "Intervals to believe: pooling: not welch, the only one run."
+    assert second.startswith("Interval methods not run: user_cluster, ")
+    assert said_of_intervals(*methods("pooling", **ALL)) == [
+        f"Intervals to believe: pooling: all {len(INTERVALS)} run."
+    ]
+
+
+def test_a_method_is_believed_where_no_label_refutes_it():
+    entries = [
+        *methods("pooling", "click", welch=True, block=None, cuped=True),
+        *methods("pooling", "play_time", welch=False, block=True, cuped=None),
+        *methods("snapshot", welch=None),
+    ]
+    pooling, snapshot = verdicts.beliefs(compared(inference=entries))
+    assert pooling.believed == ("block", "cuped")
+    assert pooling.refuted == {"welch": {"play_time": 0.5}}
+    assert snapshot.believed == () and snapshot.unjudged == ("welch",)
+    (refuted,) = verdicts.beliefs(compared(inference=[REFUTED], aa=True))
+    assert refuted.refuted == {"welch": {"click": REFUTED["reject_share"]}}

@@ -1,25 +1,52 @@
-"""The sections of the page that answer: the effect, which design to trust, and the tables."""
+"""The sections of the page that answer: the effect, which designs are biased, and the tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from realdataexp.report import verdicts
+from realdataexp.report.bias import (
+    HIDDEN,
+    MIN_REPLICATIONS,
+    SMALL,
+    is_significant,
+    percent_of_effect,
+    rule,
+)
 from realdataexp.report.markup import Cell, Html, fold, joined, section, table, tag
 from realdataexp.report.numbers import Scale, number, percent
 from realdataexp.report.plots import label_title
 from realdataexp.report.table import unit_of
 
 _WORDS = {
-    "trust": "trust",
-    "unclear": "cannot be told",
-    "doubtful": "doubtful",
-    "distrust": "do not trust",
+    "unbiased": "unbiased",
+    "small": "small bias",
+    "inconclusive": "inconclusive",
+    "few": "not judged",
+    "biased": "biased",
 }
+_BIAS_RULES = (
+    "These words follow from fixed rules. The truth and every design share random numbers, so a "
+    "bias is the mean of paired differences. Its interval is bias ± t × MC SE, with Student's t "
+    "limit for 5 % over all {n} biases of this run (Bonferroni): in 95 % of runs all {n} intervals "
+    "hold their bias. A design is biased for a label where the interval excludes 0 (a small bias, "
+    "where it excludes every bias over {small:g} % of the effect); unbiased where it holds 0 and "
+    "excludes every bias over {hidden:g} % of the effect; else inconclusive. So a run without any "
+    "bias calls a design biased in 5 % of cases at most. With fewer than {least} replications "
+    "none is judged."
+)
+_INTERVAL_RULES = (
+    "Apart from that, an interval method can be believed unless these replications refute it for "
+    "one of the labels: unless {refuted}, beyond chance (the exact binomial 95 % interval of that "
+    "share). With fewer than {least} intervals a method is not judged. An unbiased design may have "
+    "intervals that are too narrow: then take another method. A biased design may have intervals "
+    "wide enough to hold the truth."
+)
 _LEGEND = (
     "bias: estimate minus truth on the same random numbers, ± its Monte-Carlo standard error; bold "
-    "if more than 2 of these from 0. SD and RMSE: of a single test. SE / SD: what a test's own "
+    "{rule}. bias, % of effect: bias / GTE; negative where the design understates the effect. SD "
+    "and RMSE: of a single test. SE / SD: what a test's own "
     "standard error is of its true spread; should be 1. coverage: how often the 95 % interval of "
     "a single test holds the truth. wrong sign: single tests on the wrong side of 0. regret: mean "
     "cost per visit of launching where the interval lies above 0. A click on a header sorts."
@@ -37,7 +64,7 @@ def is_aa(result: dict[str, Any]) -> bool:
 
 
 def answer(result: dict[str, Any]) -> Html:
-    """The answer first: the effect on each label, then which designs to trust."""
+    """The answer first: the effect on each label, then which designs and intervals to believe."""
     parts: list[Html] = []
     if result["status"] != "complete":
         note = f"Partial: the run stopped after {result['n_steps_done']} steps."
@@ -79,37 +106,78 @@ def _effect(result: dict[str, Any], entry: dict[str, Any]) -> Html:
 
 
 def _verdicts(result: dict[str, Any]) -> Html:
+    """Apart from each other: which designs are biased, and which intervals can be believed."""
+    sentences = [tag("p", x, class_="verdict") for x in verdicts.headline(result)]
+    parts = [_biased(result), _believed(result)]
+    return joined([*sentences, *(parts[::-1] if is_aa(result) else parts)])
+
+
+def _biased(result: dict[str, Any]) -> Html:
     judged = verdicts.verdicts(result)
-    sentences = [tag("p", x, class_="verdict") for x in verdicts.headline(judged)]
     names = titles(result)
     labels = [x for x in names if any(x in v.reasons for v in judged)]
-    rows, keys = [], []
-    for v in judged:
-        cells = [
-            Cell(tag("ul", *[tag("li", f.words) for f in v.reasons.get(label, ()) if f.is_news]))
-            for label in labels
+    rows = [
+        [
+            v.design,
+            Cell(_WORDS[v.judgement], kind=f"is-{v.judgement}"),
+            *(_list(f.words for f in v.reasons.get(label, ())) for label in labels),
         ]
-        rows.append([v.design, Cell(_WORDS[v.trust], kind=f"is-{v.trust}"), *cells])
-        keys.append(v.design)
-    n = len(result["comparison"])
-    note = (
-        f"These words follow from fixed rules. A bias counts as found beyond "
-        f"{verdicts.sure(n):.1f} Monte-Carlo standard errors: then {n} looks at designs without "
-        "any bias show one in 5 % of runs at most. Beyond 2, which one such look shows in 5 %, it "
-        "is doubtful. An unfound bias of over 20 % of the effect is said to be unclear, a found "
-        "one of at most 5 % to be small. Intervals are bad where no method keeps its word; with "
-        "fewer than 20 replications they are not judged."
+        for v in judged
+    ]
+    note = _BIAS_RULES.format(
+        n=len(result["comparison"]), small=100 * SMALL, hidden=100 * HIDDEN, least=MIN_REPLICATIONS
     )
     header = ["design", "verdict", *(names[x] for x in labels)]
-    heading = "Can the designs' intervals be trusted?" if is_aa(result) else "Which design to trust"
+    keys = [v.design for v in judged]
     return joined(
         [
-            tag("h3", heading),
-            *sentences,
-            table("Why: what is found of each design", header, rows, keys=keys, data_kind="words"),
-            fold("How these words come about", tag("p", note)),
+            tag("h3", "Is the estimate biased?"),
+            table("What is found of each design", header, rows, keys=keys, data_kind="words"),
+            fold("How biases are judged", tag("p", note)),
         ]
     )
+
+
+def _believed(result: dict[str, Any]) -> Html:
+    found = verdicts.beliefs(result)
+    if not found:
+        return Html("")
+    refuted = (
+        "its intervals exclude 0 in more than 5 % of tests, though both arms are the same"
+        if is_aa(result)
+        else "its intervals hold the truth in less than 95 % of tests"
+    )
+    rows = [
+        [
+            x.design,
+            Cell(", ".join(x.believed) or "none", kind="" if x.believed else "is-biased"),
+            Cell("; ".join(_refuted(*item) for item in x.refuted.items()) or "-"),
+            Cell(", ".join(x.unjudged) or "-"),
+        ]
+        for x in found
+    ]
+    lacking = verdicts.not_run(found)
+    note = f"Not run: {', '.join(lacking)} (experiment.intervals)." if lacking else ""
+    how = _INTERVAL_RULES.format(refuted=refuted, least=verdicts.MIN_INTERVALS)
+    what = "exclude 0 too often" if is_aa(result) else "hold the truth too rarely"
+    header = ["design", "to believe", f"refuted: {what}", "not judged"]
+    return joined(
+        [
+            tag("h3", "Which intervals can be believed?"),
+            table("Interval methods of each design", header, rows, keys=[x.design for x in found],
+                  data_kind="words"),
+            tag("p", note, class_="small") if note else Html(""),
+            fold("How intervals are judged", tag("p", how)),
+        ]
+    )  # fmt: skip
+
+
+def _refuted(method: str, shares: dict[str, float]) -> str:
+    return f"{method} ({', '.join(f'{label} {100 * x:.0f} %' for label, x in shares.items())})"
+
+
+def _list(words: Iterable[str]) -> Cell:
+    return Cell(tag("ul", *[tag("li", x) for x in words]))
 
 
 def comparison(result: dict[str, Any]) -> Html:
@@ -118,7 +186,7 @@ def comparison(result: dict[str, Any]) -> Html:
     shown = [_compared(result, label, names[label]) for label in names]
     if is_aa(result):
         shown += [_type_i_errors(result["inference"], label, names[label]) for label in names]
-    legend = tag("p", _LEGEND, class_="small")
+    legend = tag("p", _LEGEND.format(rule=rule(result["comparison"])), class_="small")
     more = [_intervals(result), _detectable(result)]
     return section("comparison", "Designs compared", *shown, legend, *more)
 
@@ -134,7 +202,7 @@ def _compared(result: dict[str, Any], label: str, title: str) -> Html:
     gte = entries[0]["gte"]
     dashes = [Cell("") for _ in range(8)]
     rows: list[list[Any]] = [["truth (GTE)", Cell(scale.text(gte), gte), *dashes]]
-    rows += [_design_row(e, scale) for e in entries]
+    rows += [_design_row(e, scale, len(result["comparison"])) for e in entries]
     header = [
         "design", "estimate", "bias", "± MC SE", "bias, % of effect", "SD", "RMSE", "SE / SD",
         "coverage", "wrong sign", "regret",
@@ -146,21 +214,19 @@ def _compared(result: dict[str, Any], label: str, title: str) -> Html:
     )  # fmt: skip
 
 
-def _design_row(e: dict[str, Any], scale: Scale) -> list[Any]:
-    b, s, gte = e["bias"], e["bias_mc_se"], e["gte"]
-    is_notable = b is not None and s is not None and abs(b) > verdicts.NOTABLE * s
-    share = 100 * b / abs(gte) if b is not None and gte else None
+def _design_row(e: dict[str, Any], scale: Scale, n_biases: int) -> list[Any]:
+    b, s, share = e["bias"], e["bias_mc_se"], percent_of_effect(e)
     return [
         e["design"],
         Cell(scale.text(e["estimate"]), e["estimate"]),
-        Cell(scale.text(b), b, "notable" if is_notable else ""),
+        Cell(scale.text(b), b, "notable" if is_significant(e, n_biases) else ""),
         Cell(scale.text(s), s),
         Cell(percent(share), share),
         Cell(scale.text(e["sd"]), e["sd"]),
         Cell(scale.text(e["rmse"]), e["rmse"]),
         Cell(number(e.get("se_ratio")), e.get("se_ratio")),
         _percent(e["coverage"]),
-        _percent(e["sign_error_rate"]) if gte else Cell("-"),
+        _percent(e["sign_error_rate"]) if e["gte"] else Cell("-"),
         Cell(number(e.get("regret")), e.get("regret")),
     ]
 
@@ -196,7 +262,7 @@ def _intervals(result: dict[str, Any]) -> Html:
     rows, keys = [], []
     names = titles(result)
     for e in result.get("inference", ()):
-        trusted = {True: "yes", False: "no", None: "too few to tell"}[e["trustworthy"]]
+        trusted = {True: "yes", False: "no", None: "too few to judge"}[e["trustworthy"]]
         rows.append(
             [
                 e["design"], names.get(e["label"], e["label"]), e["se_method"],
@@ -230,7 +296,7 @@ def _detectable(result: dict[str, Any]) -> Html:
         keys.append(e["design"])
     if not rows:
         return Html("")
-    header = ["design", "label", "true effect", "MDE told", "MDE with true spread and bias",
+    header = ["design", "label", "true effect", "MDE reported", "MDE with true spread and bias",
               "power"]  # fmt: skip
     shown = table("Least effect that 80 % of tests detect", header, rows, keys=keys, sortable=True)
     return fold("What each design could detect", shown)

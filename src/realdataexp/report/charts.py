@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from realdataexp.report.bias import INTERVAL_OF_BIAS, MIN_REPLICATIONS, interval
+
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _N_COLOURS = 6
@@ -129,24 +131,30 @@ def estimates(
     return Chart(f"estimates-{key}", f"{title}: estimates of single tests", said, data, layout)
 
 
-def biases(entries: Sequence[dict[str, Any]], look: Look, title: str, key: str) -> Chart:
-    """Each design's bias with the 95 % interval that the replications give it."""
-    rows = [(e["design"], e["bias"], e["bias_mc_se"]) for e in entries if e["bias"] is not None]
-    said = "Mean distance from the truth with its 95 % Monte-Carlo interval. Green: no bias"
+def biases(
+    entries: Sequence[dict[str, Any]], n_biases: int, look: Look, title: str, key: str
+) -> Chart:
+    """Each design's bias, one of so many, with the interval that decides whether it is one."""
+    rows = [(e["design"], e["bias"], interval(e, n_biases)) for e in entries]
+    said = f"Intervals take {MIN_REPLICATIONS} replications"
+    if any(ends for _, _, ends in rows):
+        said = INTERVAL_OF_BIAS.format(n=n_biases)
+    said = f"Mean distance from the truth. {said}. Green: no bias"
     chart = points(rows, look, f"bias-{key}", "estimate − truth, per visit")
     return replace(chart, title=f"{title}: bias", summary=said)
 
 
 def points(
-    rows: Sequence[tuple[str, float, float | None]], look: Look, key: str, axis: str
+    rows: Sequence[tuple[str, float, tuple[float, float] | None]], look: Look, key: str, axis: str
 ) -> Chart:
-    """A point with a 95 % interval for each name, value and standard error, and a line at 0."""
+    """A point with an interval, where it has one, for each name, and a line at 0."""
     data, ends = [], [0.0]
-    for name, value, se in rows:
-        half = 1.96 * (se or 0.0)
-        error = {"type": "data", "array": [half], "thickness": 2}
+    for name, value, known in rows:
+        low, high = known or (value, value)
+        error = {"type": "data", "symmetric": False, "array": rounded([high - value]),
+                 "arrayminus": rounded([value - low]), "thickness": 2}  # fmt: skip
         data.append(_point(name, value, name, error, look))
-        ends += [value - half, value + half]
+        ends += [low, high]
     room = 0.06 * (max(ends) - min(ends)) or 1.0
     layout = _across(
         len(data),

@@ -9,6 +9,7 @@ import polars as pl
 
 LOW, HIGH = 0.1, 0.9  # the band: the middle 80 % of the worlds
 MAX_POINTS = 200
+EARLY = 0.2  # share of the steps, in which estimates still scatter widely
 _MIN_BAND = 3  # worlds
 _ARM_OF_TRUTH = pl.col("design").str.extract(r"^global_([TC])$")
 
@@ -66,6 +67,28 @@ def effects(outcomes: pl.DataFrame) -> pl.DataFrame:
     both = arm["T"].join(arm["C"], on=keys, suffix="_C", maintain_order="left")
     both = both.with_columns(value=pl.col("value") - pl.col("value_C"))
     return bands(both.filter(pl.col("value").is_finite()), ["design", "label"])
+
+
+def settled_range(table: pl.DataFrame) -> tuple[float, float] | None:
+    """The ends of an axis for curves that start with much noise; None where all points fit it.
+
+    It holds every mean after the first fifth of the steps, the band of the truth there, and a
+    margin.
+
+    Args:
+        table: design, step, mean, low, high.
+    """
+    late = table.filter(pl.col("step") > EARLY * pl.col("step").max())
+    of_truth = late.filter(pl.col("design") == "global")
+    parts = [late["mean"], of_truth["low"], of_truth["high"]]
+    values = pl.concat([x.cast(pl.Float64).rename("") for x in parts]).drop_nulls()
+    if values.is_empty():
+        return None
+    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
+    margin = 0.08 * (high - low)
+    low, high = low - margin, high + margin
+    is_beyond = ((table["mean"] < low) | (table["mean"] > high)).any()
+    return (low, high) if is_beyond and high > low else None
 
 
 def _so_far(outcomes: pl.DataFrame) -> pl.DataFrame:

@@ -71,9 +71,9 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 
 def _question(result: dict[str, Any]) -> str:
     if answers.is_aa(result):
-        return "Which intervals keep their word"
+        return "Which intervals can be believed"
     if result["comparison"]:
-        return "Which design tells the truth"
+        return "Which design is biased"
     return "The true effect" if result["mode"] == "global" else f"What {result['mode']} answers"
 
 
@@ -132,7 +132,7 @@ def _answers(
         ]
         truth = of_truth[0] if of_truth else None
         shown.append(charts.estimates(known, truth, look, title, key))
-    shown.append(charts.biases(entries, look, title, key))
+    shown.append(charts.biases(entries, len(result["comparison"]), look, title, key))
     inference = [e for e in result.get("inference", ()) if e["label"] == label]
     if inference:
         is_aa = answers.is_aa(result)

@@ -6,12 +6,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from realdataexp.report.bias import interval, kind
 from realdataexp.report.numbers import number
+from realdataexp.report.verdicts import JUDGEMENTS
 
 TREATMENT, CONTROL, TRUTH, NEUTRAL = "#D55E00", "#0072B2", "#009E73", "#595959"
 _BOX = "#D9E6F2"
@@ -21,6 +22,13 @@ _WHO = {
     "C": ("control", CONTROL, "s"),
     "shared": ("both arms", NEUTRAL, "o"),
 }
+_JUDGED = {
+    "unbiased": (CONTROL, "o"),
+    "small": (CONTROL, "s"),
+    "inconclusive": (NEUTRAL, "D"),
+    "few": (NEUTRAL, "x"),
+    "biased": (TREATMENT, "s"),
+}
 _METRICS = {
     "auc": "AUC (0.5 is guessing)",
     "relative_error": "relative error",
@@ -29,16 +37,16 @@ _METRICS = {
 }
 
 
-def estimates(ax: Axes, table: pl.DataFrame, order: Sequence[str], title: str) -> None:
+def estimates(
+    ax: Axes, table: pl.DataFrame, truth: dict[str, Any] | None, order: Sequence[str], title: str
+) -> None:
     """Box plot of each design's estimates, the mean truth as a line and its interval as a band."""
-    truth = table.filter(pl.col("design") == "global")["value"].to_numpy()
     values = [table.filter(pl.col("design") == d)["value"].to_numpy() for d in order]
-    if len(truth):
-        if len(truth) > 1:
-            half = 1.96 * truth.std(ddof=1) / np.sqrt(len(truth))
-            low, high = truth.mean() - half, truth.mean() + half
-            ax.axvspan(low, high, color=TRUTH, alpha=0.2, linewidth=0)
-        ax.axvline(truth.mean(), color=TRUTH, linewidth=2, label="true effect (GTE)")
+    if truth is not None:
+        if truth["ci_low"] is not None:
+            band = (truth["ci_low"], truth["ci_high"])
+            ax.axvspan(*band, color=TRUTH, alpha=0.2, linewidth=0)
+        ax.axvline(truth["value"], color=TRUTH, linewidth=2, label="true effect (GTE)")
     boxes = ax.boxplot(
         values, orientation="horizontal", widths=0.55, patch_artist=True,
         medianprops={"color": "black"}, flierprops={"markersize": 3},
@@ -56,23 +64,25 @@ def estimates(ax: Axes, table: pl.DataFrame, order: Sequence[str], title: str) -
     _legend_below(ax)
 
 
-def biases(ax: Axes, entries: Sequence[dict[str, Any]], title: str) -> None:
-    """Each design's bias with the 95 % interval that the replications give it."""
+def biases(ax: Axes, entries: Sequence[dict[str, Any]], n_biases: int, title: str) -> None:
+    """Each design's bias, one of so many, with the interval that decides whether it is one."""
+    shown: dict[str, Any] = {}
     for i, e in enumerate(entries, start=1):
-        half = 1.96 * (e["bias_mc_se"] or 0.0)
-        is_found = abs(e["bias"]) > 2 * (e["bias_mc_se"] or np.inf)
-        colour, marker = (TREATMENT, "s") if is_found else (CONTROL, "o")
-        ax.errorbar(
-            e["bias"], i, xerr=half, color=colour, marker=marker, markersize=5, capsize=3,
-            linestyle="",
-        )  # fmt: skip
-    ax.axvline(0, color=TRUTH, linewidth=2, label="no bias")
-    for name, colour, marker in (("found", TREATMENT, "s"), ("not found", CONTROL, "o")):
-        ax.plot([], [], color=colour, marker=marker, markersize=5, label=f"bias {name}")
+        judgement = JUDGEMENTS[kind(e, n_biases)]
+        colour, marker = _JUDGED[judgement]
+        low, high = interval(e, n_biases) or (e["bias"], e["bias"])
+        shown[judgement] = ax.errorbar(
+            e["bias"], i, xerr=[[e["bias"] - low], [high - e["bias"]]], color=colour,
+            marker=marker, markersize=5, capsize=3, linestyle="",
+        )[0]  # fmt: skip
+    shown["no bias"] = ax.axvline(0, color=TRUTH, linewidth=2)
     _designs(ax, [""] * len(entries))
-    ax.set(title=f"{title}: bias", xlabel="estimate − truth, per visit, with 95 % interval")
+    ax.set(title=f"{title}: bias", xlabel="estimate − truth, per visit")
     _short_ticks(ax, "x")
-    _legend_below(ax, n_columns=3)
+    names = {"few": "not judged", "small": "small bias"}
+    order = [x for x in ("no bias", *_JUDGED) if x in shown]
+    handles = [shown[x] for x in order]
+    _legend_below(ax, 3, handles=handles, labels=[names.get(x, x) for x in order])
 
 
 def coverage(ax: Axes, covers: dict[str, dict[str, Any]], order: Sequence[str], title: str) -> None:
@@ -81,7 +91,7 @@ def coverage(ax: Axes, covers: dict[str, dict[str, Any]], order: Sequence[str], 
         if name in covers:
             e = covers[name]
             share, low, high = (100 * e[k] for k in ("coverage", "coverage_low", "coverage_high"))
-            is_off = high < 95
+            is_off = e["trustworthy"] is False
             ax.errorbar(
                 share, i, xerr=[[share - low], [high - share]], capsize=3, markersize=5,
                 color=TREATMENT if is_off else CONTROL, marker="s" if is_off else "o",
@@ -195,9 +205,9 @@ def _short_ticks(ax: Axes, which: str) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
 
 
-def _legend_below(ax: Axes, n_columns: int = 2) -> None:
+def _legend_below(ax: Axes, n_columns: int = 2, **what: Any) -> None:
     """A legend under the panel, where nothing that is drawn can lie beneath it."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=n_columns)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=n_columns, **what)
 
 
 def _steps(ax: Axes) -> None:

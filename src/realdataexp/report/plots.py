@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from realdataexp.files import write_atomically
 from realdataexp.report import curves, panels
+from realdataexp.report.bias import INTERVAL_OF_BIAS
 from realdataexp.report.files import REMEDY, read_result, read_table
 from realdataexp.report.table import unit_of
 
@@ -61,7 +62,9 @@ def draw(
     if not rows:
         figure.text(0.5, 0.4, "The run ended before its first step.", ha="center")
     figure.suptitle(_title(result), x=0.01, ha="left")
-    figure.supxlabel(_NOTE, x=0.01, ha="left", fontsize=8)
+    n_biases = len(result["comparison"])
+    note = f"{_NOTE} {INTERVAL_OF_BIAS.format(n=n_biases)}." if n_biases else _NOTE
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=8)
     return figure
 
 
@@ -92,6 +95,8 @@ def _answers(
 ) -> list[list[_Panel]]:
     """A row for each label: estimates, bias and coverage of each design."""
     known = estimates.filter(pl.col("value").is_not_null() & (pl.col("se_method") == "welch"))
+    truths = [e for e in result["estimates"] if e["design"] == "global" and e["value"] is not None]
+    n_biases = len(result["comparison"])
     rows = []
     for name, title in names.items():
         table = known.filter(pl.col("label") == name)
@@ -99,14 +104,15 @@ def _answers(
         if not entries or not table.filter(pl.col("design") != "global").height:
             continue
         order = [e["design"] for e in entries]
+        truth = next((e for e in truths if e["label"] == name), None)
         covers = {
             e["design"]: e
             for e in result.get("inference", ())
             if e["label"] == name and e["se_method"] == "welch" and e["coverage"] is not None
         }
         row = [
-            partial(panels.estimates, table=table, order=order, title=title),
-            partial(panels.biases, entries=entries, title=title),
+            partial(panels.estimates, table=table, truth=truth, order=order, title=title),
+            partial(panels.biases, entries=entries, n_biases=n_biases, title=title),
         ]
         if covers:
             row.append(partial(panels.coverage, covers=covers, order=order, title=title))

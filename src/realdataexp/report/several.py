@@ -9,6 +9,7 @@ from typing import Any
 
 from realdataexp.files import write_text
 from realdataexp.report import answers, charts, sections, verdicts
+from realdataexp.report.bias import is_significant, percent_of_effect
 from realdataexp.report.charts import Chart, Look
 from realdataexp.report.files import REMEDY, read_result
 from realdataexp.report.markup import Cell, Html, section, table, tag
@@ -65,7 +66,7 @@ def _overview(runs: Runs) -> Html:
     for name, r in runs.items():
         what = "A/A test" if answers.is_aa(r) else r["mode"]
         n = r["config"]["experiment"]["replications"]
-        said = " ".join(verdicts.headline(verdicts.verdicts(r))) if r["comparison"] else "-"
+        said = " ".join(verdicts.headline(r)) if r["comparison"] else "-"
         rows.append(
             [name, Cell(what), Cell(str(r["seed"])), Cell(number(n), n),
              Cell(number(r["n_steps_done"]), r["n_steps_done"]), Cell(r["status"]), Cell(said)]
@@ -101,20 +102,24 @@ def _biases(runs: Runs, labels: Mapping[str, str]) -> Html:
     parts = [x for label, title in labels.items() if (x := _bias_table(runs, label, title))]
     if not parts:
         return Html("")
-    note = "Bias per visit ± its Monte-Carlo standard error; bold if more than 2 of these from 0."
+    note = (
+        "Bias per visit ± its Monte-Carlo standard error (in % of the effect: negative where the "
+        "design understates it); bold if statistically significant, by Student's t limit for 5 % "
+        "over all biases of its run."
+    )
     return section("biases", "Biases", *parts, tag("p", note, class_="small"))
 
 
 def _bias_table(runs: Runs, label: str, title: str) -> Html:
     found = {
-        (name, e["design"]): e
+        (name, e["design"]): (e, len(r["comparison"]))
         for name, r in runs.items()
         for e in r["comparison"]
         if e["label"] == label and e["bias"] is not None
     }
     if not found:
         return Html("")
-    entries = found.values()
+    entries = [e for e, _ in found.values()]
     scale = Scale.of([e["bias"] for e in entries], [e["bias_mc_se"] for e in entries])
     designs = list(dict.fromkeys(design for _, design in found))
     names = [name for name in runs if any(run == name for run, _ in found)]
@@ -125,13 +130,16 @@ def _bias_table(runs: Runs, label: str, title: str) -> Html:
     )  # fmt: skip
 
 
-def _bias_cell(e: dict[str, Any] | None, scale: Scale) -> Cell:
-    if e is None:
+def _bias_cell(found: tuple[dict[str, Any], int] | None, scale: Scale) -> Cell:
+    """An entry, one of so many of its run."""
+    if found is None:
         return Cell("-")
+    e, n_biases = found
     b, s = e["bias"], e["bias_mc_se"]
-    is_notable = s is not None and abs(b) > verdicts.NOTABLE * s
     shown = scale.text(b) if s is None else f"{scale.text(b)} ± {scale.text(s)}"
-    return Cell(shown, b, "notable" if is_notable else "")
+    if (share := percent_of_effect(e)) is not None:
+        shown += f" ({percent(share)})"
+    return Cell(shown, b, "notable" if is_significant(e, n_biases) else "")
 
 
 def _charts(runs: Runs, labels: Mapping[str, str]) -> list[Chart]:
@@ -140,7 +148,7 @@ def _charts(runs: Runs, labels: Mapping[str, str]) -> list[Chart]:
     shown = []
     for i, (label, title) in enumerate(labels.items()):
         rows = [
-            (name, e["value"], e["se"])
+            (name, e["value"], _ends(e))
             for name, r in runs.items()
             for e in _told(r, label)
             if e["value"] is not None
@@ -152,9 +160,15 @@ def _charts(runs: Runs, labels: Mapping[str, str]) -> list[Chart]:
             entries = [e for e in r["comparison"] if e["label"] == label and e["bias"] is not None]
             if entries:
                 own = Look(tuple(_designs(runs)))
-                chart = charts.biases(entries, own, f"{title}, {name}", f"{i}-{j}")
+                chart = charts.biases(
+                    entries, len(r["comparison"]), own, f"{title}, {name}", f"{i}-{j}"
+                )
                 shown.append(replace(chart, label=label))
     return [chart for chart in shown if chart.data]
+
+
+def _ends(e: dict[str, Any]) -> tuple[float, float] | None:
+    return None if e["ci_low"] is None else (e["ci_low"], e["ci_high"])
 
 
 def _settings(runs: Runs) -> Html:

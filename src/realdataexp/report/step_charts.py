@@ -60,8 +60,33 @@ def effects(table: pl.DataFrame, look: Look, title: str, key: str) -> Chart:
             meta = {"design": design}
             data += line(part, named(design), look.colour(design), meta, look.dash(design))
     said = "Mean estimate so far, by design; band: the middle 80 % of the truth's replications"
+    axis: dict[str, Any] = {}
+    shown = curves.settled_range(table.filter(pl.col("design").is_in(["global", *look.order])))
+    if shown is not None:
+        axis["range"] = rounded(shown)
+        beyond = [_beyond(trace, *shown) for trace in data if "band" not in trace["meta"]]
+        data += [trace for trace in beyond if trace["x"]]
+        said += (
+            f". The axis fits the steps after the first {100 * curves.EARLY:.0f} %; triangles at "
+            "its ends: points beyond it, which a double-click shows"
+        )
     return Chart(f"effect-{key}", f"{title}: the answer as the test goes on", said, data,
-                 over_steps("effect per visit so far"))  # fmt: skip
+                 over_steps("effect per visit so far", yaxis=axis))  # fmt: skip
+
+
+def _beyond(trace: Trace, low: float, high: float) -> Trace:
+    """Marks at the ends of the axis where a curve's points are beyond it."""
+    xy = [(x, y) for x, y in zip(trace["x"], trace["y"], strict=True) if not low <= y <= high]
+    return {
+        "type": "scatter", "mode": "markers", "name": trace["name"], "showlegend": False,
+        "legendgroup": trace["legendgroup"], "meta": {**trace["meta"], "band": True},
+        "x": [x for x, _ in xy], "y": rounded([high if y > high else low for _, y in xy]),
+        "hoverinfo": "skip", "cliponaxis": False,
+        "marker": {
+            "color": trace["line"]["color"], "size": 8,
+            "symbol": ["triangle-up" if y > high else "triangle-down" for _, y in xy],
+        },
+    }  # fmt: skip
 
 
 def totals(table: pl.DataFrame, title: str, key: str) -> Chart:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 from realdataexp.errors import one_line
+from realdataexp.report import verdicts
+from realdataexp.report.bias import is_significant, rule
 from realdataexp.report.files import read_result
 from realdataexp.report.numbers import Scale, number
 
-_NOTABLE = 2.0  # Monte-Carlo standard errors
 _GAP = "  "
 _LEAST_NAME = 12
 _AA_LEGEND = (
@@ -23,9 +24,9 @@ _AA_LEGEND = (
     "the same; it should be 5 %. * if it is more often, beyond chance: not to be trusted."
 )
 _LEGEND = (
-    "bias: estimate minus truth on the same random numbers ± its Monte-Carlo standard error, * if "
-    "more than 2 of these from 0. SD, RMSE: of a single test. coverage: how often the 95 % "
-    "interval of a single test holds the truth."
+    "bias: estimate minus truth on the same random numbers ± its Monte-Carlo standard error; * "
+    "{rule}. SD, RMSE: of a single test. coverage: how often the 95 % interval (Welch's) of a "
+    "single test holds the truth."
 )
 _PLAN_LEGEND = (
     "p: share treated. every: steps between trainings. effect: true effect of launching. bias: "
@@ -43,6 +44,10 @@ def print_result(run_dir: Path, console: Console | None = None) -> None:
         _print_text(console, f"partial: stopped after {result['n_steps_done']} steps", "yellow")
     for table in answer_tables(result):
         table.show(console)
+    if result["comparison"]:
+        console.print()
+        for text in verdicts.headline(result):
+            _print_text(console, text, "bold", hang="  ")
     for text in legends(result):
         console.print()
         _print_text(console, text, "dim")
@@ -57,7 +62,7 @@ def answer_tables(result: dict[str, Any]) -> list[Table]:
     for entry in truth:
         answers = [e for e in result["comparison"] if e["label"] == entry["label"]]
         if answers:
-            tables.append(_comparison(entry, answers, units))
+            tables.append(_comparison(entry, answers, units, len(result["comparison"])))
     designs = [e for e in result["estimates"] if e["design"] != "global"]
     if designs and not result["comparison"]:
         tables.append(_estimates(designs, units))
@@ -70,11 +75,9 @@ def answer_tables(result: dict[str, Any]) -> list[Table]:
 
 def legends(result: dict[str, Any]) -> list[str]:
     """What the columns of ``answer_tables`` mean."""
-    return [
-        text
-        for text, is_needed in ((_LEGEND, result["comparison"]), (_AA_LEGEND, _is_aa(result)))
-        if is_needed
-    ]
+    comparison = result["comparison"]
+    told = [_LEGEND.format(rule=rule(comparison))] if comparison else []
+    return [*told, *([_AA_LEGEND] if _is_aa(result) else [])]
 
 
 def _is_aa(result: dict[str, Any]) -> bool:
@@ -179,7 +182,7 @@ def _truth(
 
 
 def _comparison(
-    truth: dict[str, Any], entries: list[dict[str, Any]], units: dict[str, str]
+    truth: dict[str, Any], entries: list[dict[str, Any]], units: dict[str, str], n_biases: int
 ) -> Table:
     """One label: the truth, and how far each design's answers are from it."""
     values = [truth["value"], *(e[k] for e in entries for k in ("estimate", "bias", "sd", "rmse"))]
@@ -194,8 +197,7 @@ def _comparison(
         [scale.text(e["bias_mc_se"]) for e in entries],
     )
     for e, bias in zip(entries, biases, strict=True):
-        se = e["bias_mc_se"]
-        is_notable = e["bias"] is not None and bool(se) and abs(e["bias"]) > _NOTABLE * se
+        is_notable = is_significant(e, n_biases)
         table.add(
             [
                 e["design"],

@@ -7,70 +7,90 @@
 - the 95 % interval excludes 0: "raises" or "lowers". Otherwise: "no effect found".
 - both ends of the interval are 0 (an A/A test): "no effect, by construction".
 
-**A design's bias for a label** (`bias`), with b its mean distance from the truth, s the Monte-Carlo
-standard error of b, and the limit |b| + 2 s, which a bias hardly exceeds:
+**Is a design's estimate biased?** (`bias`), for each label by the kind that ``bias.kind`` gives:
+"overstates" where the mean estimate is on the truth's side of 0 and further out, "understates"
+where it is nearer, "turns the sign" where it is on the other side; "off" where the truth is 0.
+What is not decided says about how many replications would decide. More than 5 % of single tests on
+the wrong side of 0 are said (`signs`).
 
-1. `unknown`: no b, or no s (one replication).
-2. `found`: |b| > z s, with z the Bonferroni limit of 5 % over all looks of the run (designs
-   times labels; 2.8 for ten) and at least 2, and the limit is more than 5 % of the effect:
-   "overstates" where the mean estimate is on the truth's side of 0 and further out,
-   "understates" where it is nearer, "turns the sign" where it is on the other side. Where the
-   truth is 0, "off". `doubtful`: the same, but |b| is only between 2 s and z s, as one of so many
-   looks too often is by chance.
-3. `small`: |b| > 2 s, but the limit is at most 5 % of the effect.
-4. `none`: |b| <= 2 s and the limit is at most 20 % of the effect, or the effect is 0 (A/A).
-5. `unclear`: |b| <= 2 s, but a bias up to the limit, more than 20 % of the effect, could hide.
+The verdict on a design (`verdicts`) is the last of these that one of its labels has: `unbiased`,
+`small` (a bias of at most 5 % of the effect), `inconclusive`, `few` (not judged), `biased`. Among
+equal ones, the design with the smallest RMSE (summed over labels, each in units of the smallest) is
+named first.
 
-**Its intervals** (`intervals`), by the exact binomial interval that the replications give the
-coverage of Welch's 95 % interval (in an A/A test: its type-I error), and by what the result says
-of each interval method (`trustworthy`: not shown to cover less, or to err more, than it claims):
-
-- fewer than 20 intervals: `unknown`, which the headline says; in an A/A test `unclear`.
-- `bad`: no method is trustworthy.
-- `good`: one is. Where Welch's is not, the words name those to use instead.
-
-**Its sign errors**: more than 5 % of single tests on the wrong side of 0 are said.
-
-**The verdict on a design** (`verdicts`), over its labels: `distrust` where any bias is `found` or
-any interval `bad`; else `doubtful` where any bias is that; else `unclear` where any bias or
-interval is `unclear` or any bias `unknown`; else `trust`. Among those to trust, the one with the
-smallest RMSE (summed over labels, each in units of the smallest) is named first.
+**Which of its intervals can be believed?** (`beliefs`), apart from that: an interval method that
+was run is believed where the result calls it trustworthy (not shown to cover less, or in an A/A
+test to err more often, than it claims) for some label and untrustworthy for none. With fewer than
+20 intervals it is not judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scipy.stats import norm
-
+from realdataexp.config import INTERVALS
+from realdataexp.report.bias import (
+    MANY,
+    SMALL,
+    degrees_of_freedom,
+    enough,
+    interval,
+    kind,
+    percent_of_effect,
+)
 from realdataexp.report.numbers import Scale, number, percent
 
-NOTABLE = 2.0  # Monte-Carlo standard errors
-FALSE_FINDS = 0.05  # chance that a run without any bias shows one, over all its looks
-SMALL, HIDDEN = 0.05, 0.2  # shares of the effect
 MIN_INTERVALS, WRONG_SIGNS = 20, 0.05
 
-Trust = Literal["trust", "unclear", "doubtful", "distrust"]
+Judgement = Literal["unbiased", "small", "inconclusive", "few", "biased"]
+_ORDER: tuple[Judgement, ...] = ("unbiased", "small", "inconclusive", "few", "biased")
+JUDGEMENTS: dict[str, Judgement] = {  # by the kind of a bias
+    "none": "unbiased",
+    "small": "small",
+    "doubtful": "inconclusive",
+    "unclear": "inconclusive",
+    "few": "few",
+    "unknown": "few",
+    "found": "biased",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is found: a kind of the rules, words, and whether they are worth saying."""
+    """What is found: a kind of the rules, and words."""
 
     kind: str
     words: str
-    is_news: bool = True
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A design, whether to trust it, and why: for each label its findings."""
+    """A design, whether its estimate is biased, and why: for each label its findings.
+
+    Attributes:
+        enough: about how many replications (or starting models) would decide, where not decided.
+    """
 
     design: str
-    trust: Trust
+    judgement: Judgement
     reasons: dict[str, tuple[Finding, ...]]
+    enough: tuple[int, str] | None
+
+
+@dataclass(frozen=True)
+class Belief:
+    """A design's interval methods that were run: to be believed, refuted, and not judged.
+
+    Attributes:
+        refuted: for each method, the share of each label that refutes it.
+    """
+
+    design: str
+    believed: tuple[str, ...]
+    refuted: dict[str, dict[str, float]]
+    unjudged: tuple[str, ...]
 
 
 def effect(entry: dict[str, Any], relative: float | None = None, unit: str = "") -> Finding:
@@ -92,7 +112,7 @@ def effect(entry: dict[str, Any], relative: float | None = None, unit: str = "")
         way = "higher" if value > 0 else "lower"
         return Finding(
             "unknown",
-            f"{way} {amount}, with an error that one replication cannot tell",
+            f"{way} {amount}, with an unknown error: there is one replication",
         )
     if low == high == 0:
         return Finding("none", "no effect, by construction: both arms are the same")
@@ -102,69 +122,51 @@ def effect(entry: dict[str, Any], relative: float | None = None, unit: str = "")
     return Finding("found", f"{'raises' if value > 0 else 'lowers'} it {amount}, {interval}")
 
 
-def bias(entry: dict[str, Any], n_looks: int = 1) -> Finding:
+def bias(entry: dict[str, Any], n_biases: int = 1) -> Finding:
     """What an entry of ``comparison``, one of so many, says of a design's bias."""
-    b, s, gte = entry["bias"], entry["bias_mc_se"], entry["gte"]
+    b, s, gte, found = entry["bias"], entry["bias_mc_se"], entry["gte"], kind(entry, n_biases)
     if b is None:
-        return Finding("unknown", "no answer: no replication has an estimate")
+        return Finding(found, "no answer: no replication has an estimate")
     if s is None:
-        return Finding("unknown", f"bias {number(b)}, with an error that one replication hides")
+        return Finding(found, f"bias {number(b)}, with an unknown error: there is one replication")
     scale = Scale.of([b, gte], [s])
-    limit = abs(b) + NOTABLE * s
-    size = f"{scale.text(abs(b))} ± {scale.text(s)}{_share(abs(b), gte)}"
-    if abs(b) > NOTABLE * s:
-        if gte and limit <= SMALL * abs(gte):
-            return Finding("small", f"a small bias: off by {size}")
-        if abs(b) <= sure(n_looks) * s:
-            chance = f"perhaps by chance, as the run has {n_looks} such looks"
-            return Finding("doubtful", f"{_direction(entry)} by {size}, {chance}")
-        return Finding("found", f"{_direction(entry)} by {size}")
-    could = f"no bias found (could be up to {scale.text(limit)}{_share(limit, gte)})"
-    if gte and limit > HIDDEN * abs(gte):
-        return Finding("unclear", f"{could}: more replications would tell")
-    return Finding("none", could)
+    size = f"bias {scale.text(b)} ± {scale.text(s)}"
+    needed = enough(entry, n_biases)
+    more = "" if needed is None else f"; {replications(*needed)} would decide"
+    if found == "few":
+        n = degrees_of_freedom(entry) + 1
+        what = "replications" if n == entry["n_worlds"] else f"starting model{'s' * (n > 1)}"
+        return Finding(found, f"not judged with {n} {what} ({size}){more}")
+    if found == "doubtful":
+        chance = f"perhaps by chance, as one of the {n_biases} biases of this run"
+        return Finding(found, f"{_direction(entry)} ({size}), {chance}{more}")
+    if found in ("found", "small"):
+        return Finding(found, f"{_direction(entry)} ({size})")
+    ends = interval(entry, n_biases) or (b, b)
+    largest = max(map(abs, ends))
+    share = f", {_percent(100 * largest / abs(gte))} of the effect" if gte else ""
+    most = f"{scale.text(largest)}{share}"
+    if found == "none":
+        return Finding(found, f"no bias found; at most {most}")
+    return Finding(found, f"{size}; up to {most}, is not excluded{more}")
 
 
-def sure(n_looks: int) -> float:
-    """Standard errors beyond which one of so many looks is hardly chance (Bonferroni)."""
-    return max(NOTABLE, float(norm.isf(FALSE_FINDS / 2 / n_looks)))
+def replications(n: int, unit: str) -> str:
+    """How many of them, about."""
+    return f"{'over' if n >= MANY else 'about'} {n:,} {unit}"
 
 
-def _share(size: float, gte: float | None) -> str:
-    if not gte:
-        return ""
-    share = 100 * size / abs(gte)
-    return f", {share:,.0f} % of the effect" if share >= 10 else f", {share:.2g} % of the effect"
+def _percent(share: float) -> str:
+    return f"{share:,.0f} %" if share >= 10 else f"{share:.2g} %"
 
 
 def _direction(entry: dict[str, Any]) -> str:
-    gte, estimate = entry["gte"], entry["estimate"]
-    if not gte:
-        return "off, where there is no effect,"
-    if estimate * gte < 0:
-        return "turns the sign: off"
-    return "overstates the effect" if abs(estimate) > abs(gte) else "understates the effect"
-
-
-def intervals(entries: Sequence[dict[str, Any]], is_aa: bool) -> Finding:
-    """What the entries of ``inference`` of a design and label, one for each method, say."""
-    key, share = ("reject", "reject_share") if is_aa else ("coverage", "coverage")
-    welch = next((e for e in entries if e["se_method"] == "welch"), None)
-    n = welch["n_intervals"] if welch else 0
-    if welch is None or n < MIN_INTERVALS or welch[share] is None:
-        words = f"too few intervals ({n}) to judge them"
-        return Finding("unclear" if is_aa else "unknown", words, is_news=is_aa)
-    low, high = welch[f"{key}_low"], welch[f"{key}_high"]
-    found = f"{100 * welch[share]:.0f} % ({100 * low:.0f} to {100 * high:.0f} %)"
-    what = "exclude 0" if is_aa else "hold the truth"
-    words = f"its 95 % intervals (Welch's) {what} in {found} of tests"
-    if welch["trustworthy"] is not False:
-        return Finding("good", words)
-    words += ": too often" if is_aa else ": too rarely"
-    better = [e["se_method"] for e in entries if e["trustworthy"]]
-    if better:
-        return Finding("good", f"{words}; better {_listed(better, 'or')}")
-    return Finding("bad", f"{words}, and no other method does better")
+    share = percent_of_effect(entry)
+    if share is None:
+        return "off, where there is no effect"
+    if share < -100:
+        return f"turns the sign, at {percent(share)} of the effect"
+    return f"{'overstates' if share > 0 else 'understates'} the effect by {_percent(abs(share))}"
 
 
 def signs(entry: dict[str, Any]) -> Finding | None:
@@ -172,35 +174,23 @@ def signs(entry: dict[str, Any]) -> Finding | None:
     rate = entry["sign_error_rate"]
     if not entry["gte"] or rate is None or rate <= WRONG_SIGNS:
         return None
-    return Finding("signs", f"{100 * rate:.0f} % of tests point the wrong way")
+    return Finding("signs", f"{100 * rate:.0f} % of single tests have the wrong sign")
 
 
 def verdicts(result: dict[str, Any]) -> list[Verdict]:
-    """The verdict on each design of a result of mode compare, the best first."""
-    is_aa = bool(result["config"]["experiment"].get("aa"))
-    methods: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for e in result.get("inference", ()):
-        methods.setdefault((e["design"], e["label"]), []).append(e)
-    reasons: dict[str, dict[str, tuple[Finding, ...]]] = {}
-    for e in result["comparison"]:
-        n = len(result["comparison"])
-        found = [bias(e, n), intervals(methods.get((e["design"], e["label"]), ()), is_aa), signs(e)]
-        told = tuple(x for x in found if x is not None)
-        reasons.setdefault(e["design"], {})[e["label"]] = told
-    judged = [Verdict(design, _trust(by_label), by_label) for design, by_label in reasons.items()]
-    errors = _errors(result["comparison"])
-    order = ("trust", "unclear", "doubtful", "distrust")
-    return sorted(judged, key=lambda v: (order.index(v.trust), errors.get(v.design, 0.0)))
-
-
-def _trust(by_label: dict[str, tuple[Finding, ...]]) -> Trust:
-    kinds = [(label[0].kind, label[1].kind) for label in by_label.values()]
-    if any(of_bias == "found" or of_interval == "bad" for of_bias, of_interval in kinds):
-        return "distrust"
-    if any(of_bias == "doubtful" for of_bias, _ in kinds):
-        return "doubtful"
-    doubts = [x in ("unknown", "unclear") or y == "unclear" for x, y in kinds]
-    return "unclear" if any(doubts) else "trust"
+    """Whether each design of a result of mode compare is biased, the best first."""
+    comparison = result["comparison"]
+    n = len(comparison)
+    judged = []
+    for design in dict.fromkeys(e["design"] for e in comparison):
+        own = [e for e in comparison if e["design"] == design]
+        worst = max((JUDGEMENTS[kind(e, n)] for e in own), key=_ORDER.index)
+        found = {e["label"]: (bias(e, n), signs(e)) for e in own}
+        reasons = {label: tuple(x for x in said if x) for label, said in found.items()}
+        needed = [x for e in own if (x := enough(e, n))]
+        judged.append(Verdict(design, worst, reasons, max(needed, default=None)))
+    errors = _errors(comparison)
+    return sorted(judged, key=lambda v: (_ORDER.index(v.judgement), errors.get(v.design, 0.0)))
 
 
 def _errors(comparison: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -213,27 +203,78 @@ def _errors(comparison: Sequence[dict[str, Any]]) -> dict[str, float]:
     return out
 
 
-def headline(judged: Sequence[Verdict]) -> list[str]:
-    """Sentences that say which designs to trust and which not."""
-    named = {
-        trust: [v.design for v in judged if v.trust == trust]
-        for trust in ("trust", "unclear", "doubtful", "distrust")
-    }
+def beliefs(result: dict[str, Any]) -> list[Belief]:
+    """Which of each design's interval methods can be believed, in the order of the result."""
+    share = "reject_share" if result["config"]["experiment"].get("aa") else "coverage"
+    entries = result.get("inference", ())
     out = []
-    if named["trust"]:
-        first, others = named["trust"][0], named["trust"][1:]
-        also = f"; {_listed(others)} too" if others else ""
-        out.append(f"Trust {first}{also}.")
-    if named["distrust"]:
-        out.append(f"Do not trust {_listed(named['distrust'])}.")
-    if named["doubtful"]:
-        out.append(f"Doubtful: {_listed(named['doubtful'])}, whose bias may be chance.")
-    if named["unclear"]:
-        out.append(f"These replications cannot tell about {_listed(named['unclear'])}.")
-    if any(found[1].kind == "unknown" for v in judged for found in v.reasons.values()):
-        out.append(f"Intervals are not judged: that takes {MIN_INTERVALS} replications.")
+    for design in dict.fromkeys(e["design"] for e in entries):
+        own = [e for e in entries if e["design"] == design]
+        judged = {
+            method: [e for e in own if e["se_method"] == method and e["trustworthy"] is not None]
+            for method in dict.fromkeys(e["se_method"] for e in own)
+        }
+        refuted = {
+            method: {e["label"]: e[share] for e in found if not e["trustworthy"]}
+            for method, found in judged.items()
+        }
+        out.append(
+            Belief(
+                design,
+                tuple(x for x, found in judged.items() if found and not refuted[x]),
+                {method: shares for method, shares in refuted.items() if shares},
+                tuple(method for method, found in judged.items() if not found),
+            )
+        )
     return out
 
 
-def _listed(names: Sequence[str], last: str = "and") -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+def not_run(found: Iterable[Belief]) -> list[str]:
+    """Interval methods that no design has."""
+    run = {method for x in found for method in (*x.believed, *x.refuted, *x.unjudged)}
+    return [method for method in INTERVALS if method not in run]
+
+
+def headline(result: dict[str, Any]) -> list[str]:
+    """Sentences that say which designs are biased, and which intervals can be believed."""
+    return [*_of_biases(verdicts(result)), *_of_intervals(beliefs(result))]
+
+
+def _of_biases(judged: Sequence[Verdict]) -> list[str]:
+    starts: dict[Judgement, str] = {
+        "unbiased": "Unbiased as far as these replications can tell",
+        "small": f"Biased by at most {100 * SMALL:g} % of the effect",
+        "biased": "Biased",
+        "inconclusive": "Inconclusive",
+        "few": "Too few replications to judge",
+    }
+    out = []
+    for judgement, start in starts.items():
+        own = [v for v in judged if v.judgement == judgement]
+        if own:
+            needed = max((v.enough for v in own if v.enough), default=None)
+            is_open = judgement in ("inconclusive", "few") and needed
+            more = f"; {replications(*needed)} would decide" if is_open and needed else ""
+            out.append(f"{start}: {', '.join(v.design for v in own)}{more}.")
+    return out
+
+
+def _of_intervals(found: Sequence[Belief]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for x in found:
+        n = len(x.believed) + len(x.refuted)
+        if not n:
+            continue
+        if n > 1 and len(x.believed) in (0, n):
+            said = f"{'all' if x.believed else 'none of the'} {n} run"
+        else:
+            said = ", ".join(x.believed) or f"not {min(x.refuted)}, the only one run"
+        groups.setdefault(said, []).append(x.design)
+    if not groups:
+        return [f"Intervals are not judged: that takes {MIN_INTERVALS} replications."]
+    told = "; ".join(f"{', '.join(designs)}: {said}" for said, designs in groups.items())
+    lacking = not_run(found)
+    return [
+        f"Intervals to believe: {told}.",
+        *([f"Interval methods not run: {', '.join(lacking)}."] if lacking else []),
+    ]
