@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.designs.base import Design, Outcome, Running
+from realdataexp.designs import Design, OutsideDesign
+from realdataexp.designs.base import Outcome, Running
 from realdataexp.learner import Learner
 from realdataexp.models import Batch
 from realdataexp.optimizers import OptimizerSettings
@@ -43,7 +44,7 @@ class Block:
     """
 
     label: str
-    design: Design
+    design: Design | OutsideDesign
     p: float
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from realdataexp.components import resolve
+from realdataexp.components import construct, is_outside, resolve
 from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome
 from realdataexp.designs.cluster import Cluster
 from realdataexp.designs.codiverted import Codiverted
 from realdataexp.designs.data_diverted import DataDiverted
 from realdataexp.designs.oracle import Oracle
+from realdataexp.designs.outside import OutsideDesign
 from realdataexp.designs.pooling import Pooling
 from realdataexp.designs.shadow import Shadow
 from realdataexp.designs.snapshot import Snapshot
@@ -38,25 +37,27 @@ DESIGNS: dict[str, type[Design]] = {
     "data_diverted": DataDiverted,
 }
 
-__all__ = ["CONTROL", "DESIGNS", "TREATMENT", "Context", "Design", "Outcome", "build_design"]
+__all__ = [
+    "CONTROL",
+    "DESIGNS",
+    "TREATMENT",
+    "Context",
+    "Design",
+    "Outcome",
+    "OutsideDesign",
+    "build_design",
+]
 
 
-def build_design(name: str, options: Mapping[str, Any], where: str) -> Design:
+def build_design(name: str, options: Mapping[str, Any], where: str) -> Design | OutsideDesign:
     """The design called ``name``, or an outside class given as ``package.module:Name``.
 
     Raises:
         InputError: no such design, or it refuses an option; ``where`` is the config path.
+        ComponentError: one from outside has a number of models that no design has.
     """
     component = resolve(name, DESIGNS, where)
     if not (isinstance(component, type) and issubclass(component, Design)):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.designs.Design")
-    try:
-        return component(**options)
-    except ValidationError as error:
-        known = ", ".join(component.model_fields) or "none"
-        faults = [
-            f"{where}.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']} "
-            f"(options of {name}: {known})"
-            for e in error.errors()
-        ]
-        raise InputError(*faults) from error
+    design: Design = construct(component, name, options, where)
+    return OutsideDesign(design, f"{where} = {name!r}") if is_outside(name) else design

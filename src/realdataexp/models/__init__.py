@@ -16,6 +16,7 @@ from realdataexp.models.losses import LOSSES, LabelScale, Loss
 from realdataexp.models.mlp import MLP
 from realdataexp.models.mmoe import MMoE
 from realdataexp.models.module import ModuleStack
+from realdataexp.models.outside import OutsideModel, outside_loss
 from realdataexp.models.wide_deep import WideDeep
 
 MODELS: dict[str, type[StackedModel]] = {
@@ -42,11 +43,13 @@ __all__ = [
     "Loss",
     "MMoE",
     "ModuleStack",
+    "OutsideModel",
     "SideSchema",
     "StackedModel",
     "WideDeep",
     "build_loss",
     "build_model",
+    "outside_loss",
 ]
 
 

@@ -15,6 +15,8 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from realdataexp.components import reason
+from realdataexp.contracts import FLOATS, fit
 from realdataexp.errors import InputError
 from realdataexp.models.base import Batch, FeatureSchema
 
@@ -40,14 +42,15 @@ class ModuleStack:
         params: Mapping[str, Any],
         where: str,
     ) -> None:
-        self.schema = schema
+        self.schema, self._n_outputs = schema, n_outputs
         self._build = lambda: module(schema, n_outputs, **params)
         try:
             with torch.random.fork_rng(devices=[]):
                 self.module = self._build().to("meta")
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"{where} = {dict(params)!r}: refused by the module: {error}"
+                f"{where} = {dict(params)!r}: refused by the module: {reason(error)}; its "
+                f"constructor takes (schema, n_outputs, **model_params): {where}={{}} gives none"
             ) from error
         names = [name for name, _ in self.module.named_buffers()]
         names += [name for name, m in self.module.named_modules() if isinstance(m, _NormBase)]
@@ -55,6 +58,12 @@ class ModuleStack:
             raise InputError(
                 f"{where}: the module keeps buffers or batch statistics ({', '.join(names)}); "
                 "worlds must not share state: use LayerNorm or parameters instead"
+            )
+        frozen = [name for name, p in self.module.named_parameters() if not p.requires_grad]
+        if frozen:
+            raise InputError(
+                f"{where}: the module has parameters without a gradient ({', '.join(frozen)}), but "
+                "all of a network's parameters learn: make them constants of forward instead"
             )
 
         # vmap would share a dropout mask, and forgets an embedding's padding_idx in the gradient
@@ -83,7 +92,8 @@ class ModuleStack:
         self.module.train(dropout_key_S is not None)
 
         def one(network: Mapping[str, Tensor], num_ND: Tensor, cat_NK: Tensor) -> Tensor:
-            return functional_call(self.module, dict(network), (num_ND, cat_NK))
+            raw = functional_call(self.module, dict(network), (num_ND, cat_NK))
+            return fit(raw, FLOATS, (len(num_ND), self._n_outputs), "rows, outputs", num_ND)
 
         if dropout_key_S is None or not self._learns_alone:
             return vmap(one)(dict(params), num_SND, cat_SNK).view(S, B, C, -1)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from realdataexp import draws
-from realdataexp.components import resolve
+from realdataexp.components import ComponentError, calling, faults_of, is_outside, resolve
 from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
 from realdataexp.config.blocks import SchedulerConfig
 from realdataexp.config.faults import did_you_mean
@@ -41,12 +40,15 @@ from realdataexp.models import (
     SHARED_MODELS,
     LabelScale,
     Loss,
+    OutsideModel,
     StackedModel,
     build_loss,
     build_model,
+    outside_loss,
 )
 from realdataexp.optimizers import OptimizerSettings
 from realdataexp.runs.checks import data_faults
+from realdataexp.runs.rehearsal import Rehearsal
 from realdataexp.runs.sharing import processes_of
 from realdataexp.schedules import Schedule
 from realdataexp.stats.comparison import TRUTH
@@ -145,8 +147,8 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     def attempt(make: Callable[[], _T]) -> _T | None:
         try:
             return make()
-        except InputError as error:
-            faults.extend(error.faults)
+        except (InputError, ComponentError) as error:
+            faults.extend(faults_of(error))
             return None
 
     learned = [i for i, label in enumerate(config.labels) if label.model != NO_MODEL]
@@ -186,6 +188,9 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     context = _context(config, environment, device or choose_device("cpu"), n_users)
     running = [attempt(partial(_start, block, context)) for block in blocks or ()]
     n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
+    if not faults:
+        targets = tuple(outcomes.values())
+        faults += _rehearse(config, environment, targets, context, networks, parts, blocks or ())
     if faults or device is None or blocks is None or n_processes is None:
         raise InputError(*faults)
     _warn_unused_rates(config, warnings)
@@ -203,6 +208,46 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         started,
         n_processes,
     )
+
+
+def _rehearse(
+    config: Config,
+    environment: Environment,
+    targets: tuple[str, ...],
+    context: Context,
+    networks: Sequence[NetworkParts | None],
+    labels: Sequence[LabelParts],
+    blocks: Sequence[Block],
+) -> list[str]:
+    """A step with made-up visits for all components from outside; their faults."""
+    loop, faults = config.simulation, []
+    rehearsal = Rehearsal(
+        environment,
+        targets,
+        context,
+        loop.n_candidate,
+        loop.min_candidates,
+        config.experiment.assignment,
+    )
+    checks: list[Callable[[], None]] = [partial(rehearsal.design, block) for block in blocks]
+    for network in networks:
+        assert network is not None  # set_up has found no fault
+        members = [labels[place] for place in network.labels]
+        losses = [
+            f"labels.{config.labels.index(x.config)}.loss_function = {x.config.loss_function!r}"
+            if is_outside(x.config.loss_function or "")
+            else None
+            for x in members
+        ]
+        optimizer = members[0].policy.optimizer
+        known = network.model, network.heads, losses, network.labels, optimizer
+        checks.append(partial(rehearsal.network, *known))
+    for check in checks:
+        try:
+            check()
+        except (InputError, ComponentError) as error:
+            faults += faults_of(error)
+    return faults
 
 
 def _start(block: Block, context: Context) -> Running:
@@ -245,23 +290,6 @@ def _environment(config: Config, device: Device, warnings: Warnings) -> Environm
     return ReplayEnvironment(data, split, features, device)
 
 
-@contextmanager
-def _outside(name: str, where: str) -> Iterator[None]:
-    """Turn whatever an outside component raises into a fault of the config that names it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        if ":" not in name:
-            raise
-        text = " ".join(str(error).split())
-        raise InputError(
-            f"{where} = {name!r}: cannot be used: {type(error).__name__}: {text}; mend it or name "
-            "another"
-        ) from error
-
-
 def make_blocks(config: Config) -> tuple[Block, ...]:
     """The designs that the mode runs; the truth is two worlds of pooling, p = 1 and p = 0.
 
@@ -277,11 +305,11 @@ def make_blocks(config: Config) -> tuple[Block, ...]:
         if d.label == TRUTH:
             faults.append(f"{where}.label = {TRUTH!r}: stands for the truth; use another label")
         try:
-            with _outside(d.name, where):
-                design = build_design(d.name, d.options, where)
-                blocks.append(Block(d.label, design, config.experiment.p_treatment))
-        except InputError as error:
-            faults += error.faults
+            design = build_design(d.name, d.options, where)
+        except (InputError, ComponentError) as error:
+            faults += faults_of(error)
+        else:
+            blocks.append(Block(d.label, design, config.experiment.p_treatment))
     if faults:
         raise InputError(*faults)
     return tuple(blocks)
@@ -290,18 +318,16 @@ def make_blocks(config: Config) -> tuple[Block, ...]:
 def _loss(config: Config, index: int) -> Loss:
     name, where = config.labels[index].loss_function, f"labels.{index}.loss_function"
     assert name is not None  # the config's schema sees to it
-    with _outside(name, where):
-        loss = build_loss(name, where)
+    loss = build_loss(name, where)
     if not isinstance(loss, Loss):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.models.Loss")
-    return loss
+    return outside_loss(loss, f"{where} = {name!r}") if is_outside(name) else loss
 
 
 def _check_model(config: Config, index: int) -> type:
     """The class that a label's model names."""
     name, where = config.labels[index].model, f"labels.{index}.model"
-    with _outside(name, where):
-        component = resolve(name, MODELS, where)
+    component = resolve(name, MODELS, where)
     if not isinstance(component, type):
         raise InputError(f"{where} = {name!r}: is not a class of models")
     return component
@@ -483,10 +509,13 @@ def _network_parts(
     label, pretrain = members[0].config, config.pretrain
     where = f"labels.{config.labels.index(label)}"
     sizes = tuple(member.head.n_outputs for member in members)
-    with _outside(label.model, f"{where}.model"):
+    who = f"{where}.model = {label.model!r}"
+    with calling(who, "its constructor", InputError):
         model = build_model(
             label.model, environment.schema, sizes, label.model_params, f"{where}.model_params"
         )
+    if is_outside(label.model):
+        model = OutsideModel(model, sum(sizes), who)
     optimizer = OptimizerSettings(
         pretrain.learning_rate,
         _first(pretrain.weight_decay, label.weight_decay),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from realdataexp.components import resolve
+from realdataexp.components import calling, construct, resolve
 from realdataexp.errors import InputError
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer
 from realdataexp.tracking.mlflow import MLflow
@@ -29,15 +27,7 @@ def build_tracker(name: str, options: Mapping[str, Any], where: str) -> Tracker:
     component = resolve(name, TRACKERS, where)
     if not (isinstance(component, type) and issubclass(component, Tracker)):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.tracking.Tracker")
-    try:
-        tracker = component(**options)
-    except ValidationError as error:
-        known = ", ".join(component.model_fields) or "none"
-        faults = [
-            f"{where}.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']} "
-            f"(options of {name}: {known})"
-            for e in error.errors()
-        ]
-        raise InputError(*faults) from error
-    tracker.check()
+    tracker: Tracker = construct(component, name, options, where)
+    with calling(f"{where} = {name!r}", "check()", InputError):
+        tracker.check()
     return tracker

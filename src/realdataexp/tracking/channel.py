@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from realdataexp.components import reason
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer
 from realdataexp.tracking.series import Point
 
@@ -80,11 +81,11 @@ class Channel:
         self._n_attempts += 1
         try:
             transfer()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._n_failed, self._n_in_a_row = self._n_failed + 1, self._n_in_a_row + 1
             self.failure = self._last_failure = reason(error)
             logger.warning("[track] %s: a transfer failed: %s", self.name, self.failure)
-            with suppress(Exception):
+            with suppress(Exception, SystemExit):
                 self.close(is_finished=False)
             return False
         self._n_in_a_row, self.failure = 0, ""
@@ -99,9 +100,3 @@ class Channel:
             f"{self.name}: {self._n_failed} of {self._n_attempts} transfers failed, the last with "
             f"{self._last_failure}; {remedy if self.failure else 'what they lacked came later'}"
         )
-
-
-def reason(error: Exception) -> str:
-    """What an error says, in one line of bearable length."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from realdataexp.components import reason
 from realdataexp.config import TrackerConfig, check_block
 from realdataexp.errors import InputError
 from realdataexp.report.files import read_result, read_table
 from realdataexp.tracking import build_tracker
 from realdataexp.tracking.base import TrackedRun
-from realdataexp.tracking.channel import Channel, reason
+from realdataexp.tracking.channel import Channel
 from realdataexp.tracking.series import (
     check_names,
     metric_points,
@@ -62,7 +63,7 @@ def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]
         channel.finish()
     except InputError:
         raise
-    except Exception as error:  # libraries raise what they like
+    except (Exception, SystemExit) as error:  # libraries raise what they like
         raise InputError(
             f"{folder}: {name} cannot be written to: {reason(error)}; mend that and import again"
         ) from error

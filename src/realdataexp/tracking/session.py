@@ -11,11 +11,12 @@ from typing import Any
 
 import polars as pl
 
+from realdataexp.components import reason
 from realdataexp.config import Config
 from realdataexp.errors import InputError
 from realdataexp.tracking import build_tracker
 from realdataexp.tracking.base import TrackedRun, Tracker
-from realdataexp.tracking.channel import Channel, reason
+from realdataexp.tracking.channel import Channel
 from realdataexp.tracking.series import (
     Point,
     check_names,
@@ -75,7 +76,7 @@ class Tracking:
     def close(self) -> None:
         """Let go of the trackers of a run that ends early; once finished, nothing is left to do."""
         for channel in self._channels:
-            with suppress(Exception):
+            with suppress(Exception, SystemExit):
                 channel.close(is_finished=False)
 
 
@@ -116,7 +117,7 @@ def begin_tracking(
     for channel in channels:
         try:
             channel.open()
-        except Exception as error:  # libraries raise what they like
+        except (Exception, SystemExit) as error:  # libraries raise what they like
             tracking.close()
             if isinstance(error, InputError):
                 raise
