@@ -14,15 +14,20 @@ from realdataexp.components import Unfit
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 BOOLS = (torch.bool,)
-_KINDS = {FLOATS: "float", INTEGERS: "integer", BOOLS: "bool"}
+_KINDS = {FLOATS: "float", INTEGERS: "int", BOOLS: "bool"}
 
 
 def described(value: Any) -> str:
     """A value in words: type, shape and number of values of a tensor."""
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
-        return f"a {dtype} tensor of shape {tuple(value.shape)}, {value.numel()} values"
+        size = f"shape {tuple(value.shape)}, {value.numel()} values"
+        return f"{_article(dtype)} tensor of {size}"
     return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] == 'i' else 'a'} {noun}"
 
 
 def fit(
@@ -51,8 +56,8 @@ def fit(
     names = " or ".join(name for own, name in _KINDS.items() if set(own) <= set(kinds))
     on = f" on {like.device}" if elsewhere else ""
     raise Unfit(
-        f"returned {described(value)}{elsewhere}; wanted a {names} tensor of shape "
-        f"{tuple(shape)} ({axes}){on}"
+        f"returned {described(value)}{elsewhere}; wanted {_article(names)} tensor of "
+        f"shape {tuple(shape)} ({axes}){on}"
     )
 
 

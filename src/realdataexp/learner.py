@@ -224,7 +224,9 @@ class Learner:
         loss_S = sum(totals[1:], totals[0])
         scale = self.loss_scale
         scaled_S = loss_S if scale is None else scale.scale(loss_S, chunk)
-        grad_SP = join(torch.autograd.grad(scaled_S.sum(), list(leaves.values())))
+        # a parameter that a model does not use gets a gradient of zeros
+        leaf_list = list(leaves.values())
+        grad_SP = join(torch.autograd.grad(scaled_S.sum(), leaf_list, materialize_grads=True))
         if scale is not None:
             grad_SP = scale.unscale(grad_SP, chunk)
         has_rows_S = has_rows[0] if len(has_rows) == 1 else torch.stack(has_rows).any(0)

@@ -129,8 +129,32 @@ class Lesson:
         return cls(int(tensors["step"]), batch, tensors["weight"].to(to), tensors["y"].to(to))
 
 
+@dataclass
+class Extremes:
+    """The least and the greatest of many numbers, NaN once one was: no number waits for a look.
+
+    Attributes:
+        least, greatest: of any shape X; 0 before the first.
+    """
+
+    least: Tensor
+    greatest: Tensor
+
+    def see(self, numbers_SBX: Tensor, is_visit_SB: Tensor) -> None:
+        """Take in the numbers of some visits."""
+        missing = ~is_visit_SB if numbers_SBX.dim() == 2 else ~is_visit_SB.unsqueeze(-1)
+        least, greatest = torch.aminmax(numbers_SBX.masked_fill(missing, 0.0), dim=1)
+        torch.minimum(self.least, least, out=self.least)
+        torch.maximum(self.greatest, greatest, out=self.greatest)
+
+
 class Loop:
-    """All worlds' data-training loops, in lockstep."""
+    """All worlds' data-training loops, in lockstep.
+
+    Attributes:
+        weights_S, predictions_SL: the extremes of what each network was given as weights, and of
+            what it predicted for the chosen items.
+    """
 
     def __init__(
         self,
@@ -177,6 +201,10 @@ class Loop:
         ).unbind(1)
         to = learners[0].n_updates_S.device
         self._world_S, self._arm_S = world_S.to(to), arm_S.to(to)
+        zeros_S = torch.zeros(len(world_S), device=to)
+        zeros_SL = torch.zeros(len(world_S), len(labels), device=to)
+        self.weights_S = Extremes(zeros_S, zeros_S.clone())
+        self.predictions_SL = Extremes(zeros_SL, zeros_SL.clone())
         alpha = [[p.alpha_A[a] / p.unit for p in labels] for a in (0, 1)]
         self._factor_1A11L = torch.tensor(alpha).view(1, 2, 1, 1, -1).to(to)
 
@@ -233,6 +261,8 @@ class Loop:
         is_visit_WB = slate.is_candidate_WBC.any(-1)
         is_counted_WB = torch.cat([d.counts(visits) for d in self.running])
         y_WBL = torch.where(is_counted_WB.unsqueeze(-1), y_WBL, torch.nan)
+        prediction_SBL = self._of_networks(prediction_WABCL, choice_WB)
+        self.predictions_SL.see(prediction_SBL, is_visit_WB[self._world_S])
         shares = None
         if visits.step % self._diagnose_every == 0:
             shares = score_shares(term_WABCL, slate.is_candidate_WBC)
@@ -245,7 +275,7 @@ class Loop:
             (pick_WAB[:, 0] != pick_WAB[:, 1]) & is_visit_WB,
             slate.is_candidate_WBC.sum(-1),
             loss_SL,
-            self._of_networks(prediction_WABCL, choice_WB),
+            prediction_SBL,
             torch.where((weight_SB > 0).unsqueeze(-1), y_SBL, torch.nan),
             shares,
         )
@@ -309,8 +339,10 @@ class Loop:
                 y_WBL[w],
             )
             weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
+        weight_SB = torch.cat(weight)
         is_visit_SB = slate.is_candidate_WBC.any(-1)[self._world_S]
-        return torch.cat(weight).masked_fill(~is_visit_SB, torch.nan)
+        self.weights_S.see(weight_SB, is_visit_SB)
+        return weight_SB.masked_fill(~is_visit_SB, torch.nan)
 
     def _learn(self, lesson: Lesson, visits: Visits) -> Tensor:
         """Line 9, where a round of training is due; returns the training losses S, L."""

@@ -168,8 +168,8 @@ def a_look() -> Look:
         [figures("play", "z_loss mae a"), figures("click", "loss auc")],
         [(1, 0, figures("play", "ndcg b")), (0, 1, figures("click", "c"))],
         [
-            Updates(torch.arange(3), torch.arange(3) + 1),
-            Updates(torch.arange(3) + 5, torch.ones(3)),
+            Updates(torch.arange(3), torch.arange(3) + 1, torch.rand(3, 2), torch.rand(3, 1, 2)),
+            Updates(torch.arange(3) + 5, torch.ones(3), torch.rand(3, 2), torch.rand(3, 2, 2)),
         ],
         [{}, {"g": torch.rand(3, 2, 4), "is.on": torch.ones(3, 2, 4) > 0}, {}],
     )

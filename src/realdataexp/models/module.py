@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from realdataexp.components import reason
+from realdataexp.components import Unfit, reason
 from realdataexp.contracts import FLOATS, fit
 from realdataexp.errors import InputError
 from realdataexp.models.base import Batch, FeatureSchema
@@ -43,26 +43,27 @@ class ModuleStack:
         where: str,
     ) -> None:
         self.schema, self._n_outputs = schema, n_outputs
+        name = getattr(module, "__name__", "the module")
         self._build = lambda: module(schema, n_outputs, **params)
         try:
             with torch.random.fork_rng(devices=[]):
                 self.module = self._build().to("meta")
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"{where} = {dict(params)!r}: refused by the module: {reason(error)}; its "
+                f"{where} = {dict(params)!r}: refused by {name}: {reason(error)}; its "
                 f"constructor takes (schema, n_outputs, **model_params): {where}={{}} gives none"
             ) from error
         names = [name for name, _ in self.module.named_buffers()]
         names += [name for name, m in self.module.named_modules() if isinstance(m, _NormBase)]
         if names:
             raise InputError(
-                f"{where}: the module keeps buffers or batch statistics ({', '.join(names)}); "
+                f"{where}: {name} keeps buffers or batch statistics ({', '.join(names)}); "
                 "worlds must not share state: use LayerNorm or parameters instead"
             )
         frozen = [name for name, p in self.module.named_parameters() if not p.requires_grad]
         if frozen:
             raise InputError(
-                f"{where}: the module has parameters without a gradient ({', '.join(frozen)}), but "
+                f"{where}: {name} has parameters without a gradient ({', '.join(frozen)}), but "
                 "all of a network's parameters learn: make them constants of forward instead"
             )
 
@@ -96,7 +97,15 @@ class ModuleStack:
             return fit(raw, FLOATS, (len(num_ND), self._n_outputs), "rows, outputs", num_ND)
 
         if dropout_key_S is None or not self._learns_alone:
-            return vmap(one)(dict(params), num_SND, cat_SNK).view(S, B, C, -1)
+            try:
+                return vmap(one)(dict(params), num_SND, cat_SNK).view(S, B, C, -1)
+            except RuntimeError as error:
+                if not str(error).startswith("vmap:"):
+                    raise
+                raise Unfit(
+                    f"cannot compute networks together by torch.func.vmap: {reason(error)}; use "
+                    "torch.where for a condition on values, nn.Dropout for what is random"
+                ) from error
         raws = []
         for s in range(S):
             with torch.random.fork_rng(devices=[]):

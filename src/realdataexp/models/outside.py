@@ -61,10 +61,10 @@ class OutsideModel:
                     "dict of parameters by name: a model learns at least one (nn.Parameter)"
                 )
             for name, p in params.items():
-                if not isinstance(p, Tensor) or p.dtype not in (torch.float32, torch.float64):
+                if not isinstance(p, Tensor) or p.dtype != torch.float32:
                     raise Unfit(
-                        f"returned {described(p)} as parameter {name}; wanted float32 "
-                        "(simulation of mixed precision: use_amp)"
+                        f"returned {described(p)} as parameter {name}; wanted a float32 tensor: "
+                        "forward can compute in another type"
                     )
                 check_values(p, f"parameter {name}")
             return params

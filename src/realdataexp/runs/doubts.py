@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -87,15 +87,14 @@ def warn_of_weights(
                 )
 
 
-def warn_of_updates(n_skipped: Mapping[str, int], warnings: Warnings) -> None:
-    """Warn of updates that were skipped: so many of each label's."""
-    for name, skipped in n_skipped.items():
-        if skipped:
-            warnings.add(
-                "updates_skipped",
-                f"label {name}: {skipped} updates skipped because a loss or gradient was not "
-                "finite; lower the learning rate or set gradient_clip",
-            )
+def warn_of_updates(label: str, n_skipped: int, block: str, warnings: Warnings) -> None:
+    """Warn of a network's updates that were skipped in a phase, the config's ``block``."""
+    if n_skipped:
+        warnings.add(
+            "updates_skipped",
+            f"label {label}: {n_skipped} updates skipped because a loss or gradient was not "
+            f"finite; lower the learning rate or set {block}.gradient_clip",
+        )
 
 
 def warn_of_arms(estimates: pl.DataFrame, warnings: Warnings) -> None:

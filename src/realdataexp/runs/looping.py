@@ -18,7 +18,7 @@ from realdataexp.runs.progress import PhaseProgress, effects_so_far
 from realdataexp.runs.recorder import block_name
 from realdataexp.runs.shard import Look, Shard, Updates
 from realdataexp.runs.sharing import shares
-from realdataexp.runs.skips import refuse_skips
+from realdataexp.runs.skips import refuse_extremes, refuse_predictions, refuse_skips
 from realdataexp.runs.workers import Workers
 
 logger = logging.getLogger("realdataexp")
@@ -105,7 +105,10 @@ class LoopPhase:
         """Validate, save and tell the trackers, where due."""
         parts, config = self._parts, self._parts.config.simulation
         is_due = is_last or step % config.validate_every == 0
-        best = self._look(step) if is_due and step != parts.n_steps_at_look else {}
+        is_look = is_due and step != parts.n_steps_at_look
+        best = self._look(step) if is_look else {}
+        if is_last or not is_look:  # else that has just been looked at
+            self._heed(self._shard.updates(), is_over=is_last)
         if parts.checkpoints.kept[-1] == _name(step):  # nobody came after a step that was saved
             parts.checkpoints.mark(best)
         elif best or is_last or step % config.save_every == 0:
@@ -160,7 +163,8 @@ class LoopPhase:
         means: dict[str, list[Tensor]] = {}
         with parts.clock.timed("validation"):
             self._heed(look.updates)
-            for found in look.predictions:
+            for label, found in zip(parts.setup.labels, look.predictions, strict=True):
+                refuse_predictions(found, self._network_names, label.components)
                 recorder.figures(PHASE, step, recorder.networks, "validation", found)
                 models = [model for _, _, model in recorder.networks]
                 self._log("validate", step, found, models)
@@ -196,15 +200,38 @@ class LoopPhase:
                 words = (part, step, found.label, model, text, rest)
                 logger.info("[%s] step %d: %s, %s: %s (%s)", *words, extra=DETAIL)
 
-    def _heed(self, updates: Sequence[Updates]) -> None:
-        """Count skipped updates, and refuse networks that skip too many."""
-        parts, config = self._parts, self._parts.config
-        names = [" ".join(map(str, name)) for name in parts.recorder.networks]
-        for network, found in zip(parts.setup.networks, updates, strict=True):
+    def _heed(self, updates: Sequence[Updates], *, is_over: bool = False) -> None:
+        """Count skipped updates, and refuse networks that cannot learn or predict."""
+        parts, setup = self._parts, self._parts.setup
+        names, loop = self._network_names, parts.config.simulation
+        R = len(parts.recorder.replications)
+        designs = [
+            getattr(block.design, "who", f"design {block.label}")
+            for block in setup.blocks
+            for _ in range(block.design.n_models * R)
+        ]
+        for network, found in zip(setup.networks, updates, strict=True):
             parts.n_skipped[network.name] = int(found.n_skipped_S.sum())
-        for network, found in zip(parts.setup.networks, updates, strict=True):
-            limit = config.simulation.max_skipped_share
-            refuse_skips(found, network.name, names, "simulation", limit, config.use_amp)
+        for network, found in zip(setup.networks, updates, strict=True):
+            refuse_extremes("", found.weight_S2, names, designs)
+            refuse_skips(
+                found.n_updates_S,
+                found.n_skipped_S,
+                network.name,
+                names,
+                "simulation",
+                loop.max_skipped_share,
+                parts.config.use_amp,
+                is_over=is_over,
+            )
+            for k, place in enumerate(network.labels):
+                label = setup.labels[place]
+                models = [label.components] * len(names)
+                refuse_extremes(label.config.name, found.prediction_SK2[:, k], names, models)
+
+    @property
+    def _network_names(self) -> list[str]:
+        return [" ".join(map(str, name)) for name in self._parts.recorder.networks]
 
     # --- checkpoints -------------------------------------------------------------------------
 

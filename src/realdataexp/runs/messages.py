@@ -92,7 +92,8 @@ def of_updates(updates: Sequence[Updates]) -> Tensors:
 def to_updates(tensors: Mapping[str, Tensor]) -> list[Updates]:
     """The updates that ``of_updates`` took apart; other tensors may lie among them."""
     n = sum(name.startswith("n_updates_S.") for name in tensors)
-    return [Updates(tensors[f"n_updates_S.{i}"], tensors[f"n_skipped_S.{i}"]) for i in range(n)]
+    names = [f.name for f in fields(Updates)]
+    return [Updates(**{name: tensors[f"{name}.{i}"] for name in names}) for i in range(n)]
 
 
 def of_look(look: Look) -> tuple[Any, Tensors]:

@@ -16,10 +16,10 @@ from realdataexp.metrics import LOSS
 from realdataexp.models import Batch
 from realdataexp.pretrain import Check, Pretraining, PretrainSettings
 from realdataexp.runs.checkpoint import Checkpoint
+from realdataexp.runs.doubts import warn_of_updates
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress
-from realdataexp.runs.shard import updates_of
-from realdataexp.runs.skips import refuse_skips
+from realdataexp.runs.skips import refuse_predictions, refuse_skips
 from realdataexp.runs.validation import Look
 from realdataexp.worlds.base import RowSource
 
@@ -83,7 +83,7 @@ class PretrainingPhase:
                     training.load_state(checkpoint.part("pretraining"))
                 progress.skip(training.n_rows_done)
             for check in self._advance(training):
-                self._record(check)
+                self._record(check, is_over=training.is_done)
                 self._save(training)
                 parts.track("pretrain_tracking")
         return [learner.network(0) for learner in self.learners]
@@ -125,11 +125,12 @@ class PretrainingPhase:
             self._look = self._parts.validator.look(self.learners)
         return tuple(self._look.loss_SK[0].tolist())
 
-    def _record(self, check: Check) -> None:
-        """The metrics of a check, and the log's lines."""
-        parts, at = self._parts, check.iteration
+    def _record(self, check: Check, *, is_over: bool) -> None:
+        """The metrics of a check, and the log's lines; refuses what cannot learn or predict."""
+        parts, at, names = self._parts, check.iteration, ["starting model"]
         assert self._look is not None  # a check validates
-        for i, found in enumerate(parts.validator.predictions(self._look)):
+        predictions = list(parts.validator.predictions(self._look))
+        for i, found in enumerate(predictions):
             parts.recorder.metric(
                 PHASE, at, "", None, "start", found.label, "train", LOSS, check.training_L[i],
                 check.n_rows,
@@ -141,9 +142,21 @@ class PretrainingPhase:
                 at, found.label, check.training_L[i], parts.validator.size, text,
             )  # fmt: skip
         for network, learner in zip(parts.setup.networks, self.learners, strict=True):
-            limit = parts.config.pretrain.max_skipped_share
-            names, updates = ["starting model"], updates_of(learner)
-            refuse_skips(updates, network.name, names, PHASE, limit, parts.config.use_amp)
+            n_updates_S, n_skipped_S = learner.n_updates_S.cpu(), learner.n_skipped_S.cpu()
+            refuse_skips(
+                n_updates_S,
+                n_skipped_S,
+                network.name,
+                names,
+                PHASE,
+                parts.config.pretrain.max_skipped_share,
+                parts.config.use_amp,
+                is_over=is_over,
+            )
+            if is_over:
+                warn_of_updates(network.name, int(n_skipped_S.sum()), PHASE, parts.warnings)
+        for label, found in zip(parts.setup.labels, predictions, strict=True):
+            refuse_predictions(found, names, label.components)
 
     def _save(self, training: Pretraining) -> None:
         parts, at = self._parts, training.iteration

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from realdataexp.data.parquet import read_parquet
+from realdataexp.errors import RunError
 from realdataexp.files import disk_faults, sync_names
 from realdataexp.loop import Block, Step
 from realdataexp.metrics import Figures, figures_of, label_metrics
@@ -159,7 +160,7 @@ class Recorder:
         user_RB = step.visits.user_RB.cpu().numpy().astype(np.int32)
         for i, unit in enumerate(step.unit_XRB):
             if unit is not None or self.has_users:
-                unit_RB = user_RB if unit is None else unit.cpu().numpy().astype(np.int32)
+                unit_RB = user_RB if unit is None else _units(unit, self.blocks[i].label)
                 w = slice(i * R, (i + 1) * R)
                 self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
 
@@ -390,6 +391,17 @@ class Recorder:
                 {k: p[k] for k in ("step", "users_short", "slates_short")} for p in points
             ],
         }
+
+
+def _units(unit_RB: torch.Tensor, design: str) -> np.ndarray:
+    """A design's units as they are kept; RunError where they are too large or negative."""
+    found = unit_RB.cpu().numpy()
+    if found.size and not 0 <= found.min() <= found.max() <= np.iinfo(np.int32).max:
+        raise RunError(
+            f"design {design}: unit() returned numbers from {found.min()} to {found.max()}; wanted "
+            f"0 to {np.iinfo(np.int32).max}"
+        )
+    return found.astype(np.int32)
 
 
 def _read(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:

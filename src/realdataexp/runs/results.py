@@ -96,7 +96,8 @@ def _write_results(parts: Parts, status: str) -> None:
     )
     warn_of_design(diagnostics, config.simulation.n_candidate, parts.n_steps_done, warnings, is_aa)
     warn_of_weights(parts.weight_figures, diagnostics, warnings)
-    warn_of_updates(parts.n_skipped, warnings)
+    for label, n_skipped in parts.n_skipped.items():
+        warn_of_updates(label, n_skipped, "simulation", warnings)
     warn_of_arms(estimates, warnings)
     warn_of_intervals(result["inference"], warnings)
     warn_of_nulls(result, warnings)

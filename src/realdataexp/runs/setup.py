@@ -69,6 +69,11 @@ class LabelParts:
     head: Head
     policy: LabelPolicy
 
+    @property
+    def components(self) -> str:
+        """What makes its predictions, as the config names it."""
+        return f"model {self.config.model}, loss {self.config.loss_function}"
+
 
 @dataclass(frozen=True)
 class NetworkParts:

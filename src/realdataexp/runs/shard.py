@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from realdataexp.designs.base import Running
@@ -22,15 +23,18 @@ from realdataexp.worlds.base import World, WorldSettings
 
 @dataclass(frozen=True)
 class Updates:
-    """The updates of one learner's networks so far, on the host: two of S."""
+    """What one learner's networks were told and said so far, on the host.
+
+    Attributes:
+        n_updates_S, n_skipped_S: updates that were made, and skipped.
+        weight_S2: least and greatest weight of an outcome; NaN once one was.
+        prediction_SK2: least and greatest prediction of each label, likewise.
+    """
 
     n_updates_S: Tensor
     n_skipped_S: Tensor
-
-
-def updates_of(learner: Learner) -> Updates:
-    """A learner's updates so far; waits for the device."""
-    return Updates(learner.n_updates_S.cpu(), learner.n_skipped_S.cpu())
+    weight_S2: Tensor
+    prediction_SK2: Tensor
 
 
 @dataclass(frozen=True)
@@ -136,8 +140,20 @@ class Shard:
         )
 
     def updates(self) -> list[Updates]:
-        """Each learner's updates so far."""
-        return [updates_of(learner) for learner in self._learners]
+        """Each learner's updates so far; waits for the device."""
+        weight_S2, prediction_SL2 = (
+            torch.stack([x.least, x.greatest], dim=-1).cpu()
+            for x in (self._loop.weights_S, self._loop.predictions_SL)
+        )
+        return [
+            Updates(
+                learner.n_updates_S.cpu(),
+                learner.n_skipped_S.cpu(),
+                weight_S2,
+                prediction_SL2[:, list(network.labels)],
+            )
+            for network, learner in zip(self._setup.networks, self._learners, strict=True)
+        ]
 
     def _stateful(self) -> dict[str, World | Loop | Learner | Running]:
         """Everything with a state, by name."""
