@@ -225,7 +225,8 @@ def _rehearse(
     blocks: Sequence[Block],
 ) -> list[str]:
     """A step with made-up visits for all components from outside; their faults."""
-    loop, faults = config.simulation, []
+    faults: list[str] = []
+    loop = config.simulation
     rehearsal = Rehearsal(
         environment,
         targets,
