@@ -11,25 +11,30 @@ from dataclasses import dataclass, field
 logger = logging.getLogger("realdataexp")
 
 _LONGEST_LINE = 1_000
+_LONG_WORD = re.compile(r"(\S{100})\S{100,}(\S{97})")
 _NEEDS_ESCAPE = re.compile(r"[^\x20-\x7e]")
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, *, is_cut: bool = True) -> str:
     r"""A text as one line that a terminal or a log file shows as it is.
 
     Whatever could act on a terminal, or look like another line, is written as its escape: control
     characters (with newlines and ANSI sequences), marks that change the direction of writing, line
-    separators, and what is no character. A very long line is cut in the middle: its place is at
-    the start, and its remedy at the end.
+    separators, and what is no character. A very long word or line is cut in the middle, unless
+    told otherwise: its place is at the start, and its remedy at the end.
 
     Examples:
         >>> print(one_line("label a\x1b[2J\nb: 5 µs"))
         label a\x1b[2J\nb: 5 µs
     """
-    if len(text) > _LONGEST_LINE:
-        half = (_LONGEST_LINE - 3) // 2
-        text = f"{text[:half]}...{text[-half:]}"
+    if is_cut and len(text) > 200:
+        text = _cut(_LONG_WORD.sub(r"\1...\2", _cut(text, 20 * _LONGEST_LINE)), _LONGEST_LINE)
     return text if text.isprintable() else _NEEDS_ESCAPE.sub(_escaped, text)
+
+
+def _cut(text: str, n: int) -> str:
+    half = (n - 3) // 2
+    return text if len(text) <= n else f"{text[:half]}...{text[-half:]}"
 
 
 def _escaped(match: re.Match[str]) -> str:

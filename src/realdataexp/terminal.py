@@ -38,7 +38,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 def say(text: str) -> None:
     """Print one line of a command's answer."""
-    print(one_line(text))
+    print(one_line(text, is_cut=False))
 
 
 def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None:

@@ -27,7 +27,6 @@ from realdataexp.config.designs import (
     SwitchbackOptions,
     WeightingOptions,
 )
-from realdataexp.config.draft import built_in_names
 from realdataexp.config.experiment import DesignConfig, ExperimentConfig
 from realdataexp.config.load import check_block, json_schema, load_config, parse_mlp_params
 from realdataexp.config.logs import (
@@ -38,6 +37,7 @@ from realdataexp.config.logs import (
     TrackerConfig,
 )
 from realdataexp.config.schema import Config, default_cache_dir
+from realdataexp.configs import built_in_names
 
 __all__ = [
     "DESIGNS",

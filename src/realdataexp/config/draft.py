@@ -5,88 +5,17 @@ Knows nothing of the settings themselves.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from realdataexp.config.faults import Loc, did_you_mean, show
+from realdataexp.config.yaml_text import parse_yaml, plain_copy, read_text
+from realdataexp.configs import BUILT_IN_DIR, VARIANTS, built_in_names
 from realdataexp.errors import InputError
 
-BUILT_IN_DIR = Path(__file__).parent.parent / "configs"
-# Built-in configs that are another one with changes: Tables 1 and 3 of arXiv 2310.17496 vary p.
-VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "si2023-aa": ("si2023", ("experiment.aa=true",)),
-    "si2023-p20": ("si2023", ("experiment.p_treatment=0.2",)),
-}
-
-# YAML 1.1 reads 1e-4 as a text; everybody who writes it means a number.
-_EXPONENT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)[eE][-+]?[0-9]+$")
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which also notes keys given twice and reads ``1e-4`` as a number."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.duplicates: list[tuple[int, str, int]] = []  # line, key, line of the first
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first_line: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            line = key.start_mark.line + 1
-            if key.value in first_line:
-                self.duplicates.append((line, key.value, first_line[key.value]))
-            first_line.setdefault(key.value, line)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `_Loader` would read as numbers."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
-
-
-def to_yaml(values: Mapping[str, Any]) -> str:
-    """The mapping as YAML text, in its own order, that `read_draft` reads back unchanged."""
-    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def parse_yaml(text: str, source: str) -> tuple[Any, list[str]]:
-    """The value of a YAML text, and one line for every key that is given twice.
-
-    Raises:
-        InputError: The text is not YAML; the message names the source and the line.
-    """
-    try:
-        loader = _Loader(text)
-        value = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InputError(f"{source}: {line}not YAML: {error.problem}; correct this line") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
-    faults = [
-        f"{source}: line {line}: key {key} is given twice (first in line {first}): keep one"
-        for line, key, first in loader.duplicates
-    ]
-    return value, faults
-
-
-def built_in_names() -> tuple[str, ...]:
-    """The names of the configs that come with the package."""
-    return tuple(sorted({*(path.stem for path in BUILT_IN_DIR.glob("*.yaml")), *VARIANTS}))
+_LONGEST_PATH = 20  # keys; a config is less than half as deep
 
 
 @dataclass
@@ -116,7 +45,7 @@ def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
     """
     variant: tuple[str, ...] = ()
     if isinstance(source, Mapping):
-        values: Any = source
+        values = plain_copy(source, "config")
         draft = Draft({}, "config")
     else:
         if isinstance(source, str) and source in VARIANTS:
@@ -128,7 +57,7 @@ def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
         values = {}
     if not isinstance(values, Mapping):
         raise InputError(f"{draft.source}: must hold `key: value` settings, not one {show(values)}")
-    draft.values = _own_copy(values)
+    draft.values = dict(values)
     if "global" in draft.values:
         if "simulation" in draft.values:
             draft.faults.append(
@@ -148,27 +77,19 @@ def _read_text(source: str | Path) -> tuple[str, str]:
     path, name = Path(source), str(source)
     if isinstance(source, str) and source in built_in_names():
         path, name = BUILT_IN_DIR / f"{source}.yaml", f"{source} (built-in)"
+    if not name:
+        raise InputError(f"CONFIG is empty: give a YAML file or a built-in name: {_names()}")
     try:
-        return path.read_text(encoding="utf-8"), name
+        return read_text(path, name), name
     except FileNotFoundError:
-        known = ", ".join(built_in_names())
-        near = did_you_mean(str(source), built_in_names())
+        near = did_you_mean(name, built_in_names())
         raise InputError(
-            f"{source}: no such config file{near}; give a YAML file or a built-in name: {known}"
+            f"{source}: no such config file{near}; give a YAML file or a built-in name: {_names()}"
         ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source}: not a text file in UTF-8: give a YAML file") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read: {error.strerror}: give a YAML file") from None
 
 
-def _own_copy(value: Any) -> Any:
-    """A copy without shared parts: a YAML alias must not pass an override on to its twin."""
-    if isinstance(value, Mapping):
-        return {key: _own_copy(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_own_copy(item) for item in value]
-    return value
+def _names() -> str:
+    return ", ".join(built_in_names())
 
 
 def apply_override(draft: Draft, text: str) -> None:
@@ -182,8 +103,10 @@ def apply_override(draft: Draft, text: str) -> None:
     """
     path, equals, value_text = text.partition("=")
     keys = path.strip().split(".")
+    if len(keys) > _LONGEST_PATH:
+        raise InputError(f"--set {show(path)}: a path of {len(keys):,} keys: no setting is so deep")
     if not equals or not all(keys):
-        raise InputError(f"--set {text}: must be key.sub=value, such as simulation.n_steps=50")
+        raise InputError(f"--set {text[:60]}: must be key.sub=value, such as simulation.n_steps=50")
     value, faults = parse_yaml(value_text, f"--set {path.strip()}")
     draft.faults.extend(faults)
     set_value(draft, keys, value, "--set")
@@ -229,7 +152,7 @@ def _enter(node: Any, part: Any) -> Any:
 
 def _item_index(items: list[Any], key: str, where: str) -> int:
     """The position of the list item that ``key`` names, by index or by its ``name``."""
-    if key.isdecimal() and int(key) < len(items):
+    if key.isdecimal() and len(key) < 10 and int(key) < len(items):
         return int(key)
     names = [str(item.get("name")) if isinstance(item, dict) else str(item) for item in items]
     if key in names:

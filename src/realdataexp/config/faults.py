@@ -42,6 +42,7 @@ _RULES = {
 }
 
 
+_LONGEST_NAME = 100
 _LOADER = (
     "data are memory-mapped and batches gathered in the main process, so there is nothing to set: "
     "remove it"
@@ -106,6 +107,8 @@ def _nearest_key(key: str, owner: type[BaseModel]) -> str:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """``; did you mean X?`` for the nearest known name, or nothing where none is near."""
+    if len(name) > _LONGEST_NAME:  # the time of a comparison grows with the lengths' product
+        return ""
     by_lower = {item.lower(): item for item in known}
     near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[near[0]]}?" if near else ""

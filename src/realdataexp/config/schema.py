@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from realdataexp.config import draft
+from realdataexp.config import yaml_text
 from realdataexp.config.blocks import (
     DESIGNS,
     MODES,
@@ -118,7 +118,7 @@ class Config(Block):
 
     def to_yaml(self) -> str:
         """`resolved` as YAML text."""
-        return draft.to_yaml(self.resolved())
+        return yaml_text.to_yaml(self.resolved())
 
     def designs(self) -> tuple[DesignConfig, ...]:
         """The designs that this config's mode runs (none for global), their options filled in."""
