@@ -35,6 +35,7 @@ _ADVICE = {
     "visits_lost": "Raise simulation.n_candidate or min_candidates.",
     "weight_model_learned_nothing": "Use shadow, another weighting.model, or more steps.",
     "weights_off": "Do not trust this design's bias here; use shadow or another weighting.model.",
+    "worlds_in_groups": "Look at the worlds one by one: their mean may be that of no state.",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from realdataexp.errors import Warnings
+from realdataexp.stats.groups import two_groups
 
 _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
@@ -131,6 +132,21 @@ def warn_of_intervals(inference: Sequence[dict[str, Any]], warnings: Warnings) -
                 "method covers the true effect as often as it says: its intervals are not to be "
                 "trusted",
             )
+
+
+def warn_of_groups(inference: pl.DataFrame, warnings: Warnings) -> None:
+    """Warn of designs whose worlds fall into two groups, by the rule of ``groups.two_groups``."""
+    labels: dict[str, list[str]] = {}
+    for x in two_groups(inference):
+        apart = f"{x.n_below} and {x.n_above} worlds, {x.gap_se:.1f} standard errors apart"
+        labels.setdefault(x.design, []).append(f"{x.label} ({apart})")
+    for design, how in labels.items():
+        warnings.add(
+            "worlds_in_groups",
+            f"{design}: the worlds' effects fall into groups that chance within a test does not "
+            f"explain: {', '.join(how)}: the loop may have more than one state, of which a single "
+            "test sees one, and the mean over worlds may be that of none; look at them one by one",
+        )
 
 
 def warn_of_nulls(result: dict[str, Any], warnings: Warnings) -> None:

@@ -15,6 +15,7 @@ from realdataexp.report.plots import write_plot
 from realdataexp.runs.doubts import (
     warn_of_arms,
     warn_of_design,
+    warn_of_groups,
     warn_of_intervals,
     warn_of_nulls,
     warn_of_updates,
@@ -100,6 +101,7 @@ def _write_results(parts: Parts, status: str) -> None:
         warn_of_updates(label, n_skipped, "simulation", warnings)
     warn_of_arms(estimates, warnings)
     warn_of_intervals(result["inference"], warnings)
+    warn_of_groups(inference, warnings)
     warn_of_nulls(result, warnings)
     if status == "complete":
         for text in parts.tracking.send_last(metrics, outcomes, result):
