@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import realdataexp as rx
+from realdataexp.report.bias import percent_of_effect
 
 WEAK = ("pretrain.max_rows=2000", "pretrain.batch_size=64")
 STRONG = ("pretrain.batch_size=256",)
@@ -165,7 +166,8 @@ STUDIES = {
 HEAD = """# What the lab measured
 
 Made by `python bench/designs.py --data data/KuaiRand-Pure` (seed 0). Bias is the mean of the \
-paired differences from the truth of the same replication, ± its Monte-Carlo standard error. SE: \
+paired differences from the truth of the same replication, ± its Monte-Carlo standard error; \
+bias/GTE is negative where the design understates the effect. SE: \
 the mean that a test reports (Welch). Coverage: of the true effect by its 95 % interval. Regret: \
 what deciding by that interval costs per visit. Studies of KuaiRand-Pure replay its rows of \
 25 April to 8 May."""
@@ -254,10 +256,9 @@ def comparison_table(result: dict[str, Any], label: str) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for e in entries:
-        share = None if not e["gte"] or e["bias"] is None else 100 * e["bias"] / e["gte"]
         cells = [
             e["design"], text(e["estimate"]), f"{text(e['bias'])} ± {text(e['bias_mc_se'], 2)}",
-            percent(share), text(e["sd"]), text(e["se_mean"]), text(e["rmse"]),
+            percent(percent_of_effect(e)), text(e["sd"]), text(e["se_mean"]), text(e["rmse"]),
             percent(times_100(e["coverage"])), percent(times_100(e["sign_error_rate"])),
             text(regret[e["design"]]),
         ]  # fmt: skip
@@ -295,7 +296,7 @@ def times_100(x: float | None) -> float | None:
 
 
 def percent(x: float | None) -> str:
-    return "-" if x is None else f"{x:.0f} %"
+    return "-" if x is None else f"{round(x):,} %"
 
 
 def text(x: float | None, digits: int = 3) -> str:

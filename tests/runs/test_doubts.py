@@ -190,9 +190,11 @@ def test_a_design_without_any_trustworthy_interval_is_told_once_with_its_labels(
     warn_of_intervals(entries, warnings)
     assert [item["code"] for item in warnings] == ["intervals_not_trustworthy"] * 2
     first, second = (item["message"] for item in warnings)
-    assert first.startswith("design pooling, labels play_time, click: no interval method covers")
-    assert second.startswith("design shadow, label click: no interval method covers")
-    assert first.endswith("its intervals are not to be trusted")
+    assert first.startswith(
+        "design pooling, labels play_time, click: none of the interval methods run "
+    )
+    assert second.startswith("design shadow, label click: none of the interval methods run (welch)")
+    assert "(welch, block) covers the true effect as often as it claims" in first
 
 
 def test_weights_of_an_outside_design_may_have_other_figures():

@@ -14,7 +14,7 @@ _ADVICE = {
     "duplicate_rows": "Usually nothing: repeats were dropped. Many of them hint at a wrong export.",
     "empty_values": "Usually nothing: rows without a value do not count for their label.",
     "feature_without_values": "Leave the feature out, or add the file that has its values.",
-    "intervals_not_trustworthy": "Do not read these designs' intervals; compare their bias and SD.",
+    "intervals_not_trustworthy": "Run more methods (experiment.intervals); else go by bias and SD.",
     "intervals_without_units": "Leave these methods out of experiment.intervals for this data.",
     "label_decay_unused": "Delete the labels' weight_decay, or that of pretrain and simulation.",
     "label_rate_unused": "Delete the labels' learning_rate, or that of pretrain and simulation.",

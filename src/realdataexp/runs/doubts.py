@@ -118,19 +118,20 @@ def warn_of_arms(estimates: pl.DataFrame, warnings: Warnings) -> None:
 
 def warn_of_intervals(inference: Sequence[dict[str, Any]], warnings: Warnings) -> None:
     """Warn of designs none of whose interval methods is trustworthy, by the entries of honesty."""
-    verdicts: dict[str, dict[str, list[bool]]] = {}
+    verdicts: dict[str, dict[str, dict[str, bool]]] = {}
     for entry in inference:
         if entry["trustworthy"] is not None:
             labels = verdicts.setdefault(entry["design"], {})
-            labels.setdefault(entry["label"], []).append(entry["trustworthy"])
+            labels.setdefault(entry["label"], {})[entry["se_method"]] = entry["trustworthy"]
     for design, labels in verdicts.items():
-        bad = [label for label, trusted in labels.items() if not any(trusted)]
+        bad = [label for label, trusted in labels.items() if not any(trusted.values())]
         if bad:
+            methods = dict.fromkeys(method for label in bad for method in labels[label])
             warnings.add(
                 "intervals_not_trustworthy",
-                f"design {design}, label{'s' * (len(bad) > 1)} {', '.join(bad)}: no interval "
-                "method covers the true effect as often as it says: its intervals are not to be "
-                "trusted",
+                f"design {design}, label{'s' * (len(bad) > 1)} {', '.join(bad)}: none of the "
+                f"interval methods run ({', '.join(methods)}) covers the true effect as often as "
+                "it claims; other methods (experiment.intervals) may",
             )
 
 
