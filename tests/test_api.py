@@ -148,7 +148,8 @@ def test_a_result_shows_the_answer_first_then_tables_warnings_and_links(small_ru
         for text in (
             "mode compare, complete, 10 steps, 3 replications, seed 0",
             "Treating everybody",
-            "Which design to trust",
+            "Is the estimate biased?",
+            "Which intervals can be believed?",
             "The truth: everybody treated minus everybody in control (GTE), 3 replications",
             "play_time (ms): effect per visit",
             "click: effect per visit",
