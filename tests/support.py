@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from realdataexp.worlds.replay import FeatureStore, ReplayWorld
 torch.set_num_threads(1)
 
 FALSE_FAIL_RATE = 1e-6
+TABLES = ("outcomes.parquet", "metrics.parquet", "units.parquet", "estimates.parquet")
 CPU = Device(torch.device("cpu"), "a test", chunk_bytes=4 << 20)
 
 GLOBAL_T, GLOBAL_C = Block("global", Pooling(), 1.0), Block("global", Pooling(), 0.0)
@@ -346,3 +349,24 @@ def same_network(a: Learner, i: int, b: Learner, j: int) -> bool:
     """Whether two networks' parameters, moments and step counts are equal to the bit."""
     state_a, state_b = a.state(), b.state()
     return all(same(state_a[name][i], state_b[name][j]) for name in state_a)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def answer(folder: Path) -> dict[str, Any]:
+    """All that threads and processes must not change: tables as bytes, and the result."""
+    result = result_of(folder)
+    for key in ("timing", "device"):
+        del result[key]
+    del result["config"]["simulation"]["processes"]
+    tables = {name: (folder / name).read_bytes() for name in TABLES if (folder / name).exists()}
+    return {"result": json.dumps(result), **tables}
+
+
+def assert_same_answer(a: Path, b: Path) -> None:
+    one, other = answer(a), answer(b)
+    assert len(one) >= 3 and one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []

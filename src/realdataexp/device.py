@@ -214,7 +214,8 @@ def _full_precision() -> Iterator[None]:
 
 def _flushes_denormals() -> bool:
     """Whether this thread's CPU takes numbers too small for full precision as 0."""
-    return bool((torch.tensor(2.0**-1074, dtype=torch.float64) * 1.0 == 0.0).item())
+    least = torch.tensor(2.0**-1074, dtype=torch.float64, device="cpu")
+    return bool(least * 1.0 == 0.0)
 
 
 def _tensor_of(array: np.ndarray) -> Tensor:

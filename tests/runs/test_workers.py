@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import multiprocessing
 import os
 import re
@@ -23,6 +22,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support import TABLES, assert_same_answer, result_of
 
 from realdataexp import cli
 from realdataexp.api import run
@@ -40,7 +40,6 @@ from realdataexp.runs.workers import Workers
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
 
 Settings = Callable[..., dict[str, Any]]
-TABLES = ("outcomes.parquet", "metrics.parquet", "units.parquet", "estimates.parquet")
 PATIENCE = 60.0  # seconds that no test should come near
 
 LOOP = {
@@ -89,27 +88,6 @@ def _no_plot() -> Iterator[None]:
         for name in ("write_plot", "write_report"):
             patch.setattr(results, name, lambda folder: None)
         yield
-
-
-def result_of(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return result
-
-
-def answer(folder: Path) -> dict[str, Any]:
-    """All that the number of processes must not change: tables as bytes, and the result."""
-    result = result_of(folder)
-    for key in ("timing", "device"):
-        del result[key]
-    del result["config"]["simulation"]["processes"]
-    tables = {name: (folder / name).read_bytes() for name in TABLES if (folder / name).exists()}
-    return {"result": json.dumps(result), **tables}
-
-
-def assert_same_answer(a: Path, b: Path) -> None:
-    one, other = answer(a), answer(b)
-    assert len(one) >= 3 and one.keys() == other.keys()
-    assert [name for name in one if one[name] != other[name]] == []
 
 
 def with_processes(settings: dict[str, Any], n: int | str) -> dict[str, Any]:
