@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Any, Literal, Self
@@ -59,6 +60,8 @@ _LOSS_TYPES: dict[str, tuple[str, ...]] = {
 }
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_NAME = 64
+_TRUTH = ("global", "global_t", "global_c", "truth (gte)")  # its names in tables and on pages
 
 
 def registered(what: str, known: tuple[str, ...]) -> AfterValidator:
@@ -75,6 +78,34 @@ def registered(what: str, known: tuple[str, ...]) -> AfterValidator:
 def repeated(names: Sequence[str]) -> list[str]:
     """The names that stand more than once, each once."""
     return [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """The names that stand more than once, but for case and for how Unicode writes them."""
+    keys = [_key(name) for name in names]
+    return [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def result_name(name: str) -> str:
+    """A name of one's own in results, if tables, plots and pages can show it and tell it apart.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not name.isprintable() or name != name.strip() or name.startswith("_"):
+        raise ValueError(
+            "must be characters that print (no newline, tab or direction mark), the first and the "
+            "last no space, the first no _"
+        )
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
+    if _key(name) in _TRUTH:
+        raise ValueError("stands for the truth; use another label")
+    return name
 
 
 class Block(BaseModel):
@@ -428,6 +459,8 @@ class LabelConfig(Block):
     def _identifier(cls, name: str) -> str:
         if not _IDENTIFIER.fullmatch(name):
             raise ValueError("must be letters, digits and _, not starting with a digit")
+        if len(name) > _LONGEST_NAME:
+            raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
         return name
 
     @field_validator("n_classes")

@@ -20,9 +20,10 @@ from realdataexp.config.blocks import (
     Block,
     Count,
     Text,
+    alike,
     checked,
     registered,
-    repeated,
+    result_name,
 )
 from realdataexp.config.designs import DESIGN_OPTIONS
 from realdataexp.config.faults import did_you_mean
@@ -50,7 +51,9 @@ class DesignConfig(Block):
     @field_validator("label")
     @classmethod
     def _default_label(cls, label: str, info: ValidationInfo) -> str:
-        return label or str(info.data.get("name", "")).rpartition(":")[2]
+        name = str(info.data.get("name", "")).rpartition(":")[2]
+        # a faulty name has been reported as such
+        return result_name(label or name) if label or name else label
 
     @field_validator("options")
     @classmethod
@@ -113,8 +116,9 @@ class ExperimentConfig(Block):
     @field_validator("designs")
     @classmethod
     def _unique_labels(cls, designs: tuple[DesignConfig, ...]) -> tuple[DesignConfig, ...]:
-        if twice := repeated([design.label for design in designs]):
+        if twice := alike([design.label for design in designs]):
             raise ValueError(
-                f"{', '.join(twice)} stands more than once: give each a label of its own"
+                f"{', '.join(dict.fromkeys(twice))} stands more than once (in upper or lower "
+                "case): give each a label of its own"
             )
         return designs

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from realdataexp.config.blocks import Block, MLPParams, repeated
+from realdataexp.config.blocks import Block, MLPParams, alike
 from realdataexp.config.draft import Draft, apply_override, read_draft, set_value
 from realdataexp.config.faults import faults_of
 from realdataexp.config.schema import LABEL_TWICE, Config
@@ -92,7 +92,7 @@ def _hidden_faults(draft: Draft) -> list[str]:
     if not isinstance(labels, list):
         return []
     names = [label["name"] for label in labels if isinstance(label, dict) and "name" in label]
-    twice = repeated([name for name in names if isinstance(name, str)])
+    twice = dict.fromkeys(alike([name for name in names if isinstance(name, str)]))
     return [draft.line(("labels",), f": {LABEL_TWICE.format(', '.join(twice))}")] if twice else []
 
 

@@ -21,8 +21,9 @@ from realdataexp.config.blocks import (
     SimulationConfig,
     Text,
     ValidationConfig,
+    alike,
     registered,
-    repeated,
+    result_name,
 )
 from realdataexp.config.designs import (
     ClusterOptions,
@@ -33,7 +34,9 @@ from realdataexp.config.designs import (
 from realdataexp.config.experiment import DesignConfig, ExperimentConfig
 from realdataexp.config.logs import LoggingConfig
 
-LABEL_TWICE = "the name {} stands more than once: give each label a name of its own"
+LABEL_TWICE = (
+    "the name {} stands more than once (in upper or lower case): give each label a name of its own"
+)
 
 
 class Config(Block):
@@ -77,6 +80,13 @@ class Config(Block):
     validation: ValidationConfig = Field(ValidationConfig(), description="validation")
     logging: LoggingConfig = Field(LoggingConfig(), description="logs and run folders")
 
+    @field_validator("mode")
+    @classmethod
+    def _design_that_results_can_name(cls, mode: str) -> str:
+        if mode not in MODES:
+            result_name(mode.rpartition(":")[2])
+        return mode
+
     @field_validator("feature")
     @classmethod
     def _features_of_logs(
@@ -99,8 +109,14 @@ class Config(Block):
     @field_validator("labels")
     @classmethod
     def _unique_names(cls, labels: tuple[LabelConfig, ...]) -> tuple[LabelConfig, ...]:
-        if twice := repeated([label.name for label in labels]):
-            raise ValueError(LABEL_TWICE.format(", ".join(twice)))
+        names = [label.name for label in labels]
+        if twice := alike(names):
+            raise ValueError(LABEL_TWICE.format(", ".join(dict.fromkeys(twice))))
+        if clash := [name for name in names if f"{name}_relative" in names]:
+            raise ValueError(
+                f"{clash[0]}_relative: results call the relative effect on {clash[0]} so: give "
+                "that label another name"
+            )
         return labels
 
     @field_validator("simulation")

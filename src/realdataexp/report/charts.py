@@ -102,11 +102,15 @@ def _across(n_rows: int, title: str, **more: Any) -> dict[str, Any]:
     return {
         "height": 130 + _ROW * n_rows,
         "xaxis": {"title": {"text": title}, **more.pop("xaxis", {})},
-        "yaxis": {"autorange": "reversed", "automargin": True, **more.pop("yaxis", {})},
+        # a name like 1 or 2024-01-01 is no number and no date
+        "yaxis": {
+            "type": "category", "autorange": "reversed", "automargin": True,
+            **more.pop("yaxis", {}),
+        },
         "hovermode": "closest",
         "showlegend": False,
         **more,
-    }
+    }  # fmt: skip
 
 
 def estimates(
@@ -213,6 +217,7 @@ def coverage(
         shapes=[_upright(5 if is_aa else 95)],
         xaxis={"range": [-2, 102]}, showlegend=True,
         yaxis={
+            "type": "linear",
             "tickvals": list(range(len(designs))), "ticktext": [named(d) for d in designs],
             "autorange": False, "range": [len(designs) - 0.5, -0.5],
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,9 @@ def write_plot(run_dir: Path, *, png: bool = False) -> Path:
     """
     result = read_result(run_dir)
     tables = {name: read_table(run_dir, name) for name in ("outcomes", "estimates", "metrics")}
-    with matplotlib.rc_context(fname=STYLE):
+    with matplotlib.rc_context(fname=STYLE), warnings.catch_warnings():
+        # an SVG's texts are drawn by its viewer, who may have the signs that no font here has
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure = draw(result, **tables)
         said = {"Date": None, "Title": f"realdataexp: {_title(result)}"}
         svg = partial(figure.savefig, format="svg", metadata=said)
