@@ -302,7 +302,8 @@ def make_blocks(config: Config) -> tuple[Block, ...]:
     Raises:
         InputError: with every fault of the designs, a line each.
     """
-    blocks, faults = [], []
+    blocks: list[Block] = []
+    faults: list[str] = []
     if config.mode in ("global", "compare"):
         pooling = build_design("pooling", {}, "mode")
         blocks += [Block(TRUTH, pooling, 1.0), Block(TRUTH, pooling, 0.0)]
