@@ -86,6 +86,7 @@ class Setting:
     min_candidates: int = 1
     assignment: str = "user"
     device: Device = CPU
+    dtype: torch.dtype = torch.float32
 
 
 @cache
@@ -122,7 +123,7 @@ def make_data(n_rows_U: tuple[int, ...], n_videos: int = 40) -> DataSet:
 
 
 @cache
-def make_store(n_rows_U: tuple[int, ...]) -> FeatureStore:
+def make_store(n_rows_U: tuple[int, ...], dtype: torch.dtype = torch.float32) -> FeatureStore:
     """Features of ``make_data``: numbers, categories, and lists of tags."""
     data = make_data(n_rows_U)
     features = fit_features(
@@ -133,7 +134,10 @@ def make_store(n_rows_U: tuple[int, ...]) -> FeatureStore:
         missing_indicator=False,
         warnings=Warnings(),
     )
-    return FeatureStore(features, CPU)
+    store = FeatureStore(features, CPU)
+    for table in (store._user, store._video):
+        table[0], table[2] = table[0].to(dtype), table[2].to(dtype)
+    return store
 
 
 def make_world(setting: Setting, replications: Sequence[int], n_blocks: int) -> ReplayWorld:
@@ -142,7 +146,7 @@ def make_world(setting: Setting, replications: Sequence[int], n_blocks: int) -> 
     return ReplayWorld(
         log,
         tuple(x.target for x in setting.labels),
-        make_store(setting.n_rows_U),
+        make_store(setting.n_rows_U, setting.dtype),
         log.offset_U1[:-1],
         log.offset_U1[1:],
         WorldSettings(
@@ -167,7 +171,8 @@ def make_model(setting: Setting, index: int) -> MLP:
 
 def make_start(setting: Setting, index: int) -> dict[str, Tensor]:
     """A label's starting parameters; the same for equal settings."""
-    return make_model(setting, index).init(draws.key(setting.seed, f"init {index}"))
+    start = make_model(setting, index).init(draws.key(setting.seed, f"init {index}"))
+    return {name: x.to(setting.dtype) for name, x in start.items()}
 
 
 def make_learner(setting: Setting, index: int, n: int) -> Learner:

@@ -214,7 +214,7 @@ class Learner:
             counts_SB = torch.isfinite(y_SBK[..., k]) & torch.isfinite(weight_SB)
             learned_SB = counts_SB & (weight_SB > 0)
             # a row that teaches nothing must not overflow either: 0 times infinity is no number
-            y_SB = torch.where(learned_SB, y_SBK[..., k], 0.0)
+            y_SB = torch.where(learned_SB, y_SBK[..., k], 0.0).to(part.dtype)
             loss_SB = by_rows(head.losses, part, y_SB)
             total_SB = torch.where(learned_SB, weight_SB, 0.0) * loss_SB
             totals.append(total_SB.sum(1) / counts_SB.sum(1).clamp_min(1))
@@ -268,9 +268,10 @@ class Learner:
         schedule.look(value_S, self.best_S, self.n_bad_S, self.rate_factor_S)
 
     def _parts(self, raw_XO: Tensor) -> Iterator[tuple[Head, Tensor]]:
-        """Each head with its outputs, in float32."""
+        """Each head with its outputs, in the type of the parameters."""
         sizes = [head.n_outputs for head in self.heads]
-        return zip(self.heads, raw_XO.float().split(sizes, dim=-1), strict=True)
+        raw_XO = raw_XO.to(self.moment_1_SP.dtype)
+        return zip(self.heads, raw_XO.split(sizes, dim=-1), strict=True)
 
     def _views(self, chunk: slice) -> dict[str, Tensor]:
         if chunk == slice(0, self.n_networks):

@@ -73,7 +73,7 @@ def descend(
         rate_factor_S: the schedule's factors.
         settings: the optimizer's.
     """
-    on_S = is_active_S.float()
+    on_S = is_active_S.to(grad_SP.dtype)
     rate_S = on_S * rate_factor_S * settings.learning_rate
     factor_S = on_S
     if settings.gradient_clip is not None:
@@ -108,7 +108,7 @@ def _adam_step(
     There epsilon-hat is a constant; here it is epsilon x sqrt(1 - beta_2^t), as Algorithm 1 has it.
     """
     first_SP, second_SP = moments
-    t_S1 = n_updates_S.clamp_min(1).float().unsqueeze(1)
+    t_S1 = n_updates_S.clamp_min(1).to(on_S.dtype).unsqueeze(1)
     power_1_S, power_2_S = (by_rows(partial(_power, b), t_S1) for b in (_BETA_1, _BETA_2))
     root_S = (1.0 - power_2_S).sqrt()
     first_SP.lerp_(grad_SP, ((1.0 - _BETA_1) * on_S).unsqueeze(1))
