@@ -147,8 +147,8 @@ def make_world(setting: Setting, replications: Sequence[int], n_blocks: int) -> 
         log,
         tuple(x.target for x in setting.labels),
         make_store(setting.n_rows_U, setting.dtype),
-        log.offset_U1[:-1],
-        log.offset_U1[1:],
+        log.offset_U1[None, :-1],
+        log.offset_U1[None, 1:],
         WorldSettings(
             setting.seed,
             tuple(replications),
@@ -201,7 +201,7 @@ def make_context(setting: Setting, replications: Sequence[int], **changes: Any) 
         n_steps=setting.n_steps,
         device=setting.device,
         schema=make_store(setting.n_rows_U).schema,
-        tastes=lambda: taste_UD,
+        tastes=lambda start: taste_UD,
         has_exchangeable_candidates=True,
         n_users=n_users,
     )

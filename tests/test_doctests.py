@@ -12,13 +12,14 @@ EXAMPLES = {
     "realdataexp.api": ("Result", "run", "plan"),
     "realdataexp.config.load": ("load_config",),
     "realdataexp.draws": ("uniform", "below", "choose"),
-    "realdataexp.stats.comparison": ("gte_results", "compare"),
+    "realdataexp.stats.comparison": ("gte_results",),
     "realdataexp.stats.estimates": ("world_estimates", "between_worlds"),
-    "realdataexp.stats.honesty": ("binomial_interval",),
+    "realdataexp.stats.honesty": ("binomial_interval", "judge"),
     "realdataexp.stats.multiplicity": ("adjust",),
     "realdataexp.stats.planner": ("minimum_detectable_effect",),
     "realdataexp.stats.running": ("relative_effects",),
     "realdataexp.stats.sequential": ("confidence_sequence",),
+    "realdataexp.stats.starts": ("mean_over_worlds",),
 }
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

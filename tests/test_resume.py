@@ -79,7 +79,7 @@ def _no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(results, name, lambda folder: None)
 
 
-MODES = ("global", "compare", "weighting", "shadow", "si2023")
+MODES = ("global", "compare", "weighting", "shadow", "si2023", "starts")
 
 
 def settings_of(mode: str, small_settings: Settings) -> dict[str, Any]:
@@ -90,6 +90,12 @@ def settings_of(mode: str, small_settings: Settings) -> dict[str, Any]:
         settings["experiment"] |= {"replications": 2, "designs": ["pooling", "switchback"]}
         settings["dataset"]["si2023"]["pretrain_rows"] = 2000
         return settings
+    if mode == "starts":
+        return small_settings(
+            simulation=LOOP,
+            pretrain=PRETRAIN,
+            experiment={"replications": 3, "starts": 2, "designs": DESIGNS[1:]},
+        )
     return small_settings(
         mode=mode,
         simulation=LOOP,
@@ -146,6 +152,8 @@ def codes(folder: Path) -> list[str]:
 MOMENTS: dict[str, tuple[Any, str, int, type[BaseException]]] = {
     "first batch of pretraining": (Pretraining, "advance", 1, Killed),
     "pretraining": (Pretraining, "advance", 5, KeyboardInterrupt),
+    "pretraining of a later start": (Pretraining, "advance", 25, Killed),
+    "a later start's first batch": (Pretraining, "advance", 21, KeyboardInterrupt),
     "check of pretraining": (Validator, "look", 2, Killed),
     "end of pretraining": (Pretraining, "finish", 1, Killed),
     "first checkpoint's state": (checkpoint, "write_json", 1, Killed),
@@ -167,8 +175,10 @@ OF_OTHER_MODES = ("step 6", "a later checkpoint's index")
 @pytest.mark.parametrize(
     ("mode", "moment"),
     [
-        *(("compare", moment) for moment in MOMENTS),
+        *(("compare", moment) for moment in MOMENTS if "later start" not in moment),
         *((mode, moment) for mode in MODES if mode != "compare" for moment in OF_OTHER_MODES),
+        ("starts", "pretraining of a later start"),
+        ("starts", "a later start's first batch"),
     ],
 )
 def test_a_run_stopped_at_any_moment_ends_as_if_it_had_not_been(

@@ -101,6 +101,16 @@ def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
     return mixed
 
 
+def start_seed(seed: int, start: int) -> int:
+    """The seed of a starting model and its split of users; the run's own for the first.
+
+    Args:
+        seed: the run's.
+        start: which starting model, from 0.
+    """
+    return seed if start == 0 else int(key(seed, "start", start))
+
+
 @np.errstate(over="ignore")
 def _key_on_host(first: int, parts: list[int | Tensor]) -> Tensor:
     """``key``, from what the seed, the purpose and the first counters were mixed into."""

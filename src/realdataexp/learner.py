@@ -10,7 +10,7 @@ P parameters of a network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -66,9 +66,33 @@ class Learner:
         n_networks: int,
     ) -> Learner:
         """``n_networks`` copies of one network's parameters (without the axis S)."""
+        nothing_S = torch.zeros(n_networks, dtype=torch.int64)
+        return cls.of_starts(model, heads, device, [start], nothing_S)
+
+    @classmethod
+    def of_starts(
+        cls,
+        model: StackedModel,
+        heads: tuple[Head, ...],
+        device: Device,
+        starts: Sequence[Mapping[str, Tensor]],
+        start_S: Tensor,
+    ) -> Learner:
+        """A copy of one of several networks' parameters (without the axis S) for each of S.
+
+        Args:
+            model: the architecture.
+            heads: its labels.
+            device: where the networks live.
+            starts: the networks' parameters.
+            start_S: int64, which of them each network begins as.
+        """
+        n_networks = len(start_S)
         params = {
-            name: p.to(device.torch).unsqueeze(0).repeat(n_networks, *[1] * p.dim())
-            for name, p in start.items()
+            name: torch.stack([start[name].to(device.torch) for start in starts])[
+                start_S.to(device.torch)
+            ]
+            for name in starts[0]
         }
         count_S = torch.zeros(n_networks, dtype=torch.int64, device=device.torch)
         zeros_SP = torch.zeros_like(join(params.values()))
@@ -113,7 +137,11 @@ class Learner:
         return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 
     def evaluate(
-        self, batch: Batch, y_SBCK: Tensor, networks: slice | None = None
+        self,
+        batch: Batch,
+        y_SBCK: Tensor,
+        networks: slice | None = None,
+        place_S: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predictions and losses of the same videos, in one pass without dropout.
 
@@ -121,6 +149,8 @@ class Learner:
             batch: inputs of the networks in ``networks``, in their order.
             y_SBCK: their true labels; NaN = missing.
             networks: a contiguous range of networks; None = all.
+            place_S: where each of these networks' inputs and labels stand in ``batch`` and
+                ``y_SBCK``; None = each in its own place.
 
         Returns:
             What ``predict`` gives, and each label's loss, NaN where the label is missing: two of
@@ -128,10 +158,11 @@ class Learner:
         """
         networks = slice(0, self.n_networks) if networks is None else networks
         predictions, losses = [], []
-        for rows, raw_SBCO in self._score(batch, networks):
+        for rows, raw_SBCO in self._score(batch, networks, place_S):
             predicted, lost = [], []
+            own = rows if place_S is None else place_S[rows]
             for k, (head, part) in enumerate(self._parts(raw_SBCO)):
-                y_SBC = y_SBCK[rows, ..., k]
+                y_SBC = y_SBCK[own][..., k]
                 is_known = torch.isfinite(y_SBC)
                 loss_SBC = by_rows(head.losses, part, torch.where(is_known, y_SBC, 0.0))
                 lost.append(torch.where(is_known, loss_SBC, torch.nan))
@@ -145,12 +176,15 @@ class Learner:
         y_SBCK = y_SBK.unsqueeze(2).expand(-1, -1, batch.shape[2], -1)
         return self.evaluate(batch, y_SBCK, networks)[1][:, :, 0]
 
-    def _score(self, batch: Batch, networks: slice) -> Iterator[tuple[slice, Tensor]]:
+    def _score(
+        self, batch: Batch, networks: slice, place_S: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
         """Each chunk's place in ``networks``, and its raw outputs without dropout: S, B, C, O."""
         for chunk in self._chunks(networks, batch):
             rows = slice(chunk.start - networks.start, chunk.stop - networks.start)
             with torch.no_grad(), self.device.autocast():
-                raw_SBCO = self.model.forward(self._views(chunk), batch[rows], None)
+                own = batch[rows if place_S is None else place_S[rows]]
+                raw_SBCO = self.model.forward(self._views(chunk), own, None)
             yield rows, raw_SBCO
 
     def update(

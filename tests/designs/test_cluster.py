@@ -18,7 +18,7 @@ from realdataexp.loop import Block
 N_GROUPS, N_USERS = 4, 60
 
 
-def planted() -> np.ndarray:
+def planted(start: int = 0) -> np.ndarray:
     """Four groups that differ in two columns of very different units; a third is constant."""
     random = np.random.default_rng(2)
     group_U = np.arange(N_USERS) % N_GROUPS
@@ -85,14 +85,14 @@ def test_in_the_loop_the_two_tastes_of_the_test_users_are_its_clusters():
 
 @pytest.mark.parametrize("n_clusters", [N_USERS + 1, 61, 5])
 def test_fewer_tastes_than_clusters_are_refused_in_one_line(n_clusters: int):
-    tastes = planted if n_clusters > N_USERS else lambda: np.eye(4)[np.arange(N_USERS) % 4]
+    tastes = planted if n_clusters > N_USERS else lambda start: np.eye(4)[np.arange(N_USERS) % 4]
     with pytest.raises(InputError, match=rf"^design a design: n_clusters = {n_clusters}: .*use"):
         arms(n_clusters=n_clusters, tastes=tastes)
 
 
 def test_a_world_of_new_users_is_refused():
     with pytest.raises(InputError, match=r"^design a design: every visit is a new user"):
-        arms(tastes=lambda: None)
+        arms(tastes=lambda start: None)
 
 
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

@@ -77,7 +77,7 @@ def test_units_are_users_clusters_or_blocks_of_steps():
     blocks = (GLOBAL_T, POOLING, CLUSTER, SWITCHBACK)
     recorder, history = recorded(blocks)
     covariate_UL = np.random.default_rng(0).normal(size=(10, 2))
-    table = recorder.units(covariate_UL)
+    table = recorder.units([covariate_UL])
     assert table is not None
     for i, block in enumerate(blocks):
         part = table.filter(pl.col("design").cast(pl.String) == block.label)
@@ -168,12 +168,12 @@ def test_rows_that_were_written_and_loaded_give_the_same_tables(
                 part.flush()
     whole.flush()
     part.flush()
-    covariate_UL = np.random.default_rng(0).normal(size=(10, 2)) if has_users else None
+    covariates = [np.random.default_rng(0).normal(size=(10, 2))] if has_users else None
     assert part.outcomes().equals(whole.outcomes()) and whole.outcomes().height > 0
     assert part.metrics().equals(whole.metrics())
     assert part.diagnostics() == whole.diagnostics() and part.last_short == whole.last_short
     assert part.n_visits("pooling") == whole.n_visits("pooling") > 0
-    one, other = part.units(covariate_UL), whole.units(covariate_UL)
+    one, other = part.units(covariates), whole.units(covariates)
     assert (one is None) == (other is None) == (layout == "no units")
     assert one is None or other is None or one.equals(other)
     for name, t in whole.state().items():

@@ -38,7 +38,7 @@ from realdataexp.learner import Learner
 from realdataexp.loop import Block, n_networks
 from realdataexp.pretrain import Pretraining
 from realdataexp.runs.recorder import Recorder
-from realdataexp.runs.validation import Validator
+from realdataexp.runs.validation import Look, Validator
 from realdataexp.worlds import replay
 from realdataexp.worlds.base import HeldOut
 
@@ -78,12 +78,17 @@ def make_learners(n: int) -> list[Learner]:
 
 HELD_OUT = make_held_out()
 VALIDATOR = Validator(
-    HELD_OUT,
+    [HELD_OUT],
     [make_policy(x) for x in SETTING.labels],
     ("numerical", "binary"),
     ("play", "click", "other"),
     [(0,), (1,)],
 )
+
+
+def look_at(learners: list[Learner]) -> Look:
+    """A look at networks of one start."""
+    return VALIDATOR.look(learners, torch.zeros(learners[0].n_networks, dtype=torch.int64))
 
 
 def predicted(learners: list[Learner]) -> Tensor:
@@ -97,7 +102,7 @@ def predicted(learners: list[Learner]) -> Tensor:
 
 def test_predictions_and_losses_are_the_networks_own():
     learners = make_learners(3)
-    look = VALIDATOR.look(learners)
+    look = look_at(learners)
     torch.testing.assert_close(look.prediction_SBCK, predicted(learners), rtol=1e-5, atol=1e-6)
     assert look.loss_SK.shape == (3, 2) and look.loss_SK.dtype == torch.float64
     y = HELD_OUT.y_BCL[..., 1].numpy()
@@ -109,7 +114,7 @@ def test_predictions_and_losses_are_the_networks_own():
 
 def test_metrics_are_those_of_scikit_learn():
     learners = make_learners(3)
-    look = VALIDATOR.look(learners)
+    look = look_at(learners)
     play, click = VALIDATOR.predictions(look)
     assert (play.label, click.label) == ("play", "click")
     for s in range(3):
@@ -161,7 +166,7 @@ def by_hand(score_BC: np.ndarray, y_BC: np.ndarray) -> tuple[float, float]:
 def test_an_arm_ranks_with_its_own_network_and_alphas(
     blocks: tuple[Block, ...], arms: dict[int, tuple[int, ...]]
 ):
-    look = VALIDATOR.look(make_learners(n_networks(blocks, R)))
+    look = look_at(make_learners(n_networks(blocks, R)))
     prediction = look.prediction_SBCK.double().numpy()
     found = list(VALIDATOR.rankings(look, blocks))
     assert [(i, arm, f.label) for i, arm, f in found] == [
@@ -190,7 +195,7 @@ def test_an_arm_ranks_with_its_own_network_and_alphas(
 def test_a_network_that_predicts_no_number_is_counted_not_averaged():
     learners = make_learners(R)
     learners[1].params[next(iter(learners[1].params))][0] = torch.nan
-    look = VALIDATOR.look(learners)
+    look = look_at(learners)
     _, click = VALIDATOR.predictions(look)
     assert click.n_nonfinite.tolist() == [int(torch.isfinite(HELD_OUT.y_BCL[..., 1]).sum()), 0]
     assert torch.isnan(click.values["auc"]).tolist() == [True, False]
@@ -201,7 +206,7 @@ def test_a_network_that_predicts_no_number_is_counted_not_averaged():
 def test_a_look_changes_nothing():
     learners = make_learners(2)
     before = [{name: t.clone() for name, t in x.state().items()} for x in learners]
-    VALIDATOR.look(learners)
+    look_at(learners)
     for learner, state in zip(learners, before, strict=True):
         assert all(torch.equal(t, state[name]) for name, t in learner.state().items())
 

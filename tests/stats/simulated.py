@@ -43,7 +43,9 @@ class Experiment:
         user_WX = self.user_WX[:, :n]
         unit_WX = user_WX if self.cluster_U is None else self.cluster_U[user_WX]
         seen = (unit_WX, user_WX, self.is_treated_WX[:, :n], self.y_WX[:, :n, None])
-        return outcomes, unit_table(*seen, self.covariate_U[:, None], worlds, ["click"])
+        return outcomes, unit_table(
+            *seen, [self.covariate_U[:, None]] * len(worlds), worlds, ["click"]
+        )
 
 
 def zip_edges(n: int, n_parts: int) -> list[tuple[int, int]]:

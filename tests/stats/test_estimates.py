@@ -191,9 +191,11 @@ def test_no_world_is_summarised_by_nulls() -> None:
 
 
 def test_equal_worlds_have_no_p_value() -> None:
-    out = between_worlds(np.array([2.0, 2.0, 2.0]))
+    out = between_worlds(np.array([2.0, 2.0, 2.0]), np.arange(3))
     assert [out[name] for name in NAMES] == [2.0, 0.0, 2.0, 2.0, None]
-    assert [between_worlds(np.array([2.0]))[name] for name in NAMES] == [2.0] + [None] * 4
+    assert [between_worlds(np.array([2.0]), np.arange(1))[name] for name in NAMES] == [2.0] + [
+        None
+    ] * 4
 
 
 def test_designs_and_labels_are_summarised_apart_in_their_order() -> None:

@@ -34,9 +34,8 @@ def tables(n_steps: int = 25) -> tuple[pl.DataFrame, pl.DataFrame]:
     y_WXL[g.random(y_WXL.shape) < 0.1] = np.nan
     steps = [slice(t * B, t * B + B) for t in range(n_steps)]
     sums = np.stack([arm_sums(is_treated_WX[:, x], y_WXL[:, x]) for x in steps])
-    units = unit_table(
-        user_WX, user_WX, is_treated_WX, y_WXL, g.normal(size=(U, 2)), WORLDS, LABELS
-    )
+    before = [g.normal(size=(U, 2))] * len(WORLDS)
+    units = unit_table(user_WX, user_WX, is_treated_WX, y_WXL, before, WORLDS, LABELS)
     return outcome_table(sums, list(range(n_steps)), WORLDS, LABELS), units
 
 

@@ -25,11 +25,11 @@ def visits(seed: int = 0, of_clusters: bool = False) -> Visits:
     y_WXL = g.normal(3, 2, (W, X, L)).astype(np.float32)
     y_WXL[g.random((W, X, L)) < 0.3] = np.nan
     y_WXL[1, :, 0] = np.nan  # a world in which a label is never known
-    covariate_UL = g.normal(size=(U, L))
-    covariate_UL[g.random((U, L)) < 0.3] = np.nan
+    covariate_WUL = g.normal(size=(W, U, L))
+    covariate_WUL[g.random((W, U, L)) < 0.3] = np.nan
     user_WX, is_treated_WX = g.integers(0, U - 1, (W, X)), g.random((W, X)) < 0.5
     unit_WX = CLUSTER_U[user_WX] if of_clusters else user_WX.copy()
-    return unit_WX, user_WX, is_treated_WX, y_WXL, covariate_UL
+    return unit_WX, user_WX, is_treated_WX, y_WXL, covariate_WUL
 
 
 def plain_loop(
@@ -37,14 +37,14 @@ def plain_loop(
     user_WX: np.ndarray,
     is_treated_WX: np.ndarray,
     y_WXL: np.ndarray,
-    covariate_UL: np.ndarray,
+    covariate_WUL: np.ndarray,
 ) -> Rows:
     rows: Rows = {}
     before: dict[tuple[int, int, int], list[float]] = {}
     places = [(w, i, x) for w in range(W) for i in range(L) for x in range(X)]
     known = [place for place in places if not math.isnan(y_WXL[place[0], place[2], place[1]])]
     for w, i, x in known:
-        earlier = float(covariate_UL[user_WX[w, x], i])
+        earlier = float(covariate_WUL[w, user_WX[w, x], i])
         found = before.setdefault((w, i, int(unit_WX[w, x])), [])
         found += [] if math.isnan(earlier) else [earlier]
     for w, i, x in known:
@@ -77,9 +77,9 @@ def test_values_by_hand() -> None:
     # a unit of users 0 and 1, a unit of user 2, of whom nothing is known
     user_WX, y_WXL = np.array([[0, 1, 1, 2, 0]]), np.array([[1.0, 2, 4, 8, np.nan]])[..., None]
     is_treated_WX = np.array([[True, True, False, True, True]])
-    covariate_UL = np.array([[3.0], [6.0], [np.nan]])
+    covariate_WUL = np.array([[[3.0], [6.0], [np.nan]]])
     table = unit_table(
-        user_WX // 2, user_WX, is_treated_WX, y_WXL, covariate_UL, [("cluster", 5)], ["click"]
+        user_WX // 2, user_WX, is_treated_WX, y_WXL, covariate_WUL, [("cluster", 5)], ["click"]
     )
     # of the three visits with an outcome one is user 0's: (3 + 6 + 6) / 3
     assert table.select("unit", "arm", "n", "sum", "covariate").rows() == [
@@ -88,10 +88,11 @@ def test_values_by_hand() -> None:
 
 
 def test_where_units_are_users_the_covariate_is_exactly_the_users_own() -> None:
-    unit_WX, user_WX, is_treated_WX, y_WXL, covariate_UL = visits()
-    table = unit_table(unit_WX, user_WX, is_treated_WX, y_WXL, covariate_UL, WORLDS, LABELS)
+    unit_WX, user_WX, is_treated_WX, y_WXL, covariate_WUL = visits()
+    table = unit_table(unit_WX, user_WX, is_treated_WX, y_WXL, covariate_WUL, WORLDS, LABELS)
     place = [LABELS.index(label) for label in table["label"]]
-    own = covariate_UL[table["unit"].to_numpy(), place]
+    world = [WORLDS.index(x) for x in table.select("design", "world").rows()]
+    own = covariate_WUL[world, table["unit"].to_numpy(), place]
     np.testing.assert_array_equal(table["covariate"].to_numpy(), own)
 
 
@@ -103,23 +104,23 @@ def test_the_table_survives_a_parquet_file(tmp_path) -> None:  # type: ignore[no
 
 
 def test_without_a_pre_period_nobody_has_a_covariate() -> None:
-    *seen, covariate_UL = visits()
+    *seen, covariate_WUL = visits()
     table = unit_table(*seen, None, WORLDS, LABELS)
     assert table["covariate"].null_count() == table.height
-    same = unit_table(*seen, covariate_UL, WORLDS, LABELS)
+    same = unit_table(*seen, covariate_WUL, WORLDS, LABELS)
     assert table.drop("covariate").equals(same.drop("covariate"))
 
 
 def test_without_outcomes_the_table_is_empty_with_its_columns() -> None:
-    unit_WX, user_WX, is_treated_WX, y_WXL, covariate_UL = visits()
-    nothing = (unit_WX, user_WX, is_treated_WX, y_WXL * np.nan, covariate_UL)
+    unit_WX, user_WX, is_treated_WX, y_WXL, covariate_WUL = visits()
+    nothing = (unit_WX, user_WX, is_treated_WX, y_WXL * np.nan, covariate_WUL)
     table = unit_table(*nothing, WORLDS, LABELS)
     assert table.height == 0 and dict(table.schema) == dict(UNIT_SCHEMA)
 
 
 def test_a_number_matters_only_where_there_is_an_outcome() -> None:
-    unit_WX, user_WX, is_treated_WX, y_WXL, covariate_UL = visits()
-    rest = (is_treated_WX, y_WXL, covariate_UL, WORLDS, LABELS)
+    unit_WX, user_WX, is_treated_WX, y_WXL, covariate_WUL = visits()
+    rest = (is_treated_WX, y_WXL, covariate_WUL, WORLDS, LABELS)
     table = unit_table(unit_WX, user_WX, *rest)
     is_nobody = np.isnan(y_WXL).all(2)
     nobody, nothing = np.where(is_nobody, -1, user_WX), np.where(is_nobody, -1, unit_WX)

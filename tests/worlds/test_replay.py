@@ -219,7 +219,7 @@ def step_cost(n_rows: int) -> tuple[int, int]:
         {"play": random.random(12 * n_rows, dtype=np.float32)},
     )
     world = ReplayWorld(
-        log, ("play",), make_store(few), log.offset_U1[:-1], log.offset_U1[1:],
+        log, ("play",), make_store(few), log.offset_U1[None, :-1], log.offset_U1[None, 1:],
         WorldSettings(3, (0, 1, 2), 2, 4, 10, 8, 1, "user"), CPU,
     )  # fmt: skip
     tracemalloc.start()
@@ -357,9 +357,9 @@ def test_held_out_visits_show_each_held_out_user_once_with_his_own_rows():
         data, ("video_duration",), ("tag",), is_training, missing_indicator=False,
         warnings=Warnings(),
     )  # fmt: skip
-    environment = ReplayEnvironment(data, split, features, CPU)
+    environment = ReplayEnvironment(data, [split], features, CPU, 0)
     targets = ("play", "click")
-    held_out = environment.held_out(targets, 10, 5, seed=1)
+    held_out = environment.held_out(targets, 10, 5, start=0)
     assert held_out.n_users == 4
     assert held_out.is_candidate_BC.sum(1).tolist() == [4, 5, 1, 5]
     for b, user in enumerate((1, 2, 4, 6)):
@@ -373,8 +373,9 @@ def test_held_out_visits_show_each_held_out_user_once_with_his_own_rows():
     assert batch.shape == (1, 15, 1)
     assert same(batch.video_num_SBCD[0, :4, 0], held_out.batch.video_num_SBCD[0, 0, :4])
     assert same(batch.user_cat_SBK[0, 4], held_out.batch.user_cat_SBK[0, 1])
-    assert environment.held_out(targets, 2, 5, seed=1).n_users == 2
-    other = environment.held_out(targets, 10, 5, seed=2)
+    assert environment.held_out(targets, 2, 5, start=0).n_users == 2
+    elsewhere = ReplayEnvironment(data, [split], features, CPU, 1)
+    other = elsewhere.held_out(targets, 10, 5, start=0)
     assert not same(other.y_BCL[..., 0].nan_to_num(), held_out.y_BCL[..., 0].nan_to_num())
 
 
@@ -390,7 +391,7 @@ def test_the_identity_changes_with_any_row_of_the_log_or_of_the_features():
         )  # fmt: skip
         rows = RowRanges(data.log.offset_U1[:-1], data.log.offset_U1[1:])
         split = Split(everybody, rows, rows, rows, "none")
-        return ReplayEnvironment(data, split, features, CPU).identity()
+        return ReplayEnvironment(data, [split], features, CPU, 0).identity()
 
     assert identity(data) == identity(replace(data, fingerprint="another"))
     play = data.log.targets["play"].copy()

@@ -24,7 +24,7 @@ def test_tastes_are_the_mean_standardised_features_of_what_a_user_watched_before
     environment = set_up(load_config(small_settings()), Warnings()).environment
     table, rows, log = (
         environment._features.video,
-        environment._split.pretrain,
+        environment._splits[0].pretrain,
         environment._data.log,
     )
     one_hot = np.zeros((len(table.num_XD), table.n_ids))
@@ -40,4 +40,4 @@ def test_tastes_are_the_mean_standardised_features_of_what_a_user_watched_before
         if end > start:
             expected[user] = x_VD[log.video_N[start:end]].mean(axis=0)
     assert (rows.end_U > rows.start_U).sum() > 50
-    np.testing.assert_allclose(environment.tastes(), expected, atol=1e-6)
+    np.testing.assert_allclose(environment.tastes(0), expected, atol=1e-6)

@@ -130,7 +130,7 @@ def test_outcomes_of_a_video_have_the_means_of_a_plain_loop():
 @pytest.fixture(scope="module")
 def rows() -> tuple[Tensor, Tensor]:
     """All pretraining rows' videos N, E and outcomes N, L."""
-    source = make_environment().pretraining(OUTCOMES)
+    source = make_environment().pretraining(OUTCOMES, 0)
     assert source.n_rows == N
     batch, y_L1N = source.read(torch.arange(N).numpy())
     assert batch.shape == (1, N, 1)
@@ -186,15 +186,15 @@ def test_rows_have_the_means_of_a_plain_loop(rows):
 
 def test_a_row_depends_on_its_place_alone(rows):
     place = torch.tensor([7, 3, 199_999, 3, 0])
-    source = make_environment().pretraining(("finish", "stay_time"))
+    source = make_environment().pretraining(("finish", "stay_time"), 0)
     batch, (finish, stay) = source.read(place.numpy())
     assert same(batch.video_num_SBCD[0, :, 0], rows[0][place])
     assert same(finish[0], rows[1][place, 1]) and same(stay[0], rows[1][place, 0])
 
 
 def test_pretraining_rows_are_not_held_out_nor_those_of_another_seed(rows):
-    held_out = make_environment().held_out(OUTCOMES, 50, 10, seed=0)
-    other, y_L = make_environment(seed=4).pretraining(OUTCOMES).read(torch.arange(500).numpy())
+    held_out = make_environment().held_out(OUTCOMES, 50, 10, start=0)
+    other, y_L = make_environment(seed=4).pretraining(OUTCOMES, 0).read(torch.arange(500).numpy())
     assert held_out.n_users == 50 and held_out.batch.shape == (1, 50, 10)
     assert bool(held_out.is_candidate_BC.all())
     for video_NE, stay_N in (

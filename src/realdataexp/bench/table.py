@@ -73,5 +73,5 @@ def open_table(config: Config) -> Table:
         missing_indicator=config.feature.missing_indicator,
         warnings=Warnings(),
     )
-    environment = ReplayEnvironment(data, split, features, choose_device("cpu"))
+    environment = ReplayEnvironment(data, [split], features, choose_device("cpu"), config.seed)
     return Table(config, data, split, features, environment)

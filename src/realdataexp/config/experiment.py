@@ -91,6 +91,13 @@ class ExperimentConfig(Block):
         "user", description="whether a user keeps one arm or each visit draws its own"
     )
     replications: Count = Field(20, description="worlds of each design, run in lockstep")
+    starts: Count = Field(
+        1,
+        description="starting models, each with a split of users and pretraining draws of its own; "
+        "replication r begins from start r mod starts, and standard errors over replications "
+        "are clustered by start; with fewer replications each has a start of its own. 1: all "
+        "results are given this one starting model",
+    )
     aa: bool = Field(
         False, description="an A/A test: the control ranks with the treatment's alphas"
     )
@@ -103,6 +110,11 @@ class ExperimentConfig(Block):
         tuple(DesignConfig(name=name) for name in COMPARED),
         description="the designs that mode compare runs",
     )
+
+    @property
+    def n_starts(self) -> int:
+        """Starting models that some replication begins from."""
+        return min(self.starts, self.replications)
 
     @field_validator("intervals")
     @classmethod

@@ -35,8 +35,9 @@ class Context:
         n_steps: length of the test.
         device: where tensors live.
         schema: the features that models see.
-        tastes: makes a table U, D of what each user watched before the test (float64), for
-            designs that group users; gives None where every visit is a new user.
+        tastes: makes a table U, D of what each user watched before the test (float64), as a start
+            has it, for designs that group users; None where every visit is a new user.
+        n_starts: how many starts there are; see worlds.base.start_of.
         has_exchangeable_candidates: whether the candidates of a step are independent draws from
             one distribution.
         n_users: how many users there are; None where every visit is a new one.
@@ -49,7 +50,8 @@ class Context:
     n_steps: int
     device: Device
     schema: FeatureSchema
-    tastes: Callable[[], np.ndarray | None] = lambda: None
+    tastes: Callable[[int], np.ndarray | None] = lambda start: None
+    n_starts: int = 1
     has_exchangeable_candidates: bool = False
     n_users: int | None = None
 

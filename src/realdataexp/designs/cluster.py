@@ -5,7 +5,7 @@ do to the other stays away if a cluster has one arm only: Brennan et al., arXiv 
 on users' histories). The one model still learns from all outcomes: what clusters have in common
 leaks, and there are as many independent units as clusters.
 
-Axes: R replications, B visits, U users, D columns of a taste, K clusters.
+Axes: R replications, B visits, U users, D columns of a taste, K clusters, X starts.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from realdataexp import draws
 from realdataexp.config import ClusterOptions
 from realdataexp.designs.base import Context, Design, Outcome, ones
 from realdataexp.device import own_scikit_learn
-from realdataexp.worlds.base import Visits
+from realdataexp.worlds.base import Visits, start_of
 
 
 class Cluster(Design, ClusterOptions):
     """One model; a cluster of users is treated with probability p, apart in each replication.
 
-    Clusters are those of the run's seed, the same in all replications. Where all clusters fall
-    into one arm, that replication has no estimate.
+    Clusters are those of the run's seed and of the start, the same in all of its replications.
+    Where all clusters fall into one arm, that replication has no estimate.
     """
 
-    _cluster_U: Tensor = PrivateAttr()
+    _cluster_XU: Tensor = PrivateAttr()
+    _start_R1: Tensor = PrivateAttr()
     _is_treated_RK: Tensor = PrivateAttr()
 
     def start(self, context: Context) -> Cluster:
@@ -38,23 +39,26 @@ class Cluster(Design, ClusterOptions):
         Raises:
             InputError: there are no users to group, or too few, or scikit-learn is missing.
         """
-        taste_UD = context.tastes()
+        replication_R = context.replication_R.cpu()
+        start_R = start_of(replication_R, context.n_starts)
+        to = context.device.torch
+        cluster = torch.arange(self.n_clusters)
+        keys_RK = draws.key(context.seed, "arm of cluster", replication_R.unsqueeze(-1), cluster)
+        running = self.model_copy()
+        # of the starts that these replications begin from, in the order of their numbers
+        starts, place_R = start_R.unique(return_inverse=True)
+        cluster_XU = torch.stack([self._group(context, start) for start in starts.tolist()])
+        running._cluster_XU, running._start_R1 = cluster_XU.to(to), place_R.unsqueeze(-1).to(to)
+        running._is_treated_RK = draws.chance(keys_RK, 1, context.p).squeeze(-1).to(to)
+        return running
+
+    def _group(self, context: Context, start: int) -> Tensor:
+        """Each user's cluster, by k-means on standardised columns (Lloyd; k-means++ start)."""
+        taste_UD = context.tastes(start)
         if taste_UD is None:
             raise context.refuse(
                 "every visit is a new user in this world, so there are no users to group"
             )
-        to = context.device.torch
-        cluster = torch.arange(self.n_clusters)
-        keys_RK = draws.key(
-            context.seed, "arm of cluster", context.replication_R.cpu().unsqueeze(-1), cluster
-        )
-        running = self.model_copy()
-        running._cluster_U = self._group(taste_UD, context).to(to)
-        running._is_treated_RK = draws.chance(keys_RK, 1, context.p).squeeze(-1).to(to)
-        return running
-
-    def _group(self, taste_UD: np.ndarray, context: Context) -> Tensor:
-        """Each user's cluster, by k-means on standardised columns (Lloyd; k-means++ start)."""
         n_distinct = len(np.unique(taste_UD, axis=0))
         if n_distinct < self.n_clusters:
             raise context.refuse(
@@ -69,18 +73,19 @@ class Cluster(Design, ClusterOptions):
             ) from error
         sd_D = taste_UD.std(0)
         z_UD = (taste_UD - taste_UD.mean(0)) / np.where(sd_D > 0, sd_D, 1.0)
-        seed = int(draws.key(context.seed, "clusters")) & 0x7FFFFFFF
+        key = draws.key(draws.start_seed(context.seed, start), "clusters")
+        seed = int(key) & 0x7FFFFFFF
         with own_scikit_learn():
             label_U = KMeans(self.n_clusters, n_init=1, random_state=seed).fit(z_UD).labels_
         return torch.from_numpy(label_U.astype(np.int64))
 
     def assign(self, visits: Visits, p: float) -> Tensor:
         """The arm of the user's cluster."""
-        return self._is_treated_RK.gather(1, self._cluster_U[visits.user_RB])
+        return self._is_treated_RK.gather(1, self.unit(visits))
 
     def unit(self, visits: Visits) -> Tensor:
         """The user's cluster."""
-        return self._cluster_U[visits.user_RB]
+        return self._cluster_XU[self._start_R1, visits.user_RB]
 
     def weights(self, outcome: Outcome) -> Tensor:
         """All ones."""

@@ -97,6 +97,17 @@ class Batch:
         """The inputs of some of the networks."""
         return Batch(*(getattr(self, name)[networks] for name in self.__dataclass_fields__))
 
+    def visits(self, place_B: Tensor) -> Batch:
+        """The inputs of some of the visits, for all networks."""
+        return Batch(*(getattr(self, name)[:, place_B] for name in self.__dataclass_fields__))
+
+    @classmethod
+    def stacked(cls, batches: Sequence[Batch]) -> Batch:
+        """The inputs of several stacks of networks as those of one; sizes must agree."""
+        return cls(
+            *(torch.cat([getattr(b, name) for b in batches]) for name in cls.__dataclass_fields__)
+        )
+
     def expand(self, n_networks: int) -> Batch:
         """The same inputs for ``n_networks`` networks, from inputs of one (no copy)."""
         return Batch(

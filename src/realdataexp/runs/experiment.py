@@ -155,7 +155,7 @@ class _Run:
             tuple(label.config.name for label in setup.labels),
             kinds,
             config.simulation.n_candidate,
-            has_users=setup.history is not None,
+            has_users=setup.histories is not None,
         )
         checkpoints = Checkpoints(folder, config.simulation.keep_last, setup.primary_metric)
         self._parts = Parts(
@@ -238,7 +238,7 @@ class _Run:
         parts = self._parts
         phase = checkpoint.state["phase"] if checkpoint else pretraining.PHASE
         first = PretrainingPhase(parts)
-        starts = [learner.network(0) for learner in first.learners]
+        starts = first.untrained
         if phase == pretraining.PHASE:
             with self._clock.timed("pretrain"):
                 starts = first.run(checkpoint)
@@ -277,12 +277,15 @@ class _Run:
 
 def _validator(config: Config, setup: Setup, kinds: Sequence[str]) -> Validator:
     """Looks at a fixed sample of held-out visits."""
-    held_out = setup.environment.held_out(
-        tuple(setup.outcomes.values()),
-        config.validation.validation_batches * config.simulation.batch_size,
-        config.simulation.n_candidate,
-        config.seed,
-    )
+    held_out = [
+        setup.environment.held_out(
+            tuple(setup.outcomes.values()),
+            config.validation.validation_batches * config.simulation.batch_size,
+            config.simulation.n_candidate,
+            start,
+        )
+        for start in range(config.experiment.n_starts)
+    ]
     return Validator(
         held_out,
         [label.policy for label in setup.labels],

@@ -29,12 +29,14 @@ PHASE = "loop"
 class LoopPhase:
     """Runs, looks at, and saves all worlds."""
 
-    def __init__(self, parts: Parts, starts: Sequence[dict[str, Tensor]], n_processes: int) -> None:
+    def __init__(
+        self, parts: Parts, starts: Sequence[Sequence[dict[str, Tensor]]], n_processes: int
+    ) -> None:
         """Make the worlds.
 
         Args:
             parts: the run.
-            starts: parameters of each network's starting model.
+            starts: parameters of each start's network, for each of the run's networks.
             n_processes: over how many the replications are spread; it changes no result.
         """
         self._parts, setup = parts, parts.setup
@@ -118,7 +120,8 @@ class LoopPhase:
 
     def _effects_so_far(self) -> list[str]:
         """What the truth, or the design, has come to, a text for each label."""
-        return effects_so_far(self._parts.recorder.totals())
+        n_starts = self._parts.config.experiment.n_starts
+        return effects_so_far(self._parts.recorder.totals(), n_starts)
 
     # --- looking -----------------------------------------------------------------------------
 

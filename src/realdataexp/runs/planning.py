@@ -264,7 +264,7 @@ def _write(folder: Path, grid: Grid, cells: list[_Cell]) -> None:
     """Write the plan's table from the tables of its runs."""
     config, warnings = cells[0].config, Warnings()
     rows = plan_grid(
-        (PlannedRun(c.p, c.retrain_every, read_table(folder / c.name, "outcomes")) for c in cells),
+        (_planned(folder, cell) for cell in cells),
         grid.steps,
         [design.label for design in config.designs()],
         [label.name for label in config.labels],
@@ -281,6 +281,12 @@ def _write(folder: Path, grid: Grid, cells: list[_Cell]) -> None:
     write_parquet(folder / "plan.parquet", rows)
     write_json(folder / "plan.json", finite(document, warnings))
     logger.info("[plan] complete: %s", folder)
+
+
+def _planned(folder: Path, cell: _Cell) -> PlannedRun:
+    """What the planner looks at of a run."""
+    outcomes = read_table(folder / cell.name, "outcomes")
+    return PlannedRun(cell.p, cell.retrain_every, outcomes, cell.config.experiment.n_starts)
 
 
 def _warn_of_runs(folder: Path, cells: list[_Cell], warnings: Warnings) -> None:

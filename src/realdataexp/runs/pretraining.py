@@ -1,22 +1,26 @@
-"""The first phase of a run: the starting model that all worlds share."""
+"""The first phase of a run: the starting models, one after the other."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.learner import Learner
 from realdataexp.metrics import LOSS
 from realdataexp.models import Batch
+from realdataexp.models.base import restore
 from realdataexp.pretrain import Check, Pretraining, PretrainSettings
 from realdataexp.runs.checkpoint import Checkpoint
 from realdataexp.runs.doubts import warn_of_updates
+from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress
 from realdataexp.runs.skips import refuse_predictions, refuse_skips
@@ -26,7 +30,6 @@ from realdataexp.worlds.base import RowSource
 logger = logging.getLogger("realdataexp")
 
 PHASE = "pretrain"
-_START = [("", None, "start")]
 
 
 @dataclass
@@ -45,59 +48,139 @@ class _CountingRows:
         return self.source.read(place_B)
 
 
+class _Done:
+    """The starts whose training has ended.
+
+    Attributes:
+        params: for each network, each start's parameters.
+        n_iterations, n_rows: what it took, of all starts together.
+    """
+
+    def __init__(self, n_networks: int) -> None:
+        self.params: list[list[dict[str, Tensor]]] = [[] for _ in range(n_networks)]
+        self.n_iterations = self.n_rows = 0
+
+    @property
+    def n_starts(self) -> int:
+        """How many starts are done."""
+        return len(self.params[0])
+
+    def add(self, training: Pretraining, learners: Sequence[Learner]) -> None:
+        """Take in the next start."""
+        for of_starts, learner in zip(self.params, learners, strict=True):
+            of_starts.append(learner.network(0))
+        self.n_iterations += training.iteration
+        self.n_rows += training.n_rows_done
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything, as flat named tensors: of each network, with the starts in front."""
+        tensors = {"counts": torch.tensor([self.n_starts, self.n_iterations, self.n_rows])}
+        for i, of_starts in enumerate(self.params):
+            for name in of_starts[0] if of_starts else ():
+                tensors[f"{i}.params.{name}"] = torch.stack([p[name] for p in of_starts])
+        return tensors
+
+    def load_state(
+        self, tensors: Mapping[str, Tensor], untrained: Sequence[Sequence[Mapping[str, Tensor]]]
+    ) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: its tensors are not those of some of these starts' networks.
+        """
+        n_starts, n_iterations, n_rows = tensors["counts"].tolist()
+        if not (0 <= n_starts < len(untrained[0]) and min(n_iterations, n_rows) >= 0):
+            raise ValueError(f"state: {n_starts} of {len(untrained[0])} starting models are done")
+        for i, of_starts in enumerate(untrained):
+            live = {
+                f"{i}.params.{name}": torch.zeros(n_starts, *p.shape)
+                for name, p in of_starts[0].items()
+                if n_starts
+            }
+            restore(live, {name: t for name, t in tensors.items() if name.startswith(f"{i}.")})
+            self.params[i] = [
+                {name: live[f"{i}.params.{name}"][start] for name in of_starts[0]}
+                for start in range(n_starts)
+            ]
+        self.n_iterations, self.n_rows = n_iterations, n_rows
+
+
 class PretrainingPhase:
-    """Trains, checks and saves the starting model."""
+    """Trains, checks and saves the starting models.
+
+    Attributes:
+        untrained: parameters of each start's network before training, for each network.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         config, setup = parts.config, parts.setup
-        self._starts = [
-            network.model.init(draws.key(config.seed, f"init {network.name}"))
+        self._seeds = [
+            draws.start_seed(config.seed, start) for start in range(config.experiment.n_starts)
+        ]
+        self.untrained = [
+            [network.model.init(draws.key(seed, f"init {network.name}")) for seed in self._seeds]
             for network in setup.networks
         ]
-        self.learners = [
-            Learner.start(network.model, network.heads, setup.device, start, 1)
-            for network, start in zip(setup.networks, self._starts, strict=True)
-        ]
+        self._done = _Done(len(setup.networks))
+        self._learners: list[Learner] = []
         self._look: Look | None = None
 
-    def run(self, checkpoint: Checkpoint | None) -> list[dict[str, Tensor]]:
-        """Parameters of the starting model of each network.
+    def run(self, checkpoint: Checkpoint | None) -> list[list[dict[str, Tensor]]]:
+        """Parameters of each start's network, for each network.
 
         Args:
             checkpoint: of this phase, to go on from.
         """
         parts, config = self._parts, self._parts.config.pretrain
         if not config.enabled:
-            return self._starts
-        rows = parts.setup.environment.pretraining(parts.setup.targets)
-        n_rows = min(rows.n_rows, config.max_rows or sys.maxsize)
-        if n_rows == 0:
+            return self.untrained
+        environment, targets = parts.setup.environment, parts.setup.targets
+        sources = [environment.pretraining(targets, start) for start in range(len(self._seeds))]
+        n_rows = [min(rows.n_rows, config.max_rows or sys.maxsize) for rows in sources]
+        if not all(n_rows):
             text = "no row to pretrain on: models start untrained"
             parts.warnings.add("no_pretraining_rows", text)
-            return self._starts
-        with PhaseProgress(PHASE, n_rows * config.epochs, "rows") as progress:
-            training = self._pretraining(_CountingRows(rows, progress))
-            if checkpoint is not None:
-                with of_this_run(checkpoint):
-                    training.load_state(checkpoint.part("pretraining"))
-                progress.skip(training.n_rows_done)
-            for check in self._advance(training):
-                self._record(check, is_over=training.is_done)
-                self._save(training)
-                parts.track("pretrain_tracking")
-        return [learner.network(0) for learner in self.learners]
+            return self.untrained
+        if checkpoint is not None:
+            with of_this_run(checkpoint):
+                self._done.load_state(checkpoint.part("done"), self.untrained)
+        first = self._done.n_starts
+        with PhaseProgress(PHASE, sum(n_rows) * config.epochs, "rows") as progress:
+            progress.skip(self._done.n_rows)
+            for start in range(first, len(self._seeds)):
+                own = checkpoint if start == first else None
+                self._train(start, _CountingRows(sources[start], progress), own)
+        return self._done.params
 
-    def _pretraining(self, rows: RowSource) -> Pretraining:
+    def _train(self, start: int, rows: _CountingRows, checkpoint: Checkpoint | None) -> None:
+        """Train a start's networks, to the end."""
+        setup = self._parts.setup
+        self._learners = [
+            Learner.start(network.model, network.heads, setup.device, of_starts[start], 1)
+            for network, of_starts in zip(setup.networks, self.untrained, strict=True)
+        ]
+        training = self._pretraining(start, rows)
+        if checkpoint is not None:
+            with of_this_run(checkpoint):
+                training.load_state(checkpoint.part("pretraining"))
+            rows.progress.skip(training.n_rows_done)
+        for check in self._advance(training):
+            self._record(start, check, is_over=training.is_done)
+            self._save(training)
+            self._parts.track("pretrain_tracking")
+        self._done.add(training, self._learners)
+
+    def _pretraining(self, start: int, rows: RowSource) -> Pretraining:
         parts, config = self._parts, self._parts.config
         return Pretraining(
-            self.learners,
+            self._learners,
             [network.pretrain_optimizer for network in parts.setup.networks],
             rows,
             rows.n_rows,
-            self._validate,
+            partial(self._validate, start),
             PretrainSettings(
-                config.seed,
+                self._seeds[start],
                 config.pretrain.batch_size,
                 config.pretrain.epochs,
                 config.pretrain.max_rows,
@@ -112,7 +195,7 @@ class PretrainingPhase:
         every = self._parts.config.pretrain.save_every_iters
         while not training.is_done:
             check = training.advance()
-            self._parts.n_rows_pretrained = training.n_rows_done
+            self._parts.n_rows_pretrained = self._done.n_rows + training.n_rows_done
             if check is not None:
                 yield check
             elif every is not None and training.iteration % every == 0:
@@ -120,28 +203,33 @@ class PretrainingPhase:
             self._parts.interrupts.check()
         training.finish()
 
-    def _validate(self) -> tuple[float, ...]:
+    def _validate(self, start: int) -> tuple[float, ...]:
         with self._parts.clock.timed("pretrain_validation"):
-            self._look = self._parts.validator.look(self.learners)
+            self._look = self._parts.validator.look(self._learners, torch.tensor([start]))
         return tuple(self._look.loss_SK[0].tolist())
 
-    def _record(self, check: Check, *, is_over: bool) -> None:
+    def _record(self, start: int, check: Check, *, is_over: bool) -> None:
         """The metrics of a check, and the log's lines; refuses what cannot learn or predict."""
-        parts, at, names = self._parts, check.iteration, ["starting model"]
+        parts, at = self._parts, check.iteration
+        is_only, seen = len(self._seeds) == 1, parts.validator.held_out[start]
+        world, name = (None, "") if is_only else (start, f"starting model {start}, ")
+        names = ["starting model" if is_only else f"starting model {start}"]
+        size = f"{seen.n_users:,} held-out users, {seen.n_rows:,} rows"
         assert self._look is not None  # a check validates
         predictions = list(parts.validator.predictions(self._look))
         for i, found in enumerate(predictions):
             parts.recorder.metric(
-                PHASE, at, "", None, "start", found.label, "train", LOSS, check.training_L[i],
+                PHASE, at, "", world, "start", found.label, "train", LOSS, check.training_L[i],
                 check.n_rows,
             )  # fmt: skip
-            parts.recorder.figures(PHASE, at, _START, "validation", found)
+            parts.recorder.figures(PHASE, at, [("", world, "start")], "validation", found)
             text = ", ".join(f"{name} {float(v[0]):.4g}" for name, v in found.values.items())
             logger.info(
-                "[pretrain] iteration %d: %s: training loss %.4f; validation (%s): %s",
-                at, found.label, check.training_L[i], parts.validator.size, text,
+                "[pretrain] %siteration %d: %s: training loss %.4f; validation (%s): %s",
+                name, at, found.label, check.training_L[i], size, text,
+                extra=DETAIL if start else None,
             )  # fmt: skip
-        for network, learner in zip(parts.setup.networks, self.learners, strict=True):
+        for network, learner in zip(parts.setup.networks, self._learners, strict=True):
             n_updates_S, n_skipped_S = learner.n_updates_S.cpu(), learner.n_skipped_S.cpu()
             refuse_skips(
                 n_updates_S,
@@ -159,9 +247,10 @@ class PretrainingPhase:
             refuse_predictions(found, names, label.components)
 
     def _save(self, training: Pretraining) -> None:
-        parts, at = self._parts, training.iteration
+        parts, at = self._parts, self._done.n_iterations + training.iteration
         with parts.clock.timed("pretrain_checkpoint"), parts.interrupts.postponed():
             tensors = {f"pretraining.{k}": t for k, t in training.state().items()}
+            tensors |= {f"done.{k}": t for k, t in self._done.state().items()}
             tensors |= {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
             state = parts.state(PHASE)
             parts.checkpoints.save(f"{PHASE}_{at}", tensors, state)

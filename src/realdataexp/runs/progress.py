@@ -167,16 +167,17 @@ def fitted(notes: Sequence[str], width: int) -> str:
     return ""
 
 
-def effects_so_far(totals: pl.DataFrame) -> list[str]:
+def effects_so_far(totals: pl.DataFrame, n_starts: int = 1) -> list[str]:
     """A note for each label: its effect so far in percent of control, ± its standard error.
 
     The first says whose: GTE, or the design.
 
     Args:
         totals: as ``relative_effects`` takes them.
+        n_starts: how many starting models the run has.
     """
     notes: list[str] = []
-    for effect in relative_effects(totals):
+    for effect in relative_effects(totals, n_starts):
         size = percent(effect.percent)
         if effect.se:
             decimals = max(0, -math.floor(math.log10(effect.se)))

@@ -34,6 +34,7 @@ from realdataexp.stats.aggregates import (
     unit_table,
     world_totals,
 )
+from realdataexp.worlds.base import start_of
 
 METRIC_SCHEMA = {
     "phase": pl.String,
@@ -331,8 +332,12 @@ class Recorder:
         self._totals = world_totals([self._totals, *new])
         return self._totals
 
-    def units(self, covariate_UL: np.ndarray | None) -> pl.DataFrame | None:
-        """The table of units.parquet so far; None where no block's units come more than once."""
+    def units(self, covariates: Sequence[np.ndarray] | None) -> pl.DataFrame | None:
+        """The table of units.parquet so far; None where no block's units come more than once.
+
+        Args:
+            covariates: each start's table U, L; see ``aggregates.unit_table``.
+        """
         parts = []
         for i, steps in enumerate(self._visits):
             if steps:
@@ -340,9 +345,12 @@ class Recorder:
                     np.concatenate(x, axis=1) for x in zip(*steps, strict=True)
                 )
                 worlds = [(self.blocks[i].label, r) for r in self.replications]
+                of_world = covariates and [
+                    covariates[start_of(r, len(covariates))] for r in self.replications
+                ]
                 parts.append(
                     unit_table(
-                        unit_RX, user_RX, is_treated_RX, y_RXL, covariate_UL, worlds,
+                        unit_RX, user_RX, is_treated_RX, y_RXL, of_world, worlds,
                         list(self.labels),
                     )
                 )  # fmt: skip

@@ -51,7 +51,7 @@ def _write_results(parts: Parts, status: str) -> None:
     recorder, warnings, config, folder = parts.recorder, parts.warnings, parts.config, parts.folder
     recorder.flush()
     outcomes, metrics = recorder.outcomes(), recorder.metrics()
-    units, diagnostics = recorder.units(parts.setup.history), recorder.diagnostics()
+    units, diagnostics = recorder.units(parts.setup.histories), recorder.diagnostics()
     inference = inference_table(outcomes, units, _intervals(parts, outcomes, units))
     estimates = inference.filter(pl.col("se_method") == "welch")
     write_parquet(folder / "outcomes.parquet", outcomes)
@@ -59,9 +59,9 @@ def _write_results(parts: Parts, status: str) -> None:
     write_parquet(folder / "estimates.parquet", inference)
     if units is not None:
         write_parquet(folder / "units.parquet", units)
-    is_aa = config.experiment.aa
+    is_aa, n_starts = config.experiment.aa, config.experiment.n_starts
     is_true = config.mode in ("global", "compare")
-    judged = judge(inference, is_aa) if is_true else []
+    judged = judge(inference, is_aa, n_starts) if is_true else []
     device = parts.setup.device
     result = finite(
         {
@@ -73,7 +73,7 @@ def _write_results(parts: Parts, status: str) -> None:
             "config": config.resolved(),
             "dataset_stats": _dataset_stats(parts),
             "gte_results": gte_results(outcomes) if is_true else {},
-            "estimates": summarise(estimates),
+            "estimates": summarise(estimates, n_starts),
             "comparison": section(judged, "comparison"),
             "inference": section(judged, "inference"),
             "family": family_rejections(inference) if is_true else [],
@@ -138,12 +138,11 @@ def _intervals(
 
 
 def _dataset_stats(parts: Parts) -> dict[str, Any]:
-    held_out = parts.validator.held_out
     return {
         **parts.setup.environment.stats(),
         "identity": parts.setup.environment.identity(),
-        "n_held_out_users": held_out.n_users,
-        "n_held_out_rows": int(held_out.is_candidate_BC.sum()),
+        "n_held_out_users": parts.validator.n_users,
+        "n_held_out_rows": parts.validator.n_rows,
         "label_scales": {
             x.config.name: dataclasses.asdict(x.head.scale) for x in parts.setup.labels
         },

@@ -48,6 +48,7 @@ from realdataexp.models import (
 )
 from realdataexp.optimizers import OptimizerSettings
 from realdataexp.runs.checks import data_faults
+from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.rehearsal import Rehearsal
 from realdataexp.runs.sharing import processes_of
 from realdataexp.schedules import Schedule
@@ -103,7 +104,8 @@ class Setup:
         networks: theirs, each of one label or of several.
         running: the designs of ``blocks``, started for all replications.
         n_processes: over how many processes the loop's replications are spread.
-        history: each user's mean outcomes before the test (U, L); None without returning users.
+        histories: each start's table U, L of users' mean outcomes before the test; None without
+            returning users.
         outcomes: targets of what is measured, by name: the labels first, then those without model.
     """
 
@@ -113,7 +115,7 @@ class Setup:
     labels: tuple[LabelParts, ...]
     networks: tuple[NetworkParts, ...]
     outcomes: dict[str, str]
-    history: np.ndarray | None
+    histories: tuple[np.ndarray, ...] | None
     blocks: tuple[Block, ...]
     context: Context
     running: tuple[Running, ...]
@@ -188,8 +190,8 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
             networks.append(attempt(make))
     measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
     outcomes = {label.name: label.target for label in measured}
-    history = environment.history(tuple(outcomes.values()))
-    n_users = None if history is None else len(history)
+    histories = _histories(config, environment, tuple(outcomes.values()))
+    n_users = None if histories is None else len(histories[0])
     context = _context(config, environment, device or choose_device("cpu"), n_users)
     running = [attempt(partial(_start, block, context)) for block in blocks or ()]
     n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
@@ -207,7 +209,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         parts,
         tuple(network for network in networks if network is not None),
         outcomes,
-        history,
+        histories,
         blocks,
         context,
         started,
@@ -272,10 +274,20 @@ def _context(
         n_steps=config.simulation.n_steps,
         device=device,
         schema=environment.schema,
+        n_starts=config.experiment.n_starts,
         tastes=cache(environment.tastes),  # a pass over the log, for each shard that asks
         has_exchangeable_candidates=environment.has_exchangeable_candidates,
         n_users=n_users,
     )
+
+
+def _histories(
+    config: Config, environment: Environment, targets: tuple[str, ...]
+) -> tuple[np.ndarray, ...] | None:
+    """Each start's history; None where every visit is a new user."""
+    found = [environment.history(targets, k) for k in range(config.experiment.n_starts)]
+    known = tuple(history for history in found if history is not None)
+    return known or None
 
 
 def _environment(config: Config, device: Device, warnings: Warnings) -> Environment:
@@ -284,16 +296,17 @@ def _environment(config: Config, device: Device, warnings: Warnings) -> Environm
         return Si2023Environment(config.dataset.si2023, config.seed, device)
     assert config.feature is not None  # the config's schema sees to it
     data = _open_data(config, config.feature, warnings)
-    split = split_users_and_rows(config, data, warnings)
+    starts = range(config.experiment.n_starts)
+    splits = [split_users_and_rows(config, data, warnings, start) for start in starts]
     features = fit_features(
         data,
         config.feature.numerical,
         config.feature.categorical,
-        split.is_training_U,
+        splits[0].is_training_U,
         missing_indicator=config.feature.missing_indicator,
         warnings=warnings,
     )
-    return ReplayEnvironment(data, split, features, device)
+    return ReplayEnvironment(data, splits, features, device, config.seed)
 
 
 def make_blocks(config: Config) -> tuple[Block, ...]:
@@ -426,11 +439,12 @@ def _open_kuairand(config: Config, feature: FeatureConfig, warnings: Warnings) -
     return data
 
 
-def split_users_and_rows(config: Config, data: DataSet, warnings: Warnings) -> Split:
-    """The split of users and rows that a config asks for."""
-    uniform_2U = draws.uniform(
-        draws.key(config.seed, "split", torch.arange(2)), data.log.n_users
-    ).numpy()
+def split_users_and_rows(
+    config: Config, data: DataSet, warnings: Warnings, start: int = 0
+) -> Split:
+    """A start's split of users and rows, as a config asks for."""
+    seed = draws.start_seed(config.seed, start)
+    uniform_2U = draws.uniform(draws.key(seed, "split", torch.arange(2)), data.log.n_users).numpy()
     split = split_log(
         data.log,
         uniform_2U=uniform_2U,
@@ -443,6 +457,7 @@ def split_users_and_rows(config: Config, data: DataSet, warnings: Warnings) -> S
         "[data] %s training users; rows: %s pretrain (%s), %s replay, %s validation",
         f"{int(split.is_training_U.sum()):,}", f"{split.pretrain.n_rows:,}", split.kind,
         f"{split.replay.n_rows:,}", f"{split.validation.n_rows:,}",
+        extra=DETAIL if start else None,
     )  # fmt: skip
     return split
 

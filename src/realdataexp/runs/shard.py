@@ -18,7 +18,7 @@ from realdataexp.metrics import Figures
 from realdataexp.models import Batch
 from realdataexp.runs.setup import Setup
 from realdataexp.runs.validation import Validator
-from realdataexp.worlds.base import World, WorldSettings
+from realdataexp.worlds.base import World, WorldSettings, start_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Shard:
         self,
         setup: Setup,
         validator: Validator,
-        starts: Sequence[Mapping[str, Tensor]],
+        starts: Sequence[Sequence[Mapping[str, Tensor]]],
         replications: tuple[int, ...],
         running: Sequence[Running],
     ) -> None:
@@ -74,17 +74,18 @@ class Shard:
         Args:
             setup: the run's.
             validator: looks at the networks.
-            starts: parameters of each network's starting model.
+            starts: parameters of each start's network, for each of the run's networks.
             replications: the replications' numbers.
             running: the designs, started for these replications.
         """
         self.replications = replications
         self._setup, self._validator = setup, validator
         settings = setup.config.simulation
-        n = n_networks(setup.blocks, len(replications))
+        start_R = start_of(torch.tensor(replications), setup.config.experiment.n_starts)
+        self._start_S = start_R.repeat(n_networks(setup.blocks, 1))
         self._learners = [
-            Learner.start(network.model, network.heads, setup.device, dict(start), n)
-            for network, start in zip(setup.networks, starts, strict=True)
+            Learner.of_starts(network.model, network.heads, setup.device, own, self._start_S)
+            for network, own in zip(setup.networks, starts, strict=True)
         ]
         self._world = self._make_world()
         self._loop = Loop(
@@ -128,7 +129,7 @@ class Shard:
 
     def look(self) -> Look:
         """Validate, tell the schedules of the networks' losses, and collect what designs tell."""
-        look = self._validator.look(self._learners)
+        look = self._validator.look(self._learners, self._start_S)
         for network, learner in zip(self._setup.networks, self._learners, strict=True):
             schedule = self._setup.labels[network.labels[0]].policy.optimizer.schedule
             learner.look(look.loss_SK[:, list(network.labels)].sum(1), schedule)
@@ -195,7 +196,7 @@ class Shard:
             "step": (), "weight": (S, B), "y": (S, B, len(self._setup.labels)),
         }  # fmt: skip
         for field in fields(Batch):
-            x = getattr(self._validator.held_out.batch, field.name)
+            x = getattr(self._validator.batch, field.name)
             shapes[f"batch.{field.name}"] = (S, B, *[1] * (x.dim() - 3), x.shape[-1])
         wanted = {"n_waiting": ()} | {
             f"{i}.{k}": shape for i in range(n_waiting) for k, shape in shapes.items()

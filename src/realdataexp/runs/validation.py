@@ -5,13 +5,14 @@ network predicts its label, and how well each arm ranks. What a world has used d
 here, nor do weights or masks.
 
 Axes: S stacked networks, B visits, C candidates, L outcomes (labels with a model first), K labels
-with a model, R replications.
+with a model, R replications, X starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from realdataexp.learner import Learner
 from realdataexp.loop import Block, LabelPolicy, by_label
 from realdataexp.metrics import Figures, figures_of, label_metrics, ranking_metrics
+from realdataexp.models import Batch
 from realdataexp.worlds.base import HeldOut
 
 
@@ -29,24 +31,26 @@ class Look:
     Attributes:
         prediction_SBCK: in the labels' units.
         loss_SK: each network's mean loss, on the host; NaN where no label is known.
+        start_S: the start whose held-out visits each network saw; on the host.
     """
 
     prediction_SBCK: Tensor
     loss_SK: Tensor
+    start_S: Tensor
 
 
 @dataclass(frozen=True)
 class Validator:
-    """Looks at networks with one fixed sample of held-out visits.
+    """Looks at networks with one fixed sample of held-out visits for each start.
 
     Attributes:
-        held_out: the visits.
+        held_out: each start's visits.
         labels: K policies, whose labels are the sample's first; kinds: their types.
         outcomes: names of the L outcomes.
         labels_of: which labels the heads of each learner predict.
     """
 
-    held_out: HeldOut
+    held_out: Sequence[HeldOut]
     labels: Sequence[LabelPolicy]
     kinds: Sequence[str]
     outcomes: Sequence[str]
@@ -55,27 +59,67 @@ class Validator:
     @property
     def size(self) -> str:
         """What the metrics rest on, in words."""
-        n_rows = int(self.held_out.is_candidate_BC.sum())
-        return f"{self.held_out.n_users:,} held-out users, {n_rows:,} rows"
+        each = f"{self.n_users:,} held-out users, {self.n_rows:,} rows"
+        return each if self.n_starts == 1 else f"{each}, by {self.n_starts} splits"
 
-    def look(self, learners: Sequence[Learner]) -> Look:
-        """Have all networks predict."""
+    @property
+    def n_starts(self) -> int:
+        """X."""
+        return len(self.held_out)
+
+    @property
+    def n_users(self) -> int:
+        """Held-out users; a user whom several starts hold out counts for each."""
+        return sum(sample.n_users for sample in self.held_out)
+
+    @property
+    def n_rows(self) -> int:
+        """Their rows."""
+        return sum(sample.n_rows for sample in self.held_out)
+
+    @cached_property
+    def _padded(self) -> HeldOut:
+        """All starts' samples, with an axis X in front of every tensor, padded to equal sizes."""
+        n_visits = max(len(sample.y_BCL) for sample in self.held_out)
+        samples = [sample.padded(n_visits) for sample in self.held_out]
+        return HeldOut(
+            Batch.stacked([sample.batch for sample in samples]),
+            torch.stack([sample.y_BCL for sample in samples]),
+            torch.stack([sample.is_candidate_BC for sample in samples]),
+            self.n_users,
+        )
+
+    @property
+    def batch(self) -> Batch:
+        """The inputs of all starts' samples: S = X."""
+        return self._padded.batch
+
+    def look(self, learners: Sequence[Learner], start_S: Tensor) -> Look:
+        """Have all networks predict.
+
+        Args:
+            learners: S networks of each label.
+            start_S: int64, on the host, the start that each began from.
+        """
         predictions, losses = [], []
         for learner, places in zip(learners, self.labels_of, strict=True):
-            n = learner.n_networks
-            y_SBCK = self.held_out.y_BCL[..., list(places)].expand(n, -1, -1, -1)
-            prediction, loss = learner.evaluate(self.held_out.batch.expand(n), y_SBCK)
-            predictions.append(prediction)
-            losses.append(loss.flatten(1, 2).cpu().double().nanmean(1))
+            batch, y_XBCK = self.batch, self._padded.y_BCL[..., list(places)]
+            if self.n_starts == 1:  # all see the same: no copies
+                n = learner.n_networks
+                found = learner.evaluate(batch.expand(n), y_XBCK.expand(n, -1, -1, -1))
+            else:
+                found = learner.evaluate(batch, y_XBCK, place_S=start_S.to(y_XBCK.device))
+            predictions.append(found[0])
+            losses.append(found[1].flatten(1, 2).cpu().double().nanmean(1))
         loss_SK = by_label(losses, self.labels_of)
-        return Look(by_label(predictions, self.labels_of), loss_SK)
+        return Look(by_label(predictions, self.labels_of), loss_SK, start_S)
 
     def predictions(self, look: Look) -> Iterator[Figures]:
         """Every network's metrics, label by label."""
-        y_NL = self.held_out.y_BCL.flatten(0, 1).cpu()
+        y_XNL = self._padded.y_BCL.flatten(1, 2).cpu()
         for k, (policy, kind) in enumerate(zip(self.labels, self.kinds, strict=True)):
             prediction_SN = look.prediction_SBCK[..., k].flatten(1).cpu()
-            found = label_metrics(kind, prediction_SN, y_NL[:, k])
+            found = label_metrics(kind, prediction_SN, self._of(look.start_S, y_XNL[..., k]))
             yield figures_of(policy.name, found, look.loss_SK[:, k])
 
     def rankings(self, look: Look, blocks: Sequence[Block]) -> Iterator[tuple[int, int, Figures]]:
@@ -83,10 +127,12 @@ class Validator:
 
         An arm that nobody gets is left out.
         """
-        y_BCL = self.held_out.y_BCL.cpu()
-        is_candidate_BC = self.held_out.is_candidate_BC.cpu()
+        y_XBCL, is_candidate_XBC = (
+            x.cpu() for x in (self._padded.y_BCL, self._padded.is_candidate_BC)
+        )
         prediction_SBCK = look.prediction_SBCK.cpu()
         R, first = len(prediction_SBCK) // sum(b.design.n_models for b in blocks), 0
+        start_R = look.start_S[:R]
         for i, block in enumerate(blocks):
             for arm in (0, 1):
                 if block.p == 1 - arm:
@@ -95,6 +141,14 @@ class Validator:
                 factor_K = torch.tensor([x.alpha_A[arm] / x.unit for x in self.labels])
                 score_RBC = (prediction_SBCK[s : s + R] * factor_K).sum(-1)
                 for j, name in enumerate(self.outcomes):
-                    found = ranking_metrics(score_RBC, y_BCL[..., j], is_candidate_BC)
+                    found = ranking_metrics(
+                        score_RBC,
+                        self._of(start_R, y_XBCL[..., j]),
+                        self._of(start_R, is_candidate_XBC),
+                    )
                     yield i, arm, figures_of(name, found)
             first += block.design.n_models * R
+
+    def _of(self, start_S: Tensor, x_X: Tensor) -> Tensor:
+        """What each network's start has; without an axis for the networks where all have one."""
+        return x_X[0] if self.n_starts == 1 else x_X[start_S]

@@ -8,7 +8,7 @@ A *unit* is what was randomised as one: a user, a cluster of users, a block of s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import polars as pl
@@ -118,7 +118,7 @@ def unit_table(
     user_WX: np.ndarray,
     is_treated_WX: np.ndarray,
     y_WXL: np.ndarray,
-    covariate_UL: np.ndarray | None,
+    covariates: Sequence[np.ndarray] | None,
     worlds: list[tuple[str, int]],
     labels: list[str],
 ) -> pl.DataFrame:
@@ -129,11 +129,11 @@ def unit_table(
     Args:
         unit_WX: which unit a visit belongs to: whole numbers from 0 (any number where there was
             no visit).
-        user_WX: whose visit it was, as rows of ``covariate_UL``; not looked at without these.
+        user_WX: whose visit it was, as rows of ``covariates``; not looked at without these.
         is_treated_WX: bool, each visit's arm.
         y_WXL: outcomes; NaN where a label is missing or there was no visit.
-        covariate_UL: each user's mean outcome of each label before the experiment, NaN where
-            unknown; None where nobody's is known.
+        covariates: for each world a table U, L of each user's mean outcome of each label before
+            the experiment, NaN where unknown; None where nobody's is known.
         worlds: each world's design and replication.
         labels: the labels' names.
 
@@ -144,7 +144,7 @@ def unit_table(
 
     Raises:
         ValueError: a visit with an outcome has a unit below 0, or a user without a row in
-            ``covariate_UL``.
+            the world's table.
     """
     parts: list[tuple[int, int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for w in range(len(worlds)):
@@ -156,10 +156,10 @@ def unit_table(
             _check(f"unit_WX of world {worlds[w]}: units", unit_x, None)
             n_units = int(unit_x.max()) + 1
             covariate_G = np.full(n_units, np.nan)
-            if covariate_UL is not None:
+            if covariates is not None:
                 user_x = user_WX[w, known_X]
-                _check(f"user_WX of world {worlds[w]}: users", user_x, len(covariate_UL))
-                covariate_G = _mean_by_unit(covariate_UL[user_x, i], unit_x, n_units)
+                _check(f"user_WX of world {worlds[w]}: users", user_x, len(covariates[w]))
+                covariate_G = _mean_by_unit(covariates[w][user_x, i], unit_x, n_units)
             key_x = 2 * unit_x + is_treated_WX[w, known_X]
             n = np.bincount(key_x, minlength=2 * n_units)
             total = np.bincount(key_x, weights=y_WXL[w, known_X, i], minlength=2 * n_units)

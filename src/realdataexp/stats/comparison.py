@@ -6,10 +6,6 @@ treated, and nobody. In the tables both stand under the design "global", as its 
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import numpy as np
 import polars as pl
 
 TRUTH = "global"
@@ -51,24 +47,3 @@ def true_effects(estimates: pl.DataFrame) -> dict[str, float]:
     truth = estimates.filter(pl.col("design") == TRUTH).drop_nulls("value")
     means = truth.group_by("label", maintain_order=True).agg(pl.col("value").mean())
     return dict(means.iter_rows())
-
-
-def paired_bias(error_W: np.ndarray) -> dict[str, Any]:
-    """The mean of paired differences, its Monte-Carlo standard error and degrees of freedom.
-
-    A design's estimate and the truth of the same replication share their random numbers, so most
-    noise cancels. Bias over its error is Student's t where there is no bias.
-
-    Args:
-        error_W: each world's estimate minus the truth of the same world.
-
-    Examples:
-        >>> paired_bias(np.array([2.0, 2.0]))
-        {'bias': 2.0, 'bias_mc_se': 0.0, 'bias_df': 1}
-    """
-    n = len(error_W)
-    return {
-        "bias": float(error_W.mean()) if n else None,
-        "bias_mc_se": float(error_W.std(ddof=1)) / math.sqrt(n) if n > 1 else None,
-        "bias_df": n - 1 if n else None,
-    }

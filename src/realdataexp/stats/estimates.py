@@ -13,6 +13,7 @@ import polars as pl
 from scipy import stats
 
 from realdataexp.stats.multiplicity import adjust
+from realdataexp.stats.starts import mean_over_worlds
 
 ESTIMAND = "mean_per_visit"
 CONFIDENCE = 0.95
@@ -97,11 +98,12 @@ def _welch(
     return (value, se, value - half, value + half, p_value)
 
 
-def summarise(estimates: pl.DataFrame) -> list[dict[str, Any]]:
+def summarise(estimates: pl.DataFrame, n_starts: int = 1) -> list[dict[str, Any]]:
     """One entry per design and label: the mean over worlds with the interval of that mean.
 
     With several worlds the standard error comes from how the worlds' estimates vary
-    (``se_method`` "between_worlds"); with one it is that world's own. ``p_adjusted`` is the
+    (``se_method`` "between_worlds", given the starting model), with several starting models from
+    how these vary ("between_starts"); with one world it is that world's own. ``p_adjusted`` is the
     p-value by Holm's method over the labels of a design.
     """
     entries = []
@@ -113,7 +115,8 @@ def summarise(estimates: pl.DataFrame) -> list[dict[str, Any]]:
             names = ("value", "se", "ci_low", "ci_high", "p_value", "se_method")
             entries.append({**base, **{name: one[name] for name in names}})
         else:
-            entries.append({**base, **between_worlds(known["value"].to_numpy())})
+            value, world = known["value"].to_numpy(), known["world"].to_numpy()
+            entries.append({**base, **between_worlds(value, world, n_starts)})
     return _adjusted(entries)
 
 
@@ -127,23 +130,24 @@ def _adjusted(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return entries
 
 
-def between_worlds(values: np.ndarray) -> dict[str, Any]:
-    """Mean of independent worlds' values with Student's t interval; nulls where there is none.
+def between_worlds(value_W: np.ndarray, world_W: np.ndarray, n_starts: int = 1) -> dict[str, Any]:
+    """Mean of worlds' values with Student's t interval; nulls where there is none.
+
+    See ``starts.mean_over_worlds``.
 
     Examples:
-        >>> found = between_worlds(np.array([1.0, 2.0, 3.0]))
+        >>> found = between_worlds(np.array([1.0, 2.0, 3.0]), np.arange(3))
         >>> found["value"], round(found["se"], 4)  # 1 / sqrt(3)
         (2.0, 0.5774)
         >>> round(found["ci_high"], 3)  # 2 + 4.303 x 0.5774, with 2 degrees of freedom
         4.484
     """
-    n = len(values)
-    mean = float(values.mean()) if n else None
-    out: dict[str, Any] = dict.fromkeys(("value", "se", "ci_low", "ci_high", "p_value"))
-    out.update(value=mean, se_method="between_worlds")
-    if n >= 2 and mean is not None:
-        se = float(values.std(ddof=1)) / math.sqrt(n)
-        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * se
-        p_value = 2.0 * float(stats.t.sf(abs(mean) / se, n - 1)) if se > 0 else None
-        out.update(se=se, ci_low=mean - half, ci_high=mean + half, p_value=p_value)
+    mean, se, df = mean_over_worlds(value_W, world_W, n_starts)
+    out: dict[str, Any] = {"value": mean, "se": se}
+    out |= dict.fromkeys(("ci_low", "ci_high", "p_value"))
+    out["se_method"] = "between_worlds" if n_starts == 1 else "between_starts"
+    if mean is not None and se is not None:
+        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * se
+        p_value = 2.0 * float(stats.t.sf(abs(mean) / se, df)) if se > 0 else None
+        out.update(ci_low=mean - half, ci_high=mean + half, p_value=p_value)
     return out

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from realdataexp.stats.comparison import TRUTH, paired_bias, true_effects
+from realdataexp.stats.comparison import TRUTH, true_effects
 from realdataexp.stats.estimates import CONFIDENCE
 from realdataexp.stats.intervals import ALPHA, rejects
+from realdataexp.stats.starts import mean_over_worlds, sd_within_starts
 
 MIN_WORLDS = 20
 KEYS = ("design", "label", "se_method")
@@ -35,12 +36,17 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def judge(inference: pl.DataFrame, is_aa: bool = False) -> list[dict[str, Any]]:
+def judge(inference: pl.DataFrame, is_aa: bool = False, n_starts: int = 1) -> list[dict[str, Any]]:
     """One entry of figures per design, label and interval method; null where nothing tells.
 
     - ``gte``, ``estimate``: the true effect and the design's, means over worlds.
-    - ``bias``, ``bias_mc_se``, ``bias_df``: see ``comparison.paired_bias``.
+    - ``bias``: the mean of the paired differences of estimate and truth. In a replication both
+      share their random numbers, so most noise cancels. ``bias_mc_se``, ``bias_df``: its
+      Monte-Carlo standard error, clustered by starting model, and its degrees of freedom
+      (``starts.mean_over_worlds``); bias over error is Student's t where there is no bias.
     - ``sd``, ``rmse``: of the estimates over worlds, around their mean and around the truth.
+      Whoever runs a test has one starting model; so ``sd``, and all figures below, compare a
+      world's estimate with the worlds, and the truth, of its own starting model.
     - ``se_mean``, ``se_ratio``: the mean standard error, and that over sd, which should be 1.
     - ``sign_error_rate``: the share of worlds whose estimate has not the truth's sign; null where
       the truth is 0.
@@ -66,6 +72,7 @@ def judge(inference: pl.DataFrame, is_aa: bool = False) -> list[dict[str, Any]]:
     Args:
         inference: the table of ``inference.inference_table``, with the truth among the designs.
         is_aa: whether both arms are the same.
+        n_starts: how many starting models the run has.
 
     Examples:
         Two replications; the truth is 2 on average, pooling says 3 and 5:
@@ -83,7 +90,9 @@ def judge(inference: pl.DataFrame, is_aa: bool = False) -> list[dict[str, Any]]:
         0.5
     """
     truth = inference.filter(pl.col("design") == TRUTH).drop_nulls("value")
-    beside = truth.select("label", "world", truth="value")
+    start = pl.col("world") % n_starts
+    own_truth = pl.col("value").mean().over("label", start)
+    beside = truth.select("label", "world", truth="value", own_truth=own_truth)
     designs = inference.filter(pl.col("design") != TRUTH)
     rows = designs.join(beside, on=["label", "world"], how="left", maintain_order="left")
     effects = true_effects(inference)
@@ -92,7 +101,7 @@ def judge(inference: pl.DataFrame, is_aa: bool = False) -> list[dict[str, Any]]:
         entry: dict[str, Any] = dict(zip(KEYS, keys, strict=True))
         entry["gte"] = gte = effects.get(entry["label"])
         counts = group if gte is None else group.drop_nulls("truth")
-        entry.update(_spread(counts, gte), **_shares(counts, gte, is_aa))
+        entry.update(_spread(counts, gte, n_starts), **_shares(counts, gte, is_aa))
         if entry["sd"] and entry["se_mean"] is not None:
             entry["se_ratio"] = entry["se_mean"] / entry["sd"]
         entries.append(entry)
@@ -122,28 +131,33 @@ def binomial_interval(n_hits: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def _spread(group: pl.DataFrame, gte: float | None) -> dict[str, Any]:
+def _spread(group: pl.DataFrame, gte: float | None, n_starts: int) -> dict[str, Any]:
     """How the estimates vary, and how far they are from the truth."""
     known = group.drop_nulls("value")
-    value, se = known["value"].to_numpy(), group["se"].drop_nulls().to_numpy()
+    value, world = known["value"].to_numpy(), known["world"].to_numpy()
+    se = group["se"].drop_nulls().to_numpy()
     n_T, n_C = int(group["n_T"].sum()), int(group["n_C"].sum())
     error = value - known["truth"].to_numpy() if gte is not None else value[:0]
+    bias = mean_over_worlds(error, world[: len(error)], n_starts)
     out = {
         "n_worlds": len(value),
         "p_treatment": n_T / (n_T + n_C) if n_T + n_C else None,
         "n_visits": (n_T + n_C) / group.height if group.height else 0.0,
         "estimate": float(value.mean()) if len(value) else None,
-        **paired_bias(error),
-        "sd": float(value.std(ddof=1)) if len(value) > 1 else None,
+        "bias": bias.value,
+        "bias_mc_se": bias.se,
+        "bias_df": bias.df,
+        "sd": sd_within_starts(value, world, n_starts),
         "se_mean": float(se.mean()) if len(se) else None,
         "se_ratio": None,
         "rmse": None,
         "sign_error_rate": None,
     }
     if gte is not None and len(value):
-        out["rmse"] = float(np.sqrt(((value - gte) ** 2).mean()))
-        if gte != 0.0:
-            out["sign_error_rate"] = float((np.sign(value) != np.sign(gte)).mean())
+        own = known["own_truth"].to_numpy()
+        out["rmse"] = float(np.sqrt(((value - own) ** 2).mean()))
+        if own.any():
+            out["sign_error_rate"] = float((np.sign(value) != np.sign(own)).mean())
     return out
 
 
@@ -165,14 +179,16 @@ def _shares(group: pl.DataFrame, gte: float | None, is_aa: bool) -> dict[str, An
     out["reject_low"], out["reject_high"] = binomial_interval(n_rejected, n)
     out["reject_share_adjusted"] = int((known["p_adjusted"] <= ALPHA).sum()) / n
     if gte is not None:
-        n_covering = int(((low <= gte) & (high >= gte)).sum())
+        own = known["own_truth"].to_numpy()
+        n_covering = int(((low <= own) & (high >= own)).sum())
         out["coverage"] = n_covering / n
         out["coverage_low"], out["coverage_high"] = binomial_interval(n_covering, n)
-        out["launch_share"] = launched = int((low > 0).sum()) / n
-        out["wrong_share"] = 1.0 - launched if gte > 0 else launched
-        out["regret"] = abs(gte) * out["wrong_share"]
-    if gte:
-        out["power_at_effect"] = int(((low > 0) if gte > 0 else (high < 0)).sum()) / n
+        is_wrong = (low > 0) != (own > 0)
+        out["launch_share"] = int((low > 0).sum()) / n
+        out["wrong_share"] = int(is_wrong.sum()) / n
+        out["regret"] = float((np.abs(own) * is_wrong).mean())
+        if own.any():
+            out["power_at_effect"] = int(np.where(own > 0, low > 0, high < 0).sum()) / n
     if n >= MIN_WORLDS and is_aa:
         out["trustworthy"] = out["reject_low"] <= ALPHA
     elif n >= MIN_WORLDS and gte is not None:

@@ -97,11 +97,16 @@ def plan(
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of mode compare, as one p and training cadence had it: its table outcomes.parquet."""
+    """A run of mode compare, as one p and training cadence had it: its table outcomes.parquet.
+
+    Attributes:
+        n_starts: how many starting models it has.
+    """
 
     p: float
     retrain_every: int
     outcomes: pl.DataFrame
+    n_starts: int = 1
 
 
 def plan_grid(
@@ -134,18 +139,19 @@ def plan_grid(
         {"p": run.p, "retrain_every": run.retrain_every, "steps": n, **row}
         for run in runs
         for n in steps
-        for row in _answers(run.outcomes.filter(pl.col("step") < n), designs, labels, power)
+        for row in _answers(run, n, designs, labels, power)
     ]
     order = ["p", "retrain_every", "steps", "design"]
     return pl.DataFrame(rows, schema=PLAN_SCHEMA).sort(order, maintain_order=True)
 
 
 def _answers(
-    outcomes: pl.DataFrame, designs: Sequence[str], labels: Sequence[str], power: float
+    run: PlannedRun, n_steps: int, designs: Sequence[str], labels: Sequence[str], power: float
 ) -> Iterator[dict[str, Any]]:
     """A row for every design and label, also where nobody counted for a design yet."""
+    outcomes = run.outcomes.filter(pl.col("step") < n_steps)
     inference = inference_table(outcomes, None, ["welch"])
-    judged = judge(inference)
+    judged = judge(inference, n_starts=run.n_starts)
     found = {
         (e["design"], e["label"]): {**e, **planned}
         for e, planned in zip(judged, plan(judged, power), strict=True)

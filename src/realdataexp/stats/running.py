@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import polars as pl
 
 from realdataexp.stats.comparison import TRUTH
+from realdataexp.stats.starts import mean_over_worlds
 
 
 class RelativeEffect(NamedTuple):
@@ -19,18 +19,19 @@ class RelativeEffect(NamedTuple):
     se: float | None
 
 
-def relative_effects(totals: pl.DataFrame) -> list[RelativeEffect]:
+def relative_effects(totals: pl.DataFrame, n_starts: int = 1) -> list[RelativeEffect]:
     """Each label's effect in percent of control: of the truth where it is run, else of the design.
 
     With T and C a world's totals in its arms (of the truth), or its means per visit (of a design),
     the effect is rho = mean(T - C) / mean(C) over worlds, so that at the end of a run it is
     ``GTE_<label>_relative``. Its standard error is that of a ratio of means by the delta method
-    (Cochran 1977, Sampling Techniques, equation 2.46): the standard deviation over worlds of
-    T - C - rho C, over |mean(C)| and the root of the number of worlds.
+    (Cochran 1977, Sampling Techniques, equation 2.46): that of the mean over worlds of
+    T - C - rho C, over |mean(C)|.
 
     Args:
         totals: sums as ``aggregates.world_totals`` gives, of the truth or of one design, or of
             both, where only the truth is looked at.
+        n_starts: how many starting models the run has.
 
     Returns:
         An entry for each label, in the order of the table, whose effect has a number: some world
@@ -59,13 +60,12 @@ def relative_effects(totals: pl.DataFrame) -> list[RelativeEffect]:
     found = []
     for (label,), group in worlds.group_by("label", maintain_order=True):
         treated, control = group["value"].to_numpy(), group["value_C"].to_numpy()
-        n, scale = len(control), abs(control.mean())
+        scale = abs(control.mean())
         if scale == 0:
             continue
         rho = (treated - control).mean() / control.mean()
-        se = None
-        if n >= 2:
-            rest = treated - control - rho * control
-            se = float(100 * rest.std(ddof=1) / math.sqrt(n) / scale)
-        found.append(RelativeEffect(design, str(label), float(100 * rho), se))
+        rest = treated - control - rho * control
+        se = mean_over_worlds(rest, group["world"].to_numpy(), n_starts).se
+        relative = None if se is None else float(100 * se / scale)
+        found.append(RelativeEffect(design, str(label), float(100 * rho), relative))
     return found

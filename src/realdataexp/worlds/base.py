@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from realdataexp.models import Batch, FeatureSchema
+
+_Numbers = TypeVar("_Numbers", int, np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,20 @@ class HeldOut:
     is_candidate_BC: Tensor
     n_users: int
 
+    @property
+    def n_rows(self) -> int:
+        """Candidates, of all visits."""
+        return int(self.is_candidate_BC.sum())
+
+    def padded(self, n_visits: int) -> HeldOut:
+        """The same, with visits without candidates up to a number of visits."""
+        n_more = n_visits - len(self.y_BCL)
+        place_B = torch.arange(n_visits, device=self.y_BCL.device).clamp_max(len(self.y_BCL) - 1)
+        y_BCL, is_candidate_BC = self.y_BCL[place_B], self.is_candidate_BC[place_B]
+        if n_more:
+            y_BCL[-n_more:], is_candidate_BC[-n_more:] = torch.nan, False
+        return HeldOut(self.batch.visits(place_B), y_BCL, is_candidate_BC, self.n_users)
+
     def rows(self) -> tuple[Batch, Tensor]:
         """The candidates one by one: inputs (S = 1, C = 1) and labels N, L."""
         b = self.batch
@@ -142,7 +158,12 @@ class RowSource(Protocol):
 
 
 class Environment(Protocol):
-    """What a data set, or a simulator, gives an experiment."""
+    """What a data set, or a simulator, gives an experiment.
+
+    A *start* is a starting model with its own pretraining rows and its own split of users; starts
+    count from 0, and replication r belongs to ``start_of(r)``. What scales features and labels is
+    of the first start: all replications test the same two policies.
+    """
 
     schema: FeatureSchema
     has_exchangeable_candidates: bool
@@ -151,21 +172,21 @@ class Environment(Protocol):
         """All values of a label on training rows, in blocks (float64, without missing ones)."""
         ...
 
-    def pretraining(self, targets: Sequence[str]) -> RowSource:
-        """Rows for the starting model; none of them is replayed (but see pretrain.rows)."""
+    def pretraining(self, targets: Sequence[str], start: int) -> RowSource:
+        """Rows for a starting model; its worlds replay none of them (but see pretrain.rows)."""
         ...
 
     def held_out(
-        self, targets: Sequence[str], n_visits: int, n_candidates: int, seed: int
+        self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
     ) -> HeldOut:
-        """At most ``n_visits`` visits of users who are held out, each user once."""
+        """At most ``n_visits`` visits of users whom a start holds out, each user once."""
         ...
 
-    def tastes(self) -> np.ndarray | None:
+    def tastes(self, start: int) -> np.ndarray | None:
         """What each user watched before the test, U, D; None where every visit is a new user."""
         ...
 
-    def history(self, targets: Sequence[str]) -> np.ndarray | None:
+    def history(self, targets: Sequence[str], start: int) -> np.ndarray | None:
         """Each user's mean of each label before the test: float64 U, L, NaN without any.
 
         None where every visit is a new user.
@@ -220,6 +241,11 @@ class World(Protocol):
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """The chosen candidates' true labels W, B, L (NaN = missing); they count as used."""
         ...
+
+
+def start_of(replication: _Numbers, n_starts: int) -> _Numbers:
+    """The start that a replication begins from; it does not depend on how many replications run."""
+    return replication % n_starts
 
 
 def chosen(slate: Slate, choice_WB: Tensor) -> Batch:

@@ -9,7 +9,7 @@ the same slates, and who visits, how many rows are left and which slots are show
 any choice: they are drawn once per replication, for all designs.
 
 Axes: R replications, W worlds (block x replication), B visits, C candidates, L labels, U users,
-N log rows, K earlier visits of a user.
+N log rows, K earlier visits of a user, X starts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from realdataexp.data.split import RowRanges, Split, training_blocks
 from realdataexp.device import Device
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
-from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings
+from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings, start_of
 
 _ROWS_AT_ONCE = 1 << 22
 _BLOCK, _N_BLOCKS = 1 << 16, 64  # rows that are hashed at once, and blocks of an array at most
@@ -134,29 +134,38 @@ class ReplayEnvironment:
 
     has_exchangeable_candidates = False
 
-    def __init__(self, data: DataSet, split: Split, features: Features, device: Device) -> None:
-        self._data, self._split, self._device = data, split, device
+    def __init__(
+        self,
+        data: DataSet,
+        splits: Sequence[Split],
+        features: Features,
+        device: Device,
+        seed: int,
+    ) -> None:
+        """Join data, each start's split of them, and the features; the seed is the run's."""
+        self._data, self._splits, self._device, self._seed = data, splits, device, seed
         self._features, self._store = features, FeatureStore(features, device)
         self.schema = self._store.schema
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
-        """The training users' values, in blocks."""
-        for rows, is_training in training_blocks(self._data.log, self._split.is_training_U):
+        """The values of the first start's training users, in blocks."""
+        for rows, is_training in training_blocks(self._data.log, self._splits[0].is_training_U):
             y = self._data.log.targets[target][rows][is_training]
             yield y[np.isfinite(y)].astype(np.float64)
 
     def _reader(self, targets: Sequence[str], rows: RowRanges) -> RowReader:
         return RowReader(self._data.log, targets, rows, self._store, self._device)
 
-    def pretraining(self, targets: Sequence[str]) -> RowReader:
-        """The rows that the split gives to pretraining."""
-        return self._reader(targets, self._split.pretrain)
+    def pretraining(self, targets: Sequence[str], start: int) -> RowReader:
+        """The rows that the start's split gives to pretraining."""
+        return self._reader(targets, self._splits[start].pretrain)
 
     def held_out(
-        self, targets: Sequence[str], n_visits: int, n_candidates: int, seed: int
+        self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
     ) -> HeldOut:
         """Some of the held-out users, with at most ``n_candidates`` of their rows each."""
-        rows, log, tensor = self._split.validation, self._data.log, self._device.tensor
+        rows, log, tensor = self._splits[start].validation, self._data.log, self._device.tensor
+        seed = draws.start_seed(self._seed, start)
         n_rows_U = rows.end_U - rows.start_U
         users = np.flatnonzero(n_rows_U)
         user_B = users[draws.subset(draws.key(seed, "held-out users"), len(users), n_visits)]
@@ -169,24 +178,24 @@ class ReplayEnvironment:
         y_BCL = np.where(slot_BC[..., None] >= 0, y_BCL, np.nan)
         return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B))
 
-    def tastes(self) -> np.ndarray:
+    def tastes(self, start: int) -> np.ndarray:
         """Mean features of the videos in each user's pretraining rows: U, D; 0 without rows.
 
         D are the video table's numbers and one-hot categories, standardised over videos.
         """
-        table, rows = self._features.video, self._split.pretrain
+        table, rows = self._features.video, self._splits[start].pretrain
         sum_UD = np.zeros((self._data.log.n_users, table.num_XD.shape[1] + table.n_ids))
-        for user, row in self._pretraining_blocks():
+        for user, row in _in_blocks(rows):
             _add_features(sum_UD, table, user, self._data.log.video_N[row])
         mean_D, sd_D = _moments(table)
         n_U1 = (rows.end_U - rows.start_U)[:, None]
         return (sum_UD - n_U1 * mean_D) / sd_D / np.maximum(n_U1, 1)
 
-    def history(self, targets: Sequence[str]) -> np.ndarray:
+    def history(self, targets: Sequence[str], start: int) -> np.ndarray:
         """Each user's mean of each label over the pretraining rows: U, L; NaN without any."""
         log = self._data.log
         n_UL, sum_UL = np.zeros((2, log.n_users, len(targets)))
-        for user, row in self._pretraining_blocks():
+        for user, row in _in_blocks(self._splits[start].pretrain):
             for i, target in enumerate(targets):
                 y = log.targets[target][row].astype(np.float64)
                 known = np.isfinite(y)
@@ -194,28 +203,22 @@ class ReplayEnvironment:
                 sum_UL[:, i] += np.bincount(user[known], y[known], minlength=log.n_users)
         return np.where(n_UL > 0, sum_UL / np.maximum(n_UL, 1), np.nan)
 
-    def _pretraining_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Users and log rows of the pretraining rows, some at a time."""
-        rows = self._split.pretrain
-        for start in range(0, rows.n_rows, _ROWS_AT_ONCE):
-            yield rows.locate(np.arange(start, min(start + _ROWS_AT_ONCE, rows.n_rows)))
-
     def world(self, targets: Sequence[str], settings: WorldSettings) -> ReplayWorld:
-        """The replay of the training users' rows that did not pretrain."""
-        replay = self._split.replay
+        """The replay of the rows of each start's training users that did not pretrain."""
+        replays = [split.replay for split in self._splits]
         return ReplayWorld(
             self._data.log,
             tuple(targets),
             self._store,
-            replay.start_U,
-            replay.end_U,
+            np.stack([rows.start_U for rows in replays]),
+            np.stack([rows.end_U for rows in replays]),
             settings,
             self._device,
         )
 
     def stats(self) -> dict[str, Any]:
-        """The import's counts and those of the split."""
-        split = self._split
+        """The import's counts and those of the first start's split."""
+        split = self._splits[0]
         return {
             **self._data.stats,
             "n_training_users": int(split.is_training_U.sum()),
@@ -247,12 +250,18 @@ class ReplayEnvironment:
 
     def description(self) -> list[str]:
         """The data in a few lines."""
-        log = self._data.log
+        log, split = self._data.log, self._splits[0]
         return [
             f"data: {log.n_rows:,} rows, {log.n_users:,} users, {self._data.videos.height:,} "
             "videos",
-            f"pretraining: {self._split.pretrain.n_rows:,} rows ({self._split.kind})",
+            f"pretraining: {split.pretrain.n_rows:,} rows ({split.kind})",
         ]
+
+
+def _in_blocks(rows: RowRanges) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Users and log rows of the ranges, some at a time."""
+    for first in range(0, rows.n_rows, _ROWS_AT_ONCE):
+        yield rows.locate(np.arange(first, min(first + _ROWS_AT_ONCE, rows.n_rows)))
 
 
 class ReplayWorld:
@@ -263,19 +272,19 @@ class ReplayWorld:
         log: LogTable,
         targets: tuple[str, ...],
         store: FeatureStore,
-        rows_from_U: np.ndarray,
-        rows_to_U: np.ndarray,
+        rows_from_XU: np.ndarray,
+        rows_to_XU: np.ndarray,
         settings: WorldSettings,
         device: Device,
     ) -> None:
-        """Set up the replay of the rows [rows_from, rows_to) of each user.
+        """Set up the replay of each user's rows [rows_from, rows_to), which differ between starts.
 
         Args:
             log: the log.
             targets: the labels' columns in it.
             store: the features.
-            rows_from_U: int64, each user's first row.
-            rows_to_U: int64, the row behind the last; the same for users who do not take part.
+            rows_from_XU: int64, each user's first row, for X starts.
+            rows_to_XU: int64, the row behind the last; the same for users who do not take part.
             settings: how to draw.
             device: where slates are made; who visits is drawn on the host.
         """
@@ -283,18 +292,25 @@ class ReplayWorld:
         self._store, self._settings, self._device = store, settings, device
         self._video_N = device.tensor(log.video_N)
         self._target_N = [device.tensor(log.targets[t]) for t in targets]
-        self._start_U = torch.from_numpy(rows_from_U)
-        self._n_rows_U = rows_to_U - rows_from_U
+        self._from_XU, self._n_rows_XU = rows_from_XU, rows_to_XU - rows_from_XU
         self._replication_R = torch.tensor(settings.replications, dtype=torch.int64)
-        n_replications, n_users = len(settings.replications), len(rows_from_U)
-        eligible = np.flatnonzero(self._n_rows_U >= settings.min_candidates).astype(np.int32)
-        self._eligible_RU = np.tile(eligible, (n_replications, 1))
-        self._n_eligible_R = np.full(n_replications, len(eligible), dtype=np.int64)
-        self._n_taking_part = max(1, int((self._n_rows_U > 0).sum()))
-        self._n_short_R = np.full(
-            n_replications,
-            int(((self._n_rows_U > 0) & (self._n_rows_U < settings.n_candidates)).sum()),
-        )
+        n_starts, n_users = rows_from_XU.shape
+        n_replications = len(settings.replications)
+        start_R = start_of(np.array(settings.replications), n_starts)
+        self._start_R1 = start_R[:, None]
+        eligible = [
+            np.flatnonzero(n_U >= settings.min_candidates).astype(np.int32)
+            for n_U in self._n_rows_XU
+        ]
+        n_eligible_X = np.array([len(users) for users in eligible])
+        eligible_XU = np.zeros((n_starts, n_eligible_X.max()), dtype=np.int32)
+        for start, users in enumerate(eligible):
+            eligible_XU[start, : len(users)] = users
+        self._eligible_RU, self._n_eligible_R = eligible_XU[start_R], n_eligible_X[start_R]
+        takes_part_XU = self._n_rows_XU > 0
+        self._n_taking_part_R = takes_part_XU.sum(1).clip(1)[start_R]
+        is_short_XU = takes_part_XU & (self._n_rows_XU < settings.n_candidates)
+        self._n_short_R = is_short_XU.sum(1)[start_R]
         # a user's visits form a chain, newest first; a visit's number is step * B + place
         self._n_visits_RU = np.zeros((n_replications, n_users), dtype=np.int32)
         self._last_visit_RU = np.full((n_replications, n_users), -1, dtype=np.int32)
@@ -318,7 +334,7 @@ class ReplayWorld:
         place_RB = draws.choose(u_RB, n_R).numpy()
         is_visit_RB = place_RB >= 0
         user_RB = np.where(is_visit_RB, self._eligible_RU[rows, place_RB.clip(0)], 0)
-        left_RB = self._n_rows_U[user_RB] - self._n_visits_RU[rows, user_RB]
+        left_RB = self._n_rows_XU[self._start_R1, user_RB] - self._n_visits_RU[rows, user_RB]
         left_RB = np.where(is_visit_RB, left_RB, 0)
         u_RBC = draws.uniform(
             draws.key(
@@ -328,7 +344,7 @@ class ReplayWorld:
         )
         slot_RBC = draws.choose(u_RBC, torch.from_numpy(left_RB))
         self._plan = self._look_back(user_RB, left_RB, slot_RBC)
-        share_short_R = torch.from_numpy(self._n_short_R / self._n_taking_part)
+        share_short_R = torch.from_numpy(self._n_short_R / self._n_taking_part_R)
         self._record(step, rows, user_RB, left_RB, is_visit_RB, place_RB)
         to_device = self._device.tensor
         visitor_RB = torch.from_numpy(user_RB.astype(np.int64))
@@ -362,7 +378,7 @@ class ReplayWorld:
         earlier_KRB = np.stack(chain) if chain else np.zeros((0, *user_RB.shape), dtype=np.int32)
         plan = (
             slot_RBC,
-            self._start_U[torch.from_numpy(user_RB.astype(np.int64))],
+            self._from_XU[self._start_R1, user_RB],
             left_RB.astype(np.int64),
             earlier_KRB.astype(np.int64),
         )

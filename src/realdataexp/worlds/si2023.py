@@ -227,37 +227,37 @@ class Si2023Environment:
             SideSchema(0, (), 0), SideSchema(len(names), (), 0, numerical=names)
         )
 
-    def _rows(self, purpose: str, n_rows: int, targets: Sequence[str]) -> RandomRows:
-        key = draws.key(self._seed, purpose)
+    def _rows(self, purpose: str, n_rows: int, targets: Sequence[str], start: int) -> RandomRows:
+        key = draws.key(draws.start_seed(self._seed, start), purpose)
         return RandomRows(
             self._platform, self._config.n_features, n_rows, key, targets, self._device
         )
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
-        """The values on the pretraining rows."""
-        rows = self.pretraining((target,))
+        """The values on the first start's pretraining rows."""
+        rows = self.pretraining((target,), 0)
         yield rows.read(np.arange(rows.n_rows))[1][0][0].cpu().double().numpy()
 
-    def pretraining(self, targets: Sequence[str]) -> RandomRows:
+    def pretraining(self, targets: Sequence[str], start: int) -> RandomRows:
         """Random videos."""
-        return self._rows("si2023 pretraining", self._config.pretrain_rows, targets)
+        return self._rows("si2023 pretraining", self._config.pretrain_rows, targets, start)
 
     def held_out(
-        self, targets: Sequence[str], n_visits: int, n_candidates: int, seed: int
+        self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
     ) -> HeldOut:
         """New users with random videos."""
         n = n_visits * n_candidates
-        batch, y_L = self._rows("si2023 held out", n, targets).read(np.arange(n))
+        batch, y_L = self._rows("si2023 held out", n, targets, start).read(np.arange(n))
         video_BCE = batch.video_num_SBCD.view(1, n_visits, n_candidates, -1)
         y_BCL = torch.stack(y_L, dim=-1).view(n_visits, n_candidates, -1)
         is_candidate_BC = torch.ones_like(y_BCL[..., 0], dtype=torch.bool)
         return HeldOut(_batch(video_BCE), y_BCL, is_candidate_BC, n_visits)
 
-    def tastes(self) -> None:
+    def tastes(self, start: int) -> None:
         """Every visit is a new user."""
         return None
 
-    def history(self, targets: Sequence[str]) -> None:
+    def history(self, targets: Sequence[str], start: int) -> None:
         """Every visit is a new user."""
         return None
 
