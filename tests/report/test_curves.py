@@ -65,6 +65,16 @@ def test_an_axis_that_shows_all_points_is_left_alone():
     assert curves.settled_range(late_and_early().clear()) is None
 
 
+def test_the_truths_early_band_alone_does_not_set_the_axis():
+    curve = late_and_early(1.5, 1.5)
+    wide = pl.when(pl.col("step") == 1).then(99.0)
+    truth = curve.with_columns(
+        design=pl.lit("global"), low=wide.otherwise(1.0), high=wide.otherwise(2.0)
+    )
+    assert curves.settled_range(curve) is None
+    assert curves.settled_range(pl.concat([curve, truth])) == pytest.approx((0.92, 2.08))
+
+
 def test_an_axis_holds_the_band_of_the_truth_where_it_counts():
     curve = late_and_early(-90.0, 70.0)
     truth = curve.with_columns(design=pl.lit("global"), low=pl.lit(-3.0), high=pl.lit(4.0))

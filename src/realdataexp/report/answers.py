@@ -147,12 +147,13 @@ def _believed(result: dict[str, Any]) -> Html:
         if is_aa(result)
         else "its intervals hold the truth in less than 95 % of tests"
     )
+    any_unjudged = any(x.unjudged for x in found)
     rows = [
         [
             x.design,
             Cell(", ".join(x.believed) or "none", kind="" if x.believed else "is-biased"),
+            *([Cell(", ".join(x.unjudged) or "-")] if any_unjudged else []),
             Cell("; ".join(_refuted(*item) for item in x.refuted.items()) or "-"),
-            Cell(", ".join(x.unjudged) or "-"),
         ]
         for x in found
     ]
@@ -160,7 +161,8 @@ def _believed(result: dict[str, Any]) -> Html:
     note = f"Not run: {', '.join(lacking)} (experiment.intervals)." if lacking else ""
     how = _INTERVAL_RULES.format(refuted=refuted, least=verdicts.MIN_INTERVALS)
     what = "exclude 0 too often" if is_aa(result) else "hold the truth too rarely"
-    header = ["design", "to believe", f"refuted: {what}", "not judged"]
+    unjudged = ["not judged"] if any_unjudged else []
+    header = ["design", "to believe", *unjudged, f"refuted: {what}"]
     return joined(
         [
             tag("h3", "Which intervals can be believed?"),

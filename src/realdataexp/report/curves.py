@@ -70,7 +70,7 @@ def effects(outcomes: pl.DataFrame) -> pl.DataFrame:
 
 
 def settled_range(table: pl.DataFrame) -> tuple[float, float] | None:
-    """The ends of an axis for curves that start with much noise; None where all points fit it.
+    """The ends of an axis for curves that start with much noise; None where all of them fits it.
 
     It holds every mean after the first fifth of the steps, the band of the truth there, and a
     margin.
@@ -78,17 +78,20 @@ def settled_range(table: pl.DataFrame) -> tuple[float, float] | None:
     Args:
         table: design, step, mean, low, high.
     """
-    late = table.filter(pl.col("step") > EARLY * pl.col("step").max())
-    of_truth = late.filter(pl.col("design") == "global")
-    parts = [late["mean"], of_truth["low"], of_truth["high"]]
-    values = pl.concat([x.cast(pl.Float64).rename("") for x in parts]).drop_nulls()
-    if values.is_empty():
+    late = _shown(table.filter(pl.col("step") > EARLY * pl.col("step").max()))
+    if late.is_empty():
         return None
-    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    margin = 0.08 * (high - low)
-    low, high = low - margin, high + margin
-    is_beyond = ((table["mean"] < low) | (table["mean"] > high)).any()
+    margin = 0.08 * float(late.max() - late.min())  # type: ignore[operator, arg-type]
+    low, high = float(late.min()) - margin, float(late.max()) + margin  # type: ignore[arg-type]
+    is_beyond = not _shown(table).is_between(low, high).all()
     return (low, high) if is_beyond and high > low else None
+
+
+def _shown(table: pl.DataFrame) -> pl.Series:
+    """Every mean, and the ends of the truth's band."""
+    of_truth = table.filter(pl.col("design") == "global")
+    parts = [table["mean"], of_truth["low"], of_truth["high"]]
+    return pl.concat([x.cast(pl.Float64).rename("") for x in parts]).drop_nulls()
 
 
 def _so_far(outcomes: pl.DataFrame) -> pl.DataFrame:

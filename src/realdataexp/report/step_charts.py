@@ -65,11 +65,11 @@ def effects(table: pl.DataFrame, look: Look, title: str, key: str) -> Chart:
     if shown is not None:
         axis["range"] = rounded(shown)
         beyond = [_beyond(trace, *shown) for trace in data if "band" not in trace["meta"]]
-        data += [trace for trace in beyond if trace["x"]]
-        said += (
-            f". The axis fits the steps after the first {100 * curves.EARLY:.0f} %; triangles at "
-            "its ends: points beyond it, which a double-click shows"
-        )
+        marks = [trace for trace in beyond if trace["x"]]
+        data += marks
+        said += f". The axis fits the steps after the first {100 * curves.EARLY:.0f} %"
+        said += "; triangles at its ends: means beyond it" if marks else ""
+        said += "; a double-click shows all"
     return Chart(f"effect-{key}", f"{title}: the answer as the test goes on", said, data,
                  over_steps("effect per visit so far", yaxis=axis))  # fmt: skip
 
