@@ -700,3 +700,100 @@ def test_the_real_rows_of_kuairand_pure(importer):
     assert stats["without_features"] == {USERS: 0, BASIC: 0, STATISTIC: 0}
     assert stats["features"]["video_duration"]["n_missing"] == 176
     assert importer.codes() == ["duplicate_rows"]
+
+
+# ---- cells that other programs read otherwise -------------------------------------------------
+
+
+def change_line(path: Path, number: int, change: Callable[[list[str]], list[str]]) -> None:
+    """Change the fields of a line of a file; the header is line 1."""
+    lines = path.read_text().splitlines(keepends=True)
+    lines[number - 1] = ",".join(change(lines[number - 1].rstrip("\n").split(","))) + "\n"
+    path.write_text("".join(lines))
+
+
+@pytest.mark.parametrize("stem", [EARLY, LATE, RANDOM, USERS, BASIC, STATISTIC])
+@pytest.mark.parametrize(
+    ("change", "n_more"),
+    [
+        (lambda row: row[:3] + row[4:], -1),  # so that the values behind it would shift
+        (lambda row: row[:1], None),
+        (lambda row: [*row, ""], 1),
+        (lambda row: [*row[:2], "7", *row[2:]], 1),
+    ],
+    ids=["without a cell", "one cell", "trailing separator", "one more cell"],
+)
+def test_a_row_with_more_or_fewer_fields_than_the_header_is_named(
+    stem: str, change: Callable[[list[str]], list[str]], n_more: int | None, folder, importer
+):
+    for row in folder.rows[BASIC]:
+        row["tag"] = "3"  # a list would have commas in quotes
+    folder.write()
+    change_line(folder.file(stem), 3, change)
+    with pytest.raises(InputError) as caught:
+        importer()
+    n = len(schema.FILE_COLUMNS.get(stem, schema.LOG_COLUMNS))
+    found = 1 if n_more is None else n + n_more
+    fault = f"row 3: {found} fields where the header has {n}"
+    # the last line of a file is looked at before, without reading the file
+    assert str(caught.value).startswith(f"{folder.file(stem)}, {fault}")
+
+
+def test_a_row_too_long_does_not_make_up_for_one_too_short(folder, importer):
+    folder.write()
+    change_line(folder.file(USERS), 2, lambda row: [*row, "7"])
+    change_line(folder.file(USERS), 4, lambda row: row[:-1])
+    with pytest.raises(InputError, match="row 2: 32 fields where the header has 31"):
+        importer()
+
+
+@pytest.mark.parametrize("cell", ["１", "1_000", "1 ", "0x10", '"1,5"', "1,5", "1e400", "ten"])
+@pytest.mark.parametrize(
+    ("stem", "column", "line"),
+    [(LATE, "video_id", 2), (LATE, "play_time_ms", 4), (USERS, "follow_user_num", 3),
+     (STATISTIC, "follow_user_num", 3)],
+)  # fmt: skip
+def test_a_number_in_another_notation_is_named_and_never_read_as_another(
+    cell: str, stem: str, column: str, line: int, folder, importer
+):
+    if (cell, column) == ("1e400", "play_time_ms"):
+        return  # out of range, and counted as that
+    folder.write()
+    place = schema.FILE_COLUMNS.get(stem, schema.LOG_COLUMNS).index(column)
+    change_line(folder.file(stem), line, lambda row: [*row[:place], cell, *row[place + 1 :]])
+    with pytest.raises(InputError) as caught:
+        importer()
+    assert f"{folder.file(stem)}, row {line}" in str(caught.value)
+    if cell != "1,5":  # a row with one field more
+        assert f"column {column!r}: {cell.strip(chr(34))!r} is" in str(caught.value)
+
+
+def test_the_notations_of_csv_files_are_one_number(folder, importer):
+    folder.rows[LATE][0]["play_time_ms"] = 2000
+    folder.write()
+    plain = importer()
+    for cell in (" 2000", "+2000", "2000.0", "2e3", '"2000"', "02000"):
+        change_line(folder.file(LATE), 2, lambda row, cell=cell: [*row[:12], cell, *row[13:]])
+        assert_same(plain, importer())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda raw: raw.replace(b",", b";"), "its header is separated by ';', not by commas"),
+        (lambda raw: raw.decode().encode("utf-16"), "is not UTF-8 text (UTF-16"),
+        (lambda raw: raw.replace(b"full_active", b"full\xe9", 1), "row 2: byte 0xe9 is not UTF-8"),
+        (lambda raw: raw.replace(b"user_active_degree", b"register_days"), "has two columns"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_that(
+    change: Callable[[bytes], bytes], said: str, folder, importer
+):
+    folder.write()
+    path = folder.file(USERS)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError) as caught:
+        importer()
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -163,16 +163,24 @@ class TablesConfig(Block):
     """Files and columns of one's own data (`dataset.name: tables`); paths are within its folder."""
 
     log: Annotated[Names, Field(min_length=1)] = Field(
-        description="the log's files, .parquet or .csv"
+        description="the log's files, .parquet or .csv; or folders of such parts, or patterns"
     )
     videos: Text = Field(description="file with a row for each video, .parquet or .csv")
     users: Text | None = Field(
         None, description="file with a row for each user; null: users have no features"
     )
     user_id: Text = Field("user_id", description="column of the user, in the log and in users")
-    video_id: Text = Field("video_id", description="column of the video, in the log and in videos")
-    time: Text = Field("time", description="column of the log: a number, or an ISO date and time")
-    early_before: float | Text | None = Field(
+    video_id: Text = Field(
+        "video_id",
+        validate_default=True,
+        description="column of the video, in the log and in videos",
+    )
+    time: Text = Field(
+        "time",
+        validate_default=True,
+        description="column of the log: a number, or an ISO date and time",
+    )
+    early_before: int | float | Text | None = Field(
         None, description="rows of an earlier time are the early log; null: there is none"
     )
     lists: Names = Field(
@@ -183,6 +191,14 @@ class TablesConfig(Block):
     @classmethod
     def _date_as_text(cls, value: Any) -> Any:
         return value.isoformat() if isinstance(value, date) else value  # YAML reads dates
+
+    @field_validator("video_id", "time")
+    @classmethod
+    def _columns_of_their_own(cls, name: str, info: ValidationInfo) -> str:
+        for other in ("user_id", "video_id"):
+            if info.field_name != other and name == info.data.get(other):
+                raise ValueError(f"is {other} too: name the column of each")
+        return name
 
     @field_validator("log", "lists")
     @classmethod

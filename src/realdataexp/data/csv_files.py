@@ -8,35 +8,74 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from realdataexp.data.csv_chunks import Piece
+from realdataexp.data.csv_chunks import Piece, read_header_line
 from realdataexp.data.schema import nearest
 from realdataexp.errors import InputError
 
 DTypes = Mapping[str, type[pl.DataType]]
 
+MAX_NUMBER = float(np.finfo(np.float32).max)  # features and labels are float32
 MAX_ID = 2**53  # ids and times may come through float64, exact up to here
+_OTHER_SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
+_NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def read_header(path: Path) -> tuple[str, ...]:
     """Return the column names of a CSV file.
 
     Raises:
-        InputError: the file is empty or cannot be read.
+        InputError: it is no file of UTF-8 text with a header of comma-separated names.
     """
+    require_file(path)
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            header = tuple(next(csv.reader(file), ()))
+        with path.open("rb") as file:
+            line = read_header_line(file)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    if not header:
-        raise InputError(f"{path}: is empty, without even a header; fetch the file again")
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
+        raise InputError(f"{path}: is not UTF-8 text (UTF-16, or no text at all); save it as UTF-8")
+    try:
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, row 1: {_not_utf8(line[error.start])}") from error
+    if not text.strip():
+        what = "its first line is blank" if text else "is empty, without even a header"
+        raise InputError(f"{path}: {what}; fetch the file again or name its columns there")
+    if '"' not in text and "\r" in text.rstrip("\r\n"):
+        raise InputError(f"{path}: its lines end with carriage returns alone; save it with \\n")
+    header = tuple(next(csv.reader(io.StringIO(text, newline=""))))
+    _refuse_other_separator(path, header)
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: has two columns {', '.join(twice)}; rename one")
     return header
+
+
+def require_file(path: Path) -> None:
+    """Raise an InputError where a path is none of a file; a pipe or a device would never end."""
+    if not path.is_file():
+        what = "a pipe, a device or a folder, not a file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {what}; name a file")
+
+
+def _not_utf8(byte: int) -> str:
+    return f"byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
+
+
+def _refuse_other_separator(path: Path, header: Sequence[str]) -> None:
+    for separator, name in _OTHER_SEPARATORS.items() if len(header) == 1 else ():
+        if separator in header[0]:
+            raise InputError(
+                f"{path}: its header is separated by {name}, not by commas: {header[0][:200]!r}; "
+                "write the file with commas between the columns and points in the numbers"
+            )
 
 
 def shared_header(paths: Sequence[Path]) -> tuple[str, ...]:
@@ -70,7 +109,7 @@ def require_columns(path: Path, header: Sequence[str], needed: Collection[str]) 
         )
 
 
-def parse(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
+def parse(piece: Piece, dtypes: DTypes, ids: Collection[str] = ()) -> pl.DataFrame:
     """Read the columns named in `dtypes`, and only those, in the order of the lines.
 
     Empty cells become null, blank lines are left out. An integer column may be written with
@@ -82,15 +121,21 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
         ids: columns that must hold a whole number >= 0 in every row.
 
     Raises:
-        InputError: a text where a number belongs, a missing or odd id, a ragged row; with file,
-            row (1-based line, the header is row 1), column and value.
+        InputError: a text where a number belongs, a missing or odd id, a row with more or fewer
+            fields than the header; with file, row (1-based line, the header is row 1), column and
+            value.
     """
     try:
         frame = _scan(piece, dtypes)
     except pl.exceptions.PolarsError:
         frame = _read_wide(piece, dtypes, ids)
-    if frame.height and frame[next(iter(ids))].null_count():
-        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
+    # only where all columns are read does Polars find a row that has more
+    if piece.may_be_ragged(frame.height if len(dtypes) == piece.n_columns else None):
+        fault = diagnose(piece, [], [])
+        if fault:
+            raise InputError(fault)
+    if frame.height and frame.to_series().null_count():
+        frame = _without_blank_lines(frame, piece)
     if any(frame[name].null_count() or _below_zero(frame[name]) for name in ids):
         raise InputError(diagnose(piece, [], ids) or f"{piece.path}: an id is missing")
     return frame
@@ -99,6 +144,12 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
 def _scan(piece: Piece, dtypes: DTypes) -> pl.DataFrame:
     lazy = pl.scan_csv(io.BytesIO(piece.text), schema_overrides=dict(dtypes), infer_schema=False)
     return lazy.select(list(dtypes)).collect()
+
+
+def _without_blank_lines(frame: pl.DataFrame, piece: Piece) -> pl.DataFrame:
+    """Rows but those of blank lines; a line of commas alone is a row."""
+    is_row = pl.Series([bool(row) for _, row in piece.rows()][1:], dtype=pl.Boolean)
+    return frame if is_row.all() else frame.filter(is_row)
 
 
 def _read_wide(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
@@ -110,8 +161,8 @@ def _read_wide(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFra
         frame = _scan(piece, wide).with_columns(pl.col(integers).fill_nan(None))
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        fault = diagnose(piece, numbers, ids) or f"{piece.path}: cannot be read as CSV: {reason}"
-        raise InputError(fault) from error
+        fault = _undecodable(piece) or diagnose(piece, numbers, ids)
+        raise InputError(fault or f"{piece.path}: cannot be read as CSV: {reason}") from error
     for name in integers:
         column = frame[name].drop_nulls()
         if (column.is_finite() & (column == column.round()) & (column.abs() < MAX_ID)).all():
@@ -119,6 +170,16 @@ def _read_wide(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFra
         elif name in ids:
             raise InputError(diagnose(piece, [], ids) or f"{piece.path}: {name} is not whole")
     return frame
+
+
+def _undecodable(piece: Piece) -> str | None:
+    """Where some lines are not UTF-8."""
+    try:
+        piece.text.decode()
+    except UnicodeDecodeError as error:
+        row = piece.line_before + piece.text.count(b"\n", 0, error.start) + 1
+        return f"{piece.path}, row {row}: {_not_utf8(piece.text[error.start])}"
+    return None
 
 
 def _below_zero(column: pl.Series) -> bool:
@@ -142,23 +203,27 @@ def diagnose(piece: Piece, numbers: Collection[str], ids: Collection[str]) -> st
     places = [(name, header.index(name)) for name in dict.fromkeys((*ids, *numbers))]
     for number, row in rows:
         at = f"{piece.path}, row {number}"
-        if len(row) > len(header):
+        if row and len(row) != len(header):
             return f"{at}: {len(row)} fields where the header has {len(header)}; mend the row"
         for name, place in places if row else ():
-            cell = row[place].strip() if place < len(row) else ""
-            fault = _fault(cell, name in ids)
+            fault = _fault(row[place], name in ids)
             if fault:
-                return f"{at}, column {name!r}: {cell!r} {fault}"
+                return f"{at}, column {name!r}: {row[place]!r} {fault}"
     return None
 
 
 def _fault(cell: str, is_id: bool) -> str | None:
     if cell == "":
         return "where an id must be; delete the row or fetch the file again" if is_id else None
-    try:
-        value = float(cell)
-    except ValueError:
-        return "is not a number; correct the cell or leave it empty"
-    if is_id and not (math.isfinite(value) and value.is_integer() and 0 <= value < MAX_ID):
+    is_number = _NUMBER.fullmatch(cell) is not None
+    if not is_number and (is_id or cell.lower() != "nan"):
+        return (
+            "is not a number as CSV files write it (12, -0.5, 1e3); correct the cell"
+            f"{'' if is_id else ' or leave it empty'}"
+        )
+    value = float(cell)
+    if is_id and not (value.is_integer() and 0 <= value < MAX_ID):
         return "is no id (a whole number >= 0); correct the cell or delete the row"
+    if abs(value) > MAX_NUMBER:
+        return "is too large for a number (3.4e38); correct the cell or leave it empty"
     return None

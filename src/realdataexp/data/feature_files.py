@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from realdataexp.data.csv_chunks import Piece, in_order, pieces
-from realdataexp.data.csv_files import diagnose, parse, require_columns, shared_header
+from realdataexp.data.csv_files import MAX_NUMBER, diagnose, parse, require_columns, shared_header
 from realdataexp.data.ids import IdSet
 from realdataexp.data.schema import UNKNOWN, Column
 from realdataexp.data.spill import Spill
@@ -122,10 +122,14 @@ def _read_piece(
 ) -> tuple[int, pl.DataFrame, dict[str, int]]:
     """Rows read; the features of the log's ids, by place; how many of them said "unknown"."""
     raw = parse(piece, dtypes, [id_name])
-    for feature in asked:  # asked in both kinds, so read as text and checked here
+    for feature in asked:
         column = raw[feature.column.source]
-        is_text = feature.is_numerical and column.dtype == pl.String
-        if is_text and _number(column).null_count() > column.null_count():
+        numbers = _number(column) if feature.is_numerical else None
+        # a text where it is asked in both kinds
+        if numbers is not None and (
+            numbers.null_count() > column.null_count()
+            or (numbers.fill_nan(None).abs() > MAX_NUMBER).any()
+        ):
             fault = diagnose(piece, [column.name], [id_name])
             raise InputError(fault or f"{piece.path}: column {column.name!r} is not numerical")
     place = pl.Series(_PLACE, ids.numbers(raw[id_name].to_numpy()))
@@ -198,10 +202,13 @@ def _number(column: pl.Series) -> pl.Series:
 
 
 def _text_as_number(path: Path, column: Column) -> str:
-    words = pl.scan_csv(path, infer_schema=False, glob=False).select(column.source).drop_nulls()
-    only_words = words.filter(pl.col(column.source).cast(pl.Float64, strict=False).is_null())
-    example = only_words.head(1).collect()
-    said = f", e.g. {example.item()!r}" if example.height else ""
+    said = ""
+    for piece in pieces(path):
+        words = parse(piece, {column.source: pl.String}).to_series().drop_nulls()
+        words = words.filter(_number(words).is_null())
+        if len(words):
+            said = f", e.g. {words[0]!r}"
+            break
     return (
         f"feature.numerical: {column.name!r} is a text column of {path}{said}; "
         "list it under feature.categorical"

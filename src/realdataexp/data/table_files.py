@@ -5,21 +5,65 @@ A CSV file's cells are texts, so each of these takes a text as well as the type 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import glob
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
-from realdataexp.data.csv_files import read_header
+from realdataexp.data.csv_chunks import in_order, pieces
+from realdataexp.data.csv_files import MAX_NUMBER, parse, read_header, require_file
 from realdataexp.data.parquet import parquet_columns, read_parquet
 from realdataexp.errors import InputError
 
 SUFFIXES = (".parquet", ".csv")
 
-_ROW = "__row__"
 _WHOLE = r"^(0|-?[1-9]\d{0,17})$"
+_WITH_ZEROS = r"\.0+$"  # behind a whole number: a column of them with gaps is written so
+_DIGITS = r"^-?[0-9]+$"
+_NUMBER_LIKE = r"^[+-]?[\d_ ]*\d([.,]\d*)?([eE][+-]?\d+)?$|^0[xX][0-9a-fA-F]+$"
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?$"
+_NANOSECONDS = r"\.\d{7}"
 _FAULTS = (OSError, pl.exceptions.PolarsError)
+
+
+def log_files(folder: Path, name: str) -> list[str]:
+    """The files of one entry of the log, by their paths in the folder, in the order of the names.
+
+    An entry is a file, a folder of parts, or, where there is neither, a pattern of such. Of a
+    folder all Parquet and CSV files are parts, those of its folders too; names that begin with
+    a dot or an underscore are not the data's (as with Spark, Hive and Arrow).
+
+    Raises:
+        InputError: there is none.
+    """
+    path = folder / name
+    if path.is_dir():
+        parts = sorted(_parts(path))
+        if not parts:
+            raise InputError(f"{path}: holds no .parquet or .csv file; name the log's files")
+        return [str(Path(name) / part) for part in parts]
+    if path.exists() or not glob.has_magic(name):
+        return [name]
+    found = sorted(glob.glob(name, root_dir=folder, recursive=True))
+    is_asked = any(part.startswith("_") for part in Path(name).parts)
+    found = [x for x in found if is_asked or not any(y.startswith("_") for y in Path(x).parts)]
+    if not found:
+        raise InputError(f"{path}: no such file, and as a pattern it matches none")
+    return [file for match in found for file in log_files(folder, match)]
+
+
+def _parts(folder: Path) -> Iterator[str]:
+    for path in folder.iterdir():
+        if path.name.startswith((".", "_")):
+            continue
+        if path.is_dir():
+            yield from (str(Path(path.name) / part) for part in _parts(path))
+        elif path.suffix in SUFFIXES:
+            yield path.name
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
@@ -28,21 +72,18 @@ def columns_of(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: there is no such file, or it is no Parquet or CSV file.
     """
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: must be a .parquet or .csv file")
-    if not path.is_file():
+    if path.suffix not in SUFFIXES and (path.suffix or path.exists()):
+        raise InputError(f"{path}: must be a .parquet or .csv file, with commas as separators")
+    if not path.exists():
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise InputError(f"{path}: no such file; there is: {', '.join(there[:20]) or 'nothing'}")
-    if path.suffix == ".parquet":
-        try:
-            return parquet_columns(path)
-        except _FAULTS as error:
-            raise InputError(f"{path}: cannot be read as Parquet: {_first_line(error)}") from error
-    names = read_header(path)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: has two columns {', '.join(twice)}; rename one")
-    return names
+    require_file(path)
+    if path.suffix == ".csv":
+        return read_header(path)
+    try:
+        return parquet_columns(path)
+    except _FAULTS as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {_first_line(error)}") from error
 
 
 class TableFile:
@@ -52,22 +93,19 @@ class TableFile:
         """Read these columns, which must be there.
 
         Raises:
-            InputError: the file cannot be read, or a row has more cells than the header.
+            InputError: the file cannot be read, or a row has more or fewer cells than the header.
         """
         self.path, names = path, list(dict.fromkeys(columns))
-        is_csv = path.suffix == ".csv"
-        try:
-            if is_csv:
-                # all columns: only so are rows found that have too many cells
-                frame = pl.read_csv(path, infer_schema=False, glob=False).select(names)
-            else:
+        if path.suffix == ".csv":
+            read = partial(parse, dtypes=dict.fromkeys(names, pl.String))
+            frames = in_order(read, pieces(path))
+            frame = pl.concat([pl.DataFrame(schema=dict.fromkeys(names, pl.String)), *frames])
+        else:
+            try:
                 frame = read_parquet(path, names)
-        except _FAULTS as error:
-            kind = "CSV" if is_csv else "Parquet"
-            raise InputError(f"{path}: cannot be read as {kind}: {_first_line(error)}") from error
-        frame = frame.with_row_index(_ROW, offset=2 if is_csv else 1)
-        if is_csv:
-            frame = frame.filter(~pl.all_horizontal(pl.col(names).is_null()))
+            except _FAULTS as error:
+                fault = f"cannot be read as Parquet: {_first_line(error)}"
+                raise InputError(f"{path}: {fault}") from error
         for name in names:
             if frame[name].dtype in (pl.String, pl.Categorical, pl.Enum):
                 text = pl.col(name).cast(pl.String).str.strip_chars()
@@ -78,7 +116,7 @@ class TableFile:
         return self._frame.height
 
     def ids(self, name: str) -> pl.Series:
-        """A column of ids: Int64, or String (a CSV file's always).
+        """A column of ids: Int64, or String (a CSV file's always, and what is too large).
 
         Raises:
             InputError: one is missing, or they are neither whole numbers nor texts.
@@ -87,14 +125,30 @@ class TableFile:
         if column.null_count():
             raise self._fault(column, column.is_null(), "no id; give one or remove the row")
         if column.dtype == pl.String:
-            return column
+            return self._text_ids(column)
         if not column.dtype.is_numeric():
             raise InputError(self._no(name, "hold ids, whole numbers or texts"))
         ids = column.cast(pl.Int64, strict=False)
-        is_wrong = ids.is_null() | (ids != column)
+        if column.dtype.is_integer() or _scale(column.dtype) == 0:
+            return column.cast(pl.String) if ids.null_count() else ids
+        is_wrong = ids.is_null() | (ids.cast(column.dtype, strict=False) != column)
         if is_wrong.any():
             raise self._fault(column, is_wrong, "is no whole number; mend it or use texts as ids")
+        is_wrong = ids.abs() >= _exact(column.dtype)
+        if is_wrong.any():
+            hint = "is too large to tell from its neighbours; store ids as whole numbers or texts"
+            raise self._fault(column, is_wrong, hint)
         return ids
+
+    def _text_ids(self, column: pl.Series) -> pl.Series:
+        """Texts; whole numbers as one writes them, if all are numbers."""
+        plain = column.str.replace(_WITH_ZEROS, "")
+        is_number = plain.str.contains(_DIGITS)
+        is_odd = ~is_number & plain.str.contains(_NUMBER_LIKE)
+        if is_odd.any() and is_number.any() and (is_number | is_odd).all():
+            hint = "is not written as the whole numbers around it are; write 1000, or only texts"
+            raise self._fault(column, is_odd, hint)
+        return plain if plain.str.contains(_WHOLE).all() else column
 
     def numbers(self, name: str) -> pl.Series:
         """A column of numbers as Float32; null where a cell is empty or not finite.
@@ -107,11 +161,17 @@ class TableFile:
             raise InputError(self._no(name, "hold numbers"))
         text = column.str.to_lowercase() if column.dtype == pl.String else column
         text = text.replace(["true", "false"], ["1", "0"]) if text.dtype == pl.String else text
-        numbers = text.cast(pl.Float64, strict=False).cast(pl.Float32)
+        numbers = text.cast(pl.Float64, strict=False)
         is_wrong = numbers.is_null() & column.is_not_null()
         if is_wrong.any():
-            raise self._fault(column, is_wrong, "is not a number; mend or empty the cell")
-        return numbers.set(~numbers.is_finite(), None)
+            hint = "is not a number (12, -0.5, 1e3); mend or empty the cell"
+            raise self._fault(column, is_wrong, hint)
+        is_named = text.str.contains("inf") if text.dtype == pl.String else numbers.is_infinite()
+        is_wrong = (numbers.abs() > MAX_NUMBER) & ~numbers.is_nan() & ~is_named
+        if is_wrong.any():
+            hint = "is too large for a number (3.4e38); mend or empty the cell"
+            raise self._fault(column, is_wrong, hint)
+        return numbers.set(~numbers.is_finite(), None).cast(pl.Float32)
 
     def categories(self, name: str, *, is_list: bool) -> pl.Series:
         """A column of categories: String, or List(String) where a cell holds several.
@@ -138,36 +198,65 @@ class TableFile:
         lists = lists.list.eval(_plain_item(pl.element()).drop_nulls())
         return lists.set(lists.list.len() == 0, None)
 
-    def times(self, name: str) -> tuple[pl.Series, bool]:
-        """A column of times and whether they are dates: numbers as they are, dates as Int64 µs.
+    def times(self, name: str) -> pl.Series:
+        """A column of times: Int64, Float64, or Datetime in UTC (of ns where µs do not do).
 
         Raises:
-            InputError: a cell is neither a number nor an ISO date and time.
+            InputError: a cell is neither a number nor an ISO date and time, or larger than its
+                type can tell from its neighbours.
         """
         column = self._frame[name]
+        if column.dtype == pl.Null:
+            return column.cast(pl.Int64)
         if column.dtype == pl.String:
-            for dtype in (pl.Int64, pl.Float64):
-                times = column.cast(dtype, strict=False)
-                if times.null_count() == column.null_count():
-                    return times, False
-            dates = parse_dates(column)
-            is_wrong = dates.is_null() & column.is_not_null()
-            if is_wrong.any():
-                hint = "is no time; give all as numbers, or all as ISO dates and times"
-                raise self._fault(column, is_wrong, hint)
-            return dates, True
-        if column.dtype in (pl.Date, pl.Datetime):
-            return column.cast(pl.Datetime("us")).to_physical(), True
+            return self._text_times(column)
+        if column.dtype == pl.Date:
+            return column.cast(pl.Datetime("us"))
+        if isinstance(column.dtype, pl.Datetime):
+            is_fine = column.dtype.time_unit == "ns"
+            if column.dtype.time_zone is not None:
+                column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+            return column if is_fine else column.cast(pl.Datetime("us"))
         if not column.dtype.is_numeric():
             raise InputError(self._no(name, "hold times, numbers or dates"))
-        if column.dtype.is_integer():
-            return column.cast(pl.Int64), False
-        return column.cast(pl.Float64).fill_nan(None), False
+        if column.dtype.is_integer() or _scale(column.dtype) == 0:
+            times = column.cast(pl.Int64, strict=False)
+            is_wrong = times.is_null() & column.is_not_null()
+            if is_wrong.any():
+                raise self._fault(column, is_wrong, "is too large for a time (9.2e18); mend it")
+            return times
+        return self._fractions(column, column.cast(pl.Float64))
+
+    def _text_times(self, column: pl.Series) -> pl.Series:
+        """Times that are texts: numbers, or dates, whichever there are more of."""
+        column = column.set(column.str.to_lowercase() == "nan", None)
+        times = column.str.replace(_WITH_ZEROS, "").cast(pl.Int64, strict=False)
+        if times.null_count() == column.null_count():
+            return times
+        numbers, dates = column.cast(pl.Float64, strict=False), parse_dates(column)
+        times = numbers if numbers.null_count() <= dates.null_count() else dates
+        is_wrong = times.is_null() & column.is_not_null()
+        if is_wrong.any():
+            hint = "is no time; give all as numbers, or all as ISO dates and times"
+            raise self._fault(column, is_wrong, hint)
+        return self._fractions(column, times) if times is numbers else times
+
+    def _fractions(self, column: pl.Series, times: pl.Series) -> pl.Series:
+        """Times with fractions; none where one is nan."""
+        times = times.fill_nan(None)
+        is_wrong = times.is_infinite()
+        if is_wrong.any():
+            raise self._fault(column, is_wrong, "is no time; mend or empty the cell")
+        is_wrong = times.abs() * 10.0 ** (_scale(column.dtype) or 0) >= _exact(column.dtype)
+        if is_wrong.any():
+            hint = "has more digits than a number with fractions keeps; give all as whole numbers"
+            raise self._fault(column, is_wrong, hint)
+        return times
 
     def _fault(self, column: pl.Series, is_wrong: pl.Series, hint: str) -> InputError:
         first = is_wrong.arg_true()[0]
         value = "" if column[first] is None else f"{column[first]!r} "
-        row = self._frame[_ROW][first]
+        row = _line(self.path, first) if self.path.suffix == ".csv" else first + 1
         return InputError(f"{self.path}, row {row}, column {column.name!r}: {value}{hint}")
 
     def _no(self, name: str, wanted: str) -> str:
@@ -175,11 +264,30 @@ class TableFile:
         return f"{self.path}: column {name!r} must {wanted}, not {dtype}; convert it"
 
 
+def _line(path: Path, record: int) -> int:
+    """In which line a record ends, the header not counted; blank lines are none."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(file)
+        next(islice(filter(None, reader), record + 1, None))
+        return reader.line_num
+
+
+def _scale(dtype: pl.DataType) -> int | None:
+    """Digits behind the point of a decimal number."""
+    return dtype.scale if isinstance(dtype, pl.Decimal) else None
+
+
+def _exact(dtype: pl.DataType) -> float:
+    """From here on a type's numbers, as Float64, are not all whole numbers."""
+    return 2.0**24 if dtype == pl.Float32 else 2.0**53
+
+
 def parse_dates(texts: pl.Series) -> pl.Series:
-    """ISO dates and times as microseconds (UTC where no zone is given); null where it is none."""
+    """ISO dates and times as Datetime (UTC where no zone is given); null where it is none."""
     iso = texts.set(~texts.str.contains(_ISO), None)
-    dates = iso.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-    return dates.to_physical()
+    is_fine = iso.str.contains(_NANOSECONDS).any()
+    dates = iso.str.to_datetime(time_unit="ns" if is_fine else "us", time_zone="UTC", strict=False)
+    return dates.dt.replace_time_zone(None)
 
 
 def is_whole(ids: pl.Series) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from realdataexp.errors import InputError
 
 Stats = dict[str, Any]
 Doubts = list[dict[str, str]]
+TimeUnit = Literal["us", "ns"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def import_tables(
         InputError: a cell is wrong, an id has two rows, or log and tables do not belong together.
     """
     features = {name: _read_side(side) for name, side in sides.items()}
-    parts, is_date = _read_logs(tables, logs, targets)
+    parts, unit = _read_logs(tables, logs, targets)
     for name in ("user", "video"):
         columns = [part[name] for part in parts]
         columns += [features[name]["id"]] if name in features else []
@@ -77,7 +79,7 @@ def import_tables(
         "n_rows_read": log.height,
         "rows_without_time": log["time"].null_count(),
     }
-    log = _distinct_in_order(log.drop_nulls("time"), tables, is_date)
+    log = _distinct_in_order(log.drop_nulls("time"), tables, unit)
     if not log.height:
         raise InputError(f"{', '.join(map(str, logs.values()))}: no row with a time; give some")
     stats["n_rows"] = log.height
@@ -120,6 +122,8 @@ def _read_side(side: Side) -> pl.DataFrame:
                 )[values.name]
         columns.append(values.alias(feature.name))
     frame = pl.DataFrame(columns)
+    if not frame.height:
+        raise InputError(f"{side.path}: the table has no rows; give one for each {side.id_name}")
     twice = frame["id"].filter(frame["id"].is_duplicated())
     if len(twice):
         raise InputError(
@@ -131,30 +135,73 @@ def _read_side(side: Side) -> pl.DataFrame:
 
 def _read_logs(
     tables: TablesConfig, logs: Mapping[str, Path], targets: Sequence[str]
-) -> tuple[list[pl.DataFrame], bool]:
-    """Each log file's user, video, time and targets; and whether the times are dates."""
-    parts, kinds = [], []
+) -> tuple[list[pl.DataFrame], TimeUnit | None]:
+    """Each log file's user, video, time and targets; and the unit of the times that are dates."""
+    parts = []
     for path in logs.values():
         file = TableFile(path, [tables.user_id, tables.video_id, tables.time, *targets])
-        time, is_date = file.times(tables.time)
-        kinds.append(is_date)
-        if is_date != kinds[0]:
-            raise InputError(
-                f"{path}: column {tables.time!r} holds {_kind(is_date)}, that of "
-                f"{next(iter(logs.values()))} {_kind(not is_date)}; make them alike"
-            )
         columns = [file.ids(tables.user_id).alias("user"), file.ids(tables.video_id).alias("video")]
-        columns += [time.alias("time")]
+        columns += [file.times(tables.time).alias("time")]
         columns += [file.numbers(name).alias(_target(name)) for name in targets]
         parts.append(pl.DataFrame(columns))
-    return parts, kinds[0]
+    if not any(part.height for part in parts):
+        raise InputError(f"{', '.join(map(str, logs.values()))}: the log has no rows; give some")
+    return _alike(parts, tables.time, list(logs.values()))
+
+
+def _alike(
+    parts: list[pl.DataFrame], name: str, paths: list[Path]
+) -> tuple[list[pl.DataFrame], TimeUnit | None]:
+    """Parts whose times are of one kind; dates as Int64 in the finest unit among them."""
+    known = [
+        (i, part["time"]) for i, part in enumerate(parts) if part["time"].null_count() < part.height
+    ]
+    dtypes = [times.dtype for _, times in known]
+    first = dtypes[0] if dtypes else pl.Int64()
+    is_date = isinstance(first, pl.Datetime)
+    for i, times in known:
+        if isinstance(times.dtype, pl.Datetime) != is_date:
+            raise InputError(
+                f"{paths[i]}: column {name!r} holds {_kind(not is_date)}, that of "
+                f"{paths[known[0][0]]} {_kind(is_date)}; make them alike"
+            )
+        is_lossy = pl.Float64() in dtypes and times.dtype == pl.Int64
+        if is_lossy and (times.abs() >= 2**53).any():
+            raise InputError(
+                f"{paths[i]}: column {name!r} holds whole numbers with more digits than the "
+                "fractions in another file of the log keep; give all as whole numbers"
+            )
+    if not is_date:
+        empty = pl.Int64() if pl.Float64() not in dtypes else pl.Float64()
+        return [_with_time(part, part["time"].cast(empty, strict=False)) for part in parts], None
+    unit: TimeUnit = "ns" if pl.Datetime("ns") in dtypes else "us"
+    for i, times in known:
+        if (
+            unit == "ns"
+            and times.dtype != pl.Datetime("ns")
+            and not times.dt.year().is_between(1678, 2261).all()
+        ):
+            raise InputError(
+                f"{paths[i]}: column {name!r} holds dates outside of 1678 to 2261, which times in "
+                "nanoseconds cannot; give microseconds in all files"
+            )
+    wanted = pl.Datetime(unit)
+    return [
+        _with_time(part, part["time"].cast(wanted, strict=False).to_physical()) for part in parts
+    ], unit
+
+
+def _with_time(part: pl.DataFrame, times: pl.Series) -> pl.DataFrame:
+    return part.with_columns(times.alias("time"))
 
 
 def _kind(is_date: bool) -> str:
     return "dates" if is_date else "numbers"
 
 
-def _distinct_in_order(log: pl.DataFrame, tables: TablesConfig, is_date: bool) -> pl.DataFrame:
+def _distinct_in_order(
+    log: pl.DataFrame, tables: TablesConfig, unit: TimeUnit | None
+) -> pl.DataFrame:
     """Each row once, by user and time, with `is_early`."""
     order = ["user", "time", *(name for name in log.columns if name not in ("user", "time"))]
     log = log.sort(order)
@@ -162,13 +209,16 @@ def _distinct_in_order(log: pl.DataFrame, tables: TablesConfig, is_date: bool) -
         pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in order)
     ).to_series()
     log = log.filter(~repeats)
-    bound = _early_bound(tables, is_date)
-    log = log.with_columns(is_early=pl.lit(False) if bound is None else pl.col("time") < bound)
+    bound = _early_bound(tables, unit)
+    if bound is None or not log.height:
+        return log.with_columns(is_early=pl.lit(False))
+    log = log.with_columns(is_early=_is_before(log["time"], bound))
     n_early = int(log["is_early"].sum())
-    if bound is not None and log.height and n_early in (0, log.height):
+    if n_early in (0, log.height):
         low, high = log.select(low=pl.col("time").min(), high=pl.col("time").max()).row(0)
-        if is_date:
-            low, high = (str(pl.Series([at]).cast(pl.Datetime("us"))[0]) for at in (low, high))
+        if unit is not None:
+            dates = pl.Series([low, high]).cast(pl.Datetime(unit))
+            low, high = dates.dt.to_string("%Y-%m-%d %H:%M:%S%.f")
         raise InputError(
             f"dataset.tables.early_before = {tables.early_before!r}: {n_early:,} of {log.height:,} "
             f"rows are earlier; the times go from {low} to {high}: choose one between"
@@ -176,18 +226,30 @@ def _distinct_in_order(log: pl.DataFrame, tables: TablesConfig, is_date: bool) -
     return log
 
 
-def _early_bound(tables: TablesConfig, is_date: bool) -> float | int | None:
+def _is_before(times: pl.Series, bound: float | int) -> pl.Series:
+    """Whether times are earlier; whole numbers are compared as such, as float64 keeps 53 bits."""
+    if times.dtype == pl.Int64:
+        info = np.iinfo(np.int64)
+        return times < pl.Series([min(max(math.ceil(bound), info.min), info.max)], dtype=pl.Int64)
+    return times < float(bound)
+
+
+def _early_bound(tables: TablesConfig, unit: TimeUnit | None) -> float | int | None:
+    """The bound as a number; of dates in their unit."""
     given = tables.early_before
-    if given is None or (not is_date and not isinstance(given, str)):
+    if given is None or (unit is None and not isinstance(given, str)):
         return given
-    dates = parse_dates(pl.Series([given if isinstance(given, str) else None], dtype=pl.String))
-    if not is_date or dates[0] is None:
-        wanted = "an ISO date and time" if is_date else "a number"
+    text = pl.Series([given if isinstance(given, str) else None], dtype=pl.String)
+    date = parse_dates(text)
+    if unit is None or date[0] is None:
+        wanted = "a number" if unit is None else "an ISO date and time"
         raise InputError(
-            f"dataset.tables.early_before = {given!r}: the log's times are {_kind(is_date)}; give "
-            f"{wanted}"
+            f"dataset.tables.early_before = {given!r}: the log's times are "
+            f"{_kind(unit is not None)}; give {wanted}"
         )
-    return int(dates[0])
+    number = int(date.to_physical()[0])
+    nanoseconds = number * (1 if date.dtype == pl.Datetime("ns") else 1000)
+    return nanoseconds if unit == "ns" else -(-nanoseconds // 1000)
 
 
 def _write_log(log: pl.DataFrame, video_ids: pl.Series, directory: Path) -> None:

@@ -14,7 +14,7 @@ from realdataexp.config.blocks import TablesConfig
 from realdataexp.data import cache
 from realdataexp.data.log import DataSet
 from realdataexp.data.schema import nearest
-from realdataexp.data.table_files import columns_of
+from realdataexp.data.table_files import columns_of, log_files
 from realdataexp.data.table_import import Feature, Side, import_tables
 from realdataexp.errors import InputError, Warnings
 
@@ -49,10 +49,26 @@ class TablesRequest:
         targets = tuple(label.target for label in config.labels)
         return cls(path, tables, feature.numerical, feature.categorical, targets)
 
-    @property
-    def logs(self) -> list[Path]:
-        """The log's files."""
-        return [self.path / name for name in self.tables.log]
+    def logs(self) -> dict[str, tuple[int, Path]]:
+        """The log's files by their paths within the folder; and to which entry each belongs.
+
+        Raises:
+            InputError: there is none for an entry of the config, or one for two entries.
+        """
+        files: dict[str, tuple[int, Path]] = {}
+        for i, entry in enumerate(self.tables.log):
+            where = f"dataset.tables.log.{i}"
+            try:
+                names = log_files(self.path, entry)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
+            if twice := [name for name in names if name in files]:
+                raise InputError(
+                    f"{where} = {entry!r}: {twice[0]} belongs to an entry before it; name each "
+                    "file of the log once"
+                )
+            files |= {name: (i, self.path / name) for name in names}
+        return files
 
     @property
     def sides(self) -> dict[str, tuple[Path, str]]:
@@ -65,22 +81,26 @@ class TablesRequest:
 
 def table_faults(request: TablesRequest) -> list[str]:
     """What is wrong with a request, as far as the files' headers tell: a line each."""
-    return _check(request)[1]
+    return _check(request)[2]
 
 
-def _check(request: TablesRequest) -> tuple[list[Feature], list[str]]:
-    """Find every feature's column; and the faults of files and columns."""
+def _check(request: TablesRequest) -> tuple[dict[str, Path], list[Feature], list[str]]:
+    """Find the log's files and every feature's column; and the faults of files and columns."""
     if not request.path.is_dir():
-        return [], [f"dataset.path = {str(request.path)!r}: no such folder; give --data DIR"]
+        return {}, [], [f"dataset.path = {str(request.path)!r}: no such folder; give --data DIR"]
     faults: list[str] = []
-    tables = request.tables
+    tables, logs = request.tables, {}
+    try:
+        logs = request.logs()
+    except InputError as error:
+        faults.append(str(error))
     columns = {
         side: _columns(f"dataset.tables.{side}s", path, [id_name], faults)
         for side, (path, id_name) in request.sides.items()
     }
     wanted = (tables.user_id, tables.video_id, tables.time)
-    for i, path in enumerate(request.logs):
-        header = _columns(f"dataset.tables.log.{i}", path, wanted, faults)
+    for entry, path in logs.values():
+        header = _columns(f"dataset.tables.log.{entry}", path, wanted, faults)
         faults += [
             f"labels.{j}.target = {target!r}: {path} has no column {target!r}"
             f"{nearest(target, header)}; name one of the log's"
@@ -93,7 +113,8 @@ def _check(request: TablesRequest) -> tuple[list[Feature], list[str]]:
                 f"dataset.tables.lists.{i} = {name!r}: not in feature.categorical"
                 f"{nearest(name, request.categorical)}; list it there, or leave it out here"
             )
-    return _features(request, columns, faults), faults
+    paths = {name: path for name, (_, path) in logs.items()}
+    return paths, _features(request, columns, faults), faults
 
 
 def _features(
@@ -123,9 +144,11 @@ def _columns(where: str, path: Path, needed: Sequence[str], faults: list[str]) -
         return ()
     for name in needed:
         if name not in columns:
+            is_in_path = any(part.startswith(f"{name}=") for part in path.parts)
+            hint = f"; {name}=... in its path is not read: make it a column" if is_in_path else ""
             faults.append(
-                f"{where}: {path} has no column {name!r}{nearest(name, columns)}; dataset.tables "
-                "names the columns"
+                f"{where}: {path} has no column {name!r}{nearest(name, columns)}{hint}; "
+                f"dataset.tables names the columns, and there are {', '.join(columns)[:300]}"
             )
     return columns
 
@@ -169,7 +192,7 @@ def prepare_tables(
     Raises:
         InputError: something is wrong with the request, the files or the cache folder.
     """
-    features, faults = _check(request)
+    logs, features, faults = _check(request)
     if faults:
         raise InputError(*faults)
     asked = {
@@ -178,16 +201,20 @@ def prepare_tables(
         "categorical": request.categorical,
         "targets": tuple(dict.fromkeys(request.targets)),
     }
-    files = [*request.logs, *(path for path, _ in request.sides.values())]
+    files = [*logs.values(), *(path for path, _ in request.sides.values())]
     sources = [cache.source_key(path) for path in files]
     entry = cache_path / cache.fingerprint(asked, sources)
     about = {"request": {"path": str(request.path), **asked}, "sources": sources}
-    fill = partial(_import, request, features, about)
+    fill = partial(_import, request, logs, features, about)
     return cache.open_or_import(entry, request.path, fill, warnings, force)
 
 
 def _import(
-    request: TablesRequest, features: Sequence[Feature], about: dict[str, Any], directory: Path
+    request: TablesRequest,
+    logs: dict[str, Path],
+    features: Sequence[Feature],
+    about: dict[str, Any],
+    directory: Path,
 ) -> dict[str, Any]:
     """Write a data set's tables into a directory; return the cache's meta data."""
     files = {"user": request.tables.users or "", "video": request.tables.videos}
@@ -195,7 +222,6 @@ def _import(
         name: Side(files[name], path, id_name, tuple(f for f in features if f.side == name))
         for name, (path, id_name) in request.sides.items()
     }
-    logs = dict(zip(request.tables.log, request.logs, strict=True))
     targets = tuple(dict.fromkeys(request.targets))
     stats, doubts = import_tables(request.tables, logs, sides, targets, directory)
     return {

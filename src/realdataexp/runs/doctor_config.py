@@ -12,6 +12,7 @@ from realdataexp.config import NO_MODEL, Config, LabelConfig
 from realdataexp.data import schema
 from realdataexp.data.integrity import check_shards
 from realdataexp.data.kuairand import Files, find_files
+from realdataexp.data.tables import TablesRequest
 from realdataexp.device import Device, available_devices, choose_device
 from realdataexp.errors import InputError
 from realdataexp.runs.checks import data_faults
@@ -48,9 +49,10 @@ def check_data(config: Config) -> Iterator[Finding]:
         yield ok("data", "made by realdataexp: no files needed")
         return
     if config.dataset.tables is not None:
-        tables = config.dataset.tables
-        names = [*tables.log, tables.videos, *([tables.users] if tables.users else [])]
-        files = [path / name for name in names]
+        own = TablesRequest.of(config)
+        files = [file for _, file in own.logs().values()]
+        files += [file for file, _ in own.sides.values()]
+        names = [*own.logs(), *(name for name in (own.tables.videos, own.tables.users) if name)]
         yield ok("data", f"{path}: found {', '.join(names)}")
     else:
         shards = _kuairand(config)
