@@ -614,7 +614,7 @@ class SimulationConfig(Block):
     )
     retrain_every: Count = Field(
         1, description="steps between two rounds of training; a round has an update for each of "
-        "these steps"
+        "these steps; n_steps: one round, after the last step, so that nothing learned is shown"
     )  # fmt: skip
     gradient_clip: Rate | None = Field(None, description=_GRADIENT_CLIP)
     max_skipped_share: float = Field(0.1, ge=0, le=1, description=_MAX_SKIPPED)
