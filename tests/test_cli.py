@@ -137,6 +137,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
         for function in functions:
             setattr(module, function, getattr(stub, function))
         monkeypatch.setitem(sys.modules, name, module)
+    sys.modules["realdataexp.data.synthetic"].made_bytes = lambda *_: 0  # type: ignore[attr-defined]
     sys.modules["realdataexp.data.kuairand"].ImportRequest = types.SimpleNamespace  # type: ignore[attr-defined]
     yield stub
 

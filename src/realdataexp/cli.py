@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from realdataexp import __version__, terminal
-from realdataexp.errors import InputError, RunError, one_line
+from realdataexp.errors import InputError, RunError, is_out_of_memory, one_line
 
 if TYPE_CHECKING:
     from realdataexp.config import Config
@@ -52,12 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(130, str(error) or "interrupted")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except Exception as error:
-        if os.environ.get("REALDATAEXP_DEBUG") == "1":
-            traceback.print_exc()
-        text = " ".join(str(error).split())
-        notes = "; ".join([*getattr(error, "__notes__", ()), "REALDATAEXP_DEBUG=1 shows where"])
-        return _fail(1, f"unexpected {type(error).__name__}: {text} ({notes})")
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # panics of Polars are no Exception
+        return _fail(1, _unexpected(error))
     if code == 130:
         return _fail(130, "interrupted")
     return code if isinstance(code, int) else 0
@@ -67,6 +65,18 @@ def _fail(code: int, *lines: str) -> int:
     for line in lines:
         print(one_line(line), file=sys.stderr)
     return code
+
+
+def _unexpected(error: BaseException) -> str:
+    """The line of an error that nobody foresaw, or that memory ran out."""
+    if os.environ.get("REALDATAEXP_DEBUG") == "1":
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    notes = "; ".join([*getattr(error, "__notes__", ()), "REALDATAEXP_DEBUG=1 shows where"])
+    if is_out_of_memory(error):
+        text += "; ask for less, or free memory (realdataexp doctor CONFIG estimates the need)"
+        return f"out of memory: {text} ({notes})"
+    return f"unexpected {type(error).__name__}: {text} ({notes})"
 
 
 def _usage_line(error: typer.TyperException) -> str:
@@ -353,8 +363,16 @@ def synth(
 
     sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
     check_block(SyntheticConfig, sizes, "synth")
-    from realdataexp.data.synthetic import write_synthetic
+    from realdataexp.data.synthetic import made_bytes, write_synthetic
+    from realdataexp.runs.findings import size
+    from realdataexp.runs.machine import memory_limit
 
+    needed, limit = made_bytes(users, videos), memory_limit()
+    if needed > limit:
+        raise InputError(
+            f"synth: users = {users:,} and videos = {videos:,} take about {size(needed)} of "
+            f"memory, and there are {size(limit)}: ask for fewer"
+        )
     counts = write_synthetic(
         directory, version=version, n_users=users, n_videos=videos, n_rows=rows, seed=seed
     )

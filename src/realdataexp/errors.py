@@ -66,6 +66,20 @@ class DiskError(RunError):
     """The disk is full or broken, or a folder vanished while it was in use."""
 
 
+# How libraries and the system say it in words, through a process too
+_NO_MEMORY = (
+    "DefaultCPUAllocator", "MemoryError", "bad_alloc", "out of memory", "Cannot allocate memory",
+    "memory allocation of", "capacity overflow", "array is too big",
+    "Maximum allowed size exceeded", "Storage size calculation overflowed",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library means that memory, the CPU's or a device's, ran out."""
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+
+
 @dataclass
 class Warnings:
     """The doubtful things that a run met, each reported once, in the order they were met."""

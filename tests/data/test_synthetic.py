@@ -550,3 +550,9 @@ def test_expectations_are_the_means_of_what_the_log_draws(
         play, click = (x[0] for x in synthetic_world.expectations(world, *(i[:1] for i in pair)))
         assert log["play_time_ms"].mean() == pytest.approx(play, rel=0.12)
         assert log["is_click"].mean() == pytest.approx(click, abs=0.03)
+
+
+def test_data_that_no_disk_holds_are_refused_at_once(tmp_path: Path):
+    with pytest.raises(InputError, match=r"are free, about 60,000,000.0 GB are needed"):
+        write_synthetic(tmp_path / "d", n_users=10, n_videos=10, n_rows=10**15, seed=0)
+    assert list(tmp_path.iterdir()) == []

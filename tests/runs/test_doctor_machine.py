@@ -17,7 +17,7 @@ import torch
 from realdataexp.config import load_config
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError
-from realdataexp.runs import doctor_machine
+from realdataexp.runs import doctor_machine, machine
 from realdataexp.runs.doctor import examine
 from realdataexp.runs.findings import Finding, would_stop
 
@@ -134,16 +134,16 @@ def test_a_folder_that_cannot_be_written_stops(tmp_path: Path, monkeypatch: pyte
 
 
 def test_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    machine = types.SimpleNamespace(available=8 << 30, total=16 << 30)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
-    monkeypatch.setattr(doctor_machine, "_CGROUP", tmp_path)
+    host = types.SimpleNamespace(available=8 << 30, total=16 << 30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     assert doctor_machine.check_memory().status == "ok"
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text(f"{3 << 30}\n")
     (tmp_path / "memory.stat").write_text(f"anon {1 << 30}\nactive_file {2 << 30}\n")
-    assert doctor_machine.free_memory() == 8 << 30
+    assert machine.free_memory() == 8 << 30
     (tmp_path / "memory.max").write_text(f"{3 << 29}\n")
-    assert doctor_machine.free_memory() == 1 << 29
+    assert machine.free_memory() == 1 << 29
     assert doctor_machine.check_memory().status == "warning"
 
 

@@ -123,13 +123,19 @@ def checked(values: dict[str, Any], model: type[Block]) -> Block:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
+# What a number may be at most: products of counts stay whole, and networks compute in float32.
+MOST = 10**9
+LARGEST = 1e30
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Width = Annotated[int, Field(ge=1, le=10**6)]
+Depth = Annotated[int, Field(ge=1, le=100)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Rate = Annotated[float, Field(gt=0)]
-Decay = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=LARGEST)]
+Decay = Annotated[float, Field(ge=0, le=LARGEST)]
 # YAML has lists only; they are kept as tuples so that a config cannot change.
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
-Widths = Annotated[tuple[Count, ...], Field(strict=False)]
+Widths = Annotated[tuple[Width, ...], Field(strict=False, max_length=100)]
 
 
 class SyntheticConfig(Block):
@@ -139,23 +145,27 @@ class SyntheticConfig(Block):
     users: Count = Field(2000, description="number of users")
     videos: Count = Field(1500, description="number of videos")
     rows: Count = Field(120_000, description="log rows over all logs")
-    seed: int = Field(0, ge=0, description="seed of the generated data, apart from the run's seed")
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, description="seed of the generated data, apart from the run's seed"
+    )
 
 
 class Si2023Config(Block):
     """The simulated platform of Si (arXiv 2310.17496); the paper does not give its constants."""
 
     world_seed: int = Field(
-        4, ge=0, description="draws the coefficients, apart from the run's seed"
+        4, ge=0, le=2**63 - 1, description="draws the coefficients, apart from the run's seed"
     )
-    n_features: Count = Field(10, description="features of user and video, each ~U[0, 1]")
+    n_features: int = Field(
+        10, ge=1, le=1000, description="features of user and video, each ~U[0, 1]"
+    )
     long_share: Share = Field(0.5, description="probability that a candidate is a long video")
-    finish_logit_short: float = Field(1.0, description="logit of finishing an average short video")
-    finish_logit_long: float = Field(-1.0, description="logit of finishing an average long video")
-    finish_strength: float = Field(1.5, ge=0, description="scale of finishing's coefficients")
+    finish_logit_short: Number = Field(1.0, description="logit of finishing an average short video")
+    finish_logit_long: Number = Field(-1.0, description="logit of finishing an average long video")
+    finish_strength: Decay = Field(1.5, description="scale of finishing's coefficients")
     stay_time_short: Rate = Field(0.6, description="mean stay time of an average short video")
     stay_time_long: Rate = Field(1.2, description="mean stay time of an average long video")
-    stay_strength: float = Field(0.8, ge=0, description="scale of stay time's coefficients")
+    stay_strength: Decay = Field(0.8, description="scale of stay time's coefficients")
     pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
 
 
@@ -352,7 +362,7 @@ class DeepParams(Block):
 class MLPParams(DeepParams):
     """`model_params` of the model MLP."""
 
-    embedding_dim: Count | None = Field(
+    embedding_dim: Width | None = Field(
         None, description="size of a category's embedding; null: one-hot"
     )
 
@@ -364,7 +374,7 @@ class LinearParams(Block):
 class WideDeepParams(DeepParams):
     """`model_params` of the model WideDeep."""
 
-    embedding_dim: Count = Field(8, description="size of a category's embedding, deep part")
+    embedding_dim: Width = Field(8, description="size of a category's embedding, deep part")
     crosses: Annotated[tuple[Names, ...], Field(strict=False)] = Field(
         (), description="pairs of categorical features whose combinations the wide part has"
     )
@@ -390,9 +400,9 @@ class WideDeepParams(DeepParams):
 class DCNv2Params(DeepParams):
     """`model_params` of the model DCNv2."""
 
-    embedding_dim: Count = Field(8, description="size of a category's embedding")
-    n_cross_layers: Count = Field(2, description="cross layers; each raises the degree by one")
-    rank: Count | None = Field(None, description="rank of a cross layer's matrix; null: full")
+    embedding_dim: Width = Field(8, description="size of a category's embedding")
+    n_cross_layers: Depth = Field(2, description="cross layers; each raises the degree by one")
+    rank: Width | None = Field(None, description="rank of a cross layer's matrix; null: full")
     structure: Literal["stacked", "parallel"] = Field(
         "stacked", description="whether the hidden layers follow or stand beside the cross layers"
     )
@@ -401,7 +411,7 @@ class DCNv2Params(DeepParams):
 class DLRMParams(DeepParams):
     """`model_params` of the model DLRM."""
 
-    embedding_dim: Count = Field(8, description="size of a category's embedding")
+    embedding_dim: Width = Field(8, description="size of a category's embedding")
     bottom_layers: Widths = Field(
         (32,), description="units of each hidden layer over the numbers; empty: none"
     )
@@ -414,13 +424,13 @@ class DLRMParams(DeepParams):
 class MMoEParams(Block):
     """`model_params` of the model MMoE, which labels share; equal for all labels of a group."""
 
-    n_experts: Count = Field(4, description="experts that the labels share")
+    n_experts: Depth = Field(4, description="experts that the labels share")
     expert_layers: Annotated[Widths, Field(min_length=1)] = Field(
         (32,), description="units of each layer of an expert"
     )
     tower_layers: Widths = Field((16,), description="units of a label's own hidden layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
-    embedding_dim: Count | None = Field(
+    embedding_dim: Width | None = Field(
         None, description="size of a category's embedding; null: one-hot"
     )
     group: Text = Field("all", description="labels of the same group share one network")
@@ -443,7 +453,11 @@ class LabelConfig(Block):
     target: Text = Field(description="log column that holds the outcome")
     type: Literal["numerical", "binary", "categorical"] = Field(description="kind of outcome")
     n_classes: int | None = Field(
-        None, ge=2, validate_default=True, description="number of classes of a categorical label"
+        None,
+        ge=2,
+        le=10**6,
+        validate_default=True,
+        description="number of classes of a categorical label",
     )
     model: Annotated[str, registered("model", (*MODELS, NO_MODEL))] = Field(
         "MLP",
@@ -464,8 +478,8 @@ class LabelConfig(Block):
     weight_decay: Decay | None = Field(
         None, description="weight decay of a phase that gives none of its own; null: 0"
     )
-    alpha_T: float = Field(1.0, description="weight in the treatment arm's score")
-    alpha_C: float = Field(1.0, description="weight in the control arm's score")
+    alpha_T: Number = Field(1.0, description="weight in the treatment arm's score")
+    alpha_C: Number = Field(1.0, description="weight in the control arm's score")
     score_unit: Literal["standard", "raw"] = Field(
         "standard", description="whether predictions enter the score standardised or as they are"
     )
@@ -536,6 +550,7 @@ class SchedulerConfig(Block):
     patience: int | None = Field(
         None,
         ge=0,
+        le=MOST,
         validate_default=True,
         description="validations without improvement that a plateau bears; null: 3",
     )
@@ -645,9 +660,9 @@ class SimulationConfig(Block):
     @field_validator("processes", mode="before")
     @classmethod
     def _auto_or_count(cls, value: Any) -> Any:
-        if value == "auto" or (type(value) is int and value > 0):
+        if value == "auto" or (type(value) is int and 0 < value <= MOST):
             return value
-        raise ValueError("must be auto or a whole number, at least 1")
+        raise ValueError(f"must be auto or a whole number, from 1 to {MOST:,}")
 
 
 class ValidationConfig(Block):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from realdataexp.config.blocks import Block, Count, Rate, Text
+from realdataexp.config.blocks import LARGEST, MOST, Block, Count, Rate, Text, Widths
 
 
 class NoOptions(Block):
@@ -27,9 +27,7 @@ class WeightingOptions(Block):
     model: Literal["mlp", "logistic", "random_forest", "svm", "gradient_boosting"] = Field(
         "mlp", description="G; the last three are refitted on the host: slow"
     )
-    hidden_layers: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
-        (64, 64), description="hidden layers of G, if it is the mlp"
-    )
+    hidden_layers: Widths = Field((64, 64), description="hidden layers of G, if it is the mlp")
     features: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)] | None = Field(
         None,
         description="what G sees, of feature.numerical and feature.categorical (in si2023 of x0, "
@@ -40,8 +38,12 @@ class WeightingOptions(Block):
     window_steps: Count | None = Field(
         None, description="steps that a refitted G remembers; null: all"
     )
-    warmup_steps: int = Field(0, ge=0, description="steps at the start in which weights are 1")
-    max_weight: float | None = Field(None, gt=1, description="clip weights at this; null: never")
+    warmup_steps: int = Field(
+        0, ge=0, le=MOST, description="steps at the start in which weights are 1"
+    )
+    max_weight: float | None = Field(
+        None, gt=1, le=LARGEST, description="clip weights at this; null: never"
+    )
     calibration: Literal["none", "mean"] = Field(
         "none", description="mean: scale each model's weights of a step to the mean 1"
     )
@@ -50,7 +52,9 @@ class WeightingOptions(Block):
 class ClusterOptions(Block):
     """Options of the design cluster."""
 
-    n_clusters: int = Field(20, ge=2, description="groups of users of like taste (k-means)")
+    n_clusters: int = Field(
+        20, ge=2, le=10**6, description="groups of users of like taste (k-means)"
+    )
 
 
 class SwitchbackOptions(Block):
@@ -58,7 +62,7 @@ class SwitchbackOptions(Block):
 
     block_steps: Count = Field(10, description="steps for which everybody keeps one arm")
     washout_steps: int = Field(
-        0, ge=0, description="first steps of a block that the estimate leaves out"
+        0, ge=0, le=MOST, description="first steps of a block that the estimate leaves out"
     )
 
 

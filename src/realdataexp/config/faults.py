@@ -39,6 +39,7 @@ _RULES = {
     "model_type": "must be a block of settings",
     "literal_error": "must be one of {expected}",
     "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} items",
 }
 
 

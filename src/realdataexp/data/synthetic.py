@@ -36,6 +36,7 @@ import numpy as np
 import polars as pl
 from numpy.random import Generator
 
+from realdataexp.data.disk import require_space
 from realdataexp.data.integrity import MARKER
 from realdataexp.data.schema import USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC
 from realdataexp.data.synthetic_tables import (
@@ -66,6 +67,8 @@ from realdataexp.files import disk_faults, sync_names
 BLOCK_ROWS = 1_000_000
 """Log rows made and written at a time; about 1 GB of memory at the peak."""
 
+_IN_FILES = (120, 900, 60)  # least bytes of a user, a video and a row in the files
+_MEMORY_USER, _MEMORY_VIDEO = 1_000, 50
 FORMAT_VERSION = 2
 """Raise it when the same seed writes other files: cached data are then made anew."""
 
@@ -295,6 +298,11 @@ def _write_all(folder: Path, version: str, n_users: int, n_videos: int,
             file.close()
 
 
+def made_bytes(n_users: int, n_videos: int) -> int:
+    """About how much memory tables of this size take while they are made."""
+    return _MEMORY_USER * n_users + _MEMORY_VIDEO * n_videos
+
+
 def _sizes(
     version: str, n_users: int | None, n_videos: int | None, n_rows: int | None, seed: int
 ) -> tuple[int, int, tuple[int, int, int]]:
@@ -342,7 +350,7 @@ def write_synthetic(
     The files go to ``directory/data``; ``directory/SYNTHETIC`` says how many rows each has. On one
     machine the bytes are a function of the arguments.
     They are written beside ``directory``, synced to the disk and moved there in one step. Memory:
-    about 1 GB for blocks of rows, 50 bytes a video, 1 kB a user; not more for more rows.
+    about 1 GB for blocks of rows, and ``made_bytes``; not more for more rows.
 
     Args:
         directory: where to write; missing or empty.
@@ -356,8 +364,8 @@ def write_synthetic(
         Counts: "users", "videos", "rows", and the rows of each log by its name.
 
     Raises:
-        InputError: an unknown version, a size out of bounds, or a directory that is not empty or
-            cannot be written.
+        InputError: an unknown version, a size out of bounds, or a directory that is not empty,
+            cannot be written or has too little space.
         DiskError: the disk is full.
     """
     n_users, n_videos, log_rows = _sizes(version, n_users, n_videos, n_rows, seed)
@@ -366,6 +374,10 @@ def write_synthetic(
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: not an empty directory; give a new one or empty it")
         directory.parent.mkdir(parents=True, exist_ok=True)
+        least = (n_users, n_videos, sum(log_rows))
+        require_space(
+            directory.parent, sum(n * size for n, size in zip(least, _IN_FILES, strict=True))
+        )
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             folder = scratch / directory.name / "data"

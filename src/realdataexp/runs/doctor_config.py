@@ -16,9 +16,10 @@ from realdataexp.data.tables import TablesRequest
 from realdataexp.device import Device, available_devices, choose_device
 from realdataexp.errors import InputError
 from realdataexp.runs.checks import data_faults
-from realdataexp.runs.doctor_machine import free_memory, installed
+from realdataexp.runs.doctor_machine import installed
 from realdataexp.runs.findings import Finding, ok, size, stop, stops, warning
-from realdataexp.runs.memory_need import memory_need
+from realdataexp.runs.machine import free_memory
+from realdataexp.runs.memory_need import largest_setting, memory_need
 
 _SKLEARN = ("random_forest", "svm", "gradient_boosting")
 # about how far predictions scatter: a time in milliseconds, a probability
@@ -170,7 +171,8 @@ def check_need(config: Config) -> Finding:
     if need.device:
         text += f", {size(need.device)} of them on {device.torch.type}"
         tight.append((need.device, device_free(device), "device memory"))
-    remedy = "lower experiment.replications or the number of designs"
+    key, value = largest_setting(config)
+    remedy = f"lower {key}, which is {value:,}, or the number of designs"
     for wanted, free, what in tight:
         if wanted > free:
             return stop("memory need", f"{text}; {size(free)} of {what} are free", remedy)

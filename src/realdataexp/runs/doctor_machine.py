@@ -19,13 +19,13 @@ from realdataexp.config import Config, default_cache_dir
 from realdataexp.device import Device, available_devices, choose_device
 from realdataexp.errors import InputError
 from realdataexp.runs.findings import Finding, ok, size, stop, stops, warning
+from realdataexp.runs.machine import free_memory
 
 _N = 1024  # rows and columns of the product that is timed
 _REPEATS = 5
 _TOLERANCE, _AMP_TOLERANCE = 1e-3, 3e-2  # of the norm; rounding to 10 bits gives 5e-4, to 8 4e-3
 _LOW_DISK, _NO_DISK = 1 << 30, 50 << 20
 _LOW_MEMORY = 1 << 30
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def check_machine(config: Config | None) -> list[Finding]:
@@ -188,20 +188,6 @@ def check_memory() -> Finding:
     if free < _LOW_MEMORY:
         return warning("memory", text, "end other programs, or take fewer replications")
     return ok("memory", text)
-
-
-def free_memory() -> int:
-    """Bytes that a run can have: of the machine, or of the container it is in."""
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = (int((_CGROUP / f"memory.{x}").read_text()) for x in ("max", "current"))
-        lines = (_CGROUP / "memory.stat").read_text().splitlines()
-        cached = {name: int(n) for name, n in (line.split() for line in lines)}
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return free
-    # files that the system has read are given up when memory is wanted
-    used -= cached.get("active_file", 0) + cached.get("inactive_file", 0)
-    return max(0, min(free, limit - used))
 
 
 def check_packages() -> Iterator[Finding]:

@@ -6,11 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from realdataexp.config import Config, load_config
 from realdataexp.device import own_arithmetic
-from realdataexp.errors import DiskError, InputError, RunError, Warnings
+from realdataexp.errors import DiskError, InputError, RunError, Warnings, is_out_of_memory
 from realdataexp.files import write_text
 from realdataexp.report.files import read_result
 from realdataexp.runs import looping, pretraining
@@ -25,6 +23,7 @@ from realdataexp.runs.folder import (
 from realdataexp.runs.interrupts import Interrupts
 from realdataexp.runs.looping import LoopPhase
 from realdataexp.runs.machine import versions
+from realdataexp.runs.memory_need import largest_setting
 from realdataexp.runs.monitor import FILE, Monitor
 from realdataexp.runs.parts import Clock, Parts
 from realdataexp.runs.pretraining import PretrainingPhase
@@ -213,11 +212,6 @@ class _Run:
             if made.path.exists():
                 so_far += f"; go on: realdataexp resume {made.path}"
             raise KeyboardInterrupt(f"interrupted {so_far}") from error
-        except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"out of memory on {self._setup.device.torch}: lower experiment.replications or "
-                f"the number of designs ({self._save_rest(made)})"
-            ) from error
         except InputError as error:
             so_far = self._save_rest(made, needs_checkpoint=True)
             raise InputError(*error.faults[:-1], f"{error.faults[-1]} ({so_far})") from error
@@ -227,7 +221,14 @@ class _Run:
         except RunError as error:
             raise RunError(f"{error} ({self._save_rest(made)})") from error
         except Exception as error:
-            error.add_note(self._save_rest(made))
+            so_far = self._save_rest(made)
+            if is_out_of_memory(error):
+                key, value = largest_setting(self._config)
+                raise RunError(
+                    f"out of memory on {self._setup.device.torch}: lower {key}, which is "
+                    f"{value:,}, or the number of designs ({so_far})"
+                ) from error
+            error.add_note(so_far)
             raise
         finally:
             parts.tracking.close()

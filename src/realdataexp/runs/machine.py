@@ -6,8 +6,12 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
 _PACKAGES = ("realdataexp", "torch", "numpy", "polars", "scipy", "pydantic", "safetensors")
 
 
@@ -19,8 +23,6 @@ def peak_memory_mb() -> float:
     try:
         import resource
     except ImportError:  # Windows
-        import psutil
-
         memory = psutil.Process().memory_info()
         return getattr(memory, "peak_wset", memory.rss) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -40,6 +42,41 @@ def _linux_peak_kib(status: Path) -> int | None:
         return None
     kib = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
     return int(kib[0]) if kib else None
+
+
+def memory_limit() -> int:
+    """Bytes that this program can have at most: the machine's, its container's or ulimit's."""
+    caps = [psutil.virtual_memory().total, *(limit for limit, _ in _container())]
+    return int(min([*caps, *(left + psutil.Process().memory_info().rss for left in _ulimit())]))
+
+
+def free_memory() -> int:
+    """Bytes that a run can still have: of the machine, or of the container it is in."""
+    left = [limit - used for limit, used in _container()]
+    return int(max(0, min([psutil.virtual_memory().available, *left, *_ulimit()])))
+
+
+def _container() -> Iterator[tuple[int, int]]:
+    """Limit and use of the container's memory, where there is one."""
+    try:
+        limit, used = (int((_CGROUP / f"memory.{x}").read_text()) for x in ("max", "current"))
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        cached = {name: int(n) for name, n in (line.split() for line in lines)}
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return
+    # files that the system has read are given up when memory is wanted
+    yield limit, used - cached.get("active_file", 0) - cached.get("inactive_file", 0)
+
+
+def _ulimit() -> Iterator[int]:
+    """What is left of the addresses that this program may use (ulimit -v), where it is limited."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        yield max(0, most - psutil.Process().memory_info().vms)
 
 
 def versions() -> dict[str, str | None]:

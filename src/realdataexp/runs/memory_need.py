@@ -6,18 +6,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from realdataexp import draws
 from realdataexp.config import NO_MODEL, Config, LabelConfig
 from realdataexp.data import schema
+from realdataexp.data.synthetic import made_bytes
 from realdataexp.device import Device
+from realdataexp.errors import InputError
 from realdataexp.loop import n_networks
 from realdataexp.models import SHARED_MODELS, FeatureSchema, SideSchema, StackedModel, build_model
+from realdataexp.runs.findings import size
+from realdataexp.runs.machine import memory_limit
 from realdataexp.runs.setup import make_blocks
 
 _BASE = 500 << 20  # Python with all packages, and the tables of a result
 _FLOAT = 4
 _COPIES = 5  # a parameter, its gradient and that in its row, its two moments
 _SAVED = 3  # of these in a checkpoint, on their way through the host's memory
+_DRAWN = 16  # bytes of a number while it is drawn
 _ACTIVATIONS = 3  # forward, backward, and what an operation needs meanwhile
 _INPUT_COPIES = 2
 
@@ -55,6 +62,7 @@ def memory_need(config: Config, device: Device) -> Need:
     - inputs of a step: networks x visits x candidates x features, twice;
     - activations: 3 times the device's chunk, or one network's where that is more, or those of a
       batch of pretraining;
+    - simulated or synthetic data while they are made, and the visits of a validation;
     - 500 MiB for the program; on an accelerator the host needs that and a checkpoint's copy of
       parameters and moments.
 
@@ -77,10 +85,77 @@ def memory_need(config: Config, device: Device) -> Need:
     inputs = _INPUT_COPIES * S * rows * _inputs_of(features) * _FLOAT
     learning = _COPIES * S * P * _FLOAT
     computing = learning + inputs + activations
-    n = S * len(groups)
+    n, host = S * len(groups), _BASE + _data(config, _inputs_of(features))
     if device.torch.type == "cpu":
-        return Need(n, P // len(groups), _BASE + computing, 0)
-    return Need(n, P // len(groups), _BASE + _SAVED * S * P * _FLOAT, computing)
+        return Need(n, P // len(groups), host + computing, 0)
+    return Need(n, P // len(groups), host + _SAVED * S * P * _FLOAT, computing)
+
+
+def require_memory(config: Config, device: Device) -> None:
+    """Refuse a config whose run cannot fit this machine, before anything of it is made.
+
+    Raises:
+        InputError: It needs more memory than the process can ever have.
+    """
+    try:
+        need = memory_need(config, device)
+    except InputError:
+        return  # the set-up says what is wrong with the config
+    except Exception:  # a model from outside, which only a run can judge
+        return
+    limit = memory_limit()
+    if need.host > limit:
+        key, value = largest_setting(config)
+        raise InputError(
+            f"{key} = {value:,}: the run needs about {size(need.host)} of memory, for "
+            f"{need.networks:,} networks of {need.parameters:,} numbers, and there are "
+            f"{size(limit)}: lower {key}"
+        )
+
+
+def largest_setting(config: Config) -> tuple[str, int]:
+    """Of the settings that memory grows with, the one furthest above what is usual; its value."""
+    loop, R = config.simulation, config.experiment.replications
+    sizes = [
+        ("experiment.replications", R, 20),
+        ("simulation.batch_size", loop.batch_size, 64),
+        ("simulation.n_candidate", loop.n_candidate, 10),
+        ("validation.validation_batches", config.validation.validation_batches, 6),
+        ("pretrain.batch_size", config.pretrain.batch_size if config.pretrain.enabled else 0, 1024),
+    ]
+    for i, label in enumerate(config.labels):
+        if label.model != NO_MODEL:
+            for name, value in label.model_params.items():
+                numbers = [x for x in _listed(value) if isinstance(x, int)]
+                usual = 1_000 if name == "cross_buckets" else 64
+                sizes.append((f"labels.{i}.model_params.{name}", max(numbers, default=0), usual))
+    if config.dataset.synthetic is not None:
+        made = config.dataset.synthetic
+        sizes += [("dataset.synthetic.users", made.users, 2_000)]
+        sizes += [("dataset.synthetic.videos", made.videos, 2_000)]
+    if config.dataset.si2023 is not None:
+        world = config.dataset.si2023
+        sizes += [("dataset.si2023.pretrain_rows", world.pretrain_rows, 20_000)]
+        sizes += [("dataset.si2023.n_features", world.n_features, 10)]
+    key, value, _ = max(sizes, key=lambda entry: entry[1] / entry[2])
+    return key, value
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _data(config: Config, n_inputs: int) -> int:
+    """Bytes of data that are made, and of the visits of a validation."""
+    loop = config.simulation
+    n_visits = config.validation.validation_batches * loop.batch_size
+    if config.dataset.synthetic is not None:
+        made = config.dataset.synthetic
+        return made_bytes(made.users, made.videos)  # a validation has no more visits than rows
+    if config.dataset.si2023 is not None:
+        rows = max(config.dataset.si2023.pretrain_rows, n_visits * loop.n_candidate)
+        return rows * n_inputs * (_DRAWN + _FLOAT)
+    return 0
 
 
 def label_groups(config: Config) -> list[list[LabelConfig]]:
@@ -159,7 +234,9 @@ def _parameters(group: list[LabelConfig], features: FeatureSchema) -> int:
     """
     small, n_small = _with_levels(features, 1)
     larger, n_larger = _with_levels(features, 2)
-    key = draws.key(0, "size")
+    # parameters without memory, unless an outside model makes its own
+    where = "cpu" if ":" in group[0].model else "meta"
+    key = draws.key(0, "size", torch.zeros((), dtype=torch.int64, device=where))
     at_small, at_larger = (
         sum(x.numel() for x in _model(group, f).init(key).values()) for f in (small, larger)
     )

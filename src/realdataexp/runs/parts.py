@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from realdataexp.config import Config
 from realdataexp.device import Device
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import InputError, Warnings, is_out_of_memory
 from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError
 from realdataexp.runs.interrupts import Interrupts
 from realdataexp.runs.monitor import Monitor
@@ -131,9 +131,9 @@ def of_this_run(checkpoint: Checkpoint) -> Iterator[None]:
         at = ".".join(map(str, error.errors()[0]["loc"]))
         text = f"{at}: {error.errors()[0]['msg']}"
         raise ForeignError(f"{checkpoint.name}: not a state of this run: {text}") from error
-    except torch.OutOfMemoryError:
-        raise
     except _UNFIT as error:
+        if is_out_of_memory(error):
+            raise
         text = " ".join(str(error).split())
         raise ForeignError(f"{checkpoint.name}: not a state of this run: {text}") from error
 

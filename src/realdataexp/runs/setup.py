@@ -168,7 +168,8 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     attempt(lambda: _check_primary_metric(config))
     in_files = data_faults(config)
     faults += in_files
-    if in_files or (faults and not every_fault):
+    is_small = device is None or blocks is None or attempt(partial(_fits, config, device))
+    if in_files or not is_small or (faults and not every_fault):
         raise InputError(*faults)
     if leakage:
         warnings.add("leakage", leakage)
@@ -256,6 +257,13 @@ def _rehearse(
         except (InputError, ComponentError) as error:
             faults += faults_of(error)
     return faults
+
+
+def _fits(config: Config, device: Device) -> bool:
+    from realdataexp.runs.memory_need import require_memory  # which makes blocks too
+
+    require_memory(config, device)
+    return True
 
 
 def _start(block: Block, context: Context) -> Running:
