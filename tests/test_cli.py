@@ -18,6 +18,7 @@ import yaml
 import realdataexp
 from realdataexp import cli
 from realdataexp.config import Config, load_config
+from realdataexp.configs import built_in_names
 from realdataexp.errors import InputError, RunError
 
 COMMANDS = (
@@ -70,7 +71,7 @@ class Stub:
             raise self.raises
         return ["20 worlds of pooling", "nothing was run"]
 
-    def without_faults(self, source: str, data: Path | None) -> None:
+    def without_faults(self, source: str, data: Path | None, overrides: Any) -> None:
         return None
 
     def run_plan(self, config: Config, out: Path | None, **grid: Any) -> Path:
@@ -196,6 +197,22 @@ def test_the_package_runs_as_a_module():
         (["synth", "x", "--rows", "0"], "rows = 0: must be at least 1"),
         (["synth", "x", "--version", "2k"], "must be one of pure"),
         (["validate"], "Missing argument"),
+        (["run", ""], "after run: an empty value: give one, or leave both out"),
+        (["run", " "], "after run: an empty value"),
+        (["run", "demo", "--out", ""], "after --out: an empty value"),
+        (["run", "demo", "--out="], "after --out: an empty value"),
+        (["run", "demo", "--data", ""], "after --data: an empty value"),
+        (["run", "demo", "--set", ""], "after --set: an empty value"),
+        (["run", "demo", "--mode", ""], "after --mode: an empty value"),
+        (["validate", ""], "after validate: an empty value"),
+        (["resume", ""], "after resume: an empty value"),
+        (["prepare", "", "--cache", "c"], "after prepare: an empty value"),
+        (["synth", ""], "after synth: an empty value"),
+        (["report", "a", ""], "after a: an empty value"),
+        (["track", "a", "--to", ""], "after --to: an empty value"),
+        (["bench", "--out", ""], "after --out: an empty value"),
+        (["validate", "demo", "--set", "seed=-1"], "--set: seed = -1: must be at least 0"),
+        (["doctor", "--set", "seed=1"], "--set: there is no config to change: give CONFIG"),
         (["report", "nosuch"], "no run folder"),
     ],
     ids=" ".join,
@@ -365,6 +382,20 @@ def test_validate_checks_the_data(stub: Stub, capsys: pytest.CaptureFixture[str]
     assert stub.calls == [("check", load_config("kuairand-1k", data="d"), None, True)]
     stub.raises = InputError("d: no such folder")
     assert call(capsys, "validate", "kuairand-1k", "--data", "d") == (2, "", "d: no such folder\n")
+
+
+def test_validate_checks_overrides_too(stub: Stub, capsys: pytest.CaptureFixture[str]):
+    args = ["validate", "demo", "--set", "experiment.replications=3"]
+    assert call(capsys, *args) == (0, "demo: ok\n", "")
+    expected = load_config("demo", ["experiment.replications=3"])
+    assert stub.calls == [("check", expected, None, True)]
+
+
+def test_help_lists_the_built_in_configs(capsys: pytest.CaptureFixture[str]):
+    for command in ("run", "plan", "validate", "doctor"):
+        code, out, _ = call(capsys, command, "--help")
+        assert code == 0
+        assert all(name in out for name in built_in_names()), command
 
 
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from realdataexp import __version__, terminal
+from realdataexp.configs import built_in_names
 from realdataexp.errors import InputError, RunError, is_out_of_memory, one_line
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         # what batch systems send ends a command as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = app(args=argv, prog_name="realdataexp", standalone_mode=False)
+        _refuse_empty(arguments)
+        code = app(args=arguments, prog_name="realdataexp", standalone_mode=False)
     except typer.TyperException as error:
         return _fail(2, _usage_line(error))
     except InputError as error:
@@ -59,6 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == 130:
         return _fail(130, "interrupted")
     return code if isinstance(code, int) else 0
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Nothing that is given may be empty: as a path it would stand for the current folder."""
+    for before, argument in zip(["realdataexp", *arguments], arguments, strict=False):
+        if not argument.strip() or (argument.startswith("--") and argument.endswith("=")):
+            after = argument.removesuffix("=") if argument.strip() else before
+            raise InputError(f"after {after}: an empty value: give one, or leave both out")
 
 
 def _fail(code: int, *lines: str) -> int:
@@ -108,10 +119,8 @@ def _root(
         typer.echo(context.get_help())
 
 
-_ConfigName = Annotated[
-    str | None,
-    typer.Argument(help="A YAML file or the name of a built-in config; default: demo."),
-]
+_CONFIG = f"A YAML file or the name of a built-in config ({', '.join(built_in_names())})"
+_ConfigName = Annotated[str | None, typer.Argument(help=f"{_CONFIG}; default: demo.")]
 _ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="The same as CONFIG.")]
 _Data = Annotated[Path | None, typer.Option(help="Folder with the data set's files.")]
 _Seed = Annotated[int | None, typer.Option(help="Seed of every random draw.")]
@@ -124,17 +133,20 @@ _Overrides = Annotated[
 ]
 _Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and the result only.")]
 _Verbose = Annotated[bool, typer.Option("--verbose", help="Show details too.")]
+_RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")]
+_RunDirs = Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")]
 
 
-def _config_name(
-    config: str | None, config_option: str | None, *, quiet: bool, verbose: bool
-) -> str:
-    """The config that a command is given; contradicting options are refused."""
+def _config_name(config: str | None, config_option: str | None) -> str:
+    """The config that a command is given."""
     if config is not None and config_option is not None:
         raise InputError(f"CONFIG {config} and --config {config_option}: give one of them")
+    return config or config_option or "demo"
+
+
+def _one_of(*, quiet: bool, verbose: bool) -> None:
     if quiet and verbose:
         raise InputError("--quiet and --verbose: give one of them")
-    return config or config_option or "demo"
 
 
 @app.command(
@@ -162,7 +174,8 @@ def run(
     verbose: _Verbose = False,
 ) -> None:
     """Run an experiment; print its result table and its run folder."""
-    name = _config_name(config, config_option, quiet=quiet, verbose=verbose)
+    _one_of(quiet=quiet, verbose=verbose)
+    name = _config_name(config, config_option)
     from realdataexp.config import load_config
 
     loaded = load_config(name, overrides or (), mode=mode, data=data, seed=seed, device=device)
@@ -185,13 +198,12 @@ def run(
 
 @app.command(epilog="Example: realdataexp resume results/20260101-120000-compare")
 def resume(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    run_dir: _RunDir,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
     """Continue an interrupted run to its end, as if it had never been interrupted."""
-    if quiet and verbose:
-        raise InputError("--quiet and --verbose: give one of them")
+    _one_of(quiet=quiet, verbose=verbose)
     from realdataexp.report.files import is_complete
     from realdataexp.report.table import print_result
 
@@ -247,7 +259,8 @@ def plan(
     verbose: _Verbose = False,
 ) -> None:
     """Simulate tests of several p, lengths and cadences; print what each design could detect."""
-    name = _config_name(config, config_option, quiet=quiet, verbose=verbose)
+    _one_of(quiet=quiet, verbose=verbose)
+    name = _config_name(config, config_option)
     from realdataexp.config import load_config
 
     loaded = load_config(name, overrides or (), data=data, seed=seed, device=device)
@@ -383,8 +396,9 @@ def synth(
     epilog="Example: realdataexp validate experiment.yaml --data data/KuaiRand-Pure",
 )
 def validate(
-    config: Annotated[str, typer.Argument(help="A YAML file or the name of a built-in config.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with the data set's files.")] = None,
+    config: Annotated[str, typer.Argument(help=f"{_CONFIG}.")],
+    data: _Data = None,
+    overrides: _Overrides = None,
 ) -> None:
     """Check a config against the schema and the data; list every fault."""
     from realdataexp.config import load_config
@@ -392,12 +406,12 @@ def validate(
     terminal.log_lines("ERROR")
     faults: list[str] = []
     try:
-        loaded: Config | None = load_config(config, data=data)
+        loaded: Config | None = load_config(config, overrides or (), data=data)
     except InputError as error:
         from realdataexp.runs.checks import without_faults
 
         faults += error.faults
-        loaded = without_faults(config, data)
+        loaded = without_faults(config, data, overrides or ())
     has_data = loaded and (loaded.dataset.name == "synthetic" or loaded.dataset.path)
     if loaded and has_data:
         from realdataexp.runs.experiment import check_experiment
@@ -427,7 +441,7 @@ def schema() -> None:
     "compared in one page, report-compare.html in the first of them.",
 )
 def report(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")],
+    run_dirs: _RunDirs,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The page; default: in the run folder.")
     ] = None,
@@ -464,17 +478,20 @@ def report(
 def doctor(
     config: Annotated[
         str | None,
-        typer.Argument(help="A YAML file or the name of a built-in config, to check it too."),
+        typer.Argument(help=f"{_CONFIG}, to check it too."),
     ] = None,
     data: _Data = None,
+    overrides: _Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what this machine offers, and what would go wrong in a run."""
+    if config is None and overrides:
+        raise InputError("--set: there is no config to change: give CONFIG")
     from realdataexp.runs.doctor import examine
     from realdataexp.runs.findings import as_mappings, would_stop
 
     terminal.log_lines("ERROR")
-    findings = examine(config, data)
+    findings = examine(config, data, overrides or ())
     if as_json:
         import json
 
@@ -489,7 +506,7 @@ def doctor(
 
 @app.command(epilog="Example: realdataexp track results/20260101-120000-compare --to mlflow")
 def track(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")],
+    run_dirs: _RunDirs,
     to: Annotated[
         str, typer.Option("--to", metavar="tensorboard|mlflow", help="The tracker that gets them.")
     ],
@@ -516,7 +533,7 @@ def track(
 
 @app.command(epilog="Example: realdataexp perf results/20260101-120000-compare")
 def perf(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+    run_dir: _RunDir,
 ) -> None:
     """Say where a run's time and its device went, and what to change; draw perf.svg."""
     from realdataexp.report.files import odd_files_named

@@ -380,3 +380,16 @@ def test_other_outcomes_are_refused(target, monkeypatch, tmp_path):
 def test_the_built_in_config_is_accepted(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert any("simulated platform 4" in line for line in check_experiment(load_config("si2023")))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("si2023", "test: p = 0.5 of treatment, by user; the arms rank differently"),
+        ("si2023-p20", "test: p = 0.2 of treatment, by user; the arms rank differently"),
+        ("si2023-aa", "test: p = 0.5 of treatment, by user; an A/A test: both arms rank alike"),
+    ],
+)
+def test_what_would_run_tells_the_built_in_variants_apart(name: str, said: str):
+    small = ["experiment.replications=1", "experiment.designs=[pooling]"]
+    assert any(line.startswith(said) for line in check_experiment(load_config(name, small)))

@@ -5,13 +5,14 @@ Each fault starts with the config path that causes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
 
 from realdataexp.config import Config
-from realdataexp.config.draft import read_draft
+from realdataexp.config.draft import apply_override, read_draft
 from realdataexp.data import schema
 from realdataexp.data.csv_files import read_header
 from realdataexp.data.kuairand import Files, find_files
@@ -100,17 +101,22 @@ def _lacking(
         )
 
 
-def without_faults(source: str, data: Any) -> Config | None:
+def without_faults(source: str, data: Any, overrides: Sequence[str] = ()) -> Config | None:
     """A config without its faulty settings, so that the rest can be checked; None if none is.
 
     Args:
         source: A YAML file or the name of a built-in config.
         data: Replaces `dataset.path`.
+        overrides: ``key.sub=value`` each; those that cannot be made are left out.
     """
     try:
-        values = read_draft(source).values
+        draft = read_draft(source)
     except InputError:
         return None
+    for text in overrides:
+        with suppress(InputError):
+            apply_override(draft, text)
+    values = draft.values
     if data is not None and isinstance(values.get("dataset"), dict):
         values["dataset"]["path"] = str(data)
     for _ in range(3):  # leaving one setting out can show another fault

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from realdataexp.config import Config, load_config
+from realdataexp.config import NO_MODEL, Config, load_config
 from realdataexp.device import own_arithmetic
 from realdataexp.errors import DiskError, InputError, RunError, Warnings, is_out_of_memory
 from realdataexp.files import write_text
@@ -59,11 +59,22 @@ def check_experiment(
     names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
     return [
         f"mode {config.mode}: {names}; {R} replications, {len(setup.blocks) * R} worlds",
+        _test_of(config),
         f"device {setup.device.description}",
         *setup.environment.description(),
         f"loop: {loop.n_steps} steps of {loop.batch_size} visits x {loop.n_candidate} candidates",
         f"labels: {', '.join(label.name for label in config.labels)}",
     ]
+
+
+def _test_of(config: Config) -> str:
+    """The test in a line: who is treated, and whether the arms differ at all."""
+    test = config.experiment
+    learned = [label for label in config.labels if label.model != NO_MODEL]
+    text = f"test: p = {test.p_treatment:g} of treatment, by {test.assignment}"
+    if test.aa or all(label.alpha_T == label.alpha_C for label in learned):
+        return f"{text}; an A/A test: both arms rank alike"
+    return f"{text}; the arms rank differently (no A/A test)"
 
 
 @own_arithmetic()
