@@ -16,6 +16,8 @@ from realdataexp.data.features import (
     UNSEEN_ID,
     Features,
     FeatureTable,
+    _fit_numbers,
+    _warn_of_extremes,
     fit_features,
     training_counts,
 )
@@ -230,6 +232,24 @@ def test_features_that_never_vary_or_are_empty_warn_and_stay_finite() -> None:
     assert features.user.num_XD[IS_TRAINING].tolist() == [[0, 0, 0]] * 4
     assert np.isfinite(features.user.num_XD).all()
     assert features.user.num_XD[:, 1].tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 1e7])
+def test_a_value_beside_which_the_others_are_all_alike_is_warned_of(value: float) -> None:
+    ages = [20.0 + i % 50 for i in range(1000)]
+    ages[137] = value
+    data = replace(standard_data(), users=pl.DataFrame({"user_age": ages}).cast(pl.Float32))
+    warnings, weights = Warnings(), np.ones(1000)
+    scales = _fit_numbers(data.users, ["user_age"], weights, False, warnings)
+    _warn_of_extremes(data.users, scales, warnings)
+    (item,) = warnings
+    assert item["code"] == "extreme_feature"
+    assert f"feature user_age: 1 of 1,000 values, such as {value:g}," in item["message"]
+    ages[137] = 70.0 * 20
+    plain = pl.DataFrame({"user_age": ages})
+    warnings = Warnings()
+    _warn_of_extremes(plain, _fit_numbers(plain, ["user_age"], weights, False, warnings), warnings)
+    assert not list(warnings)
 
 
 # --- categories ------------------------------------------------------------------------------

@@ -9,13 +9,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.test_tables import ROWS, Own, assert_same, rows_of, small_tables
+from data.test_tables import ROWS, Own, assert_same, many_views, rows_of, small_tables
 
+from realdataexp.config import load_config
 from realdataexp.data.csv_chunks import CHUNK_BYTES
+from realdataexp.errors import InputError, Warnings
+from realdataexp.runs.setup import set_up
 
 NS = 1_700_000_000_000_000_000
 
@@ -410,3 +414,54 @@ def test_a_pipe_among_the_files_does_not_hang(entries: list[str], parts: Own):
     os.mkfifo(parts.path / "views" / "p.csv")
     parts.mapping["log"] = entries
     one_line(parts, ".csv: a pipe, a device or a folder, not a file")
+
+
+# ---- values that a loss cannot take ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "n", "least"),
+    [([-20.0], 1, "-20"), ([-1.0] * 3, 3, "-1"), ([-1.0, -0.5, -5.0], 2, "-5")],
+)
+@pytest.mark.parametrize("loss", ["logMAE", "logMSE"])
+def test_a_log_loss_refuses_values_without_a_logarithm_whoever_has_them(
+    values: list[float], n: int, least: str, loss: str, own: Own, tmp_path: Path
+):
+    many_views(own)
+    seen = own.tables["log"]["watched"].to_list()
+    own.settings["labels"][0]["loss_function"] = loss
+    for at in (0, 600):  # of users who train, and of those who are held out
+        rows = [*seen[:at], *values, *seen[at + len(values) :]]
+        own.tables["log"] = own.tables["log"].with_columns(watched=pl.Series(rows))
+        own.write()
+        own.mapping["lists"] = []
+        with pytest.raises(InputError) as caught:
+            set_up(load_config(own.settings), Warnings())
+        said = f"labels.0.target = 'watched': {n} values of label watched are -1 or less, the least"
+        assert str(caught.value).startswith(f"{said} {least}, so {loss}")
+        assert "\n" not in str(caught.value)
+    own.settings["labels"][0]["loss_function"] = "MSE"
+    set_up(load_config(own.settings), Warnings())
+
+
+def test_a_log_loss_takes_values_between_minus_one_and_zero_and_says_so(own: Own):
+    many_views(own)
+    small = pl.when(pl.col("ts") < 2).then(-0.5).otherwise("watched")
+    own.tables["log"] = own.tables["log"].with_columns(watched=small)
+    own.write()
+    own.settings["labels"][0]["loss_function"] = "logMAE"
+    warnings = Warnings()
+    setup = set_up(load_config(own.settings), warnings)
+    (said,) = (w["message"] for w in warnings if w["code"] == "values_below_zero")
+    assert "2 values of watched are below 0, the least -0.5" in said
+    assert np.isfinite(setup.labels[0].head.scale.mean)
+
+
+def test_rows_without_an_early_part_are_warned_to_leak(own: Own):
+    many_views(own)
+    own.write()
+    for setting, is_said in (("null", True), ("600", False)):
+        config = load_config(own.settings, [f"dataset.tables.early_before={setting}"])
+        warnings = Warnings()
+        set_up(config, warnings)
+        assert any(w["code"] == "pretrain_sees_later_rows" for w in warnings) == is_said

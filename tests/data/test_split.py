@@ -74,9 +74,11 @@ def test_overlap_replays_what_pretrained_and_warns() -> None:
     assert parts.replay.n_rows == LENGTHS[parts.is_training_U].sum()
     assert [w["code"] for w in warnings] == ["pretrain_overlaps_replay"]
     quiet = Warnings()
-    for kind in ("none", "early", "share", "auto"):
+    for kind in ("none", "early", "auto"):
         split(pretrain_rows=kind, warnings=quiet)
     assert list(quiet) == []
+    split(pretrain_rows="share", warnings=quiet)
+    assert [w["code"] for w in quiet] == ["pretrain_sees_later_rows"]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ from realdataexp.data.split import training_blocks
 from realdataexp.data.table import StoredTable, blocks
 from realdataexp.errors import InputError, Warnings
 
+_BULK = (0.1, 0.9)  # quantiles between which most values are
+_FLAT = 1e-3  # standard deviations: values that all lie this near are as good as one
+
 
 @dataclass(frozen=True)
 class FeatureTable:
@@ -88,7 +91,7 @@ def fit_features(
         categorical: features to number; missing values and unseen levels are categories.
         is_training_U: bool, whose rows the scaling and the levels are fitted on.
         missing_indicator: add a 0/1 column for each numerical feature with missing values.
-        warnings: told of features that never vary.
+        warnings: told of features that never vary, or but for a few extreme values.
 
     Raises:
         InputError: no feature is left for either side's model.
@@ -98,6 +101,7 @@ def fit_features(
     for side, table, weight_X in (("user", data.users, rows_U), ("video", data.videos, count_V)):
         ours = [name for name in numerical if name in table.columns]
         numbers = _fit_numbers(table, ours, weight_X, missing_indicator, warnings)
+        _warn_of_extremes(table, numbers, warnings)
         ours = [name for name in categorical if name in table.columns]
         fields = fit_fields(table, ours, weight_X > 0)
         sides[side] = _fill(table, numbers, fields)
@@ -153,6 +157,35 @@ def _fit_numbers(
             sd = 1.0
         scales.append(_Scale(name, mean, sd, missing_indicator and 0 < total - n < total))
     return scales
+
+
+def _warn_of_extremes(
+    table: pl.DataFrame | StoredTable, scales: list[_Scale], warnings: Warnings
+) -> None:
+    """Warn of features whose values are all alike once standardised, but for a few extreme ones."""
+    _, first = next(blocks(table, [scale.name for scale in scales]), (None, None))
+    for scale in scales if first is not None else ():
+        x, _ = _known(first[scale.name], np.zeros(first.height))
+        low, high = np.quantile(x, _BULK).tolist() if x.size else (0.0, 0.0)
+        if scale.sd is not None and 0 < high - low < _FLAT * scale.sd:
+            _warn_of_extreme(table, scale.name, low, high, warnings)
+
+
+def _warn_of_extreme(
+    table: pl.DataFrame | StoredTable, name: str, low: float, high: float, warnings: Warnings
+) -> None:
+    n, n_known, most = 0, 0, low
+    for _, block in blocks(table, [name]):
+        x, _ = _known(block[name], np.zeros(block.height))
+        far = x[np.abs(x - low) > (high - low) / _FLAT]
+        n, n_known = n + far.size, n_known + x.size
+        most = max((most, *far.tolist()), key=abs) if far.size else most
+    warnings.add(
+        "extreme_feature",
+        f"feature {name}: {n:,} of {n_known:,} values, such as {most:g}, are so far from the "
+        f"others (eight in ten lie from {low:g} to {high:g}) that standardising makes these all "
+        "alike; correct them, make them missing or cut them off",
+    )
 
 
 def _known(column: pl.Series, weight_X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

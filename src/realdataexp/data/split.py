@@ -109,6 +109,13 @@ def split_log(
             "pretrain.rows = 'overlap': the models have seen the answers to the replayed rows; "
             "the result says little about unseen data",
         )
+    if kind == "share":
+        warnings.add(
+            "pretrain_sees_later_rows",
+            "pretraining takes each user's own earliest rows (pretrain.rows: share), so some of "
+            "them are later than rows of other users that are replayed: what was learned from "
+            "them leaks back in time",
+        )
     none_U = np.zeros_like(n_U)
     n_pretrain_U = {
         "none": none_U,

@@ -36,6 +36,7 @@ from realdataexp.heads import Head
 from realdataexp.loop import Block, LabelPolicy
 from realdataexp.metrics import LOSS, metric_names
 from realdataexp.models import (
+    LOSSES,
     MODELS,
     SHARED_MODELS,
     LabelScale,
@@ -59,6 +60,7 @@ from realdataexp.worlds.si2023 import Si2023Environment
 
 logger = logging.getLogger("realdataexp")
 
+_BLOCK_ROWS = 1 << 22
 _T = TypeVar("_T")
 
 
@@ -401,13 +403,49 @@ def _open_data(config: Config, feature: FeatureConfig, warnings: Warnings) -> Da
     """Import the data set, or open its cache."""
     if config.dataset.tables is not None:
         data = prepare_tables(TablesRequest.of(config), config.cache_dir(), warnings)
-    else:
+        _check_transforms(config, data, warnings)
+    else:  # a label's values are in its range, and none of it is below 0
         data = _open_kuairand(config, feature, warnings)
     logger.info(
         "[data] %s rows, %s users, %s videos",
         f"{data.log.n_rows:,}", f"{data.log.n_users:,}", f"{data.videos.height:,}",
     )  # fmt: skip
     return data
+
+
+def _check_transforms(config: Config, data: DataSet, warnings: Warnings) -> None:
+    """Look for values that a label's loss cannot transform, in all rows: log1p(-1) is infinite.
+
+    Raises:
+        InputError: there are some, a line for each label; one makes the label's scale NaN.
+    """
+    faults = []
+    for i, label in enumerate(config.labels):
+        loss = LOSSES.get(label.loss_function or "")
+        if loss is None or loss.transform is LOSSES["MSE"].transform:
+            continue
+        n_without, n_below_zero, least, values = 0, 0, np.inf, data.log.targets[label.target]
+        for start in range(0, len(values), _BLOCK_ROWS):
+            y = values[start : start + _BLOCK_ROWS].astype(np.float64)
+            y = y[y < 0]
+            n_below_zero += y.size
+            n_without += int((~torch.isfinite(loss.transform(torch.from_numpy(y)))).sum())
+            least = min(least, y.min(initial=0.0))
+        if n_without:
+            faults.append(
+                f"labels.{i}.target = {label.target!r}: {n_without:,} values of label "
+                f"{label.name} are -1 or less, the least {least:g}, so {label.loss_function} has "
+                f"no logarithm of 1 + value; set labels.{i}.loss_function to MSE, or make the "
+                "values missing if they stand for none"
+            )
+        elif n_below_zero:
+            warnings.add(
+                "values_below_zero",
+                f"label {label.name}: {n_below_zero:,} values of {label.target} are below 0, the "
+                f"least {least:g}; {label.loss_function} learns them, but never predicts below 0",
+            )
+    if faults:
+        raise InputError("\n".join(faults))
 
 
 def _open_kuairand(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
