@@ -87,7 +87,10 @@ def test_an_a_a_test_has_no_sign_to_miss():
 
 def test_outcomes_that_do_not_vary_have_no_p_value():
     (said,) = said_of(result_of(outcomes(("pooling", 0, "T", 5, 5.0), ("pooling", 0, "C", 5, 0.0))))
-    assert said == "estimates: p_value, p_adjusted null for pooling of click: nothing varies"
+    assert said == (
+        "estimates: p_value, p_adjusted null for pooling of click: the label's outcomes do not "
+        "vary, so nothing can be told; choose another target"
+    )
 
 
 def test_a_single_outcome_in_an_arm_has_no_interval():
@@ -204,3 +207,33 @@ def test_weights_of_an_outside_design_may_have_other_figures():
     assert warnings.items == []
     warn_of_weights({"mine": {"mean_weight_T": 1.5}}, diagnostics, warnings)
     assert [w["code"] for w in warnings.items] == ["weights_off"]
+
+
+def _result_without_numbers(se: float | None, method: str) -> dict[str, Any]:
+    """A result of two methods, of which one has no interval."""
+    design = {"design": "pooling", "label": "watched"}
+    return {
+        "gte_results": {},
+        "estimates": [{**design, "se": se, "n_worlds": 4}],
+        "comparison": [],
+        "inference": [
+            {**design, "se_method": "welch", "se_mean": None if se == 0 else 1.0, "gte": 1.0},
+            {**design, "se_method": method, "se_mean": None, "gte": 1.0},
+        ],
+        "n_steps_done": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("se", "method", "said"),
+    [
+        (0.0, "user_cluster", "pooling of watched: the label's outcomes do not vary"),
+        (1.0, "cuped", "pooling of watched: the covariate of cuped"),
+        (1.0, "user_cluster", "some designs: too few worlds or outcomes tell"),
+    ],
+)
+def test_a_missing_number_is_explained_by_its_true_cause(se: float, method: str, said: str):
+    warnings = Warnings()
+    warn_of_nulls(_result_without_numbers(se, method), warnings)
+    assert [w["code"] for w in warnings] == ["no_number"]
+    assert f"inference: se_mean null for {said}" in next(iter(warnings))["message"]

@@ -14,6 +14,11 @@ _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
 _WEIGHT_OFF = 0.1
 _MANY_LOST = 0.01
+_CONSTANT = "the label's outcomes do not vary, so nothing can be told; choose another target"
+_NO_COVARIATE = (
+    "the covariate of cuped, a unit's mean outcome before the test, is missing or the same for all "
+    "units; leave cuped out of experiment.intervals"
+)
 _NO_SIGN = "no effect has no sign"
 _AGAINST_TRUTH = (
     "gte", "bias", "bias_mc_se", "bias_df", "rmse", "coverage", "sign_error_rate", "regret",
@@ -179,12 +184,33 @@ def _nulls(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Figures about intervals that need more worlds than there are, or an effect."""
+    constant = {
+        (entry["design"], entry["label"])
+        for entry in (*result["estimates"], *result["comparison"])
+        if entry.get("se") == 0 or entry.get("sd") == 0
+    }
+    told = {
+        (entry["design"], entry["label"])
+        for entry in result.get("inference", ())
+        if entry["se_mean"] is not None
+    }
     for section in ("inference", "family", "regret", "plan"):
         for entry in result.get(section, ()):
+            whose = (entry.get("design"), entry.get("label"))
+            who = f"{whose[0]} of {whose[1]}"
             for key in (key for key, value in entry.items() if value is None):
-                few = "too few worlds or outcomes tell; experiment.replications of 20 or more would"
-                reason = _NO_SIGN if _is_signless(entry, key) else few
-                yield section, key, "some designs", reason
+                if _is_signless(entry, key):
+                    yield section, key, "some designs", _NO_SIGN
+                elif whose in constant:
+                    yield section, key, who, _CONSTANT
+                elif entry.get("se_method") == "cuped" and not entry["se_mean"] and whose in told:
+                    yield section, key, who, _NO_COVARIATE
+                else:
+                    few = (
+                        "too few worlds or outcomes tell; experiment.replications of 20 or more "
+                        "would"
+                    )
+                    yield section, key, "some designs", few
 
 
 def _equal_scores(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -210,5 +236,5 @@ def _reason(entry: dict[str, Any], key: str) -> str:
     if key in ("bias_mc_se", "sd", "se_ratio") and entry["sd"] is None:
         return "one replication has no spread; set experiment.replications to 2 or more"
     if entry.get("se") == 0 or (key == "se_ratio" and entry["sd"] == 0):
-        return "nothing varies"
+        return _CONSTANT
     return "fewer than two outcomes in an arm"
