@@ -163,8 +163,8 @@ def _warn_of_extremes(
     table: pl.DataFrame | StoredTable, scales: list[_Scale], warnings: Warnings
 ) -> None:
     """Warn of features whose values are all alike once standardised, but for a few extreme ones."""
-    _, first = next(blocks(table, [scale.name for scale in scales]), (None, None))
-    for scale in scales if first is not None else ():
+    _, first = next(blocks(table, [scale.name for scale in scales]), (None, pl.DataFrame()))
+    for scale in scales if first.height else ():
         x, _ = _known(first[scale.name], np.zeros(first.height))
         low, high = np.quantile(x, _BULK).tolist() if x.size else (0.0, 0.0)
         if scale.sd is not None and 0 < high - low < _FLAT * scale.sd:
