@@ -36,7 +36,7 @@ def result(**values: float) -> dict[str, Any]:
 
 
 WAS = {"part: speed": {"floor": 0.5, "peer": 10.0}, "part: start": {"floor": 2.0}}
-BASELINE = Baseline("a machine", WAS)
+BASELINE = Baseline("a processor", "a machine", WAS)
 
 
 def test_ratios_are_of_the_figure_to_its_references():
@@ -59,7 +59,7 @@ def test_ratios_are_of_the_figure_to_its_references():
 def test_only_ratios_that_are_20_percent_worse_in_their_direction_are_reported(
     values: dict[str, float], worse: list[str]
 ):
-    found = compare(figures(**values), BASELINE)
+    found = compare(figures(**values), BASELINE, "a processor")
     assert found["n_compared"] == 3
     assert [x["figure"] for x in found["regressions"]] == worse
     assert all(x["factor"] > report.TOLERANCE for x in found["regressions"])
@@ -67,17 +67,17 @@ def test_only_ratios_that_are_20_percent_worse_in_their_direction_are_reported(
 
 def test_a_slower_machine_is_no_regression():
     slow = Figure("speed", 5.0, "rows/s", floor=Reference("sgemm", 10.0)).as_json("part")
-    assert compare([slow], BASELINE)["regressions"] == []
+    assert compare([slow], BASELINE, "a processor")["regressions"] == []
 
 
 def test_the_page_shows_figures_limits_and_what_became_worse():
-    page = report.markdown({**result(), "comparison": compare(figures(rate=25.0), BASELINE)})
+    page = report.markdown({**result(), "comparison": compare(figures(rate=25.0), BASELINE, "a processor")})
     assert "2 of 3 ratios are more than 20 % worse" in page
     assert "| part: speed | its floor | 0.25 | 0.5 | 2.00 |" in page
     assert "| speed ↑ | 50 rows/s | 100: sgemm | 0.5 | 5: pandas | 10 |  |  |" in page
     assert "| start ↓ | 4 s | 2: plain | 2 |  |  | 5: within |  |" in page
     assert "5: **over**" in report.markdown(result(seconds=5.5))
-    none = {**result(), "comparison": compare(figures(), BASELINE)}
+    none = {**result(), "comparison": compare(figures(), BASELINE, "a processor")}
     assert "None of 3 ratios is more than 20 % worse" in report.markdown(none)
 
 
@@ -91,7 +91,27 @@ def test_a_saved_baseline_keeps_other_workloads_and_other_figures(tmp_path: Path
     assert found["size small"].ratios == WAS
     assert found["size prototype"].ratios["part: speed"] == {"floor": 0.7, "peer": 14.0}
     assert found["size prototype"].ratios["part: start"] == {"floor": 2.0}
-    assert compare(figures(), found["size small"])["regressions"] == []
+    assert compare(figures(), found["size small"], "a processor")["regressions"] == []
+
+
+def test_a_baseline_of_another_cpu_calls_nothing_worse_and_names_both():
+    found = compare(figures(rate=1.0, seconds=40.0), BASELINE, "another")
+    assert (found["n_compared"], found["regressions"]) == (0, [])
+    machine = MACHINE | {"processor": "another"}
+    page = report.markdown({**result(), "machine": machine, "comparison": found})
+    (said,) = [line for line in page.splitlines() if "another CPU" in line]
+    assert said.startswith("The baseline is of another CPU, a processor, and this is another:")
+    assert "worse" not in page
+
+
+def test_a_baseline_saved_on_another_cpu_takes_nothing_over(tmp_path: Path):
+    path = tmp_path / "baseline.json"
+    save_baseline(path, result())
+    there = result()["figures"][:1]
+    machine = MACHINE | {"processor": "another"}
+    save_baseline(path, {**result(), "machine": machine, "figures": there})
+    (found,) = read_baselines(path, "--baseline").values()
+    assert (found.processor, list(found.ratios)) == ("another", ["part: speed"])
 
 
 @pytest.mark.parametrize(
@@ -100,8 +120,9 @@ def test_a_saved_baseline_keeps_other_workloads_and_other_figures(tmp_path: Path
         "",
         "[]",
         '{"a": 1}',
-        '{"a": {"machine": "", "ratios": {"x": 1}}}',
-        '{"a": {"machine": "", "ratios": {"x": {"floor": 0}}}}',
+        '{"a": {"processor": "", "machine": "", "ratios": {"x": 1}}}',
+        '{"a": {"processor": "", "machine": "", "ratios": {"x": {"floor": 0}}}}',
+        '{"a": {"machine": "", "ratios": {"x": {"floor": 1}}}}',
     ],
 )
 def test_another_file_is_no_baseline(text: str, tmp_path: Path):

@@ -28,10 +28,13 @@ class Baseline:
     """Ratios of an earlier suite.
 
     Attributes:
+        processor: the CPU's model; a baseline says nothing of another's, whose products and memory
+            differ in speed from each other in another way.
         machine: where it was measured, in a line.
         ratios: of each figure, as "measurement: name", to its floor and its peer.
     """
 
+    processor: str
     machine: str
     ratios: dict[str, dict[str, float]]
 
@@ -49,7 +52,10 @@ def read_baselines(path: Path, option: str) -> dict[str, Baseline]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        baselines = {name: Baseline(str(x["machine"]), x["ratios"]) for name, x in found.items()}
+        baselines = {
+            name: Baseline(str(x["processor"]), str(x["machine"]), x["ratios"])
+            for name, x in found.items()
+        }
         for baseline in baselines.values():
             if not all(x[k] > 0 for x in baseline.ratios.values() for k in KINDS if k in x):
                 raise ValueError
@@ -64,24 +70,33 @@ def read_baselines(path: Path, option: str) -> dict[str, Baseline]:
 def save_baseline(path: Path, result: Mapping[str, Any]) -> None:
     """Put a suite's ratios into a file of baselines, in the place of those of its workload."""
     there = read_baselines(path, "--save-baseline") if path.exists() else {}
-    ratios = there[result["workload"]].ratios if result["workload"] in there else {}
+    machine, before = result["machine"], there.get(result["workload"])
+    is_same = before is not None and before.processor == machine["processor"]
+    ratios = before.ratios if before is not None and is_same else {}
     for figure in result["figures"]:
         found = {kind: figure[kind]["ratio"] for kind in KINDS if figure[kind]}
         if found:
             ratios[_name(figure)] = found
-    there[result["workload"]] = Baseline(machine_line(result["machine"]), ratios)
+    there[result["workload"]] = Baseline(machine["processor"], machine_line(machine), ratios)
     write_json(path, {name: asdict(baseline) for name, baseline in there.items()})
 
 
-def compare(figures: Sequence[Mapping[str, Any]], baseline: Baseline) -> dict[str, Any]:
+def compare(
+    figures: Sequence[Mapping[str, Any]], baseline: Baseline, processor: str
+) -> dict[str, Any]:
     """Which ratios are worse than the baseline's by more than 20 %.
 
+    Args:
+        figures: the suite's.
+        baseline: of an earlier suite.
+        processor: the CPU's model; where it is not the baseline's, nothing is compared.
+
     Returns:
-        ``n_compared`` ratios, and ``regressions``: figure, kind ("floor" or "peer"), ratio,
+        ``machine`` and ``processor`` of the baseline, ``n_compared`` ratios, and ``regressions``: figure, kind ("floor" or "peer"), ratio,
         baseline, and ``factor``, how many times worse it is.
     """
     n_compared, regressions = 0, []
-    for figure in figures:
+    for figure in figures if processor == baseline.processor else ():
         stored = baseline.ratios.get(_name(figure), {})
         for kind in KINDS:
             if kind not in stored or figure[kind] is None:
@@ -94,6 +109,7 @@ def compare(figures: Sequence[Mapping[str, Any]], baseline: Baseline) -> dict[st
                 regressions.append({**found, "ratio": ratio, "baseline": was, "factor": factor})
     return {
         "machine": baseline.machine,
+        "processor": baseline.processor,
         "n_compared": n_compared,
         "regressions": regressions,
     }
@@ -133,7 +149,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         figures = [figure for figure in result["figures"] if figure["measurement"] == name]
         if figures:
             lines += ["", f"## {name}: {title}", "", *_table(figures)]
-    return "\n".join([*lines, "", *_comparison(result["comparison"])]) + "\n"
+    lines += ["", *_comparison(result["comparison"], machine["processor"])]
+    return "\n".join(lines) + "\n"
 
 
 def _table(figures: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -167,8 +184,14 @@ def _row(figure: Mapping[str, Any], columns: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _comparison(found: Mapping[str, Any] | None) -> list[str]:
+def _comparison(found: Mapping[str, Any] | None, processor: str) -> list[str]:
     lines = ["## Against the baseline", ""]
+    if found is not None and found["processor"] != processor:
+        return [
+            *lines,
+            f"The baseline is of another CPU, {found['processor']}, and this is {processor}: "
+            "nothing was compared. --save-baseline makes one of this CPU.",
+        ]
     if found is None or not found["n_compared"]:
         return [*lines, "No baseline of this workload and these figures: nothing was compared."]
     where = f"the baseline of {found['machine']}"

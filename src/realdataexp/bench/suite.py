@@ -120,7 +120,9 @@ def run_bench(request: Request, out: Path | None) -> Path:
                 for figure in _measured(name, measurement, place):
                     result["figures"].append(figure.as_json(name))
                     if baseline:
-                        result["comparison"] = report.compare(result["figures"], baseline)
+                        result["comparison"] = report.compare(
+                            result["figures"], baseline, result["machine"]["processor"]
+                        )
                     report.write(folder.path, result)
             result["status"] = "complete"
             report.write(folder.path, result)
@@ -253,10 +255,15 @@ def _discard_if_empty(folder: Folder) -> None:
 
 
 def _processor() -> str:
-    """The processor's model, as far as the system tells."""
+    """The processor's model, as far as the system tells; one name stands for many models."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        first = ""
+    told = dict(line.replace("\t", "").split(":", 1) for line in first.splitlines() if ":" in line)
+    name = told.get("model name", "").strip()
+    if not name:
+        return platform.processor() or platform.machine()
+    keys = {"cpu family": "family", "model": "model", "stepping": "stepping"}
+    numbers = [f"{word} {told[key].strip()}" for key, word in keys.items() if key in told]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
