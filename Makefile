@@ -1,4 +1,6 @@
 # make demo: run the built-in demo experiment.  make test: everything that CI runs.
+# make test-cpus: the tests whose numbers a CPU's kernels or a number of threads could change, under
+# each of CPUS; CPU_TESTS names other tests.
 # make docs: build the documentation into build/site (open index.html there).
 # All set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
 
@@ -7,7 +9,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: demo test docs clean
+# what other CPUs and users have: older instructions for PyTorch's own loops and for MKL (the last
+# two variables work on Intel's CPUs only; MKL_CBWR=COMPATIBLE on all), and another number of threads
+CPUS := default OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=avx2 \
+  ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE MKL_ENABLE_INSTRUCTIONS=AVX2 \
+  MKL_ENABLE_INSTRUCTIONS=SSE4_2
+CPU_TESTS := tests/laws tests/runs tests/test_resume.py
+
+.PHONY: demo test test-cpus docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/realdataexp run demo
@@ -18,6 +27,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-cpus: $(VENV)/.installed-dev
+	@for cpu in $(CPUS); do \
+	  echo "== $$cpu"; \
+	  env $${cpu#default} $(BIN)/python -m pytest -n 2 --dist loadfile $(CPU_TESTS) || exit 1; \
+	done
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/reference.py

@@ -6,6 +6,7 @@ This machine may have a CPU only: what PyTorch answers about the others is made 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -293,6 +294,36 @@ def test_cuda_is_made_reproducible_and_other_devices_leave_the_process_alone(
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     choose_device("cuda")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+TOO_LATE = """
+import torch
+
+{before}
+import realdataexp as rx
+
+small = ["simulation.n_steps=2", "experiment.replications=2", "dataset.si2023.pretrain_rows=100"]
+result = rx.run("si2023", [*small, "mode=global"], out="r")
+print([x["code"] for x in result.summary["warnings"]].count("products_by_place"))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="PyTorch has no MKL here")
+@pytest.mark.parametrize(
+    ("before", "settings", "n_warnings"),
+    [
+        ("", {}, 0),
+        ("torch.ones(9, 9) @ torch.ones(9, 9)", {}, 1),
+        ("torch.ones(9, 9) @ torch.ones(9, 9)", {"MKL_CBWR": "COMPATIBLE"}, 0),
+    ],
+)
+def test_products_before_the_import_that_mkl_makes_by_place_are_a_warning(
+    before: str, settings: dict[str, str], n_warnings: int, tmp_path: Path
+) -> None:
+    env = {k: x for k, x in os.environ.items() if k != "MKL_CBWR"} | settings
+    words = [sys.executable, "-c", TOO_LATE.format(before=before)]
+    found = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, f"{n_warnings}\n"), found.stderr
 
 
 # --- what a config may say -------------------------------------------------------------------

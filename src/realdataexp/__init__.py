@@ -21,8 +21,9 @@ if TYPE_CHECKING:
         run,
     )
 
-# MKL's matrix products then do not depend on where in memory a network lies, so that a world's
-# result is the same to the bit whatever runs beside it. It must be set before MKL's first call.
+# MKL's matrix products then depend neither on where in memory a network lies nor on threads, so
+# that a world's result is the same to the bit whatever runs beside it. MKL hears of it at its first
+# product; what somebody set already stays.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __version__ = "0.1.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import os
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +25,7 @@ from realdataexp.errors import InputError
 _ORDER = ("cuda", "xpu", "mps", "dml", "cpu")
 _PINNED_BYTES = 16 << 20
 _FLOAT64 = torch.float64
+_MKL_BRANCH, _MKL_OFF = 1, 1  # mkl_types.h: MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF
 _CALLERS_THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
@@ -181,6 +184,19 @@ def own_arithmetic() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_flush_denormal(flushes)
+
+
+def multiplies_by_place() -> bool:
+    """Whether MKL's products depend on where in memory their factors lie, as far as it tells.
+
+    It hears of ``MKL_CBWR``, which the package sets, at its first product and never again.
+    """
+    library = Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"
+    try:
+        mode = ctypes.CDLL(str(library)).mkl_serv_cbwr_get
+    except (OSError, AttributeError):  # no MKL, or one in a library of its own
+        return False
+    return mode(_MKL_BRANCH) == _MKL_OFF
 
 
 def own_scikit_learn() -> contextlib.AbstractContextManager[object]:

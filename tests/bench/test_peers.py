@@ -53,7 +53,7 @@ def test_the_dataloaders_loop_learns_what_the_package_learns(table: Table):
     rows = peers.Rows(table, 256)
     trained = peers.networks_of(table, rate, decay)
     setup = set_up(config, Warnings())
-    reader = setup.environment.pretraining(setup.targets)
+    reader = setup.environment.pretraining(setup.targets, 0)
     for i, (theirs, network) in enumerate(zip(trained, setup.networks, strict=True)):
         start = network.model.init(draws.key(config.seed, f"init {network.name}"))
         ours = Learner.start(network.model, network.heads, device, start, 1)
@@ -104,7 +104,7 @@ def test_the_pandas_loop_shows_each_row_once_and_learns(table: Table):
 def test_the_pandas_loop_scores_as_the_package_does(table: Table):
     setup = set_up(table.config, Warnings())
     world = pandas_loop.PandasLoop(table)
-    reader = setup.environment.pretraining(setup.targets)
+    reader = setup.environment.pretraining(setup.targets, 0)
     batch, _ = reader.read(np.arange(20))
     rows = peers.Rows(table, 20)
     *inputs, _ = torch.utils.data.default_collate([rows[i] for i in range(20)])

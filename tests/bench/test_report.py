@@ -71,7 +71,9 @@ def test_a_slower_machine_is_no_regression():
 
 
 def test_the_page_shows_figures_limits_and_what_became_worse():
-    page = report.markdown({**result(), "comparison": compare(figures(rate=25.0), BASELINE, "a processor")})
+    page = report.markdown(
+        {**result(), "comparison": compare(figures(rate=25.0), BASELINE, "a processor")}
+    )
     assert "2 of 3 ratios are more than 20 % worse" in page
     assert "| part: speed | its floor | 0.25 | 0.5 | 2.00 |" in page
     assert "| speed ↑ | 50 rows/s | 100: sgemm | 0.5 | 5: pandas | 10 |  |  |" in page

@@ -92,8 +92,9 @@ def compare(
         processor: the CPU's model; where it is not the baseline's, nothing is compared.
 
     Returns:
-        ``machine`` and ``processor`` of the baseline, ``n_compared`` ratios, and ``regressions``: figure, kind ("floor" or "peer"), ratio,
-        baseline, and ``factor``, how many times worse it is.
+        ``machine`` and ``processor`` of the baseline, ``n_compared`` ratios, and ``regressions``:
+        figure, kind ("floor" or "peer"), ratio, baseline, and ``factor``, how many times worse it
+        is.
     """
     n_compared, regressions = 0, []
     for figure in figures if processor == baseline.processor else ():

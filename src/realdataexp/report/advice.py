@@ -30,6 +30,8 @@ _ADVICE = {
     "out_of_range_values": "Usually nothing. Many of them hint at another unit or a wrong column.",
     "pretrain_overlaps_replay": "Choose pretrain.rows early or share to keep the two apart.",
     "pretrain_sees_later_rows": "Set dataset.tables.early_before, or replay an early log too.",
+    "products_by_place": "Set MKL_CBWR=AUTO,STRICT, or import realdataexp before you multiply "
+    "matrices.",
     "unended_file": "Compare the file with its source; download it again if it was cut.",
     "updates_skipped": "Lower the learning rate or set gradient_clip.",
     "users_without_features": "Add the file with their features, or live with missing values.",

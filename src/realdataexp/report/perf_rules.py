@@ -43,7 +43,7 @@ def advise(perf: Perf) -> list[Advice]:
     - `gpu_busy`: over 80 %: the GPU is the bound.
     - `crowded`: other processes took over 25 % of the machine's cores.
     - `threads_wait`: on the CPU, several threads that were busy under 70 % of the time on
-      average: operations too small to share out, or others in the way.
+      average: they waited for each other, or others were in the way.
     - `cpu_bound`: on the CPU, its threads were busy over 70 %, the machine's cores under 60 %.
     - `cpu_full`: the same, the machine's cores over 60 %.
     - `not_measured`: there is no row of monitor.parquet, so rules about use cannot be asked.
@@ -116,7 +116,7 @@ def _by_cpu(perf: Perf) -> Iterator[Advice]:
             f"set OMP_NUM_THREADS={max(1, round(busy / 100))}, and run several experiments side "
             "by side; or raise experiment.replications or simulation.batch_size"
         )
-        yield Advice("threads_wait", f"{seen}: operations are too small to share out", change)
+        yield Advice("threads_wait", f"{seen}: they waited for each other", change)
     elif per_thread >= _THREADS_BUSY and machine < _MACHINE_FULL:
         seen = f"its CPU threads ({threads}) are the bound, and the machine has cores to spare"
         change = "raise OMP_NUM_THREADS, run several experiments side by side, or use a GPU"

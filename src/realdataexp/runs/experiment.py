@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from realdataexp.config import NO_MODEL, Config, load_config
-from realdataexp.device import own_arithmetic
+from realdataexp.device import multiplies_by_place, own_arithmetic
 from realdataexp.errors import DiskError, InputError, RunError, Warnings, is_out_of_memory
 from realdataexp.files import write_text
 from realdataexp.report.files import read_result
@@ -151,6 +151,13 @@ class _Run:
         self._trackers = trackers_of(config)
         with self._clock.timed("setup"):
             self._setup = set_up(config, self._warnings)
+        if self._setup.device.is_cpu and multiplies_by_place():
+            self._warnings.add(
+                "products_by_place",
+                "matrices were multiplied before realdataexp was imported, so that MKL does not "
+                "know MKL_CBWR: last bits depend on where in memory a network lies; set "
+                "MKL_CBWR=AUTO,STRICT for the program, or import realdataexp first",
+            )
         self._clock.device = self._setup.device
 
     def begin(self, folder: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import polars as pl
 
-from realdataexp.device import usable_threads
 from realdataexp.files import write_json
 from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
@@ -87,7 +86,7 @@ def _write_results(parts: Parts, status: str) -> None:
             "device": {
                 "name": device.name,
                 "reason": device.reason,
-                "threads": usable_threads(),
+                "threads": parts.n_processes,  # one in each
                 "processes": parts.n_processes,
             },
             "timing": _timing(parts),
