@@ -1,4 +1,4 @@
-# make demo: run the built-in demo experiment.  make test: everything that CI runs.
+# make demo: run the built-in demo experiment.  make test: the checks and all tests, as CI runs them.
 # make test-cpus: the tests whose numbers a CPU's kernels or a number of threads could change, under
 # each of CPUS; CPU_TESTS names other tests.
 # make docs: build the documentation into build/site (open index.html there).

@@ -154,7 +154,7 @@ def check_threads() -> Finding:
     if threads > usable:
         return warning("threads", text, f"set OMP_NUM_THREADS={usable}: more only wait")
     if threads > 1 and load + threads > 1.25 * usable:
-        text += ": others use them too, and waiting threads spin"
+        text += ": others use them too, and a run waits for its slowest process"
         return warning("threads", text, "set OMP_NUM_THREADS=1")
     return ok("threads", text)
 
