@@ -131,7 +131,6 @@ def test_types_are_the_promised_ones_and_arrays_cannot_be_written(folder, import
     assert log.video_N.dtype == np.int32
     assert {values.dtype for values in log.targets.values()} == {np.dtype(np.float32)}
     for array in (log.offset_U1, log.n_early_U, log.video_N, *log.targets.values()):
-        assert isinstance(array, np.memmap)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 
@@ -590,6 +589,124 @@ def test_a_damaged_entry_is_noticed_and_made_again(folder, importer, how):
     assert np.array_equal(after.log.targets["is_click"], whole[1])
     importer()
     assert importer.codes() == []
+
+
+def _without(key: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda meta: {name: value for name, value in meta.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta: {},
+        lambda meta: None,
+        lambda meta: "meta",
+        lambda meta: 7,
+        _without("files"),
+        _without("stats"),
+        _without("warnings"),
+        _without("digest"),
+        lambda meta: meta | {"files": []},
+        lambda meta: meta | {"files": {"name": "video_N.npy"}},
+        lambda meta: meta | {"files": [*meta["files"], {"name": "../../x", "size": 1}]},
+        lambda meta: meta | {"targets": ["is_click", "is_click"]},
+        lambda meta: meta | {"targets": [["is_click"]]},
+        lambda meta: meta | {"warnings": [{"code": "x"}]},
+        lambda meta: meta | {"warnings": 3},
+        lambda meta: meta | {"stats": []},
+        lambda meta: meta | {"stats": meta["stats"] | {"n_rows": 1}},
+        lambda meta: meta | {"version": 27},
+        lambda meta: meta | {"more": "than was written"},
+    ],
+)
+def test_an_odd_but_valid_meta_file_means_a_new_import(
+    change: Callable[[dict[str, Any]], Any], folder, importer
+):
+    folder.write()
+    before = importer()
+    path = importer.cache_path / before.fingerprint / "meta.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    after = importer()
+    assert importer.codes() == ["cache_damaged"]
+    assert after.stats == before.stats
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: np.save(path, np.load(path).astype(np.float64)),
+        lambda path: np.save(path, np.load(path)[None]),
+        lambda path: np.save(path, np.array([None, {}]), allow_pickle=True),
+        lambda path: path.write_bytes(b"PK\x03\x04 not an array"),
+        lambda path: [path.unlink(), path.mkdir()],
+        lambda path: [path.unlink(), path.symlink_to("/dev/zero")],
+        lambda path: [path.unlink(), os.mkfifo(path)],
+    ],
+    ids=["zeroed", "type", "axes", "objects", "zip", "folder", "device", "pipe"],
+)
+@pytest.mark.parametrize("name", ["video_N.npy", "offset_U1.npy", "meta.json"])
+def test_a_foreign_file_in_an_entry_means_a_new_import(
+    make: Callable[[Path], Any], name: str, folder, importer
+):
+    folder.write()
+    before = importer()
+    path = importer.cache_path / before.fingerprint / name
+    if name == "meta.json":
+        np.save(path.with_suffix(".npy"), np.zeros(3))
+        path.with_suffix(".npy").rename(path)
+    make(path)
+    assert_same(before, importer())
+    assert importer.codes() == ["cache_damaged"]
+
+
+def test_pages_that_are_lost_in_the_middle_of_a_large_file_are_noticed(tmp_path):
+    path = tmp_path / "video_N.npy"
+    path.write_bytes(os.urandom(1 << 20))
+    key = cache._own_key(path)
+    assert cache._own_key(path) == key
+    with path.open("r+b") as file:
+        file.seek(500_000)
+        file.write(bytes(20_480))
+    assert {**cache._own_key(path), "pages": ""} == {**key, "pages": ""}
+    assert cache._own_key(path) != key
+
+
+def test_what_is_large_is_mapped_and_the_same(folder, importer, monkeypatch):
+    folder.write()
+    data = importer()
+    monkeypatch.setattr(cache, "_IN_MEMORY_BYTES", 0)
+    mapped = importer()
+    assert isinstance(mapped.log.video_N, np.memmap)
+    assert_same(data, mapped)
+
+
+def test_a_cache_file_that_is_cut_while_it_is_used_changes_nothing(folder, importer):
+    folder.write()
+    data = importer()
+    before = log_tuples(data)
+    for path in (importer.cache_path / data.fingerprint).glob("*.npy"):
+        os.truncate(path, 0)
+    assert log_tuples(data) == before
+    with pytest.raises(ValueError, match="read-only"):
+        data.log.video_N[0] = 1
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "entry"])
+def test_a_file_where_the_cache_should_be_is_one_line(place: str, folder, importer, tmp_path):
+    folder.write()
+    if place == "entry":
+        name = importer().fingerprint
+        importer.cache_path = tmp_path / "other"
+        importer.cache_path.mkdir()
+        (importer.cache_path / name).write_text("mine")
+    else:
+        (tmp_path / "file").write_text("mine")
+        importer.cache_path = tmp_path / place
+    with pytest.raises(InputError, match=r"set dataset\.cache_path") as caught:
+        importer()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -34,11 +34,14 @@ from realdataexp.errors import DiskError, InputError, RunError, Warnings
 
 logger = logging.getLogger("realdataexp")
 
-FORMAT_VERSION = 2  # raise it when the files, or what an import makes of the CSVs, change
+FORMAT_VERSION = 3  # raise it when the files, or what an import makes of the CSVs, change
 
 _TEMPORARY = ".importing-"
 _ABANDONED_AFTER_S = 3600.0
 _HASHED_BYTES = 64 * 1024
+_N_PAGES, _PAGE_BYTES = 64, 4096
+_IN_MEMORY_BYTES = 64 << 20
+_DTYPES = {"offset_U1": np.int64, "n_early_U": np.int64, "video_N": np.int32}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -57,6 +60,27 @@ def file_key(path: Path) -> dict[str, Any]:
     return {"name": path.name, "size": size, "ends": digest.hexdigest()}
 
 
+def _own_key(path: Path) -> dict[str, Any]:
+    """`file_key` of a file of an entry, and a hash of pages spread over it: some of it may be lost.
+
+    Raises:
+        OSError: it cannot be read, or is no file; a pipe would never end.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is not there")
+    key, digest = file_key(path), hashlib.sha256()
+    with path.open("rb") as file:
+        for i in range(_N_PAGES):
+            file.seek(key["size"] * i // _N_PAGES)
+            digest.update(file.read(_PAGE_BYTES))
+    return {**key, "pages": digest.hexdigest()}
+
+
+def _meta_digest(meta: dict[str, Any]) -> str:
+    text = json.dumps({k: v for k, v in meta.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def source_key(path: Path) -> dict[str, Any]:
     """Return what tells whether a source file changed: `file_key` and its time of change."""
     return {**file_key(path), "mtime_ns": path.stat().st_mtime_ns}
@@ -69,7 +93,7 @@ def fingerprint(request: dict[str, Any], sources: Sequence[dict[str, Any]]) -> s
 
 
 def read(entry: Path) -> tuple[DataSet, dict[str, Any]] | None:
-    """Open a cache entry: users are read, log arrays memory-mapped, videos left in their file.
+    """Open a cache entry: users are read, large log arrays mapped, videos left in their file.
 
     Returns:
         The data set and the entry's meta data; None when there is no such entry.
@@ -80,32 +104,54 @@ def read(entry: Path) -> tuple[DataSet, dict[str, Any]] | None:
     if not entry.is_dir():
         return None
     try:
-        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        if meta["format_version"] != FORMAT_VERSION:
-            raise DamagedEntryError(f"format {meta['format_version']}, wanted {FORMAT_VERSION}")
-        for key in meta["files"]:
-            if file_key(entry / key["name"]) != key:
-                raise DamagedEntryError(f"{key['name']} is not what was written")
-        data = DataSet(
-            version=meta["version"],
-            fingerprint=entry.name,
-            log=LogTable(
-                offset_U1=_open_array(entry, "offset_U1"),
-                n_early_U=_open_array(entry, "n_early_U"),
-                video_N=_open_array(entry, "video_N"),
-                targets={name: _open_array(entry, f"target_{name}") for name in meta["targets"]},
-            ),
-            users=read_parquet(entry / "users.parquet"),
-            videos=StoredTable(entry / "videos.parquet"),
-            stats=meta["stats"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
-        raise DamagedEntryError(f"{type(error).__name__}: {error}") from error
+        return _read(entry)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        NotImplementedError,
+        pl.exceptions.PolarsError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise DamagedEntryError(f"{type(error).__name__}: {reason}") from error
+
+
+def _read(entry: Path) -> tuple[DataSet, dict[str, Any]]:
+    _own_key(entry / "meta.json")
+    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+    if meta["format_version"] != FORMAT_VERSION:
+        raise DamagedEntryError(f"format {meta['format_version']}, wanted {FORMAT_VERSION}")
+    if meta["digest"] != _meta_digest(meta):
+        raise DamagedEntryError("meta.json is not what was written")
+    for key in meta["files"]:
+        if _own_key(entry / key["name"]) != key:
+            raise DamagedEntryError(f"{key['name']} is not what was written")
+    # what is small is read: a file that is cut while it is mapped ends the process
+    is_mapped = sum(key["size"] for key in meta["files"]) > _IN_MEMORY_BYTES
+    arrays = {name: _open_array(entry, name, is_mapped) for name in _DTYPES}
+    targets = {name: _open_array(entry, f"target_{name}", is_mapped) for name in meta["targets"]}
+    data = DataSet(
+        version=meta["version"],
+        fingerprint=entry.name,
+        log=LogTable(**arrays, targets=targets),
+        users=read_parquet(entry / "users.parquet"),
+        videos=StoredTable(entry / "videos.parquet"),
+        stats=meta["stats"],
+    )
     return data, meta
 
 
-def _open_array(entry: Path, name: str) -> np.ndarray:
-    array: np.ndarray = np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+def _open_array(entry: Path, name: str, is_mapped: bool) -> np.ndarray:
+    """An array of an entry, which nobody may change."""
+    mode: Literal["r"] | None = "r" if is_mapped else None
+    array: np.ndarray = np.load(entry / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
+    if array.ndim != 1 or array.dtype != _DTYPES.get(name, np.float32):
+        raise ValueError(f"{name}.npy holds {array.dtype} of {array.ndim} axes")
+    array.flags.writeable = False
     return array
 
 
@@ -134,7 +180,9 @@ def write(
         temporary.mkdir(parents=True)
         meta = fill(temporary)
         files = sorted(temporary.iterdir())
-        meta = {"format_version": FORMAT_VERSION, **meta, "files": [file_key(p) for p in files]}
+        meta = {"format_version": FORMAT_VERSION, **meta, "files": [_own_key(p) for p in files]}
+        meta = json.loads(json.dumps(meta, allow_nan=False))
+        meta["digest"] = _meta_digest(meta)
         text = json.dumps(meta, indent=1, allow_nan=False)
         (temporary / "meta.json").write_text(text, encoding="utf-8")
         for path in (*files, temporary / "meta.json", temporary):

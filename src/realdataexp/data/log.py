@@ -18,7 +18,7 @@ class LogTable:
     Users and videos are indices into the rows of ``DataSet.users`` and ``DataSet.videos``. Rows
     of one user are ordered early period first, then by time, then by the other columns, so that
     the order is a function of the content, not of the order in the files. The arrays are
-    memory-mapped and read-only.
+    read-only, and memory-mapped where they are large.
 
     Attributes:
         offset_U1: int64 [U + 1], first row of each user; the last entry is N.
