@@ -688,3 +688,49 @@ def test_a_reason_is_short_and_names_the_last_line_of_the_users_code() -> None:
     except Exception as error:
         said = reason(error)
     assert f"{HERE}:" in said and len(said) < 700 and said.isprintable()
+
+
+# --- arms whose shares do not fit p ---------------------------------------------------------------
+
+
+class SixtyPercent(Borrowing):
+    """A fault of bucketing: 60 % are treated where half should be."""
+
+    def assign(self, visits: Any, p: float) -> Tensor:
+        return visits.arm_draw_RB < p + 0.1
+
+
+def test_arms_of_another_share_than_planned_are_warned_of(
+    small_settings: Settings, tmp_path: Path
+) -> None:
+    designs = [
+        "pooling", "codiverted", {"name": "cluster", "n_clusters": 3},
+        {"name": "switchback", "block_steps": 2}, {"name": own("SixtyPercent"), "label": "broken"},
+    ]  # fmt: skip
+    settings = small_settings(
+        pretrain={"enabled": False},
+        simulation={"batch_size": 64, "validate_every": 10, "processes": 1},
+        experiment={"replications": 4, "designs": designs},
+    )
+    folder = run(settings, out=tmp_path / "r").folder
+    result = json.loads((folder / "result.json").read_text())
+    said = [w["message"] for w in result["warnings"] if w["code"] == "sample_ratio_mismatch"]
+    n = result["diagnostics"]["units_by_arm"]
+    (line,) = said
+    assert line.startswith(f"broken: {n['broken']['T']:,} of {sum(n['broken'].values()):,} units")
+    assert sum(n["pooling"].values()) == sum(n["broken"].values()) > 400
+    assert sum(n["switchback"].values()) == 5 * 4 and sum(n["cluster"].values()) == 3 * 4
+    assert f">{n['broken']['T']:,}</td>" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_arms_drawn_anew_at_each_visit_are_counted_by_visit(
+    small_settings: Settings, tmp_path: Path
+) -> None:
+    settings = small_settings(
+        mode="pooling",
+        pretrain={"enabled": False},
+        experiment={"replications": 2, "assignment": "visit"},
+    )
+    folder = run(settings, out=tmp_path / "r").folder
+    result = json.loads((folder / "result.json").read_text())
+    assert sum(result["diagnostics"]["units_by_arm"]["pooling"].values()) == 2 * 10 * 16

@@ -32,6 +32,8 @@ _ADVICE = {
     "pretrain_sees_later_rows": "Set dataset.tables.early_before, or replay an early log too.",
     "products_by_place": "Set MKL_CBWR=AUTO,STRICT, or import realdataexp before you multiply "
     "matrices.",
+    "sample_ratio_mismatch": "Mend what assigns the arms (assign), or name what is randomised as "
+    "one (unit).",
     "unended_file": "Compare the file with its source; download it again if it was cut.",
     "updates_skipped": "Lower the learning rate or set gradient_clip.",
     "users_without_features": "Add the file with their features, or live with missing values.",

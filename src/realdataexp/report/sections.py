@@ -89,14 +89,23 @@ def diagnostics(result: Mapping[str, Any]) -> Html:
     found = result.get("diagnostics", {})
     differ = found.get("share_of_visits_where_arms_differ", {})
     lost = found.get("share_of_visits_lost", {})
-    rows = [[name, _percent(share), _percent(lost.get(name))] for name, share in differ.items()]
+    units = found.get("units_by_arm", {})
+    rows = [
+        [name, _percent(share), _percent(lost.get(name)), *_units(units.get(name, {}))]
+        for name, share in differ.items()
+    ]
     header = ["world", "arms would pick different items", "visits lost"]
+    header += ["units treated", "units in control"]
     parts = [tag("h3", "Warnings"), warnings, tag("h3", "What the arms did")]
     if rows:
-        parts.append(table("Shares of visits", header, rows, sortable=True))
+        parts.append(table("Visits and units of all replications", header, rows, sortable=True))
     parts += [_score_shares(found.get("label_share_of_score_variance", {}))]
     parts += [_weights(result.get("weights", {})), _metrics(result.get("metrics_summary", ()))]
     return section("diagnostics", "Diagnostics and warnings", *parts)
+
+
+def _units(n: Mapping[str, int]) -> list[Cell]:
+    return [Cell(f"{n[arm]:,}" if arm in n else "-", n.get(arm)) for arm in "TC"]
 
 
 def _percent(share: float | None) -> Cell:

@@ -9,6 +9,7 @@ import polars as pl
 
 from realdataexp.errors import Warnings
 from realdataexp.stats.groups import two_groups
+from realdataexp.stats.ratio import LEAST_P_VALUE, ratio_p_value
 
 _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
@@ -119,6 +120,22 @@ def warn_of_arms(estimates: pl.DataFrame, warnings: Warnings) -> None:
             f"{', '.join(designs)}: no outcome of {', '.join(labels)} in the {arm} arm in {n} of "
             f"{n_worlds} replications: no estimate there (null where it is all of them)",
         )
+
+
+def warn_of_ratios(diagnostics: dict[str, Any], p: float, warnings: Warnings) -> None:
+    """Warn of designs whose treatment got another share of the units than p."""
+    for design, n in diagnostics["units_by_arm"].items():
+        n_T, n_C = n["T"], n["C"]
+        p_value = ratio_p_value(n_T, n_C, p)
+        if p_value < LEAST_P_VALUE:
+            n_all = n_T + n_C
+            warnings.add(
+                "sample_ratio_mismatch",
+                f"{design}: {n_T:,} of {n_all:,} units ({100 * n_T / n_all:.1f} %) got the "
+                f"treatment, where p_treatment = {p:g} plans {100 * p:g} % (exact binomial test, "
+                f"{p_value:.1g}): mend its assign(), or let its unit() say what is randomised as "
+                "one; its estimates are not to be trusted",
+            )
 
 
 def warn_of_intervals(inference: Sequence[dict[str, Any]], warnings: Warnings) -> None:

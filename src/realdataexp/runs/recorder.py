@@ -34,6 +34,7 @@ from realdataexp.stats.aggregates import (
     unit_table,
     world_totals,
 )
+from realdataexp.stats.ratio import units_by_arm
 from realdataexp.worlds.base import start_of
 
 METRIC_SCHEMA = {
@@ -54,6 +55,7 @@ CURVE_SCHEMA = {
     "users_short": pl.Float64,
     "slates_short": pl.Float64,
 }
+_NOBODY = np.int32(-1)  # the unit of what is no visit
 # of the visits whose units come more than once, and of the counters of the diagnostics
 _VISIT_ARRAYS = ("unit", "user", "is_treated", "y")
 _MAX_TRAINING_ROWS = 2048  # of a network, in a look at its training
@@ -162,6 +164,7 @@ class Recorder:
         for i, unit in enumerate(step.unit_XRB):
             if unit is not None or self.has_users:
                 unit_RB = user_RB if unit is None else _units(unit, self.blocks[i].label)
+                unit_RB = np.where(step.visits.is_visit_RB.cpu().numpy(), unit_RB, _NOBODY)
                 w = slice(i * R, (i + 1) * R)
                 self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
 
@@ -356,6 +359,26 @@ class Recorder:
                 )  # fmt: skip
         return pl.concat(parts) if parts else None
 
+    def _units_by_arm(self) -> dict[str, dict[str, int]]:
+        """How many units each design gave the treatment and the control, in all worlds.
+
+        Left out are designs with one arm only, and those that lost visits whose arms are not kept.
+        """
+        found: dict[str, dict[str, int]] = {}
+        R, outcomes = len(self.replications), self.outcomes()
+        for i, block in enumerate(self.blocks):
+            if not 0 < block.p < 1:
+                continue
+            if self._visits[i]:
+                unit_RX, is_treated_RX = (
+                    np.concatenate([step[k] for step in self._visits[i]], axis=1) for k in (0, 2)
+                )
+                found[block.label] = units_by_arm(unit_RX, is_treated_RX)
+            elif self._n_visits_W[i * R : (i + 1) * R].sum() == self._n_drawn_R.sum():
+                own = outcomes.filter(design=block.label, label=self.labels[0])
+                found[block.label] = {x: int(own.filter(arm=x)["n"].sum()) for x in "TC"}
+        return found
+
     def metrics(self) -> pl.DataFrame:
         """The table of metrics.parquet so far, the exhaustion curve included."""
         curve = pl.DataFrame(self._curve, schema=CURVE_SCHEMA).unpivot(
@@ -394,6 +417,7 @@ class Recorder:
         return {
             "share_of_visits_where_arms_differ": differ,
             "share_of_visits_lost": lost,
+            "units_by_arm": self._units_by_arm(),
             "label_share_of_score_variance": shares,
             "exhaustion": [
                 {k: p[k] for k in ("step", "users_short", "slates_short")} for p in points

@@ -17,6 +17,7 @@ from realdataexp.runs.doubts import (
     warn_of_groups,
     warn_of_intervals,
     warn_of_nulls,
+    warn_of_ratios,
     warn_of_updates,
     warn_of_weights,
 )
@@ -99,6 +100,7 @@ def _write_results(parts: Parts, status: str) -> None:
     for label, n_skipped in parts.n_skipped.items():
         warn_of_updates(label, n_skipped, "simulation", warnings)
     warn_of_arms(estimates, warnings)
+    warn_of_ratios(diagnostics, config.experiment.p_treatment, warnings)
     warn_of_intervals(result["inference"], warnings)
     warn_of_groups(inference, warnings)
     warn_of_nulls(result, warnings)
