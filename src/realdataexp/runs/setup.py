@@ -348,7 +348,9 @@ def _loss(config: Config, index: int) -> Loss:
     assert name is not None  # the config's schema sees to it
     loss = build_loss(name, where)
     if not isinstance(loss, Loss):
-        raise InputError(f"{where} = {name!r}: is not a realdataexp.models.Loss")
+        raise InputError(
+            f"{where} = {name!r}: is not a realdataexp.models.Loss but a {type(loss).__name__}"
+        )
     return outside_loss(loss, f"{where} = {name!r}") if is_outside(name) else loss
 
 
@@ -357,7 +359,9 @@ def _check_model(config: Config, index: int) -> type:
     name, where = config.labels[index].model, f"labels.{index}.model"
     component = resolve(name, MODELS, where)
     if not isinstance(component, type):
-        raise InputError(f"{where} = {name!r}: is not a class of models")
+        raise InputError(
+            f"{where} = {name!r}: is not a class of models but a {type(component).__name__}"
+        )
     return component
 
 
