@@ -708,7 +708,6 @@ def test_arms_of_another_share_than_planned_are_warned_of(
         {"name": "switchback", "block_steps": 2}, {"name": own("SixtyPercent"), "label": "broken"},
     ]  # fmt: skip
     settings = small_settings(
-        pretrain={"enabled": False},
         simulation={"batch_size": 64, "validate_every": 10, "processes": 1},
         experiment={"replications": 4, "designs": designs},
     )

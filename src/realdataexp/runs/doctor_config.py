@@ -163,7 +163,7 @@ def check_need(config: Config) -> Finding:
         need = memory_need(config, device)
     except InputError as error:
         return stops("memory need", error)[0]
-    except Exception as error:  # a model from outside, which only a run can judge
+    except (Exception, SystemExit) as error:  # a model from outside, which only a run can judge
         text = f"not known: {type(error).__name__}: {' '.join(str(error).split())}"
         return warning("memory need", text, "see what the run says: timing.peak_memory_mb")
     text = f"about {size(need.host)} for {need.networks:,} networks of {need.parameters:,} numbers"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from realdataexp import draws
+from realdataexp.components import ComponentError, calling
 from realdataexp.config import NO_MODEL, Config, LabelConfig
 from realdataexp.data import schema
 from realdataexp.data.synthetic import made_bytes
@@ -98,11 +99,10 @@ def require_memory(config: Config, device: Device) -> None:
         InputError: It needs more memory than the process can ever have.
     """
     try:
-        need = memory_need(config, device)
-    except InputError:
-        return  # the set-up says what is wrong with the config
-    except Exception:  # a model from outside, which only a run can judge
-        return
+        with calling("the config", "its models"):
+            need = memory_need(config, device)
+    except (InputError, ComponentError):
+        return  # the set-up says what is wrong with the config, or with a part from outside
     limit = memory_limit()
     if need.host > limit:
         key, value = largest_setting(config)
