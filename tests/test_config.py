@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from realdataexp.config import (
     DESIGNS,
@@ -17,12 +19,14 @@ from realdataexp.config import (
     MODES,
     Config,
     SyntheticConfig,
+    blocks,
     built_in_names,
     check_block,
     json_schema,
     load_config,
     parse_mlp_params,
 )
+from realdataexp.config.faults import _block_in
 from realdataexp.errors import InputError
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "experiment.yaml"
@@ -593,3 +597,44 @@ def test_a_fault_of_the_data_set_does_not_make_its_features_missing() -> None:
     with pytest.raises(InputError) as raised:
         load_config("si2023", ["dataset.si2023.long_share=1"])
     assert "long_share" in str(raised.value) and "feature" not in str(raised.value)
+
+
+def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
+    """Every key that holds numbers: its path, whether they are whole, and whether it is a list."""
+    for key, field in model.model_fields.items():
+        inner = _block_in(field.annotation)
+        text = str(field.annotation)
+        if inner is not None:
+            yield from _numbers(inner, f"{prefix}{key}.")
+        elif "int" in text.replace("print", "") or "float" in text:
+            yield f"{prefix}{key}", "float" not in text, "tuple" in text
+
+
+def _hostile() -> Iterator[tuple[str, list[str], str]]:
+    """A key, what else must be set for it, and a value that is no number for it."""
+    keys = [(key, is_int, is_list, []) for key, is_int, is_list in _numbers(Config)]
+    for name, block in blocks._MODEL_PARAMS.items():
+        model = [f"labels.0.model={name}", "labels.0.model_params={}"]
+        keys += [(f"labels.model_params.{k}", i, x, model) for k, i, x in _numbers(block)]
+    odd = [".nan", ".inf", "-.inf", "true", "'1e-3'", "[[1]]", "{a: 1}", "1e300", "2022-04-22"]
+    for key, is_int, is_list, given in keys:
+        if key.startswith("dataset.tables."):
+            continue  # texts and dates are times too
+        place = key.replace("labels.", "labels.0.")
+        for value in [*odd, *(["10.0", "1e3", "9223372036854775807"] if is_int else [])]:
+            if not (key.endswith("seed") and value.startswith("9223")):  # the largest seed
+                yield place, given, f"{place}={f'[{value}]' if is_list else value}"
+
+
+def test_no_number_of_the_config_takes_what_is_none_or_too_large():
+    bases = {name: load_config(name).resolved() for name in ("demo", "si2023")}  # YAML is slow
+    silent = []
+    checked = set()
+    for key, given, override in _hostile():
+        lines = faults(bases["si2023" if "si2023" in key else "demo"], *given, override)
+        own = key.rpartition(".")[2]
+        if len(lines) != 1 or own not in lines[0] or len(lines[0]) > 500:
+            silent.append((override, lines))
+        checked.add(key)
+    assert silent == []
+    assert len(checked) > 70

@@ -13,7 +13,7 @@ from realdataexp.config import Config, load_config
 from realdataexp.designs import Pooling
 from realdataexp.designs.base import Outcome
 from realdataexp.designs.weighting import RunningWeighting, Weighting, classifier_figures
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, RunError
 from realdataexp.models import Batch
 from realdataexp.runs.experiment import check_experiment
 from realdataexp.worlds.base import chosen
@@ -209,3 +209,12 @@ def test_an_unknown_feature_of_g_is_said_with_the_nearest():
     assert "did you mean long?" in said and said.endswith(
         "x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, long"
     )
+
+
+def test_probabilities_that_are_no_numbers_end_the_run_with_the_setting_to_lower():
+    on = torch.ones(1, 2, 3, dtype=torch.bool)
+    evidence = {"is_visit": on, "g": torch.full((1, 2, 3), torch.nan), "is_treated": on}
+    weights = torch.ones(1, 2, 2, 3)
+    evidence |= {"weight": weights, "is_clipped": weights > 1}
+    with pytest.raises(RunError, match=r"lower weighting\.learning_rate, which is 1e\+30"):
+        Weighting(learning_rate=1e30).diagnostics(evidence, 0.5)

@@ -29,6 +29,7 @@ from realdataexp.designs.weight_models import (
     StackedClassifier,
     WeightModel,
 )
+from realdataexp.errors import RunError
 from realdataexp.models.base import restore
 from realdataexp.worlds.base import Slate, Visits, chosen
 
@@ -84,6 +85,11 @@ class Weighting(Design, WeightingOptions):
             evidence[x].permute(2, 1, 0, 3).flatten(1)[:, on].double().numpy()
             for x in ("weight", "is_clipped")
         )
+        if not bool(g[on].isfinite().all()):
+            raise RunError(
+                "design weighting: G's probabilities are no longer finite: lower "
+                f"weighting.learning_rate, which is {self.learning_rate:g}"
+            )
         figures = classifier_figures(g[on].double().numpy(), z[on].double().numpy(), p)
         for model, w in zip("CT", weight_MN, strict=True):
             figures[f"mean_weight_{model}"] = float(w.mean())
