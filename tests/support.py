@@ -364,7 +364,7 @@ def result_of(folder: Path) -> dict[str, Any]:
 def answer(folder: Path) -> dict[str, Any]:
     """All that threads and processes must not change: tables as bytes, and the result."""
     result = result_of(folder)
-    for key in ("timing", "device"):
+    for key in ("timing", "device", "versions"):
         del result[key]
     del result["config"]["simulation"]["processes"]
     tables = {name: (folder / name).read_bytes() for name in TABLES if (folder / name).exists()}
