@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -414,6 +415,51 @@ def test_without_a_sound_index_the_checkpoints_that_are_there_are_used(
     assert index_of(stopped) == index_of(alone("weighting"))
 
 
+@pytest.mark.parametrize("names", [["step_12"], ["pretrain_1", "step_12"]])
+def test_an_index_of_missing_checkpoints_hides_none_that_is_there(
+    names: list[str],
+    stopped: Path,
+    alone: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+):
+    path = stopped / "checkpoints/index.json"
+    path.write_text(json.dumps({"latest": names[-1], "best": {}, "kept": names}))
+    assert resume(stopped, capsys)[0] == 0
+    found = [w["message"] for w in result_of(stopped)["warnings"] if "checkpoint" in w["code"]]
+    missing = stopped / "checkpoints/step_12/digests.json"
+    assert found == [f"{missing}: missing; step_10 is used"]
+    now, then = fingerprint(stopped), fingerprint(alone("weighting"))
+    assert now.pop("result.json") != then.pop("result.json") and now == then
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")
+@pytest.mark.parametrize(
+    "name", ["checkpoints/index.json", "checkpoints/step_10/digests.json",
+             "checkpoints/step_10/state.json", "checkpoints/step_10/state.safetensors",
+             "monitor.parquet", "result.json", "places.json"],
+)  # fmt: skip
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(
+    name: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+):
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("hangs"))
+    signal.alarm(60)
+    (stopped / name).unlink(missing_ok=True)
+    os.mkfifo(stopped / name)
+    assert resume(stopped, capsys)[0] == 0
+    signal.alarm(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")
+@pytest.mark.parametrize("name", ["config.yaml", "run.log"])
+def test_a_pipe_in_place_of_the_config_or_the_log_is_refused(
+    name: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+):
+    (stopped / name).unlink()
+    os.mkfifo(stopped / name)
+    code, _, err = resume(stopped, capsys)
+    assert (code, one_line(err), name in err) == (2, True, True), err
+
+
 def test_where_the_index_is_missing_nothing_was_damaged(
     stopped: Path, alone: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ):
@@ -505,6 +551,74 @@ def put_text(place: Path) -> None:
     (place / "state.json").write_text("{")
 
 
+def change_rows(
+    kind: str, change: Callable[[pl.DataFrame], pl.DataFrame]
+) -> Callable[[Path], None]:
+    """Another table in place of the last of a kind, with the right digest."""
+
+    def apply(place: Path) -> None:
+        state = json.loads((place / "state.json").read_text())
+        path = next(
+            place.parent / "rows" / row["name"]
+            for row in reversed(state["rows"])
+            if kind in row["name"] and pl.read_parquet(place.parent / "rows" / row["name"]).height
+        )
+        change(pl.read_parquet(path)).write_parquet(path)
+        next(x for x in state["rows"] if x["name"] == path.name)["sha256"] = file_digest(path)
+        (place / "state.json").write_text(json.dumps(state))
+
+    return apply
+
+
+def set_all(name: str, value: float) -> Callable[[Path], None]:
+    return change_tensors(lambda t: t[name].fill_(value))
+
+
+# intact and of the right shapes and types, but at odds with itself
+FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no rows": (change_state(lambda s: s.update(rows=[])), "rows"),
+    "rows of a save less": (change_state(lambda s: s.update(rows=s["rows"][:-4])), "rows"),
+    "rows of a table less": (change_state(lambda s: s["rows"].pop(0)), "rows"),
+    "rows in another order": (change_state(lambda s: s["rows"].reverse()), "rows"),
+    "rows twice": (change_state(lambda s: s.update(rows=s["rows"] * 2)), "rows"),
+    "rows elsewhere": (
+        change_state(lambda s: s["rows"][0].update(name=f"../rows/{s['rows'][0]['name']}")), "rows"
+    ),
+    "a step less": (change_rows("curve", lambda t: t[:-1]), "rows"),
+    "a step twice": (
+        change_rows("curve", lambda t: t.with_columns(pl.lit(0, pl.Int64).alias("step"))), "rows"
+    ),
+    "an outcome less": (change_rows("outcomes", lambda t: t[1:]), "rows"),
+    "an outcome twice": (change_rows("outcomes", lambda t: pl.concat([t[1:], t[-1:]])), "rows"),
+    "more outcomes than visits": (
+        change_rows("outcomes", lambda t: t.with_columns(n=pl.col("n") + 1000)), "rows"
+    ),
+    "outcomes of nobody": (
+        change_rows("outcomes", lambda t: t.with_columns(pl.lit("x").alias("design"))), "rows"
+    ),
+    "an infinite sum": (
+        change_rows("outcomes", lambda t: t.with_columns(pl.lit(math.inf).alias("sum"))), "rows"
+    ),
+    "a metric less": (change_rows("metrics", lambda t: t[1:]), "rows"),
+    "a count below 0": (fill("network.0.n_updates", -1), "below 0"),
+    "a moment below 0": (fill("network.0.moment_2", -1.0), "below 0"),
+    "a rate of NaN": (fill("network.0.rate_factor", math.nan), "not finite"),
+    "more visits than were": (fill("recorder.n_visits_W", 10_000), "rows"),
+    "a chain without end": (set_all("world.previous", 3), "world"),
+    "a chain out of range": (set_all("world.last_visit", 2**30), "world"),
+    "users whom nobody knows": (set_all("world.eligible", 2**30), "world"),
+    "a user twice": (set_all("world.eligible", 0), "world"),
+    "more visits than rows": (set_all("world.n_visits", 2**20), "world"),
+    "slots below 0": (set_all("world.slot", -1), "world"),
+    "an id of no category": (fill("loop.0.batch.user_cat", 2**30), "no category"),
+    "a look to come": (change_state(lambda s: s.update(n_steps_at_look=11)), "is of step 10"),
+    "steps to come": (change_state(lambda s: s.update(n_steps_done=10**9)), "is of step"),
+    "another phase": (change_state(lambda s: s.update(phase="pretrain")), "is of step 10"),
+    "a huge number": (
+        lambda at: (at / "state.json").write_text('{"rows": [], "n": 1e999}') and None, "no state"
+    ),
+}  # fmt: skip
+
 FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickle": (put_pickle, "no safetensors file"),
     "torch.save": (put_zip, "no safetensors file"),
@@ -553,6 +667,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
         "not a state of this run",
     ),
     "rows of another table": (swap_rows, "other columns"),
+    **FORGED,
 }  # fmt: skip
 
 
@@ -641,6 +756,102 @@ def test_other_data_are_refused(
     code, _, err = resume(tmp_path / "r", capsys)
     assert (code, one_line(err)) == (2, True)
     assert f"{tmp_path / 'r'}: data." in err and "put it back" in err
+
+
+# --- from other folders, with data elsewhere -----------------------------------------------------
+
+OWN = """
+from realdataexp.designs.pooling import Pooling
+
+
+class Mine(Pooling):
+    pass
+"""
+
+
+@pytest.fixture
+def moved(
+    small_data: Path, small_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """Where a run with relative paths was stopped, and one of the same that was left alone."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    shutil.copytree(small_data, home / "shop")
+    settings = settings_of("pooling", small_settings)
+    settings["dataset"] |= {"path": "shop", "cache_path": "cache"}
+    run(settings, out="alone")
+    with stopping(Loop, "step", 8, Killed):
+        run(settings, out="r")
+    return home / "r", home / "alone"
+
+
+@pytest.mark.parametrize("way", ["as it was", "data moved", "all moved"])
+def test_a_run_with_relative_paths_is_resumed_from_any_folder(
+    way: str,
+    moved: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder, whole = moved
+    shutil.rmtree(folder.parent / "cache")
+    monkeypatch.chdir("/")
+    words: list[str] = []
+    if way == "data moved":
+        shutil.move(folder.parent / "shop", tmp_path / "elsewhere")
+        code, _, err = resume(folder, capsys)
+        assert (code, one_line(err)) == (2, True)
+        assert f"{folder.parent / 'shop'}: no such folder; set dataset.path (or --data)" in err
+        words = ["--data", str(tmp_path / "elsewhere")]
+    if way == "all moved":
+        new = tmp_path / "new"
+        shutil.move(folder.parent, new)
+        folder, whole = new / "r", new / "alone"
+        monkeypatch.chdir(new)
+    assert cli.main(["resume", "--quiet", str(folder), *words]) == 0
+    assert fingerprint(folder) == fingerprint(whole)
+    assert not Path("/cache").exists()
+    places = json.loads((folder / "places.json").read_text())
+    assert places["data"] == (words[1] if words else None)
+
+
+def test_a_folder_for_data_that_have_none_is_refused(
+    small_settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with stopping(Loop, "step", 2, Killed):
+        run(settings_of("si2023", small_settings), out=tmp_path / "r")
+    code = cli.main(["resume", "--quiet", str(tmp_path / "r"), "--data", str(tmp_path)])
+    assert (code, one_line(err := capsys.readouterr().err)) == (2, True)
+    assert "--data" in err and "si2023 has no folder" in err
+
+
+def test_a_run_whose_own_module_is_not_found_says_where_it_was(
+    small_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/designs_of_mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    settings = settings_of("pooling", small_settings) | {"mode": "designs_of_mine:Mine"}
+    with stopping(Loop, "step", 5, Killed):
+        run(settings, out=tmp_path / "r")
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "designs_of_mine")
+    code, _, err = resume(tmp_path / "r", capsys)
+    assert (code, one_line(err)) == (2, True)
+    assert f"it was in {tmp_path}/code: set PYTHONPATH={tmp_path}/code and resume again" in err
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"folder": 7}', '{"folder": "/nowhere"}', "[" * 9999])
+def test_odd_places_are_as_good_as_none(
+    text: str, stopped: Path, alone: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+):
+    (stopped / "places.json").write_text(text)
+    assert resume(stopped, capsys)[0] == 0
+    assert fingerprint(stopped) == fingerprint(alone("weighting"))
 
 
 # --- other folders -------------------------------------------------------------------------------

@@ -199,6 +199,10 @@ def run(
 @app.command(epilog="Example: realdataexp resume results/20260101-120000-compare")
 def resume(
     run_dir: _RunDir,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where the data set's files are now; default: where they were."),
+    ] = None,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
@@ -214,7 +218,7 @@ def resume(
     from realdataexp.runs.experiment import resume_experiment
 
     try:
-        resume_experiment(run_dir)
+        resume_experiment(run_dir, data)
     except KeyboardInterrupt as error:
         raise _Interrupted(*error.args) from error
     print_result(run_dir)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from realdataexp.config import yaml_text
 from realdataexp.config.blocks import (
@@ -33,6 +33,7 @@ from realdataexp.config.designs import (
 )
 from realdataexp.config.experiment import DesignConfig, ExperimentConfig
 from realdataexp.config.logs import LoggingConfig
+from realdataexp.errors import InputError
 
 LABEL_TWICE = (
     "the name {} stands more than once (in upper or lower case): give each label a name of its own"
@@ -41,6 +42,9 @@ LABEL_TWICE = (
 
 class Config(Block):
     """A whole experiment. Make one with `load_config`."""
+
+    _folder: Path = PrivateAttr(Path())
+    _data: Path | None = PrivateAttr(None)
 
     base_dir: Text = Field(".", description="what relative paths of the config are relative to")
     mode: Annotated[str, registered("mode", MODES)] = Field(
@@ -150,12 +154,34 @@ class Config(Block):
         defaults = block.model_dump() if isinstance(block, Block) else {}
         return design.model_copy(update={"options": {**defaults, **design.options}})
 
+    @property
+    def folder(self) -> Path:
+        """What a relative `base_dir` is relative to; the current folder, but for `at`."""
+        return self._folder
+
+    def at(self, folder: Path, data: Path | None = None) -> Config:
+        """This config, its relative paths relative to another folder.
+
+        Args:
+            folder: that folder.
+            data: the folder with the data, in place of `dataset.path`.
+        """
+        moved = self.model_copy()
+        moved._folder, moved._data = folder, data
+        return moved
+
     def path(self, text: str) -> Path:
-        """A path of this config: absolute, or relative to `base_dir`."""
-        return Path(self.base_dir).expanduser() / Path(text).expanduser()
+        """A path of this config: absolute, or relative to `base_dir`.
+
+        Raises:
+            InputError: it begins with the home folder of a user who does not exist.
+        """
+        return self._folder / _at_home(self.base_dir) / _at_home(text)
 
     def data_dir(self) -> Path | None:
         """The folder with the data set's files, or None where none was given."""
+        if self._data is not None:
+            return self._data
         return None if self.dataset.path is None else self.path(self.dataset.path)
 
     def cache_dir(self) -> Path:
@@ -165,9 +191,16 @@ class Config(Block):
         return default_cache_dir()
 
 
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{text}: there is no such home folder; write the whole path") from None
+
+
 def default_cache_dir() -> Path:
     """$REALDATAEXP_CACHE, or realdataexp in the user's cache folder."""
     if own := os.environ.get("REALDATAEXP_CACHE"):
-        return Path(own).expanduser()
+        return _at_home(own)
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "realdataexp"

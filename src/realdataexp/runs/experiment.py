@@ -26,6 +26,7 @@ from realdataexp.runs.machine import versions
 from realdataexp.runs.memory_need import largest_setting
 from realdataexp.runs.monitor import FILE, Monitor
 from realdataexp.runs.parts import Clock, Parts
+from realdataexp.runs.places import placed, require_modules, write_places
 from realdataexp.runs.pretraining import PretrainingPhase
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
@@ -101,6 +102,7 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
             made = make_folder(out, log_dir, config.mode)
             try:
                 write_text(made.path / "config.yaml", config.to_yaml())
+                write_places(made.path, config)
                 log.open(made.path / "run.log")
                 run.begin(made.path)
                 run.begin_tracking()
@@ -112,10 +114,14 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
 
 
 @own_arithmetic()
-def resume_experiment(folder: Path) -> Path:
+def resume_experiment(folder: Path, data: Path | None = None) -> Path:
     """Go on with an interrupted run to its end; returns the folder.
 
     The finished run's results are those of a run that was never interrupted.
+
+    Args:
+        folder: the run folder.
+        data: where the data are now; None: where they were.
 
     Raises:
         InputError: the folder holds no run, or one of another config or of other data, or none of
@@ -125,7 +131,8 @@ def resume_experiment(folder: Path) -> Path:
     path = folder / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder}: holds no config.yaml, so no run to resume; give a run folder")
-    config = load_config(path)
+    require_modules(folder)
+    config = placed(load_config(path), folder, data)
     log = RunLog(config.logging.level)
     with log.listening(logger), Interrupts() as interrupts:
         log.open(folder / "run.log", is_new=False)
@@ -138,6 +145,8 @@ def resume_experiment(folder: Path) -> Path:
         run = _Run(config, log, interrupts)
         run.begin(folder)
         checkpoint = run.load()
+        if data is not None:
+            write_places(folder, config, data.absolute())
         run.begin_tracking()
         return run.finish(Folder(folder, ()), checkpoint)
 

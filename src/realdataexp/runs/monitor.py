@@ -17,6 +17,7 @@ import torch
 
 from realdataexp.data.parquet import read_parquet
 from realdataexp.device import Device
+from realdataexp.files import require_regular
 from realdataexp.runs.folder import write_parquet
 
 logger = logging.getLogger("realdataexp")
@@ -167,6 +168,7 @@ class Monitor:
 
     def _read(self) -> None:
         if self._path.exists():
+            require_regular(self._path)
             rows = read_parquet(self._path).select(pl.col(k).cast(v) for k, v in SCHEMA.items())
             if rows.height:
                 last = rows.row(-1, named=True)

@@ -35,8 +35,13 @@ from realdataexp.runs.setup import Setup
 from realdataexp.runs.validation import Validator
 from realdataexp.tracking.session import Tracking
 
-# tensors of which a healthy run has finite numbers only
-_LEARNED = re.compile(r"\.(params\.|moment_[12]$)|^pretraining\.best\.")
+# tensors of which a healthy run has finite numbers only, and those that are never below 0
+_FINITE = re.compile(
+    r"\.(params\.|moment_[12]$|rate_factor$|batch\.)|^(pretraining\.best|recorder)\."
+)
+_NOT_NEGATIVE = re.compile(r"\.(moment_2|rate_factor|n_\w+)$")
+# settings that no number depends on; which data they are, their digest says
+_MAY_DIFFER = ("config.logging.", "config.base_dir", "config.dataset.path", "config.dataset.cache")
 # what loading a state that does not fit may raise
 _UNFIT = (
     KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
@@ -190,7 +195,7 @@ class Parts:
     tracking: Tracking = field(default_factory=Tracking)
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on, but for who is told of it."""
+        """What must be the same for a run to go on, but for places and who is told of it."""
         return {
             "config": self.config.resolved(),
             "data": self.setup.environment.identity(),
@@ -232,7 +237,7 @@ class Parts:
         with of_this_run(checkpoint):
             _State.model_validate(state)
             found = differences(state["identity"], self.identity())
-            changes = [x for x in found if not x[0].startswith("config.logging.trackers")]
+            changes = [x for x in found if not x[0].startswith(_MAY_DIFFER)]
         if changes:
             raise InputError(
                 *(
@@ -241,17 +246,23 @@ class Parts:
                     for where, was, now in changes
                 )
             )
-        if state["phase"] == "loop" and checkpoint.name != f"step_{state['n_steps_done']}":
-            raise ForeignError(f"{checkpoint.name}: is of step {state['n_steps_done']}")
+        done, last = state["n_steps_done"], self.config.simulation.n_steps
+        is_loop = state["phase"] == "loop"
+        is_named = checkpoint.name == f"step_{done}" if is_loop else done == 0
+        if not is_named or done > last or state["n_steps_at_look"] > done:
+            raise ForeignError(f"{checkpoint.name}: is of step {done} of {last}")
         for name, tensor in checkpoint.tensors.items():
-            if _LEARNED.search(name) and not bool(torch.isfinite(tensor).all()):
+            if _FINITE.search(name) and not bool(torch.isfinite(tensor).all()):
                 raise ForeignError(f"{checkpoint.name}: {name} holds numbers that are not finite")
+            if _NOT_NEGATIVE.search(name) and bool((tensor < 0).any()):
+                raise ForeignError(f"{checkpoint.name}: {name} holds numbers below 0")
         with of_this_run(checkpoint):
             self._load(checkpoint, state)
 
     def _load(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         self.recorder.load_rows(self.checkpoints.root / "rows", state["rows"])
         self.recorder.load_state(checkpoint.part("recorder"))
+        self.recorder.check(state["n_steps_done"])
         self.checkpoints.best = state["best"]
         self.weight_figures = {
             design: {name: float(x) for name, x in figures.items()}

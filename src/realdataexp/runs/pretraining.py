@@ -164,6 +164,9 @@ class PretrainingPhase:
         if checkpoint is not None:
             with of_this_run(checkpoint):
                 training.load_state(checkpoint.part("pretraining"))
+                done = self._done.n_iterations + training.iteration
+                if checkpoint.name != f"{PHASE}_{done}":
+                    raise ValueError(f"is of iteration {done}")
             rows.progress.skip(training.n_rows_done)
         for check in self._advance(training):
             self._record(start, check, is_over=training.is_done)
@@ -249,8 +252,8 @@ class PretrainingPhase:
     def _save(self, training: Pretraining) -> None:
         parts, at = self._parts, self._done.n_iterations + training.iteration
         with parts.clock.timed("pretrain_checkpoint"), parts.interrupts.postponed():
+            state = parts.state(PHASE)  # flushes the recorder first
             tensors = {f"pretraining.{k}": t for k, t in training.state().items()}
             tensors |= {f"done.{k}": t for k, t in self._done.state().items()}
             tensors |= {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
-            state = parts.state(PHASE)
             parts.checkpoints.save(f"{PHASE}_{at}", tensors, state)

@@ -59,6 +59,8 @@ _NOBODY = np.int32(-1)  # the unit of what is no visit
 # of the visits whose units come more than once, and of the counters of the diagnostics
 _VISIT_ARRAYS = ("unit", "user", "is_treated", "y")
 _MAX_TRAINING_ROWS = 2048  # of a network, in a look at its training
+# what each save adds, in this order
+_FILES = ("outcomes.parquet", "metrics.parquet", "curve.parquet", "visits.safetensors")
 _COUNTS = ("n_drawn_R", "n_differ_W", "n_visits_W", "share_sum_WAL", "share_n_WAL")
 
 
@@ -281,9 +283,14 @@ class Recorder:
         return self._files
 
     def load_rows(self, folder: Path, files: Sequence[Mapping[str, str]]) -> None:
-        """Take in the files of ``write_rows``, which are intact."""
-        for file in files:
-            path = folder / Path(file["name"]).name
+        """Take in the files of ``write_rows``, which are intact; ValueError for other files."""
+        names = [file["name"] for file in files]
+        n_saves = len(files) // len(_FILES)
+        firsts = range(0, n_saves * len(_FILES), len(_FILES))
+        if names != [f"{first:06d}-{file}" for first in firsts for file in _FILES]:
+            raise ValueError("rows: are not the files of each save, in order")
+        for name in names:
+            path = folder / name
             kind = path.stem.partition("-")[2]
             if kind == "visits":
                 self._load_visits(load_file(path))
@@ -305,12 +312,55 @@ class Recorder:
             steps += zip(*own, strict=True)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What is not in rows."""
-        return {name: torch.from_numpy(getattr(self, f"_{name}")) for name in _COUNTS}
+        """What is not in rows, and how many of these there are."""
+        counts = {name: torch.from_numpy(getattr(self, f"_{name}")) for name in _COUNTS}
+        return {**counts, "n_rows": torch.tensor(self._n_rows())}
+
+    def _n_rows(self) -> list[int]:
+        """Rows of outcomes, of metrics and of the curve, and steps of each block's visits."""
+        tables = [sum(frame.height for frame in x) for x in (self._outcomes, self._metrics)]
+        return [*tables, len(self._curve), *map(len, self._visits)]
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from a state."""
         restore(self.state(), tensors)
+        if tensors["n_rows"].tolist() != self._n_rows():
+            raise ValueError("rows: are not as many as were saved")
+
+    def check(self, n_steps: int) -> None:
+        """Make sure that what was loaded is what so many steps leave; else ValueError."""
+        outcomes, worlds, R = self.outcomes(), self.worlds, len(self.replications)
+        n_visits = sum(point["visits"] for point in self._curve)
+        keys = ["design", "world", "step", "arm", "label"]
+        names = set(outcomes.select("design", "world").unique().iter_rows())
+        visited = outcomes.group_by("step", "label").agg(pl.col("n").cast(pl.Int64).sum())
+        most = {point["step"]: point["visits"] for point in self._curve}
+        faults = {
+            "steps": [point["step"] for point in self._curve] != [*range(n_steps)],
+            "steps of visits": any(len(steps) not in (0, n_steps) for steps in self._visits),
+            "worlds": not names <= set(worlds),
+            "labels": not set(outcomes["label"].unique()) <= set(self.labels),
+            # the two worlds of the truth share a name, as they do not share an arm
+            "outcomes twice": outcomes.select(keys).is_duplicated().any(),
+            "sums": not all(
+                outcomes[x].is_finite().all() and outcomes[x].is_not_null().all()
+                for x in ("sum", "sum_sq")
+            ),
+            "outcomes": any(
+                not 0 < n <= most.get(step, 0) for step, _, n in visited.iter_rows()
+            ),
+            "visits": n_visits != int(self._n_visits_W.sum())
+            or bool((self._n_visits_W > np.tile(self._n_drawn_R, len(worlds) // R)).any()),
+            "differences": bool((self._n_differ_W > self._n_visits_W).any()),
+            "shapes of visits": any(
+                step[0].shape[0] != R or step[3].shape != (*step[0].shape, len(self.labels))
+                or {x.shape for x in step[:3]} != {step[0].shape}
+                for steps in self._visits
+                for step in steps
+            ),
+        }  # fmt: skip
+        if found := [name for name, is_fault in faults.items() if is_fault]:
+            raise ValueError(f"rows: do not fit {n_steps} steps and each other: {found[0]}")
 
     # --- what it has come to -----------------------------------------------------------------
 

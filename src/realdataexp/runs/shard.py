@@ -203,6 +203,12 @@ class Shard:
         }
         if {name: tuple(tensor.shape) for name, tensor in saved.items()} != wanted:
             raise ValueError("loop: the outcomes that wait for training are others")
+        schema = self._setup.environment.schema
+        n_ids = {"user_cat_SBK": schema.user.n_ids, "video_cat_SBCK": schema.video.n_ids}
+        for name, tensor in saved.items():
+            n = n_ids.get(name.rpartition(".")[2])
+            if n is not None and not bool(((tensor >= 0) & (tensor < n)).all()):
+                raise ValueError(f"loop: {name} holds ids of no category")
 
     def close(self) -> None:
         """Nothing is left open."""

@@ -458,3 +458,33 @@ class ReplayWorld:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a state; see World."""
         restore(self.state(), tensors)
+        self._check_state()
+
+    def _check_state(self) -> None:
+        """Refuse counts that contradict each other; a chain that bites its tail has no end."""
+        n_rows_RU, n_RU = self._n_rows_XU[self._start_R1[:, 0]], self._n_visits_RU
+        left_RU = n_rows_RU - n_RU
+        is_eligible_RU = left_RU >= self._settings.min_candidates
+        listed_RU = np.zeros_like(is_eligible_RU)
+        is_listed_RU = np.arange(self._eligible_RU.shape[1]) < self._n_eligible_R[:, None]
+        r, place = np.nonzero(is_listed_RU)
+        user = self._eligible_RU[r, place]
+        number_T = np.arange(self._previous_RT.shape[1])
+        is_sound = (
+            bool(((n_RU >= 0) & (left_RU >= 0)).all())
+            and bool(((user >= 0) & (user < n_RU.shape[1])).all())
+            and bool(((self._previous_RT >= -1) & (self._previous_RT < number_T)).all())
+            and bool(((self._last_visit_RU >= -1) & (self._last_visit_RU < len(number_T))).all())
+            and bool(((self._last_visit_RU >= 0) == (n_RU > 0)).all())
+            and bool((self._slot_WT >= 0).all())
+        )
+        if is_sound:
+            listed_RU[r, user] = True
+            is_short_RU = (n_rows_RU > 0) & (left_RU < self._settings.n_candidates)
+            is_sound = (
+                np.array_equal(listed_RU, is_eligible_RU)
+                and np.array_equal(listed_RU.sum(1), self._n_eligible_R)
+                and np.array_equal(is_short_RU.sum(1), self._n_short_R)
+            )
+        if not is_sound:
+            raise ValueError("world: its visits contradict each other")
