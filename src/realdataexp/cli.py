@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted afte
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ import typer
 from realdataexp import __version__, terminal
 from realdataexp.configs import built_in_names
 from realdataexp.errors import InputError, RunError, is_out_of_memory, one_line
+from realdataexp.runs.interrupts import ENDING, is_ignored
+from realdataexp.streams import lasting_streams
 
 if TYPE_CHECKING:
     from realdataexp.config import Config
@@ -32,6 +35,12 @@ app = typer.Typer(
 )
 
 
+# a pipe whose reader had enough, a terminal that is gone
+_NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)
+# the commands whose answer is in no file
+_PRINTED = ("schema", "doctor", "validate")
+
+
 class _Interrupted(Exception):
     """A KeyboardInterrupt that says what became of the run; typer would drop that."""
 
@@ -39,9 +48,24 @@ class _Interrupted(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors become lines on stderr."""
     if threading.current_thread() is threading.main_thread():
-        # what batch systems send ends a command as Ctrl-C does
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # what batch systems and lost terminals send ends a command as Ctrl-C does
+        for number in ENDING[1:]:
+            if not is_ignored(number):
+                signal.signal(number, signal.default_int_handler)
+    os.environ["MPLBACKEND"] = "agg"  # plots are files: what windows are drawn with matters not
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with lasting_streams() as stdout:
+        code = _main(arguments)
+        stdout.flush()
+        lost = stdout.error
+        if code == 0 and lost is not None and lost.errno not in _NOBODY_LISTENS:
+            is_lost = not arguments or arguments[0].startswith("-") or arguments[0] in _PRINTED
+            _fail(1, f"stdout: {lost.strerror}: what was printed is incomplete")
+            code = int(is_lost)
+    return code
+
+
+def _main(arguments: list[str]) -> int:
     try:
         _refuse_empty(arguments)
         code = app(args=arguments, prog_name="realdataexp", standalone_mode=False)

@@ -88,7 +88,7 @@ def assert_readable(out: Path, status: str) -> dict[str, object]:
     return result
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_loop_leaves_a_readable_partial_run(
     number: signal.Signals, small_config: Callable[..., Path], small_run: Path, tmp_path: Path
 ):

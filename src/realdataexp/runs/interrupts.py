@@ -1,4 +1,4 @@
-"""Ctrl-C (SIGINT) and SIGTERM, which batch systems send: both end a run, and lose nothing."""
+"""Ctrl-C (SIGINT), SIGTERM of batch systems, SIGHUP of a lost terminal: each ends a run, saved."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""The signals that end a run; Windows has no SIGHUP."""
+
+
+def is_ignored(number: signal.Signals) -> bool:
+    """Whether whoever started this program wants it to outlive its terminal, as nohup does."""
+    hang_up = getattr(signal, "SIGHUP", None)
+    return number == hang_up and signal.getsignal(number) == signal.SIG_IGN
 
 
 class Interrupts:
-    """While this context is open, the first of either signal raises KeyboardInterrupt, once.
+    """While this context is open, the first of these signals raises KeyboardInterrupt, once.
 
     Work that must not be torn apart puts it off (`postponed`) and then asks for it (`check`).
     Signals after the raise find the run saving what it has, and are dropped. Outside the main
@@ -27,7 +36,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            heard = [number for number in ENDING if not is_ignored(number)]
+            self._previous = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

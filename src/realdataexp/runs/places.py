@@ -51,7 +51,9 @@ def write_places(run_dir: Path, config: Config, data: Path | None = None) -> Non
     except FileNotFoundError:  # the current folder was removed
         folder = None
     places = _Places(
-        folder=folder, data=data and str(data), modules=dict(_modules(config.resolved()))
+        folder=folder,
+        data=None if data is None else str(data),
+        modules=dict(_modules(config.resolved())),
     )
     write_json(run_dir / FILE, places.model_dump())
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from realdataexp.errors import InputError, RunError
 from realdataexp.loop import Step
+from realdataexp.runs.interrupts import ENDING
 from realdataexp.runs.messages import (
     Tensors,
     dump,
@@ -39,7 +40,6 @@ from realdataexp.runs.messages import (
 )
 from realdataexp.runs.shard import Look, Shard, Updates
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _KINDS: dict[str, type[Exception]] = {"InputError": InputError, "RunError": RunError}
 
 
@@ -78,14 +78,14 @@ class Workers:
             target=_serve, args=(theirs, tuple(self._connections), make), daemon=True
         )
         # a signal between the fork and the child's own handling of it would end the child
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             with warnings.catch_warnings():
                 # of locks that other threads hold; the monitor's thread, if any, holds none
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         self._processes.append(process)
         theirs.close()
 
@@ -184,9 +184,9 @@ def _error(text: Mapping[str, Any]) -> Exception:
 
 def _serve(connection: Connection, others: Sequence[Connection], make: Callable[[], Shard]) -> None:
     """The life of a process: make the shard, then do what the parent says until it is gone."""
-    for number in _SIGNALS:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     for other in others:  # or it would not be told when the parent is gone
         other.close()
     _limit_threads()
