@@ -763,3 +763,85 @@ def test_bytes_are_shown_as_a_bar_on_a_terminal(
     monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: True)
     assert cli.main(["download", "pure", str(tmp_path), "--url", server.url]) == 0
     assert "unpack" in capsys.readouterr().err
+
+
+# --- servers and archives that mean no good -------------------------------------------------------
+
+
+def to(url: str | None, code: int = 302, reason: str = "Found") -> Callable[..., None]:
+    """What redirects to an address; None: to nowhere."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code, reason)
+        if url is not None:
+            handler.send_header("Location", url)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[::1", "http://127.0.0.1:port/", "http://",
+     "http://a..b/x", "javascript:alert(1)", None, "/KuaiRand-Pure.tar.gz"],
+)  # fmt: skip
+def test_a_redirect_that_leads_nowhere_is_one_line(url: str | None, server: Server, tmp_path: Path):
+    server.script = [to(url)] * 50  # the last one: in a circle
+    with pytest.raises(RunError) as caught:
+        get(server, tmp_path)
+    assert "\n" not in str(caught.value) and "--url" in str(caught.value)
+    assert server.url in str(caught.value)
+    assert contents(tmp_path) == {}
+
+
+def test_a_redirect_to_another_path_is_followed(server: Server, tmp_path: Path):
+    server.script = [to(f"/to/{code}", code) for code in (301, 302, 303, 307, 308)]
+    assert get(server, tmp_path)
+    assert contents(tmp_path) == WHOLE and server.paths[-1] == "/to/308"
+
+
+@pytest.mark.parametrize("url", ["http://a..b/x", "http://[::1", "http://x:y/", "x", "file:///x"])
+def test_an_address_that_is_none_is_refused(url: str, server: Server, tmp_path: Path):
+    with pytest.raises(InputError, match="is no http or https address"):
+        get(server, tmp_path, url=url)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        packed([]),
+        packed([member("KuaiRand-Pure/data", type=tarfile.DIRTYPE, mode=0o755)]),
+        packed([member("KuaiRand-Pure/data/log_pure.csv", b"")]),
+        packed([member("readme.txt", b"hello")]),
+        ARCHIVE[:-8] + bytes(4) + ARCHIVE[-4:],
+        ARCHIVE[:-4] + bytes(4),
+        ARCHIVE[:-2],
+        gzip.compress(gzip.decompress(ARCHIVE)[:1500]),
+        gzip.compress(b""),
+        b"<html>not found</html>",
+    ],
+    ids=["nothing", "a folder", "an empty file", "no data", "checksum", "length", "cut",
+         "cut inside a file", "an empty file packed", "a page"],
+)  # fmt: skip
+def test_an_archive_without_data_or_with_damage_is_noticed(
+    content: bytes, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    use(monkeypatch, content)  # as if its md5 were the one that is known
+    server.content = content
+    for _ in range(2):  # and it is not taken for complete afterwards
+        with pytest.raises(RunError) as caught:
+            get(server, tmp_path)
+        assert "\n" not in str(caught.value) and "KuaiRand-Pure.tar.gz" in str(caught.value)
+    assert set(contents(tmp_path)) == {"KuaiRand-Pure.tar.gz"}
+
+
+def test_what_a_server_says_reaches_the_terminal_as_plain_text(
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    server.script = [to(None, 404, "gone\x1b[2J\x07")]
+    assert cli.main(["download", "pure", str(tmp_path), "--url", server.url]) == 1
+    err = capsys.readouterr().err
+    assert "\x1b" not in err and "\x07" not in err and "404 gone" in err

@@ -201,6 +201,9 @@ def _put_in_place(archive: Archive, temporary: Path, folder: Path, ours: set[str
     if not root.is_dir():
         root = temporary
     files = sorted(path for path in root.rglob("*") if path.is_file())
+    if not any(path.parent == root / "data" and path.stat().st_size for path in files):
+        text = f"{folder / f'{archive.name}.tar.gz'}: holds no file of data"
+        raise RunError(f"{text}; remove it, and name another mirror with --url")
     names = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
     strangers = {name.split("/")[0] for name in names} - ours
     there = sorted(name for name in strangers if (folder / name).exists())

@@ -109,13 +109,30 @@ def fetch(
     return transfer.note
 
 
-def _check_url(url: str) -> None:
+def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        (parts.hostname or "").encode("idna")
     except ValueError:
-        is_good = False
-    if not is_good or not url.isascii() or any(c.isspace() or not c.isprintable() for c in url):
+        return False
+    is_plain = url.isascii() and not any(c.isspace() or not c.isprintable() for c in url)
+    return bool(is_good) and is_plain
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to http and https addresses only."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if not _is_address(newurl):
+            raise ValueError(f"{newurl} is no http or https address")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_url(url: str) -> None:
+    if not _is_address(url):
         raise InputError(f"--url {url}: is no http or https address; give one of the archive")
 
 
@@ -182,11 +199,14 @@ class _Transfer:
         request = urllib.request.Request(self._url, headers=headers)
         try:
             # an opener of its own: the shared one keeps the proxies of its first use
-            opener = urllib.request.build_opener()
+            opener = urllib.request.build_opener(_Redirects)
             response: HTTPResponse = opener.open(request, timeout=self._patience.timeout_s)
         except urllib.error.HTTPError as error:
             error.close()
             raise self._refused(error) from error
+        except ValueError as error:
+            text = f"{self._url}: redirects to an address that cannot be used: {_said(error)}"
+            raise RunError(f"{text}; name a mirror with --url") from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, ssl.SSLCertVerificationError):
@@ -199,7 +219,7 @@ class _Transfer:
         return response
 
     def _refused(self, error: urllib.error.HTTPError) -> Exception:
-        said = f"the server answers {error.code} {error.reason}".strip()
+        said = " ".join(f"the server answers {error.code} {error.reason}".split())
         if error.code == 416:  # nothing lies behind what is here, so it is of another file
             self._start_over()
             return _BrokenError(f"{said}; starting over")

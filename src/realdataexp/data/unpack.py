@@ -33,7 +33,11 @@ def unpack(archive: Path, folder: Path, progress: Progress) -> None:
     folder.mkdir()
     size = archive.stat().st_size
     try:
-        with archive.open("rb") as packed, tarfile.open(fileobj=packed, mode="r:gz") as tar:
+        with (
+            archive.open("rb") as packed,
+            gzip.open(packed) as unpacked,
+            tarfile.open(fileobj=unpacked, mode="r:") as tar,
+        ):
             for member in tar:
                 target = folder / _checked_name(archive, member, folder)
                 if member.isdir():
@@ -48,6 +52,8 @@ def unpack(archive: Path, folder: Path, progress: Progress) -> None:
                         file.write(block)
                         progress("unpack", packed.tell(), size)
                 sync(target)
+            while unpacked.read(_BLOCK):  # to its checksum, which comes last
+                pass
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RunError(f"{archive}: cannot be unpacked: {' '.join(str(error).split())}") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
