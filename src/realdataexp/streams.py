@@ -67,7 +67,7 @@ def lasting_streams() -> Iterator[LastingStream]:
         if stream is not None and hasattr(own, "reconfigure"):
             own.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
         made.append(LastingStream(own))
-    sys.stdout, sys.stderr = made  # type: ignore[assignment]
+    sys.stdout, sys.stderr = made
     try:
         yield made[0]
     finally:

@@ -144,7 +144,7 @@ def test_a_second_signal_while_saving_changes_nothing(
 ):
     config = small_config(simulation={"batch_size": 2, "n_steps": 100_000, "validate_every": 5})
     out = tmp_path / "out"
-    command = slow("realdataexp.runs.results", "world_estimates", 1)
+    command = slow("realdataexp.runs.results", "write_parquet", 1)
     with started(command, config, "--out", out) as process:
         wait_for(process, "[loop] step 5:")
         process.send_signal(signal.SIGINT)
@@ -159,7 +159,7 @@ def test_a_second_signal_while_saving_changes_nothing(
 def test_a_signal_while_the_last_results_are_saved_comes_too_late(
     small_config: Callable[..., Path], small_run: Path, tmp_path: Path
 ):
-    command = slow("realdataexp.runs.results", "world_estimates", 1)
+    command = slow("realdataexp.runs.results", "write_parquet", 1)
     with started(command, small_config(), "--out", tmp_path / "out") as process:
         wait_for(process, "NOW")
         process.send_signal(signal.SIGINT)
