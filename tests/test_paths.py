@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +86,8 @@ def test_a_run_in_an_odd_folder_is_killed_resumed_and_read_like_any_other(
         write_parquet(decoy / f"{name}.parquet", pl.DataFrame({"decoy": [1]}))
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "step", _killing(Loop.step, 7))
-        with pytest.raises(Killed):
-            cli.main(["run", str(config), "--out", str(out)])
+        with suppress(Killed):
+            assert cli.main(["run", str(config), "--out", str(out)]) != 0
     assert cli.main(["resume", str(out)]) == 0
     assert json.loads((out / "result.json").read_text())["status"] == "complete"
     for name in TABLES:
@@ -139,3 +141,62 @@ def test_only_one_module_names_files_to_polars():
         and "io.BytesIO" not in line
     ]
     assert found == []
+
+
+BAD = {
+    "nul": "a\0b",
+    "long name": "x" * 300 + ".csv",
+    "long path": "y/" * 3000 + "z.csv",
+    "unknown home": "~no-such-user/x",
+    "not UTF-8": os.fsdecode(b"\xff/x"),
+}
+KEYS = (
+    "base_dir", "dataset.path", "dataset.cache_path", "dataset.tables.log",
+    "dataset.tables.videos", "dataset.tables.users",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("bad", BAD.values(), ids=list(BAD))
+def test_a_path_that_no_system_takes_is_one_line_with_its_key(
+    bad: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    values = settings(tmp_path)
+    block: dict[str, Any] = values
+    *outer, name = key.split(".")
+    for part in outer:
+        block = block[part]
+    block[name] = [bad] if name == "log" else bad
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps(values))
+    assert cli.main(["run", str(config), "--out", str(tmp_path / "out")]) == 2
+    err = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("[")]
+    assert len(err) == 1, err
+    assert key in err[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=list(BAD))
+def test_a_path_on_the_command_line_that_no_system_takes_is_one_line(
+    bad: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps(settings(tmp_path)))
+    for args in (
+        ["run", str(config), "--data", bad, "--out", "out"],
+        ["prepare", bad, "-c", str(config)],
+        ["prepare", str(tmp_path / "data"), "-c", str(config), "--cache", bad],
+        ["run", "kuairand-pure", "--data", bad, "--out", "out"],
+    ):
+        assert cli.main(args) == 2, args
+        err = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("[")]
+        assert len(err) == 1, err
+        assert "unexpected" not in err[0]
+
+
+@pytest.mark.parametrize("bad", ["/dev/zero", "/dev/null"])
+@pytest.mark.parametrize("key", KEYS[1:])
+def test_a_device_in_the_place_of_data_ends_at_once(
+    bad: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    test_a_path_that_no_system_takes_is_one_line_with_its_key(bad, key, tmp_path, capsys)

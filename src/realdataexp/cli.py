@@ -326,9 +326,15 @@ def prepare(
 ) -> None:
     """Import a data set's folder into the cache, check it, and print what is in it."""
     from realdataexp.config import load_config
+    from realdataexp.config.blocks import usable_path
 
     chosen = [f"dataset.logs=[{', '.join(logs)}]"] if logs else []
     loaded = load_config(config, chosen, data=directory)
+    cache_path = cache or loaded.cache_dir()
+    try:
+        usable_path(str(cache_path))
+    except ValueError as error:
+        raise InputError(f"--cache: {error}") from None
     terminal.log_lines(loaded.logging.level)
     from realdataexp.data.kuairand import ImportRequest
     from realdataexp.data.kuairand import prepare as import_data
@@ -342,7 +348,7 @@ def prepare(
         if logs:
             raise InputError("--logs: the config names its own tables: dataset.tables.log")
         own = TablesRequest.of(loaded)
-        data = prepare_tables(own, cache or loaded.cache_dir(), Warnings(), force)
+        data = prepare_tables(own, cache_path, Warnings(), force)
         terminal.print_stats(str(directory), data.stats)
         return
     request = ImportRequest(
@@ -352,7 +358,7 @@ def prepare(
         categorical=loaded.feature.categorical,
         targets=tuple(dict.fromkeys(label.target for label in loaded.labels)),
     )
-    data = import_data(request, cache or loaded.cache_dir(), Warnings(), force)
+    data = import_data(request, cache_path, Warnings(), force)
     terminal.print_stats(f"{directory}: KuaiRand {data.version}", data.stats)
 
 

@@ -219,6 +219,7 @@ def _result_without_numbers(se: float | None, method: str) -> dict[str, Any]:
         "inference": [
             {**design, "se_method": "welch", "se_mean": None if se == 0 else 1.0, "gte": 1.0},
             {**design, "se_method": method, "se_mean": None, "gte": 1.0},
+            {**design, "n_worlds": 4, "trustworthy": True},  # an entry of another kind
         ],
         "n_steps_done": 0,
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -59,6 +61,7 @@ _LOSS_TYPES: dict[str, tuple[str, ...]] = {
     "CE": ("binary", "categorical"),
 }
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 64
 _TRUTH = ("global", "global_t", "global_c", "truth (gte)")  # its names in tables and on pages
@@ -122,7 +125,33 @@ def checked(values: dict[str, Any], model: type[Block]) -> Block:
         raise NestedFaults(error, model) from None
 
 
+def usable_path(text: str) -> str:
+    """Refuse a path that no system call takes; what it names is not looked at.
+
+    Raises:
+        ValueError: it holds NUL, is no UTF-8, is too long, or begins with an unknown user's home.
+    """
+    if "\0" in text:
+        raise ValueError("no path can hold a NUL character: mend it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8, so no file of the run could name it: rename it") from None
+    longest = max(len(os.fsencode(part)) for part in (*Path(text).parts, ""))
+    if longest > _MOST_NAME_BYTES or len(os.fsencode(text)) > _MOST_PATH_BYTES:
+        raise ValueError(
+            f"too long for a path ({_MOST_NAME_BYTES} bytes a name, {_MOST_PATH_BYTES} in all): "
+            "shorten it"
+        )
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, but there is no such user: write it in full") from None
+    return text
+
+
 Text = Annotated[str, Field(min_length=1)]
+PathText = Annotated[Text, AfterValidator(usable_path)]
 # What a number may be at most: products of counts stay whole, and networks compute in float32.
 MOST = 10**9
 LARGEST = 1e30
@@ -172,11 +201,11 @@ class Si2023Config(Block):
 class TablesConfig(Block):
     """Files and columns of one's own data (`dataset.name: tables`); paths are within its folder."""
 
-    log: Annotated[Names, Field(min_length=1)] = Field(
+    log: Annotated[tuple[PathText, ...], Field(strict=False, min_length=1)] = Field(
         description="the log's files, .parquet or .csv; or folders of such parts, or patterns"
     )
-    videos: Text = Field(description="file with a row for each video, .parquet or .csv")
-    users: Text | None = Field(
+    videos: PathText = Field(description="file with a row for each video, .parquet or .csv")
+    users: PathText | None = Field(
         None, description="file with a row for each user; null: users have no features"
     )
     user_id: Text = Field("user_id", description="column of the user, in the log and in users")
@@ -224,8 +253,8 @@ class DatasetConfig(Block):
     name: Literal[
         "KuaiRand-Pure", "KuaiRand-1K", "KuaiRand-27K", "tables", "synthetic", "si2023"
     ] = Field(description="the data set; tables: one's own")
-    path: Text | None = Field(None, description="folder with the files; none for synthetic")
-    cache_path: Text | None = Field(
+    path: PathText | None = Field(None, description="folder with the files; none for synthetic")
+    cache_path: PathText | None = Field(
         None, description="folder of the imported data; null: the user's cache folder"
     )
     logs: Annotated[

@@ -17,9 +17,9 @@ from realdataexp.config.blocks import (
     DatasetConfig,
     FeatureConfig,
     LabelConfig,
+    PathText,
     PretrainConfig,
     SimulationConfig,
-    Text,
     ValidationConfig,
     alike,
     registered,
@@ -46,7 +46,7 @@ class Config(Block):
     _folder: Path = PrivateAttr(Path())
     _data: Path | None = PrivateAttr(None)
 
-    base_dir: Text = Field(".", description="what relative paths of the config are relative to")
+    base_dir: PathText = Field(".", description="what relative paths of the config are relative to")
     mode: Annotated[str, registered("mode", MODES)] = Field(
         "compare", description=f"one of {', '.join(MODES)}, or a design as package.module:Name"
     )

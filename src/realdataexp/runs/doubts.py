@@ -209,7 +209,7 @@ def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     told = {
         (entry["design"], entry["label"])
         for entry in result.get("inference", ())
-        if entry["se_mean"] is not None
+        if entry.get("se_mean") is not None
     }
     for section in ("inference", "family", "regret", "plan"):
         for entry in result.get(section, ()):
@@ -220,7 +220,7 @@ def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
                     yield section, key, "some designs", _NO_SIGN
                 elif whose in constant:
                     yield section, key, who, _CONSTANT
-                elif entry.get("se_method") == "cuped" and not entry["se_mean"] and whose in told:
+                elif entry.get("se_method") == "cuped" and not entry.get("se_mean") and whose in told:
                     yield section, key, who, _NO_COVARIATE
                 else:
                     few = (
