@@ -220,7 +220,7 @@ def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
                     yield section, key, "some designs", _NO_SIGN
                 elif whose in constant:
                     yield section, key, who, _CONSTANT
-                elif entry.get("se_method") == "cuped" and not entry.get("se_mean") and whose in told:
+                elif whose in told and _lacks_covariate(entry):
                     yield section, key, who, _NO_COVARIATE
                 else:
                     few = (
@@ -228,6 +228,10 @@ def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
                         "would"
                     )
                     yield section, key, "some designs", few
+
+
+def _lacks_covariate(entry: dict[str, Any]) -> bool:
+    return entry.get("se_method") == "cuped" and entry.get("se_mean") is None
 
 
 def _equal_scores(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
