@@ -49,14 +49,16 @@ def refuse_skips(
     share_S = skipped_share(n_updates_S, n_skipped_S, 1 if is_over else _FEW)
     limits = max_share, max(max_share, _MANY)
     worst = int((share_S - torch.where(n_due_S < _FEW, limits[1], limits[0])).argmax())
-    share, limit = float(share_S[worst]), limits[int(n_due_S[worst]) < _FEW]
-    if share <= limit:
+    n_due, n_skipped = int(n_due_S[worst]), int(n_skipped_S[worst])
+    limit = limits[n_due < _FEW]
+    # in Python's numbers: float32's share of 2 in 20 is above 0.1
+    if not float(share_S[worst]) or n_skipped / n_due <= limit:
         return
     amp = ", or set use_amp: false" if use_amp else ""
     allowed = f"{block}.max_skipped_share = {max_share:g} allows"
     raise RunError(
-        f"label {labels}, network {networks[worst]}: {100 * share:.0f} % of its "
-        f"{int(n_due_S[worst])} updates were skipped because a loss or gradient was not finite, "
+        f"label {labels}, network {networks[worst]}: {100 * n_skipped / n_due:.0f} % of its "
+        f"{n_due} updates were skipped because a loss or gradient was not finite, "
         f"more than {allowed if limit == max_share else 'half'}: lower the "
         f"learning rate, set {block}.gradient_clip{amp}"
     )
