@@ -57,7 +57,7 @@ class Stub:
             raise self.raises
         return out or Path("results/a-run")
 
-    def resume_experiment(self, folder: Path) -> Path:
+    def resume_experiment(self, folder: Path, data: Path | None) -> Path:
         self.calls.append(("resume", folder))
         if self.raises:
             raise self.raises

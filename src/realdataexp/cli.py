@@ -82,7 +82,7 @@ def _main(arguments: list[str]) -> int:
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # panics of Polars are no Exception
-        return _fail(1, _unexpected(error))
+        return _fail_unforeseen(error)
     if code == 130:
         return _fail(130, "interrupted")
     return code if isinstance(code, int) else 0
@@ -100,6 +100,15 @@ def _fail(code: int, *lines: str) -> int:
     for line in lines:
         print(one_line(line), file=sys.stderr)
     return code
+
+
+def _fail_unforeseen(error: BaseException) -> int:
+    """End with an error that no command explains; a path that can be none is a wrong input."""
+    from realdataexp.files import OF_PLACE
+
+    if isinstance(error, OSError) and error.filename is not None and error.errno in OF_PLACE:
+        return _fail(2, f"{error.filename}: {error.strerror}; give another path")
+    return _fail(1, _unexpected(error))
 
 
 def _unexpected(error: BaseException) -> str:

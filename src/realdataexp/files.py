@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from realdataexp.errors import DiskError, InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# what is wrong with a place that was given, not with the disk
-_OF_PLACE = (
+OF_PLACE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
     errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV,
     errno.ENOENT,  # of a system's own tree, such as /proc
 )  # fmt: skip
+"""The system's errors that a place is wrong, not the disk."""
 # Polars and safetensors tell the system's error in words only
 _NUMBER = re.compile(r"(?:os error|code:) (\d+)")
 _MAX_DEPTH = 100  # of JSON; code that follows a value down must not run out of stack
@@ -130,7 +130,7 @@ def disk_faults(path: Path, remedy: str = "choose another --out") -> Iterator[No
             raise DiskError(f"{path}: cannot be written: its folder is gone") from error
         text = os.strerror(number) if number else " ".join(str(error).split())
         own = getattr(error, "strerror", None) or text
-        kind = InputError if number in _OF_PLACE else DiskError
+        kind = InputError if number in OF_PLACE else DiskError
         raise kind(f"{path}: cannot be written: {own}; {remedy}") from error
 
 

@@ -170,3 +170,23 @@ def test_a_page_or_plot_that_cannot_be_written_leaves_the_old_one(
 def test_json_is_read_back_as_it_was_written(tmp_path: Path):
     value = {"ä": [1.5, None, True, -(2**63), 2**63 - 1, 1e-300, {"": []}]}
     assert read_json(files.write_json(tmp_path / "x.json", value)) == value
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b", "x" * 300, "/".join(["y" * 200] * 30), "~nobody/x", "\udcff\udcfe"],
+    ids=["null", "long name", "long path", "nobody's home", "not UTF-8"],
+)  # fmt: skip
+def test_a_path_that_cannot_be_one_is_one_line(
+    name: str,
+    small_config: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Say,
+):
+    monkeypatch.chdir(tmp_path)
+    config = small_config()
+    for words in (["resume"], ["report"], ["perf"], ["track", "--to", "tensorboard"]):
+        refused(capsys, words[0], name, *words[1:])
+    if not name.startswith("~"):  # that is a name as good as any
+        refused(capsys, "run", config, "--dry-run", "--quiet", "--out", name)
+    assert list(tmp_path.iterdir()) == [config]

@@ -109,6 +109,10 @@ def check_place(out: Path | None, log_dir: Path) -> None:
         InputError: ``out`` exists with something in it, or nothing can be written there.
     """
     path = log_dir if out is None else out
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: its name is not UTF-8; choose another --out") from None
     if out is not None and (out.exists() or out.is_symlink()) and not _is_empty(out):
         has_run = (out / "checkpoints" / "index.json").is_file()
         resume = f", or, where it was interrupted, realdataexp resume {out}" if has_run else ""
