@@ -70,7 +70,7 @@ class DiskError(RunError):
 _NO_MEMORY = (
     "DefaultCPUAllocator", "MemoryError", "bad_alloc", "out of memory", "Cannot allocate memory",
     "memory allocation of", "capacity overflow", "array is too big",
-    "Maximum allowed size exceeded", "Storage size calculation overflowed",
+    "Maximum allowed size exceeded", "Storage size calculation overflowed", "failed to map segment",
 )  # fmt: skip
 
 

@@ -112,6 +112,12 @@ def test_a_run_that_no_memory_holds_is_refused_with_the_key_before_anything_is_m
     assert line.endswith(f"there are 16.0 GiB: lower {key}")
 
 
+def test_a_small_run_where_there_is_nearly_no_memory_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory_need, "memory_limit", lambda: 100 << 20)
+    with pytest.raises(InputError, match="there are 100 MiB: give it more, see ulimit -v"):
+        memory_need.require_memory(load_config("si2023", ["experiment.replications=2"]), CPU)
+
+
 def test_a_run_that_the_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory_need, "memory_limit", lambda: 4 << 30)
     for name in ("demo", "si2023"):
@@ -131,7 +137,7 @@ def test_the_memory_that_there_is_at_most_is_the_least_of_all_limits(
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
     assert (machine.memory_limit(), machine.free_memory()) == (16 << 30, 8 << 30)
     limits[0] = 8 << 30
-    assert (machine.memory_limit(), machine.free_memory()) == (6 << 30, 5 << 30)
+    assert (machine.memory_limit(), machine.free_memory()) == (5 << 30, 4 << 30)
     (tmp_path / "memory.max").write_text(f"{4 << 30}")
     (tmp_path / "memory.current").write_text(f"{1 << 30}")
     (tmp_path / "memory.stat").write_text("anon 1")

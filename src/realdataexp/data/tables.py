@@ -93,7 +93,7 @@ def _check(request: TablesRequest) -> tuple[dict[str, Path], list[Feature], list
     try:
         logs = request.logs()
     except InputError as error:
-        faults.append(str(error))
+        faults += error.faults
     columns = {
         side: _columns(f"dataset.tables.{side}s", path, [id_name], faults)
         for side, (path, id_name) in request.sides.items()

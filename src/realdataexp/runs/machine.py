@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+_RESERVED = 1 << 30  # addresses that threads and allocators take without using the memory
 _CGROUP = Path("/sys/fs/cgroup")
 _PACKAGES = ("realdataexp", "torch", "numpy", "polars", "scipy", "pydantic", "safetensors")
 
@@ -76,7 +77,7 @@ def _ulimit() -> Iterator[int]:
         return
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY:
-        yield max(0, most - psutil.Process().memory_info().vms)
+        yield max(0, most - psutil.Process().memory_info().vms - _RESERVED)
 
 
 def versions() -> dict[str, str | None]:

@@ -106,10 +106,11 @@ def require_memory(config: Config, device: Device) -> None:
     limit = memory_limit()
     if need.host > limit:
         key, value = largest_setting(config)
+        remedy = f"lower {key}" if need.host > 2 * _BASE else "give it more, see ulimit -v"
         raise InputError(
             f"{key} = {value:,}: the run needs about {size(need.host)} of memory, for "
             f"{need.networks:,} networks of {need.parameters:,} numbers, and there are "
-            f"{size(limit)}: lower {key}"
+            f"{size(limit)}: {remedy}"
         )
 
 

@@ -449,7 +449,7 @@ def _check_transforms(config: Config, data: DataSet, warnings: Warnings) -> None
                 f"least {least:g}; {label.loss_function} learns them, but never predicts below 0",
             )
     if faults:
-        raise InputError("\n".join(faults))
+        raise InputError(*faults)
 
 
 def _open_kuairand(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
