@@ -14,7 +14,7 @@ from realdataexp.errors import InputError
 from realdataexp.report import answers
 from realdataexp.report.files import odd_files_named, read_result
 from realdataexp.report.markup import Cell, Html, fold, table, tag
-from realdataexp.report.numbers import number, percent
+from realdataexp.report.numbers import number, percent, replications
 from realdataexp.report.table import answer_tables, legends
 
 _FILES = (
@@ -66,8 +66,7 @@ def one_line(run_dir: Path) -> str:
 
 
 def _about(result: dict[str, Any]) -> str:
-    n = result["config"]["experiment"]["replications"]
-    worlds = f"{n} replication{'' if n == 1 else 's'}"
+    worlds = replications(result)
     done = f"{result['n_steps_done']} steps"
     return f"mode {result['mode']}, {result['status']}, {done}, {worlds}, seed {result['seed']}"
 

@@ -21,6 +21,7 @@ from realdataexp.report import answers, charts, curves, sections, step_charts
 from realdataexp.report.charts import Chart, Look
 from realdataexp.report.files import REMEDY, read_result, read_table
 from realdataexp.report.markup import Html, joined, script_json, tag
+from realdataexp.report.numbers import replications
 
 _HERE = Path(__file__).parent
 _LINKS = {
@@ -61,9 +62,8 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         sections.config(result),
         sections.about(result),
     ]
-    n = result["config"]["experiment"]["replications"]
     kind = "A/A test" if answers.is_aa(result) else f"mode {result['mode']}"
-    about = f"{kind}, seed {result['seed']}, {n} replications, {result['n_steps_done']} steps"
+    about = f"{kind}, seed {result['seed']}, {replications(result)}, {result['n_steps_done']} steps"
     html = page(f"{_question(result)}: {run_dir.resolve().name}", about, body, shown)
     path = out or run_dir / "report.html"
     return write_text(path, html, REMEDY)

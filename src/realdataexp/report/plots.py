@@ -16,6 +16,7 @@ from realdataexp.files import write_atomically
 from realdataexp.report import curves, panels
 from realdataexp.report.bias import INTERVAL_OF_BIAS
 from realdataexp.report.files import REMEDY, read_result, read_table
+from realdataexp.report.numbers import replications
 from realdataexp.report.table import unit_of
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -81,10 +82,9 @@ def _filled(rows: list[list[_Panel]]) -> list[list[_Panel]]:
 
 
 def _title(result: dict[str, Any]) -> str:
-    n = result["config"]["experiment"]["replications"]
     note = "" if result["status"] == "complete" else f"; partial: {result['n_steps_done']} steps"
     kind = "A/A test, " if result["config"]["experiment"].get("aa") else ""
-    return f"{kind}mode {result['mode']}: seed {result['seed']}, replications {n}{note}"
+    return f"{kind}mode {result['mode']}: seed {result['seed']}, {replications(result)}{note}"
 
 
 def label_title(label: dict[str, Any]) -> str:

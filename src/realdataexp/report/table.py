@@ -15,7 +15,7 @@ from realdataexp.errors import one_line
 from realdataexp.report import verdicts
 from realdataexp.report.bias import is_significant, rule
 from realdataexp.report.files import read_result
-from realdataexp.report.numbers import Scale, number
+from realdataexp.report.numbers import Scale, number, replications
 
 _GAP = "  "
 _LEAST_NAME = 12
@@ -58,18 +58,20 @@ def answer_tables(result: dict[str, Any]) -> list[Table]:
     """The truth and what each design says of it, or a single design's answer; type-I errors."""
     units = {x["name"]: unit_of(x["target"]) for x in result["config"]["labels"]}
     truth = [e for e in result["estimates"] if e["design"] == "global"]
-    tables = [_truth(truth, result["gte_results"], units)] if truth else []
+    worlds = _worlds(result, truth or result["estimates"])
+    tables = [_truth(truth, result["gte_results"], units, worlds)] if truth else []
     for entry in truth:
         answers = [e for e in result["comparison"] if e["label"] == entry["label"]]
         if answers:
-            tables.append(_comparison(entry, answers, units, len(result["comparison"])))
+            n = len(result["comparison"])
+            tables.append(_comparison(entry, answers, units, n, worlds))
     designs = [e for e in result["estimates"] if e["design"] != "global"]
     if designs and not result["comparison"]:
-        tables.append(_estimates(designs, units))
+        tables.append(_estimates(designs, units, worlds))
     if _is_aa(result):
         found = result["inference"]
         labels = dict.fromkeys(e["label"] for e in found)
-        tables += [_type_i_errors([e for e in found if e["label"] == x]) for x in labels]
+        tables += [_type_i_errors([e for e in found if e["label"] == x], worlds) for x in labels]
     return tables
 
 
@@ -91,7 +93,8 @@ def print_plan(plan_dir: Path, console: Console | None = None) -> None:
     config = plan["settings"]["config"]
     units = {x["name"]: unit_of(x["target"]) for x in config["labels"]}
     for label in units:
-        _plan([row for row in plan["rows"] if row["label"] == label], units).show(console)
+        rows = [row for row in plan["rows"] if row["label"] == label]
+        _plan(rows, units, _worlds({"config": config}, rows)).show(console)
     console.print()
     _print_text(console, _PLAN_LEGEND.format(power=100 * plan["settings"]["power"]), "dim")
     _print_warnings(console, plan["warnings"])
@@ -159,10 +162,12 @@ def _print_warnings(console: Console, warnings: list[dict[str, str]]) -> None:
 
 
 def _truth(
-    entries: list[dict[str, Any]], gte: dict[str, float | None], units: dict[str, str]
+    entries: list[dict[str, Any]],
+    gte: dict[str, float | None],
+    units: dict[str, str],
+    worlds: str,
 ) -> Table:
     """Totals of the treated and the control world, and the effect per visit."""
-    worlds = _worlds(entries)
     title = f"The truth: everybody treated minus everybody in control (GTE), {worlds}"
     header = ["", "treated", "control", "GTE", "GTE %", "GTE per visit ± SE"]
     table = Table(title, header)
@@ -182,13 +187,17 @@ def _truth(
 
 
 def _comparison(
-    truth: dict[str, Any], entries: list[dict[str, Any]], units: dict[str, str], n_biases: int
+    truth: dict[str, Any],
+    entries: list[dict[str, Any]],
+    units: dict[str, str],
+    n_biases: int,
+    worlds: str,
 ) -> Table:
     """One label: the truth, and how far each design's answers are from it."""
     values = [truth["value"], *(e[k] for e in entries for k in ("estimate", "bias", "sd", "rmse"))]
     scale = Scale.of(values, [e["bias_mc_se"] for e in entries])
     table = Table(
-        f"{_with_unit(truth['label'], units)}: effect per visit",
+        f"{_with_unit(truth['label'], units)}: effect per visit, {worlds}",
         ["", "estimate", "bias ± MC SE  ", "SD", "RMSE", "coverage"],
     )
     table.add(["truth (GTE)", scale.text(truth["value"]), "", "", "", ""], "bold")
@@ -212,7 +221,7 @@ def _comparison(
     return table
 
 
-def _type_i_errors(entries: list[dict[str, Any]]) -> Table:
+def _type_i_errors(entries: list[dict[str, Any]], worlds: str) -> Table:
     """One label of an A/A test: how often each design's intervals reject, by method."""
     cells: dict[str, dict[str, tuple[str, bool]]] = {}
     for e in entries:
@@ -222,7 +231,7 @@ def _type_i_errors(entries: list[dict[str, Any]]) -> Table:
         cells.setdefault(e["design"], {})[e["se_method"]] = (cell, is_doubted)
     methods = list(dict.fromkeys(e["se_method"] for e in entries))
     table = Table(
-        f"{entries[0]['label']}: type-I error by interval method",
+        f"{entries[0]['label']}: type-I error by interval method, {worlds}",
         ["", *methods],
     )
     for design, by_method in cells.items():
@@ -233,10 +242,10 @@ def _type_i_errors(entries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _estimates(entries: list[dict[str, Any]], units: dict[str, str]) -> Table:
+def _estimates(entries: list[dict[str, Any]], units: dict[str, str], worlds: str) -> Table:
     """One design's own estimates."""
     table = Table(
-        f"Effect per visit, as the design {entries[0]['design']} answers, {_worlds(entries)}",
+        f"Effect per visit, as the design {entries[0]['design']} answers, {worlds}",
         ["", "estimate ± SE", "95 % interval", "p"],
     )
     for e in entries:
@@ -255,7 +264,7 @@ def _estimates(entries: list[dict[str, Any]], units: dict[str, str]) -> Table:
     return table
 
 
-def _plan(rows: list[dict[str, Any]], units: dict[str, str]) -> Table:
+def _plan(rows: list[dict[str, Any]], units: dict[str, str], worlds: str) -> Table:
     """One label: what each design could detect, in percent of what a visit of control yields.
 
     In the label's own unit where that is nothing.
@@ -269,6 +278,7 @@ def _plan(rows: list[dict[str, Any]], units: dict[str, str]) -> Table:
         title += f" in % of control's mean per visit ({low if low == high else f'{low} to {high}'})"
     else:
         title += " per visit"
+    title += f"; {worlds}"
 
     def column(key: str) -> list[float | None]:
         return [None if r[key] is None else f * r[key] for r, f in zip(rows, factors, strict=True)]
@@ -327,6 +337,5 @@ def _with_unit(label: str, units: dict[str, str]) -> str:
     return f"{label} ({unit})" if unit else label
 
 
-def _worlds(entries: list[dict[str, Any]]) -> str:
-    n = max(e["n_worlds"] for e in entries)
-    return f"{n} replication{'' if n == 1 else 's'}"
+def _worlds(result: dict[str, Any], entries: list[dict[str, Any]]) -> str:
+    return replications(result, max((e["n_worlds"] for e in entries), default=0))
