@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from realdataexp.api import run
 from realdataexp.config import load_config
@@ -124,3 +126,30 @@ def test_the_tables_say_whether_there_is_one_start(small_settings: Settings, tmp
         result = json.loads((folder / "result.json").read_text())
         assert {e["se_method"] for e in result["estimates"]} == {method}
         assert {e["bias_df"] for e in result["comparison"] if e["n_worlds"] == 4} == {df}
+
+
+EFFECT = [
+    "mode=global", "simulation.n_steps=40", "simulation.batch_size=32", "simulation.n_candidate=8",
+    "simulation.learning_rate=0.1", "simulation.processes=1", "experiment.replications=16",
+    "dataset.si2023.pretrain_rows=1000", "validation.validation_batches=1",
+]  # fmt: skip
+
+
+def test_with_eight_starts_the_error_of_the_effect_is_its_spread_over_eight_seeds(tmp_path: Path):
+    """With one start it is several times too small.
+
+    Both are estimates with 7 degrees of freedom, so that their ratio, squared, is F(7, 7): beyond
+    its limits falsely with a chance of 1e-3, at fixed seeds always or never.
+    """
+
+    def stay_time(name: str, *settings: str) -> dict[str, Any]:
+        result = run("si2023", [*EFFECT, *settings], out=tmp_path / name).summary
+        return next(e for e in result["estimates"] if e["label"] == "stay_time")
+
+    alone = [stay_time(f"{k}", f"seed={k}", "experiment.starts=1") for k in range(100, 108)]
+    spread = float(np.std([e["value"] for e in alone], ddof=1))
+    told = float(np.mean([e["se"] for e in alone]))
+    se = stay_time("together", "experiment.starts=8")["se"]
+    limit = float(stats.f.isf(0.5e-3, 7, 7)) ** 0.5
+    assert 1 / limit < se * 8**0.5 / spread < limit
+    assert spread / told > limit

@@ -602,7 +602,7 @@ _MAX_SKIPPED = "the run fails where a network skips more of its updates as not f
 
 
 class PretrainConfig(Block):
-    """Training of the starting model that all worlds share."""
+    """Training of the starting models, from which the worlds begin."""
 
     enabled: bool = Field(True, description="whether to pretrain; otherwise models start untrained")
     optimizer: Optimizer = Field("adam", description="optimizer")

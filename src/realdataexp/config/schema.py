@@ -64,7 +64,7 @@ class Config(Block):
     labels: Annotated[tuple[LabelConfig, ...], Field(strict=False, min_length=1)] = Field(
         description="the outcomes, with a model for each"
     )
-    pretrain: PretrainConfig = Field(PretrainConfig(), description="the shared starting model")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="the starting models")
     simulation: SimulationConfig = Field(
         SimulationConfig(), description="the loop, for every mode (older name: global)"
     )
