@@ -18,6 +18,7 @@ from typing import Any
 
 import realdataexp as rx
 from realdataexp.report.bias import percent_of_effect
+from realdataexp.report.numbers import replications
 
 WEAK = ("pretrain.max_rows=2000", "pretrain.batch_size=64")
 STRONG = ("pretrain.batch_size=256",)
@@ -48,7 +49,7 @@ class Study:
     Attributes:
         title, text: what it shows.
         config: a built-in config; settings: what it changes.
-        steps, replications: its size.
+        steps, replications, starts: its size.
         labels: whose tables are shown.
         is_frozen: nothing is learned during the test.
     """
@@ -59,6 +60,7 @@ class Study:
     settings: tuple[str, ...]
     steps: int
     replications: int = 100
+    starts: int = 10
     labels: tuple[str, ...] = ("play_time",)
     is_frozen: bool = False
 
@@ -68,7 +70,10 @@ class Study:
 
 
 def real(title: str, text: str, *settings: str, steps: int = 200, **more: Any) -> Study:
-    """A study on the real rows of 25 April to 8 May."""
+    """A study on the real rows of 25 April to 8 May.
+
+Measured on two x86-64 cores (AMD EPYC, family 26), one process and one thread each, beside other \
+work, PyTorch 2.13 CPU."""
     where = ("dataset.logs=[standard_late]", "experiment.intervals=[welch]")
     return Study(title, text, "kuairand-pure", (*where, *settings), steps, **more)
 
@@ -166,11 +171,16 @@ STUDIES = {
 HEAD = """# What the lab measured
 
 Made by `python bench/designs.py --data data/KuaiRand-Pure` (seed 0). Bias is the mean of the \
-paired differences from the truth of the same replication, ± its Monte-Carlo standard error; \
-bias/GTE is negative where the design understates the effect. SE: \
+paired differences from the truth of the same replication, ± its Monte-Carlo standard error, \
+clustered by starting model; \
+bias/GTE is negative where the design understates the effect. SD: of a single test, given its \
+starting model. SE: \
 the mean that a test reports (Welch). Coverage: of the true effect by its 95 % interval. Regret: \
 what deciding by that interval costs per visit. Studies of KuaiRand-Pure replay its rows of \
-25 April to 8 May."""
+25 April to 8 May.
+
+Measured on two x86-64 cores (AMD EPYC, family 26), one process and one thread each, beside other \
+work, PyTorch 2.13 CPU."""
 
 
 def main() -> None:
@@ -198,6 +208,7 @@ def settings_of(study: Study, args: argparse.Namespace) -> list[str]:
     settings = [
         *study.settings,
         f"experiment.replications={args.replications or study.replications}",
+        f"experiment.starts={study.starts}",
         f"simulation.n_steps={steps}",
     ]
     if study.is_frozen:
@@ -225,7 +236,7 @@ def section(study: Study, settings: list[str], result: dict[str, Any]) -> str:
     """A study's part of the page."""
     config, seconds = result["config"], result["timing"]["total_seconds"]
     size = (
-        f"{config['experiment']['replications']} replications × {result['n_steps_done']} steps × "
+        f"{replications(result)} × {result['n_steps_done']} steps × "
         f"{config['simulation']['batch_size']} visits × {config['simulation']['n_candidate']} "
         f"candidates; {seconds:,.0f} s."
     )
