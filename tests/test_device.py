@@ -215,7 +215,7 @@ def test_a_read_only_array_becomes_a_tensor_without_a_copy_or_a_warning() -> Non
 class HostData:
     """Stands for a tensor on the host; notes how it travels."""
 
-    dtype = torch.int64
+    dtype, is_cpu = torch.int64, True
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes, self.said = nbytes, []
@@ -281,6 +281,8 @@ def test_memory_is_the_peak_of_an_accelerator_that_counts(monkeypatch: pytest.Mo
 def test_cuda_is_made_reproducible_and_other_devices_leave_the_process_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    torch.use_deterministic_algorithms(False)  # tests on a machine with CUDA may have begun it
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     pretend(monkeypatch, *ACCELERATORS)
     for kind in ("xpu", "mps", "dml", "cpu"):
         choose_device(kind)

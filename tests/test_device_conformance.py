@@ -16,13 +16,14 @@ With fp16 a network loses an update or two of its ten to the search for its scal
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pytest
 
 import realdataexp as rx
-from realdataexp.device import available_devices
+from realdataexp.device import available_devices, choose_device
+from realdataexp.runs import setup
 
 SMALL = [
     "simulation.n_steps=10",
@@ -123,3 +124,18 @@ def test_cuda_gives_the_same_bits_again(run: Run, name: str) -> None:
     again = rx.run(first.folder / "config.yaml", out=first.folder.with_name(f"{name}-again"))
     assert first.outcomes.equals(again.outcomes)
     assert first.metrics.equals(again.metrics)
+
+
+@pytest.mark.skipif("cuda" not in ACCELERATORS, reason="this machine has no CUDA device")
+@pytest.mark.parametrize("use_amp", [False, True])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_recorded_operations_give_the_bits_of_operations_one_by_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, use_amp: bool
+) -> None:
+    recorded = run(name, "cuda", use_amp)
+    device = replace(choose_device("cuda", use_amp), has_graphs=False)
+    monkeypatch.setattr(setup, "choose_device", lambda *_: device)
+    out = recorded.folder.with_name(f"{name}-{use_amp}-one-by-one")
+    one_by_one = rx.run(recorded.folder / "config.yaml", out=out)
+    assert recorded.outcomes.equals(one_by_one.outcomes)
+    assert recorded.metrics.equals(one_by_one.metrics)

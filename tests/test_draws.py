@@ -343,3 +343,10 @@ def test_masks_of_different_keys_are_uncorrelated() -> None:
 def test_a_mask_is_finite_for_every_probability_below_one(drop: float) -> None:
     mask = draws.keep_mask(draws.key(0, "mask"), (1000,), drop)
     assert bool(torch.isfinite(mask).all())
+
+
+def test_devices_choose_the_same_numbers_as_the_host():
+    """Operations on tensors against NumPy, with many draws that repeat."""
+    n_X = torch.tensor([0, 1, 2, 5, 7, 8, 20, 1000]).repeat(200)
+    u_XK = draws.uniform(draws.key(4, "choose", torch.arange(len(n_X))), 7)
+    assert torch.equal(draws._choose_on_device(u_XK, n_X), draws.choose(u_XK, n_X))

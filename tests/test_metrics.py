@@ -18,6 +18,7 @@ from torch import Tensor
 from realdataexp.metrics import (
     LABEL_METRICS,
     METRICS,
+    _Places,
     binary_metrics,
     categorical_metrics,
     numerical_metrics,
@@ -412,6 +413,18 @@ def test_the_truth_ranks_best(score: np.ndarray, outcome: np.ndarray, on: np.nda
     # reversing the slate changes nothing but which of equal scores is the first
     back = ranking_metrics(score_XBC.flip(-1), outcome_BC.flip(-1), on_BC.flip(-1))
     assert m["ndcg"].tolist() == floats(back)["ndcg"]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 9])
+def test_devices_find_the_same_places_as_the_host(n: int) -> None:
+    """Operations on tensors against NumPy, with many equal values and infinite ones."""
+    generator = torch.Generator().manual_seed(n)
+    x_XN = torch.randint(4, (50, 3, n), generator=generator).double()
+    x_XN[x_XN == 3] = torch.inf
+    host, device = _Places.of(x_XN), _Places._on_device(x_XN)
+    assert torch.equal(host.below_XN, device.below_XN)
+    assert torch.equal(host.up_to_XN, device.up_to_XN)
+    assert torch.equal(host.back(host.below_XN), device.back(device.below_XN))
 
 
 def test_no_warning_and_inputs_stay_as_they_were() -> None:

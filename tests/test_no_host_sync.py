@@ -53,8 +53,8 @@ def features_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The feature tables on the meta device."""
     make_store = support.make_store
 
-    def make(n_rows_U: tuple[int, ...]) -> FeatureStore:
-        store = copy.copy(make_store(n_rows_U))
+    def make(n_rows_U: tuple[int, ...], dtype: torch.dtype = torch.float32) -> FeatureStore:
+        store = copy.copy(make_store(n_rows_U, dtype))
         store._user, store._video = (
             [x.to("meta") for x in side] for side in (store._user, store._video)
         )
@@ -116,6 +116,17 @@ class NoCopies(TorchFunctionMode):
 def test_a_step_of_no_design_waits_for_the_device(name: str) -> None:
     for step in steps(block(name).design):
         assert {x.device.type for x in (step.y_WBL, step.loss_SL, step.is_treated_WB)} == {"meta"}
+
+
+@pytest.mark.parametrize("assignment", ["user", "visit"])
+def test_slots_and_arms_are_drawn_without_waiting_where_the_device_has_float64(
+    assignment: str,
+) -> None:
+    device = replace(META, float64=torch.float64)
+    setting = replace(SETTING, device=device, assignment=assignment)
+    loop, _, _ = start_loop(setting, [block("pooling")], REPLICATIONS)
+    for step in range(4):
+        loop.step(loop.world.draw(step))
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

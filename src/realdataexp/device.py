@@ -23,8 +23,12 @@ from torch import Tensor, dtype
 from realdataexp.errors import InputError
 
 _ORDER = ("cuda", "xpu", "mps", "dml", "cpu")
+WITHOUT_FLOAT64 = ("mps", "privateuseone")
+"""PyTorch's names of Apple's and DirectML's devices, which have no wider number than float32."""
+
 _PINNED_BYTES = 16 << 20
 _FLOAT64 = torch.float64
+_TorchDevice = torch.device
 _MKL_BRANCH, _MKL_OFF = 1, 1  # mkl_types.h: MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF
 _CALLERS_THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
 
@@ -41,6 +45,7 @@ class Device:
         amp: the type that matrix products run in (automatic mixed precision); None = float32.
         name: what it is, such as "cuda: NVIDIA H200 (140 GiB)".
         float64: float64, or float32 where the device has nothing wider.
+        has_graphs: whether operations can be recorded and started as one; see graphs.
     """
 
     torch: torch.device
@@ -49,6 +54,7 @@ class Device:
     amp: dtype | None = None
     name: str = ""
     float64: dtype = _FLOAT64
+    has_graphs: bool = False
 
     @property
     def description(self) -> str:
@@ -65,6 +71,11 @@ class Device:
         """Whether gradients are too small for the type in use, so that losses must be scaled."""
         return self.amp == torch.float16
 
+    @property
+    def with_float64(self) -> _TorchDevice:
+        """Where float64 can be computed: on the device, or on the host."""
+        return self.torch if self.float64 == torch.float64 else torch.device("cpu")
+
     def tensor(self, array: np.ndarray | Tensor) -> Tensor:
         """Data of the host on the device; on the CPU they share the memory: do not write to them.
 
@@ -77,7 +88,7 @@ class Device:
             rounded = array.to(self.float64)
             inwards = rounded.nextafter(torch.zeros_like(rounded))
             array = torch.where(rounded.abs() > array.abs(), inwards, rounded)
-        if self.torch.type == "cuda" and array.nbytes <= _PINNED_BYTES:
+        if self.torch.type == "cuda" and array.is_cpu and array.nbytes <= _PINNED_BYTES:
             return array.pin_memory().to(self.torch, non_blocking=True)
         return array.to(self.torch)
 
@@ -145,6 +156,7 @@ def choose_device(wanted: str, use_amp: bool = False) -> Device:
         amp=amp,
         name=f"{kind}: {_name(kind)}",
         float64=torch.float32 if kind in ("mps", "dml") else torch.float64,
+        has_graphs=kind == "cuda" and not torch.version.hip,
     )
 
 

@@ -170,7 +170,7 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
     """Choose K distinct numbers out of range(n) for each element, uniformly over subsets.
 
     Robert Floyd's algorithm (Bentley & Floyd 1987, CACM 30(9)): its cost is K**2 and does not
-    depend on n. It runs on the host.
+    depend on n.
 
     Args:
         u_XK: float64 uniforms; the last axis holds the K draws of one choice.
@@ -186,6 +186,8 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
         >>> choose(u, torch.tensor([5, 2])).tolist()
         [[0, 3, 4], [0, 1, -1]]
     """
+    if not _is_on_host(u_XK):
+        return _choose_on_device(u_XK, n_X)
     u, n = u_XK.numpy(), n_X.numpy()
     n_taken = np.minimum(n, u.shape[-1])[..., None]
     last = n[..., None] - n_taken + np.arange(u.shape[-1])
@@ -200,6 +202,18 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
         chosen[is_repeated_X] = own
     chosen[np.arange(u.shape[-1]) >= n_taken] = -1
     return torch.from_numpy(chosen)
+
+
+def _choose_on_device(u_XK: Tensor, n_X: Tensor) -> Tensor:
+    """``choose`` without a look at what was drawn."""
+    place_K = torch.arange(u_XK.shape[-1], device=u_XK.device)
+    n_taken_X1 = n_X.clamp_max(u_XK.shape[-1]).unsqueeze(-1)
+    last_XK = n_X.unsqueeze(-1) - n_taken_X1 + place_K
+    chosen_XK = torch.minimum((u_XK * (last_XK + 1)).to(torch.int64), last_XK)
+    for k in range(1, u_XK.shape[-1]):
+        is_taken_X = (chosen_XK[..., :k] == chosen_XK[..., k, None]).any(-1)
+        chosen_XK[..., k] = torch.where(is_taken_X, last_XK[..., k], chosen_XK[..., k])
+    return chosen_XK.masked_fill_(place_K >= n_taken_X1, -1)
 
 
 def permutation(keys: Tensor, n: int) -> Tensor:

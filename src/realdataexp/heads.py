@@ -45,13 +45,16 @@ def by_rows(function: Callable[..., Tensor], raw_XO: Tensor, *others_X: Tensor) 
 
     PyTorch computes exp, log and their kin in SIMD lanes, but the last few elements of a tensor
     (or of a thread's share of it) one by one, with other last bits. Padded to whole lanes, in
-    blocks below the size from which threads share the work, there are no last few.
+    blocks below the size from which threads share the work, there are no last few. Accelerators
+    compute each element alike.
 
     Args:
         function: (raw_XO, *others_X) -> result_X, each row for itself.
         raw_XO: any shape X, with a last axis O.
         others_X: of the shape X.
     """
+    if not raw_XO.is_cpu:
+        return function(raw_XO, *others_X)
     shape, n = raw_XO.shape[:-1], raw_XO.shape[:-1].numel()
     pad = -n % _LANES
     raw_NO = F.pad(raw_XO.reshape(n, -1), (0, 0, 0, pad))

@@ -11,15 +11,16 @@ P parameters of a network.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from realdataexp.device import Device
+from realdataexp.graphs import Graphs
 from realdataexp.heads import Head, by_rows
-from realdataexp.models import Batch, StackedModel
+from realdataexp.models import LOSSES, MODELS, Batch, StackedModel
 from realdataexp.models.base import restore
 from realdataexp.optimizers import OptimizerSettings, descend, join
 from realdataexp.scaling import LossScale
@@ -55,6 +56,10 @@ class Learner:
     best_S: Tensor
     n_bad_S: Tensor
     loss_scale: LossScale | None
+    _graphs: Graphs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._graphs = Graphs(self.device, can_record=self.has_fixed_operations)
 
     @classmethod
     def start(
@@ -115,6 +120,15 @@ class Learner:
     def n_networks(self) -> int:
         """S."""
         return self.n_updates_S.shape[0]
+
+    @property
+    def has_fixed_operations(self) -> bool:
+        """Whether scoring and learning are the same operations each time, as far as is known.
+
+        They are with this package's models and losses; others may do what they like.
+        """
+        has_own_losses = all(head.loss in LOSSES.values() for head in self.heads)
+        return type(self.model) in MODELS.values() and has_own_losses
 
     def network(self, index: int) -> dict[str, Tensor]:
         """A copy of one network's parameters."""
@@ -217,6 +231,17 @@ class Learner:
         """
         if settings.schedule.kind == "cosine":
             self.rate_factor_S.fill_(settings.schedule.cosine(n_done))
+        rows = (batch, y_SBK, weight_SB, dropout_key_S)
+        return self._graphs.run(self._update, *rows, settings)[0]
+
+    def _update(
+        self,
+        batch: Batch,
+        y_SBK: Tensor,
+        weight_SB: Tensor,
+        dropout_key_S: Tensor,
+        settings: OptimizerSettings,
+    ) -> tuple[Tensor]:
         losses = []
         for chunk in self._chunks(slice(0, self.n_networks), batch):
             losses.append(
@@ -229,7 +254,7 @@ class Learner:
                     dropout_key_S[chunk],
                 )
             )
-        return torch.cat(losses)
+        return (torch.cat(losses),)
 
     def _update_chunk(
         self,

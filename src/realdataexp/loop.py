@@ -27,10 +27,11 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.designs import Design, OutsideDesign
 from realdataexp.designs.base import Outcome, Running
+from realdataexp.graphs import Graphs
 from realdataexp.learner import Learner
 from realdataexp.models import Batch
 from realdataexp.optimizers import OptimizerSettings
-from realdataexp.worlds.base import Slate, Visits, World, chosen
+from realdataexp.worlds.base import Slate, Visits, World, chosen, own_rows
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,8 @@ class Loop:
         self.predictions_SL = Extremes(zeros_SL, zeros_SL.clone())
         alpha = [[p.alpha_A[a] / p.unit for p in labels] for a in (0, 1)]
         self._factor_1A11L = torch.tensor(alpha).view(1, 2, 1, 1, -1).to(to)
+        is_fixed = all(learner.has_fixed_operations for learner in learners)
+        self._graphs = Graphs(learners[0].device, can_record=is_fixed)
 
     def state(self) -> dict[str, Tensor]:
         """The lessons that wait for the next round of training."""
@@ -244,13 +247,9 @@ class Loop:
             ]
         )
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
-        prediction_WABCL = self._predict(slate, R)
-        term_WABCL = prediction_WABCL * self._factor_1A11L
-        first, *others = term_WABCL.unbind(-1)
-        score_WABC = sum(others, first)  # a sum over so short an axis is slow
-        padding_W1BC = ~slate.is_candidate_WBC.unsqueeze(1)
-        score_WABC = score_WABC.masked_fill(padding_W1BC, -torch.inf)
-        pick_WAB = score_WABC.argmax(-1)
+        prediction_WABCL, score_WABC, pick_WAB = self._graphs.run(
+            self._score, slate.batch, slate.is_candidate_WBC, R
+        )
         choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
         y_WBL = self.world.feedback(visits, slate, choice_WB)
         weight_SB = self._weights(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
@@ -265,7 +264,7 @@ class Loop:
         self.predictions_SL.see(prediction_SBL, is_visit_WB[self._world_S])
         shares = None
         if visits.step % self._diagnose_every == 0:
-            shares = score_shares(term_WABCL, slate.is_candidate_WBC)
+            shares = score_shares(prediction_WABCL * self._factor_1A11L, slate.is_candidate_WBC)
         return Step(
             visits,
             tuple(d.unit(visits) for d in self.running),
@@ -280,26 +279,36 @@ class Loop:
             shares,
         )
 
-    def _predict(self, slate: Slate, R: int) -> Tensor:
+    def _score(
+        self, batch: Batch, is_candidate_WBC: Tensor, R: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Lines 4 to 6, for both arms: predictions W, A, B, C, L, scores W, A, B, C, picks."""
+        prediction_WABCL = self._predict(batch, is_candidate_WBC.shape, R)
+        first, *others = (prediction_WABCL * self._factor_1A11L).unbind(-1)
+        score_WABC = sum(others, first)  # a sum over so short an axis is slow
+        score_WABC = score_WABC.masked_fill(~is_candidate_WBC.unsqueeze(1), -torch.inf)
+        return prediction_WABCL, score_WABC, score_WABC.argmax(-1)
+
+    def _predict(self, batch: Batch, shape: torch.Size, R: int) -> Tensor:
         """Both arms' predictions W, A, B, C, L; a one-model design's arms share them."""
         # labels in front, so that each arm's scores of a label lie together
-        n_labels, n_arms, (W, B, C) = len(self.labels), 2, slate.item_WBC.shape
+        n_labels, n_arms, (W, B, C) = len(self.labels), 2, shape
         prediction_LWABC = self._factor_1A11L.new_empty(n_labels, W, n_arms, B, C)
         for learner, labels in zip(self.learners, self.labels_of, strict=True):
-            for worlds, networks in self._stacks(slate, R):
-                batch = slate.part(worlds).batch
-                models = [learner.predict(batch, own) for own in networks]
+            for worlds, networks in self._stacks(batch, R):
+                offered = batch[own_rows(worlds, batch.shape[0])]
+                models = [learner.predict(offered, own) for own in networks]
                 for arm, predicted_WBCK in enumerate((models[0], models[-1])):
                     for label, of_head_WBC in zip(labels, predicted_WBCK.unbind(-1), strict=True):
                         prediction_LWABC[label, worlds, arm] = of_head_WBC
         return prediction_LWABC.movedim(0, -1)
 
-    def _stacks(self, slate: Slate, R: int) -> Iterator[tuple[slice, list[slice]]]:
+    def _stacks(self, batch: Batch, R: int) -> Iterator[tuple[slice, list[slice]]]:
         """Worlds that are scored together, and the networks of each of their models.
 
         Blocks of one model that follow each other are, where each world has a slate of its own.
         """
-        is_own = slate.batch.shape[0] == len(self.blocks) * R
+        is_own = batch.shape[0] == len(self.blocks) * R
         w = s = 0
         for n_models, run in groupby(block.design.n_models for block in self.blocks):
             n_blocks = len(list(run))
@@ -350,16 +359,15 @@ class Loop:
         if (visits.step + 1) % self._retrain_every:
             return torch.full_like(lesson.y_SBL[:, 0], torch.nan)
         due, self._waiting = self._waiting, []
-        replication_S = visits.replication_R.repeat(len(self.blocks))[self._world_S]
-        losses = [self._train(lesson, replication_S) for lesson in due]
+        losses = [self._train(lesson, visits.replication_R) for lesson in due]
         return losses[0] if len(losses) == 1 else torch.stack(losses).nanmean(0)
 
-    def _train(self, lesson: Lesson, replication_S: Tensor) -> Tensor:
+    def _train(self, lesson: Lesson, replication_R: Tensor) -> Tensor:
         """Line 9: every network takes one step; returns the training losses S, L."""
         losses = []
-        for learner, places in zip(self.learners, self.labels_of, strict=True):
-            name = "+".join(self.labels[i].name for i in places)
-            key_S = draws.key(self._seed, f"dropout {name}", replication_S, lesson.step)
+        step = replication_R.new_full((), lesson.step)
+        keys = self._graphs.run(self._dropout_keys, replication_R, step)
+        for learner, places, key_S in zip(self.learners, self.labels_of, keys, strict=True):
             y_SBK = torch.stack([lesson.y_SBL[..., i] for i in places], dim=-1)
             settings = self.labels[places[0]].optimizer
             losses.append(
@@ -368,6 +376,14 @@ class Loop:
                 )
             )
         return by_label(losses, self.labels_of)
+
+    def _dropout_keys(self, replication_R: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        """A key for each network of each learner: S each."""
+        names = ("+".join(self.labels[i].name for i in places) for places in self.labels_of)
+        replication_S = replication_R.repeat(len(self.blocks))[self._world_S]
+        return tuple(
+            draws.key(self._seed, f"dropout {name}", replication_S, step) for name in names
+        )
 
 
 def by_label(per_learner: Sequence[Tensor], labels_of: Sequence[Sequence[int]]) -> Tensor:

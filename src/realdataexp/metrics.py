@@ -16,11 +16,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from realdataexp.device import WITHOUT_FLOAT64
 
 _N_BINS = 10
 _ELEMENTS = 1 << 19  # of predictions that are ranked at once
 LOSS = "loss"  # each network's own, not computed here
+
+
+def for_metrics(x: Tensor) -> Tensor:
+    """The tensor where this module can compute: where it is, or on the host for want of float64."""
+    return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
 
 
 @dataclass(frozen=True)
@@ -348,8 +356,10 @@ class _Places:
 
     @classmethod
     def of(cls, x_XN: Tensor) -> _Places:
-        """Sort numbers; NumPy is much faster at it than PyTorch."""
-        x = x_XN.cpu().numpy()
+        """Sort numbers; on the host NumPy is much faster at it than PyTorch."""
+        if not x_XN.is_cpu:
+            return cls._on_device(x_XN)
+        x = x_XN.numpy()
         order = np.argsort(x, axis=-1)
         ordered = np.take_along_axis(x, order, axis=-1)
         is_first = np.ones(x.shape, dtype=bool)
@@ -358,7 +368,18 @@ class _Places:
         n = np.diff(first, append=x.size)
         below = np.repeat(first % max(1, x.shape[-1]), n).reshape(x.shape)
         up_to = below + np.repeat(n, n).reshape(x.shape)
-        return cls(*(torch.from_numpy(a).to(x_XN.device) for a in (order, below, up_to)))
+        return cls(*map(torch.from_numpy, (order, below, up_to)))
+
+    @classmethod
+    def _on_device(cls, x_XN: Tensor) -> _Places:
+        """The same in operations on tensors."""
+        ordered_XN, order_XN = x_XN.sort(-1)
+        n = x_XN.shape[-1]
+        place_N = torch.arange(n, device=x_XN.device)
+        is_new_XN = ordered_XN[..., 1:] != ordered_XN[..., :-1]
+        below_XN = torch.where(F.pad(is_new_XN, (1, 0), value=True), place_N, 0).cummax(-1).values
+        up_to_XN = torch.where(F.pad(is_new_XN, (0, 1), value=True), place_N + 1, n)
+        return cls(order_XN, below_XN, up_to_XN.flip(-1).cummin(-1).values.flip(-1))
 
     def back(self, value_XN: Tensor) -> Tensor:
         """What belongs to the ordered values, in the order that they had."""

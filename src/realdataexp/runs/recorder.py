@@ -22,7 +22,7 @@ from realdataexp.data.parquet import read_parquet
 from realdataexp.errors import RunError
 from realdataexp.files import disk_faults, sync_names
 from realdataexp.loop import Block, Step
-from realdataexp.metrics import Figures, figures_of, label_metrics
+from realdataexp.metrics import Figures, figures_of, for_metrics, label_metrics
 from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import file_digest
 from realdataexp.runs.folder import write_parquet, write_tensors
@@ -176,7 +176,7 @@ class Recorder:
         loss_TSL = torch.stack([loss_SL for _, loss_SL in self._losses]).cpu().double()
         self._losses.clear()
         prediction_SNL, target_SNL = (
-            torch.cat(x, dim=1).cpu() for x in zip(*self._learned, strict=True)
+            for_metrics(torch.cat(x, dim=1)) for x in zip(*self._learned, strict=True)
         )
         self._learned.clear()
         for j, (label, kind) in enumerate(zip(self.learned, self.kinds, strict=True)):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from realdataexp.learner import Learner
 from realdataexp.loop import Block, LabelPolicy, by_label
-from realdataexp.metrics import Figures, figures_of, label_metrics, ranking_metrics
+from realdataexp.metrics import Figures, figures_of, for_metrics, label_metrics, ranking_metrics
 from realdataexp.models import Batch
 from realdataexp.worlds.base import HeldOut
 
@@ -116,9 +116,9 @@ class Validator:
 
     def predictions(self, look: Look) -> Iterator[Figures]:
         """Every network's metrics, label by label."""
-        y_XNL = self._padded.y_BCL.flatten(1, 2).cpu()
+        y_XNL = for_metrics(self._padded.y_BCL.flatten(1, 2))
         for k, (policy, kind) in enumerate(zip(self.labels, self.kinds, strict=True)):
-            prediction_SN = look.prediction_SBCK[..., k].flatten(1).cpu()
+            prediction_SN = for_metrics(look.prediction_SBCK[..., k].flatten(1))
             found = label_metrics(kind, prediction_SN, self._of(look.start_S, y_XNL[..., k]))
             yield figures_of(policy.name, found, look.loss_SK[:, k])
 
@@ -128,9 +128,9 @@ class Validator:
         An arm that nobody gets is left out.
         """
         y_XBCL, is_candidate_XBC = (
-            x.cpu() for x in (self._padded.y_BCL, self._padded.is_candidate_BC)
+            for_metrics(x) for x in (self._padded.y_BCL, self._padded.is_candidate_BC)
         )
-        prediction_SBCK = look.prediction_SBCK.cpu()
+        prediction_SBCK = for_metrics(look.prediction_SBCK)
         R, first = len(prediction_SBCK) // sum(b.design.n_models for b in blocks), 0
         start_R = look.start_S[:R]
         for i, block in enumerate(blocks):
@@ -138,7 +138,9 @@ class Validator:
                 if block.p == 1 - arm:
                     continue
                 s = first + arm * (block.design.n_models - 1) * R
-                factor_K = torch.tensor([x.alpha_A[arm] / x.unit for x in self.labels])
+                factor_K = prediction_SBCK.new_tensor(
+                    [x.alpha_A[arm] / x.unit for x in self.labels]
+                )
                 score_RBC = (prediction_SBCK[s : s + R] * factor_K).sum(-1)
                 for j, name in enumerate(self.outcomes):
                     found = ranking_metrics(
@@ -151,4 +153,4 @@ class Validator:
 
     def _of(self, start_S: Tensor, x_X: Tensor) -> Tensor:
         """What each network's start has; without an axis for the networks where all have one."""
-        return x_X[0] if self.n_starts == 1 else x_X[start_S]
+        return x_X[0] if self.n_starts == 1 else x_X[start_S.to(x_X.device)]

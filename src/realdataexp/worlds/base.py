@@ -65,14 +65,23 @@ class Slate:
 
     def part(self, worlds: slice) -> Slate:
         """The slates of some worlds of one block."""
-        n = self.batch.shape[0]
-        own = slice(worlds.start % n, worlds.start % n + worlds.stop - worlds.start)
         return Slate(
             self.item_WBC[worlds],
             self.video_WBC[worlds],
             self.is_candidate_WBC[worlds],
-            self.batch[worlds if n == len(self.item_WBC) else own],
+            self.batch[own_rows(worlds, self.batch.shape[0])],
         )
+
+
+def own_rows(worlds: slice, n: int) -> slice:
+    """Where some worlds of one block find their features: n slates for all, one a world or shared.
+
+    Args:
+        worlds: which, among all.
+        n: as many as worlds, or as replications.
+    """
+    start = worlds.start % n
+    return slice(start, start + worlds.stop - worlds.start)
 
 
 @dataclass(frozen=True)

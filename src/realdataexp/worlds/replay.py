@@ -28,6 +28,7 @@ from realdataexp.data.features import Features, FeatureTable
 from realdataexp.data.log import DataSet, LogTable
 from realdataexp.data.split import RowRanges, Split, training_blocks
 from realdataexp.device import Device
+from realdataexp.graphs import Graphs
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
 from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings, start_of
@@ -311,6 +312,9 @@ class ReplayWorld:
         self._n_taking_part_R = takes_part_XU.sum(1).clip(1)[start_R]
         is_short_XU = takes_part_XU & (self._n_rows_XU < settings.n_candidates)
         self._n_short_R = is_short_XU.sum(1)[start_R]
+        # the many draws of slates and arms are made where float64 is, on the device if it can be
+        self._graphs = Graphs(device)
+        self._drawn_R = self._replication_R.to(device.with_float64)
         # a user's visits form a chain, newest first; a visit's number is step * B + place
         self._n_visits_RU = np.zeros((n_replications, n_users), dtype=np.int32)
         self._last_visit_RU = np.full((n_replications, n_users), -1, dtype=np.int32)
@@ -334,77 +338,78 @@ class ReplayWorld:
         place_RB = draws.choose(u_RB, n_R).numpy()
         is_visit_RB = place_RB >= 0
         user_RB = np.where(is_visit_RB, self._eligible_RU[rows, place_RB.clip(0)], 0)
-        left_RB = self._n_rows_XU[self._start_R1, user_RB] - self._n_visits_RU[rows, user_RB]
-        left_RB = np.where(is_visit_RB, left_RB, 0)
-        u_RBC = draws.uniform(
-            draws.key(
-                s.seed, "slate", self._replication_R[:, None], step, torch.arange(s.batch_size)
-            ),
-            s.n_candidates,
-        )
-        slot_RBC = draws.choose(u_RBC, torch.from_numpy(left_RB))
-        self._plan = self._look_back(user_RB, left_RB, slot_RBC)
+        at_RB = rows * self._n_visits_RU.shape[1] + user_RB  # places are found faster by one number
+        n_visits_RB = self._n_visits_RU.reshape(-1)[at_RB]
+        left_RB = np.where(is_visit_RB, self._n_rows_XU[self._start_R1, user_RB] - n_visits_RB, 0)
+        last_RB = np.where(is_visit_RB, self._last_visit_RU.reshape(-1)[at_RB], -1)
+        earlier_KRB = self._look_back(last_RB)
         share_short_R = torch.from_numpy(self._n_short_R / self._n_taking_part_R)
-        self._record(step, rows, user_RB, left_RB, is_visit_RB, place_RB)
+        self._record(step, at_RB, last_RB, n_visits_RB, left_RB, is_visit_RB, place_RB)
         to_device = self._device.tensor
-        visitor_RB = torch.from_numpy(user_RB.astype(np.int64))
+        is_here = self._device.with_float64 == self._device.torch
+        visitor_RB, remaining_RB = (
+            (to_device if is_here else torch.from_numpy)(x.astype(np.int64))
+            for x in (user_RB, left_RB)
+        )
+        slot_RBC, arm_draw_RB = self._graphs.run(
+            self._slots_and_arms, visitor_RB, remaining_RB, self._drawn_R.new_full((), step)
+        )
+        visitor_RB, remaining_RB = to_device(visitor_RB), to_device(remaining_RB)
+        start_RB = to_device(self._from_XU[self._start_R1, user_RB])
+        self._plan = to_device(slot_RBC), start_RB, remaining_RB, to_device(earlier_KRB).long()
         return Visits(
             step,
-            to_device(self._replication_R),
-            to_device(visitor_RB),
+            to_device(self._drawn_R),
+            visitor_RB,
             to_device(is_visit_RB),
-            to_device(self._arm_draws(step, visitor_RB)),
-            to_device(left_RB.clip(max=s.n_candidates)),
+            to_device(arm_draw_RB),
+            remaining_RB.clamp_max(s.n_candidates),
             share_short_R,
         )
 
-    def _arm_draws(self, step: int, user_RB: Tensor) -> Tensor:
-        s = self._settings
+    def _slots_and_arms(
+        self, user_RB: Tensor, left_RB: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Draw which of a user's slots are shown (R, B, C, -1 for padding), and the arms: R, B."""
+        s, to = self._settings, left_RB.device
+        place_B = torch.arange(s.batch_size, device=to)
+        keys_RB = draws.key(s.seed, "slate", self._drawn_R[:, None], step, place_B)
+        slot_RBC = draws.choose(draws.uniform(keys_RB, s.n_candidates), left_RB)
         if s.assignment == "user":
-            keys = draws.key(s.seed, "arm of user", self._replication_R[:, None], user_RB)
-            return draws.uniform(keys, 1).squeeze(-1)
-        keys = draws.key(s.seed, "arm of visit", self._replication_R, step)
-        return draws.uniform(keys, s.batch_size)
+            keys_RB = draws.key(s.seed, "arm of user", self._drawn_R[:, None], user_RB)
+            return slot_RBC, draws.uniform(keys_RB, 1).squeeze(-1)
+        keys_R = draws.key(s.seed, "arm of visit", self._drawn_R, step)
+        return slot_RBC, draws.uniform(keys_R, s.batch_size)
 
-    def _look_back(
-        self, user_RB: np.ndarray, left_RB: np.ndarray, slot_RBC: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Slots, first rows and the users' earlier visits, on the device."""
-        rows = np.arange(user_RB.shape[0])[:, None]
-        chain, visit_RB = [], np.where(left_RB > 0, self._last_visit_RU[rows, user_RB], -1)
+    def _look_back(self, visit_RB: np.ndarray) -> np.ndarray:
+        """The visitors' earlier visits from the last on, -1 behind a user's first: K, R, B."""
+        rows, chain = np.arange(visit_RB.shape[0])[:, None], []
         while (visit_RB >= 0).any():
             chain.append(visit_RB)
             visit_RB = np.where(visit_RB >= 0, self._previous_RT[rows, visit_RB.clip(0)], -1)
-        earlier_KRB = np.stack(chain) if chain else np.zeros((0, *user_RB.shape), dtype=np.int32)
-        plan = (
-            slot_RBC,
-            self._from_XU[self._start_R1, user_RB],
-            left_RB.astype(np.int64),
-            earlier_KRB.astype(np.int64),
-        )
-        return tuple(self._device.tensor(x) for x in plan)
+        return np.stack(chain) if chain else np.zeros((0, *visit_RB.shape), dtype=np.int32)
 
     def _record(
         self,
         step: int,
-        rows: np.ndarray,
-        user_RB: np.ndarray,
+        at_RB: np.ndarray,
+        last_RB: np.ndarray,
+        n_visits_RB: np.ndarray,
         left_RB: np.ndarray,
         is_visit_RB: np.ndarray,
         place_RB: np.ndarray,
     ) -> None:
         """Lengthen the visitors' chains and strike those who ran out from the eligible."""
         s = self._settings
-        r, b = np.nonzero(is_visit_RB)
-        u = user_RB[r, b]
-        visit = step * s.batch_size + b
-        self._previous_RT[r, visit] = self._last_visit_RU[r, u]
-        self._last_visit_RU[r, u] = visit
-        self._n_visits_RU[r, u] += 1
-        np.add.at(self._n_short_R, r, left_RB[r, b] == s.n_candidates)
-        is_out = left_RB[r, b] <= s.min_candidates
+        visit_B = np.arange(step * s.batch_size, (step + 1) * s.batch_size, dtype=np.int32)
+        self._previous_RT[:, visit_B[0] : visit_B[-1] + 1] = last_RB
+        at_X = at_RB[is_visit_RB]
+        self._last_visit_RU.reshape(-1)[at_X] = np.broadcast_to(visit_B, at_RB.shape)[is_visit_RB]
+        self._n_visits_RU.reshape(-1)[at_X] = n_visits_RB[is_visit_RB] + 1
+        self._n_short_R += (is_visit_RB & (left_RB == s.n_candidates)).sum(1)
+        r, b = np.nonzero(is_visit_RB & (left_RB <= s.min_candidates))
         # from the highest place down, so that the last eligible user is never one struck later
-        out = sorted(zip(r[is_out], place_RB[r, b][is_out], strict=True), reverse=True)
+        out = sorted(zip(r, place_RB[r, b], strict=True), reverse=True)
         for replication, place in out:
             last = self._n_eligible_R[replication] - 1
             self._eligible_RU[replication, place] = self._eligible_RU[replication, last]
