@@ -31,6 +31,7 @@ SMALL = [
     "simulation.n_candidate=8",
     "simulation.validate_every=5",
     "experiment.replications=4",
+    "experiment.starts=1",
 ]
 EXPERIMENTS = {
     "demo": [f"dataset.synthetic.{x}" for x in ("users=300", "videos=200", "rows=9000")],

@@ -327,7 +327,8 @@ class Check:
     def _shard(self, settings: Any, has_graphs: bool = True) -> tuple[Shard, Setup]:
         """All replications of a config, with networks that have not been trained."""
         setup = self._set_up(settings, has_graphs)
-        starts = [[x.model.init(torch.tensor(SEED))] for x in setup.networks]
+        n_starts = setup.config.experiment.n_starts
+        starts = [[x.model.init(torch.tensor(SEED))] * n_starts for x in setup.networks]
         kinds = tuple(label.config.type for label in setup.labels)
         validator = _validator(setup.config, setup, kinds)
         replications = tuple(range(setup.config.experiment.replications))
