@@ -81,8 +81,12 @@ def test_without_a_truth_of_a_label_there_is_no_bias():
 def test_an_a_a_test_has_no_sign_to_miss():
     rows = [row for w in (0, 1) for row in both_arms("pooling", w)]
     same = [("global", w, arm, 10, 4.0 + w) for w in (0, 1) for arm in "TC"]
-    said = said_of(result_of(outcomes(*same, *rows)))[-1]
-    assert said == "comparison: sign_error_rate null for pooling of click: no effect has no sign"
+    no_test, no_sign = said_of(result_of(outcomes(*same, *rows)))
+    assert no_test == (
+        "estimates: p_value, p_adjusted null for global of click: both arms do the same in every "
+        "replication, so there is nothing to test"
+    )
+    assert no_sign == "comparison: sign_error_rate null for pooling of click: no effect has no sign"
 
 
 def test_outcomes_that_do_not_vary_have_no_p_value():

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from realdataexp.errors import Warnings
+from realdataexp.stats.comparison import TRUTH
 from realdataexp.stats.groups import two_groups
 from realdataexp.stats.ratio import LEAST_P_VALUE, ratio_p_value
 
@@ -15,6 +16,7 @@ _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
 _WEIGHT_OFF = 0.1
 _MANY_LOST = 0.01
+_NO_EFFECT = "both arms do the same in every replication, so there is nothing to test"
 _CONSTANT = "the label's outcomes do not vary, so nothing can be told; choose another target"
 _NO_COVARIATE = (
     "the covariate of cuped, a unit's mean outcome before the test, is missing or the same for all "
@@ -257,5 +259,5 @@ def _reason(entry: dict[str, Any], key: str) -> str:
     if key in ("bias_mc_se", "sd", "se_ratio") and entry["sd"] is None:
         return "one replication has no spread; set experiment.replications to 2 or more"
     if entry.get("se") == 0 or (key == "se_ratio" and entry["sd"] == 0):
-        return _CONSTANT
+        return _NO_EFFECT if entry.get("value") == 0 and entry["design"] == TRUTH else _CONSTANT
     return "fewer than two outcomes in an arm"
