@@ -84,9 +84,25 @@ def test_nothing_is_said_of_few_worlds_or_of_equal_arms() -> None:
     assert two_groups(table(np.zeros(20), 0.0)) == two_groups(table(np.zeros(20), 0.1)) == []
 
 
+def test_starting_models_that_differ_are_no_groups_unless_their_own_worlds_do() -> None:
+    """Of 8 starts with 4 worlds each, 3 are far above the others; then in a state of its own each.
+
+    By hand: 12 worlds above 20, all of whole starts; one of them back below makes 1 apart, three 3.
+    """
+    start = np.arange(32) % 8
+    values = np.where(start < 3, 50.0, 0.0) + np.linspace(0.0, 1.0, 32)
+    assert len(two_groups(table(values, 1.0))) == 1
+    assert two_groups(table(values, 1.0), n_starts=8) == []
+    for n_back, n_found in ((1, 0), (2, 0), (3, 1)):
+        moved = values.copy()
+        moved[[0, 1, 2][:n_back]] -= 50.0
+        found = two_groups(table(moved, 1.0), n_starts=8)
+        assert [(x.n_below, x.n_above) for x in found] == [(20 + n_back, 12 - n_back)] * n_found
+
+
 def test_a_warning_names_the_design_its_labels_and_how_far_apart() -> None:
     warnings = Warnings()
-    warn_of_groups(table(np.r_[np.zeros(15), np.full(5, 20.0)], 2.0), warnings)
+    warn_of_groups(table(np.r_[np.zeros(15), np.full(5, 20.0)], 2.0), 1, warnings)
     (item,) = warnings.items
     assert item["code"] == "worlds_in_groups"
     assert item["message"].startswith("shadow: the worlds' effects fall into groups")

@@ -159,10 +159,10 @@ def warn_of_intervals(inference: Sequence[dict[str, Any]], warnings: Warnings) -
             )
 
 
-def warn_of_groups(inference: pl.DataFrame, warnings: Warnings) -> None:
+def warn_of_groups(inference: pl.DataFrame, n_starts: int, warnings: Warnings) -> None:
     """Warn of designs whose worlds fall into two groups, by the rule of ``groups.two_groups``."""
     labels: dict[str, list[str]] = {}
-    for x in two_groups(inference):
+    for x in two_groups(inference, n_starts):
         apart = f"{x.n_below} and {x.n_above} worlds, {x.gap_se:.1f} standard errors apart"
         labels.setdefault(x.design, []).append(f"{x.label} ({apart})")
     for design, how in labels.items():

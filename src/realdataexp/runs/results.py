@@ -102,7 +102,7 @@ def _write_results(parts: Parts, status: str) -> None:
     warn_of_arms(estimates, warnings)
     warn_of_ratios(diagnostics, config.experiment.p_treatment, warnings)
     warn_of_intervals(result["inference"], warnings)
-    warn_of_groups(inference, warnings)
+    warn_of_groups(inference, n_starts, warnings)
     warn_of_nulls(result, warnings)
     if status == "complete":
         for text in parts.tracking.send_last(metrics, outcomes, result):

@@ -28,7 +28,7 @@ class TwoGroups(NamedTuple):
     gap_se: float
 
 
-def two_groups(inference: pl.DataFrame) -> list[TwoGroups]:
+def two_groups(inference: pl.DataFrame, n_starts: int = 1) -> list[TwoGroups]:
     """The designs (the truth among them) and labels whose worlds fall into two groups.
 
     The rule: in ascending order two neighbouring estimates are over 6 mean standard errors apart,
@@ -36,21 +36,27 @@ def two_groups(inference: pl.DataFrame) -> list[TwoGroups]:
     ``user_cluster`` where a design has it, else of ``welch``. Where it is right, estimates with one
     hump meet the rule less than once in 10,000 times, with heavy tails (Student's t with 2.5
     degrees of freedom) or very skewed (log-normal, sigma 1.5) too; where it is three times too
-    small, normal ones less than once in 500 times.
+    small, normal ones less than once in 500 times. Starting models have effects of their own; so
+    with several of them 3 worlds or more must also be in another group than most of their start.
 
     Args:
         inference: the table of ``inference.inference_table``.
+        n_starts: how many starting models the run has.
     """
     found = []
     for (design, label), group in inference.group_by(["design", "label"], maintain_order=True):
         has_units = (group["se_method"] == "user_cluster") & group["se"].is_not_null()
         method = "user_cluster" if has_units.any() else "welch"
         known = group.filter(pl.col("se_method") == method).drop_nulls(["value", "se"])
-        value, se = np.sort(known["value"].to_numpy()), known["se"].to_numpy()
+        known = known.sort("value")
+        value, se = known["value"].to_numpy(), known["se"].to_numpy()
         least = max(MIN_GROUP, math.ceil(MIN_SHARE * len(value)))
         if len(value) < 2 * least or se.mean() == 0:
             continue
-        gap = np.diff(value)[least - 1 : len(value) - least] / se.mean()
+        gap = np.diff(value) / se.mean()
+        if n_starts > 1:
+            gap[_n_apart(known["world"].to_numpy() % n_starts) < MIN_GROUP] = 0.0
+        gap = gap[least - 1 : len(value) - least]
         at = int(gap.argmax())
         if gap[at] > FAR:
             n_below = at + least
@@ -58,3 +64,14 @@ def two_groups(inference: pl.DataFrame) -> list[TwoGroups]:
                 TwoGroups(str(design), str(label), n_below, len(value) - n_below, float(gap[at]))
             )
     return found
+
+
+def _n_apart(start_W: np.ndarray) -> np.ndarray:
+    """Of worlds in order, cut behind each but the last: how many are not with most of their start.
+
+    Args:
+        start_W: each world's starting model.
+    """
+    is_of_WK = start_W[:, None] == np.unique(start_W)
+    below_WK = is_of_WK.cumsum(0)[:-1]
+    return np.minimum(below_WK, is_of_WK.sum(0) - below_WK).sum(1)
