@@ -21,20 +21,23 @@ Axes: R replicates, G units of a world, L labels.
 from __future__ import annotations
 
 import math
+import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, combinations
 
 import numpy as np
 
 from realdataexp.stats.intervals import ALPHA, Intervals, cannot_tell
-from realdataexp.stats.tables import DesignTables
+from realdataexp.stats.tables import DesignTables, WorldUnits
 
 LEAST_ADJUSTED = 0.01
 MIN_REPLICATES = 199
 MIN_UNITS = 10
 TIE = 1e-9  # the same statistic, computed in two ways
 MAX_NUMBERS = 2**21  # of a block of replicates: 16 MiB
+MAX_THREADS = 8
 
 
 def n_replicates(n_labels: int, least: int) -> int:
@@ -80,6 +83,14 @@ def generator(design: str, world: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(key))
 
 
+def _for_each(parts: Iterable[WorldUnits], compute: Callable[[WorldUnits], None]) -> None:
+    """Compute every world's cells, in as many threads as there are cores: worlds share nothing."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(min(n_cores or 1, MAX_THREADS)) as pool:
+        for _ in pool.map(compute, parts):
+            pass
+
+
 def _poisson_of_16_bits() -> np.ndarray:
     """Turns 16 random bits into a draw from Poisson(1), exact to 2**-16."""
     factorial = np.cumprod([1, *range(1, 12)])
@@ -111,7 +122,8 @@ def bootstrap(tables: DesignTables) -> Intervals:
     is_enough_K = units.count_KA.min(axis=1) >= MIN_UNITS
     n = n_replicates(tables.n_labels, least=2)
     tail = round((n + 1) * ALPHA / 2)
-    for part in tables.world_units():
+
+    def resample(part: WorldUnits) -> None:
         columns = [part.dense(x[:, a]) for x in (units.n_UA, residual_UA) for a in (0, 1)]
         chance = generator(tables.design, part.world, "bootstrap")
         weights = (
@@ -129,6 +141,8 @@ def bootstrap(tables: DesignTables) -> Intervals:
         out.ci_low[cells] = replicate_RL[tail - 1]
         out.ci_high[cells] = replicate_RL[-tail]
         out.p_value[cells] = np.minimum(1.0, 2 * (1 + beyond) / (n + 1))
+
+    _for_each(tables.world_units(), resample)
     return out
 
 
@@ -161,10 +175,11 @@ def randomisation(tables: DesignTables) -> Intervals:
     mean_K = units.total(sum_U) / units.total(n_U).clip(1)
     apart_U = sum_U - mean_K[units.cell_U] * n_U
     columns_U = [n_U > 0, n_U, apart_U, n_U**2, n_U * apart_U, apart_U**2]
-    for part in tables.world_units():
+
+    def deal(part: WorldUnits) -> None:
         is_treated_G, is_control_G = (part.dense(units.n_UA[:, a]).max(axis=1) > 0 for a in (1, 0))
         if (is_treated_G & is_control_G).any() or not _can_reject(is_treated_G):
-            continue
+            return
         chance = generator(tables.design, part.world, "randomisation")
         arms = chain([is_treated_G[None]], _dealt_anew(is_treated_G, n, chance))
         columns = np.concatenate([part.dense(x) for x in columns_U], axis=1)
@@ -180,6 +195,8 @@ def randomisation(tables: DesignTables) -> Intervals:
         out.ci_low[cells] = value_K[cells] - half
         out.ci_high[cells] = value_K[cells] + half
         out.p_value[cells] = (1 + at_least) / len(size)
+
+    _for_each(tables.world_units(), deal)
     return out
 
 
