@@ -78,6 +78,17 @@ def test_without_a_truth_of_a_label_there_is_no_bias():
     ]
 
 
+def test_a_starting_model_for_each_replication_has_no_spread_of_a_single_test():
+    rows = [row for w in (0, 1) for d in ("global", "pooling") for row in both_arms(d, w)]
+    inference = inference_table(outcomes(*rows), None, ["welch"])
+    judged = section(judge(inference, n_starts=2), "comparison")
+    (said,) = said_of(result_of(outcomes(*rows), comparison=judged))
+    assert said.startswith(
+        "comparison: sd, se_ratio null for pooling of click: no two replications"
+    )
+    assert said.endswith("raise experiment.replications, or lower experiment.starts")
+
+
 def test_an_a_a_test_has_no_sign_to_miss():
     rows = [row for w in (0, 1) for row in both_arms("pooling", w)]
     same = [("global", w, arm, 10, 4.0 + w) for w in (0, 1) for arm in "TC"]

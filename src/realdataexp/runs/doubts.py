@@ -16,6 +16,11 @@ _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
 _WEIGHT_OFF = 0.1
 _MANY_LOST = 0.01
+_ONE = "one replication has no spread; set experiment.replications to 2 or more"
+_ONE_EACH = (
+    "no two replications begin from the same starting model, so the spread of a single test is "
+    "unknown; raise experiment.replications, or lower experiment.starts"
+)
 _NO_EFFECT = "both arms do the same in every replication, so there is nothing to test"
 _CONSTANT = "the label's outcomes do not vary, so nothing can be told; choose another target"
 _NO_COVARIATE = (
@@ -257,7 +262,7 @@ def _reason(entry: dict[str, Any], key: str) -> str:
     if key in _AGAINST_TRUTH and entry["gte"] is None:
         return "the truth has no value of it"
     if key in ("bias_mc_se", "sd", "se_ratio") and entry["sd"] is None:
-        return "one replication has no spread; set experiment.replications to 2 or more"
+        return _ONE_EACH if entry["n_worlds"] > 1 else _ONE
     if entry.get("se") == 0 or (key == "se_ratio" and entry["sd"] == 0):
         return _NO_EFFECT if entry.get("value") == 0 and entry["design"] == TRUTH else _CONSTANT
     return "fewer than two outcomes in an arm"
