@@ -146,7 +146,7 @@ def test_a_result_shows_the_answer_first_then_tables_warnings_and_links(small_ru
     places = [
         html.index(text)
         for text in (
-            "mode compare, complete, 10 steps, 3 replications, seed 0",
+            "mode compare, complete, 10 steps, 3 replications given this starting model, seed 0",
             "Treating everybody",
             "Is the estimate biased?",
             "Which intervals can be believed?",
@@ -240,8 +240,8 @@ def test_a_partial_result_says_so(small_run: Path, tmp_path: Path):
         (None, "not there; give a run folder made by run"),
         ("{", "cannot be read as JSON"),
         ("[]", "is not a result of realdataexp"),
-        ('{"schema_version": 1}', "lacks what a result has (KeyError: "),
-        ('{"schema_version": 1, "config": 3}', "lacks what a result has ("),
+        ('{"schema_version": 1}', "holds what no run writes (lacks 'config')"),
+        ('{"schema_version": 1, "config": 3}', "config: not what a run writes ("),
     ],
 )
 def test_a_damaged_folder_shows_what_is_wrong(tmp_path: Path, content: str | None, message: str):

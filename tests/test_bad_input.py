@@ -86,12 +86,12 @@ def only_header(rows: list[list[str]]) -> list[list[str]]:
         ("labels.0.model_params={hiden: [3]}", ["labels.0.model_params.hiden", "hidden_layers"]),
         ("experiment.designs=[poolin]", ["experiment.designs.0", "pooling"]),
         (
-            "experiment.designs=[{name: splitting, normalise: no}]",
+            "experiment.designs=[{name: splitting, normalise: false}]",
             ["experiment.designs.0.normalise", "normalize"],
         ),
         (
             "experiment.designs=[{name: pooling, label: global}]",
-            ["experiment.designs.0.label = 'global'"],
+            ['experiment.designs.0.label = "global"'],
         ),
         ("device=gpu", ["device", "gpu", "cpu"]),
         ("labels.0.target=play_time", ["labels.0.target = 'play_time'", "play_time_ms"]),
