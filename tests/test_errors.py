@@ -51,8 +51,12 @@ def test_each_fault_of_an_input_error_is_one_line():
     assert all(line.isprintable() for line in error.faults)
 
 
-def test_a_warning_is_one_line_in_the_result_and_in_the_log(caplog: pytest.LogCaptureFixture):
-    warnings = Warnings()
+def test_a_warning_is_one_line_in_the_result_and_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    logger, warnings = logging.getLogger("realdataexp"), Warnings()
+    monkeypatch.setattr(logger, "propagate", True)  # whatever a command before has left
+    caplog.set_level(logging.WARNING, logger="realdataexp")
     warnings.add("doubt", NASTY)
     (item,) = warnings
     assert_plain(item["message"])

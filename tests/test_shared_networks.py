@@ -26,6 +26,7 @@ from support import (
 
 from realdataexp import cli
 from realdataexp.api import run
+from realdataexp.errors import RunError
 from realdataexp.heads import Head
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, n_networks
@@ -206,13 +207,18 @@ def test_a_run_whose_networks_skip_their_updates_fails(
     config.write_text(json.dumps(settings))
     assert cli.main(["run", str(config), "--out", str(out)]) == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("[")]
-    network = {"pretrain": "network starting model", "simulation": "network pooling 0 shared"}
+    network = {"pretrain": "network starting model", "simulation": "network pooling "}
     assert f"label play_time, {network[block]}" in line
-    assert f"{block}.max_skipped_share = 0.1" in line and f"{block}.gradient_clip" in line
+    said = {
+        "pretrain": ["pretrain.max_skipped_share = 0.1", "pretrain.gradient_clip"],
+        "simulation": ["predicted values from nan", "lower the learning rate"],
+    }
+    assert all(text in line for text in said[block])
     assert json.loads((out / "result.json").read_text())["status"] == "partial"
     for phase in ("pretrain", "simulation"):
         settings[phase]["max_skipped_share"] = 1.0
-    run(settings, out=tmp_path / "again")
+    with pytest.raises(RunError, match="lower the learning rate"):
+        run(settings, out=tmp_path / "again")
 
 
 def test_mixed_precision_is_named_as_a_cause_where_it_is_on(

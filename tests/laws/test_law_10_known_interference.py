@@ -21,6 +21,7 @@ SMALL = [
     "simulation.n_candidate=20",
     "simulation.batch_size=64",
     "experiment.replications=24",
+    "experiment.starts=1",
     "experiment.designs=[pooling, shadow]",
     "experiment.intervals=[welch]",
 ]

@@ -65,7 +65,8 @@ def shown(result: dict[str, Any], tmp_path: Path, width: int = 80, color: bool =
 
 def test_truth_and_designs_stand_together_in_one_scale(tmp_path: Path):
     lines = shown(compared(), tmp_path).splitlines()
-    assert "play_time (ms): effect per visit" in lines
+    title = "play_time (ms): effect per visit, 10 replications given this starting model"
+    assert title in lines
     rows = {line.split("  ")[0]: line.split() for line in lines if line}
     assert rows["truth (GTE)"] == ["truth", "(GTE)", "-279"]
     assert rows["pooling"] == ["pooling", "-511", "-232", "±", "245", "764", "761", "90", "%"]
@@ -145,8 +146,9 @@ def test_an_a_a_test_has_a_table_of_its_intervals_errors(tmp_path: Path):
     text = shown(aa_result(), tmp_path)
     assert text.count(": type-I error by interval method") == 2
     lines = text[text.index("click: type-I error") :].splitlines()
-    assert lines[1].split() == ["welch", "user_cluster"]
-    rows = {line.split()[0]: line.split()[1:] for line in lines[3:6]}
+    assert " ".join(lines[:2]).endswith("replications given this starting model")
+    assert lines[2].split() == ["welch", "user_cluster"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[4:7]}
     assert rows == {
         "pooling": ["15", "%", "*", "5", "%"],
         "cluster": ["100", "%", "*", "-"],

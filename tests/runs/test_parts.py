@@ -91,7 +91,7 @@ def test_identity_is_the_config_and_the_data(parts: Parts):
 def test_a_state_comes_back(parts: Parts):
     parts.weight_figures = {"weighting": {"auc": 0.1 + 0.2, "mean": NAN, "least": -float("inf")}}
     parts.warnings = Warnings([{"code": "a", "message": "b"}])
-    parts.n_rows_pretrained, parts.n_steps_at_look = 7, 3
+    parts.n_rows_pretrained = 7
     saved = checkpoint_of(parts, best={"click.auc": {"checkpoint": "step_0", "value": 0.5}})
     parts.weight_figures, parts.warnings, parts.n_rows_pretrained = {}, Warnings(), 0
     parts.warnings.add("c", "d")
@@ -100,7 +100,7 @@ def test_a_state_comes_back(parts: Parts):
     assert figures["auc"] == 0.1 + 0.2 and figures["mean"] != figures["mean"]
     assert figures["least"] == -float("inf")
     assert [w["code"] for w in parts.warnings] == ["c", "a"]
-    assert (parts.n_rows_pretrained, parts.n_steps_at_look) == (7, 3)
+    assert parts.n_rows_pretrained == 7
     assert parts.checkpoints.best == {"click.auc": {"checkpoint": "step_0", "value": 0.5}}
 
 

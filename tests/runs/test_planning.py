@@ -228,7 +228,7 @@ def test_what_too_few_worlds_give_is_a_dash_with_a_warning(
         (["--p", "1"], "--p 1: must be a number more than 0 and less than 1, such as 0.1,0.5"),
         (["--p", "0.5,x"], "--p x: must be a number"),
         (["--p", "nan"], "--p nan: must be a number"),
-        (["--p", ""], "--p: an empty list; give values such as 0.1,0.5"),
+        (["--p", ""], "after --p: an empty value: give one, or leave both out"),
         (["--p", "0.5,"], "--p '': must be a number"),
         (["--p", "0.5,0.50"], "--p 0.50: stands more than once; give each value once"),
         (["--steps", "0"], "--steps 0: must be a whole number of at least 1, such as 50,200"),

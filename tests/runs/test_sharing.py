@@ -117,7 +117,7 @@ def test_one_process_is_never_a_fault():
     ("changes", "said"),
     [
         (["simulation.processes=9"], r"simulation\.processes = 9: .*replications = 3; .*most 1,"),
-        (["simulation.processes=0"], r"simulation\.processes = 0: must be auto or .* at least 1"),
+        (["simulation.processes=0"], r"simulation\.processes = 0: must be auto or .* from 1 to"),
         (["simulation.processes=many"], r'simulation\.processes = "many": must be auto or'),
     ],
 )

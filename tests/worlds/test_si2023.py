@@ -79,8 +79,8 @@ def test_coefficients_depend_on_the_worlds_seed_only():
 
 
 def test_coefficients_fill_the_interval_of_their_strength():
-    config = Si2023Config(n_features=20_000, finish_strength=3.0, stay_strength=0.5)
-    platform = Platform.draw(config)
+    config = Si2023Config(finish_strength=3.0, stay_strength=0.5)
+    platform = Platform.draw(config.model_copy(update={"n_features": 20_000}))
     count = []
     for coefficient_DK, strength in ((platform.finish_DK, 3.0), (platform.stay_DK, 0.5)):
         assert coefficient_DK.abs().max() <= strength
