@@ -52,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in ENDING[1:]:
             if not is_ignored(number):
                 signal.signal(number, signal.default_int_handler)
-    os.environ["MPLBACKEND"] = "agg"  # plots are files: what windows are drawn with matters not
     arguments = list(sys.argv[1:] if argv is None else argv)
     with lasting_streams() as stdout:
         code = _main(arguments)

@@ -471,11 +471,11 @@ def test_an_interrupt_between_the_start_and_the_first_step_leaves_no_process(
 ):
     real, own = looping.logger.info, []
 
-    def info(text: str, *args: object) -> None:
+    def info(text: str, *args: object, **options: Any) -> None:
         if "processes for the loop" in text:
             own.extend(children())
             raise KeyboardInterrupt
-        real(text, *args)
+        real(text, *args, **options)
 
     monkeypatch.setattr(looping.logger, "info", info)
     config = small_config(simulation={"processes": 2}, experiment={"replications": 4})

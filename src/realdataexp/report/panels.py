@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from realdataexp.report.bias import interval, kind
+from realdataexp.report.drawing import Axes, FuncFormatter, MaxNLocator
 from realdataexp.report.numbers import number
 from realdataexp.report.verdicts import JUDGEMENTS
 

@@ -7,15 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
 from realdataexp.errors import one_line
 from realdataexp.files import write_atomically
+from realdataexp.report.drawing import Axes, Figure, matplotlib
 from realdataexp.report.files import REMEDY
 from realdataexp.report.numbers import number
 from realdataexp.report.perf import Perf, gpu_answer, monitor_rows, read_perf

@@ -8,13 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import polars as pl
-from matplotlib.figure import Figure
 
 from realdataexp.files import write_atomically
 from realdataexp.report import curves, panels
 from realdataexp.report.bias import INTERVAL_OF_BIAS
+from realdataexp.report.drawing import Figure, matplotlib
 from realdataexp.report.files import REMEDY, read_result, read_table
 from realdataexp.report.numbers import replications
 from realdataexp.report.table import unit_of
