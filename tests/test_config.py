@@ -388,6 +388,8 @@ def test_a_fault_names_the_option_that_gave_the_value():
     assert faults("demo", mode="x")[0].startswith('--mode: mode = "x": ')
     assert faults("demo", device="gpu")[0].startswith("--device: device = ")
     assert faults("demo", data="/tmp")[0].startswith("--data: dataset.path = ")
+    within = faults("demo", "experiment.designs.0=shadow")[0]
+    assert within.startswith("demo (built-in) with --set: experiment.designs: shadow stands more")
     assert faults("demo", "simulation.n_steps=0")[0].startswith("--set: simulation.n_steps = 0: ")
 
 

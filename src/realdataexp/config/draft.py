@@ -31,7 +31,10 @@ class Draft:
     def line(self, loc: Loc, fault: str) -> str:
         """One fault as a line: ``file: path<fault>``, the path in the user's spelling."""
         prefixes = (loc[:n] for n in range(len(loc), 0, -1))
-        source = next((self.given_by[p] for p in prefixes if p in self.given_by), self.source)
+        source = next((self.given_by[p] for p in prefixes if p in self.given_by), None)
+        if source is None:  # a list or block may be at fault by what an option set within it
+            within = (by for at, by in self.given_by.items() if at[: len(loc)] == loc)
+            source = " with ".join([self.source, *dict.fromkeys(within)])
         if loc[:1] == ("simulation",):
             loc = (self.loop_block, *loc[1:])
         return f"{source}: {'.'.join(str(part) for part in loc)}{fault}"
