@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from realdataexp import cli, draws
 from realdataexp.api import run
-from realdataexp.components import calling, reason, resolve
+from realdataexp.components import calling, reason
 from realdataexp.config import load_config
 from realdataexp.designs import Design
 from realdataexp.designs.base import ones
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError, RunError, Warnings
 from realdataexp.models import MLP, Loss
+from realdataexp.registry import find
 from realdataexp.runs.setup import set_up
 from realdataexp.tracking import Tracker, Writer
 
@@ -669,7 +670,7 @@ def test_a_module_that_cannot_be_imported_is_one_line(
     (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError) as caught:
-        resolve(f"{name}:Name", {}, "labels.0.model")
+        find("model", f"{name}:Name", "labels.0.model")
     line = str(caught.value)
     assert line.startswith(f"labels.0.model = '{name}:Name': ") and said in line, line
     assert line.isprintable() and (f"{name}.py:" in line or text == "\x00")

@@ -1,14 +1,12 @@
-"""Find a component by its name in a table, or by ``package.module:Name`` outside the package.
+"""Components from outside the package are held to what they promise.
 
-What comes from outside is held to what it promises: whatever it raises, and whatever it returns
-that is not what was asked for, becomes one line that names it.
+Whatever one raises, and whatever it returns that is not what was asked for, becomes one line that
+names it.
 """
 
 from __future__ import annotations
 
-import difflib
 import dis
-import importlib
 import os
 import sysconfig
 import traceback
@@ -17,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-from pydantic import ValidationError
 
 from realdataexp.errors import InputError, RunError, one_line
 
@@ -41,51 +37,14 @@ class Unfit(Exception):
     """What a component returned is not what was wanted; the message says both."""
 
 
-def resolve(name: str, table: Mapping[str, Any], where: str) -> Any:
-    """The entry of ``table`` called ``name``, or the attribute that ``package.module:Name`` names.
-
-    Raises:
-        InputError: there is no such entry, module or attribute, or the module cannot be imported;
-            ``where`` is the config path.
-    """
-    if name in table:
-        return table[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.0)
-        raise InputError(
-            f"{where} = {name!r}: unknown; use one of {', '.join(table)} "
-            f"(nearest: {near[0]}), or package.module:Name"
-        )
-    if not (module_name and attribute) or module_name.startswith("."):
-        raise InputError(f"{where} = {name!r}: is no import path; write package.module:Name")
-    with calling(f"{where} = {name!r}", "its import", InputError):
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except ModuleNotFoundError as error:
-            is_itself = f"{module_name}.".startswith(f"{error.name}.")
-            remedy = "its folder" if is_itself else f"the folder of {error.name}"
-            raise InputError(
-                f"{where} = {name!r}: cannot import module {module_name!r} "
-                f"({reason(error).partition(': ')[2]}); install it, or put {remedy} on PYTHONPATH"
-            ) from error
-        except AttributeError as error:
-            if traceback.extract_tb(error.__traceback__)[-1].filename != __file__:
-                raise  # raised in the module, not by the look-up in it
-            raise InputError(f"{where} = {name!r}: {module_name!r} has no {attribute!r}") from error
-
-
-def is_outside(name: str) -> bool:
-    """Whether a component's name is an import path."""
-    return ":" in name
-
-
 def construct(component: Any, name: str, options: Mapping[str, Any], where: str) -> Any:
     """An object of a pydantic class, its fields given as options.
 
     Raises:
         InputError: it refuses an option, a line each, or fails; ``where`` is the config path.
     """
+    from pydantic import ValidationError  # only here: `--help` goes without it
+
     with calling(f"{where} = {name!r}", "its constructor", InputError):
         try:
             return component(**options)

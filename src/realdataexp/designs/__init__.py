@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from realdataexp.components import construct, is_outside, resolve
+from realdataexp.components import construct
 from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome
 from realdataexp.designs.cluster import Cluster
 from realdataexp.designs.codiverted import Codiverted
@@ -23,6 +23,7 @@ from realdataexp.designs.splitting import Splitting
 from realdataexp.designs.switchback import Switchback
 from realdataexp.designs.weighting import Weighting
 from realdataexp.errors import InputError
+from realdataexp.registry import find, is_outside
 
 DESIGNS: dict[str, type[Design]] = {
     "pooling": Pooling,
@@ -56,7 +57,7 @@ def build_design(name: str, options: Mapping[str, Any], where: str) -> Design | 
         InputError: no such design, or it refuses an option; ``where`` is the config path.
         ComponentError: one from outside has a number of models that no design has.
     """
-    component = resolve(name, DESIGNS, where)
+    component = find("design", name, where)
     if not (isinstance(component, type) and issubclass(component, Design)):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.designs.Design")
     design: Design = construct(component, name, options, where)

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from realdataexp.components import resolve
 from realdataexp.models.base import Batch, FeatureSchema, SideSchema, StackedModel
 from realdataexp.models.dcn_v2 import DCNv2
 from realdataexp.models.dlrm import DLRM
@@ -18,6 +17,7 @@ from realdataexp.models.mmoe import MMoE
 from realdataexp.models.module import ModuleStack
 from realdataexp.models.outside import OutsideModel, outside_loss
 from realdataexp.models.wide_deep import WideDeep
+from realdataexp.registry import find
 
 MODELS: dict[str, type[StackedModel]] = {
     "MLP": MLP,
@@ -69,7 +69,7 @@ def build_model(
     Raises:
         InputError: no such model, or it refuses its parameters; ``where`` is the config path.
     """
-    component = resolve(name, MODELS, where)
+    component = find("model", name, where)
     if name not in SHARED_MODELS and not isinstance(n_outputs, int):
         (n_outputs,) = n_outputs
     if isinstance(component, type) and issubclass(component, nn.Module):
@@ -80,4 +80,4 @@ def build_model(
 
 def build_loss(name: str, where: str) -> Loss:
     """The loss called ``name``, or an outside object given as ``package.module:Name``."""
-    return resolve(name, LOSSES, where)
+    return find("loss", name, where)

@@ -96,16 +96,23 @@ def _expected_class(raw_XO: Tensor, scale: LabelScale) -> Tensor:
     return (torch.softmax(raw_XO, dim=-1) * classes_O).sum(-1)
 
 
+# |log1p(prediction) - log1p(y)|: finite, with a gradient, for every y >= 0
+LOG_MAE = Loss(_log_mae, _expm1, transform=torch.log1p)
+# squared error of log1p, in units of its standard deviation
+LOG_MSE = Loss(_log_mse, _expm1, transform=torch.log1p)
+# squared and absolute error in units of the label's standard deviation
+MSE = Loss(_mse, _unscaled)
+MAE = Loss(_mae, _unscaled)
+# binary cross-entropy; predicts P(y = 1)
+BCE = Loss(_bce, _probability)
+# cross-entropy over classes 0..K-1; predicts the expected class (for two: P(y = 1))
+CE = Loss(_cross_entropy, _expected_class, is_class=True)
+
 LOSSES: dict[str, Loss] = {
-    # |log1p(prediction) - log1p(y)|: finite, with a gradient, for every y >= 0
-    "logMAE": Loss(_log_mae, _expm1, transform=torch.log1p),
-    # squared error of log1p, in units of its standard deviation
-    "logMSE": Loss(_log_mse, _expm1, transform=torch.log1p),
-    # squared and absolute error in units of the label's standard deviation
-    "MSE": Loss(_mse, _unscaled),
-    "MAE": Loss(_mae, _unscaled),
-    # binary cross-entropy; predicts P(y = 1)
-    "BCE": Loss(_bce, _probability),
-    # cross-entropy over classes 0..K-1; predicts the expected class (for two: P(y = 1))
-    "CE": Loss(_cross_entropy, _expected_class, is_class=True),
+    "logMAE": LOG_MAE,
+    "logMSE": LOG_MSE,
+    "MSE": MSE,
+    "MAE": MAE,
+    "BCE": BCE,
+    "CE": CE,
 }

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from realdataexp import draws
-from realdataexp.components import ComponentError, calling, faults_of, is_outside, resolve
+from realdataexp.components import ComponentError, calling, faults_of
 from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
 from realdataexp.config.blocks import SchedulerConfig
 from realdataexp.config.faults import did_you_mean
@@ -37,7 +37,6 @@ from realdataexp.loop import Block, LabelPolicy
 from realdataexp.metrics import LOSS, metric_names
 from realdataexp.models import (
     LOSSES,
-    MODELS,
     SHARED_MODELS,
     LabelScale,
     Loss,
@@ -48,6 +47,7 @@ from realdataexp.models import (
     outside_loss,
 )
 from realdataexp.optimizers import OptimizerSettings
+from realdataexp.registry import find, is_outside
 from realdataexp.runs.checks import data_faults
 from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.rehearsal import Rehearsal
@@ -357,7 +357,7 @@ def _loss(config: Config, index: int) -> Loss:
 def _check_model(config: Config, index: int) -> type:
     """The class that a label's model names."""
     name, where = config.labels[index].model, f"labels.{index}.model"
-    component = resolve(name, MODELS, where)
+    component = find("model", name, where)
     if not isinstance(component, type):
         raise InputError(
             f"{where} = {name!r}: is not a class of models but a {type(component).__name__}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from realdataexp.components import calling, construct, resolve
+from realdataexp.components import calling, construct
 from realdataexp.errors import InputError
+from realdataexp.registry import find
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer
 from realdataexp.tracking.mlflow import MLflow
 from realdataexp.tracking.series import Point
@@ -24,7 +25,7 @@ def build_tracker(name: str, options: Mapping[str, Any], where: str) -> Tracker:
         InputError: no such tracker, it refuses an option, or its library is missing; ``where`` is
             the config path.
     """
-    component = resolve(name, TRACKERS, where)
+    component = find("tracker", name, where)
     if not (isinstance(component, type) and issubclass(component, Tracker)):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.tracking.Tracker")
     tracker: Tracker = construct(component, name, options, where)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import subprocess
+import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from realdataexp.components import resolve
 from realdataexp.errors import InputError
 from realdataexp.models import LOSSES, build_loss, build_model
 from realdataexp.models.base import FeatureSchema, SideSchema
+from realdataexp.registry import Kind, find, is_outside, names
 
-TABLE = {"pooling": 1, "snapshot": 2, "splitting": 3}
+KINDS = get_args(Kind)
 
 
 def message(name: str) -> str:
     with pytest.raises(InputError) as caught:
-        resolve(name, TABLE, "designs[0].kind")
+        find("design", name, "designs[0].kind")
     text = str(caught.value)
     assert "\n" not in text and text.startswith(f"designs[0].kind = {name!r}: ")
     return text
@@ -30,22 +34,34 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "outside_component"
 
 
-def test_a_name_in_the_table_is_its_entry() -> None:
-    assert [resolve(name, TABLE, "x") for name in TABLE] == [1, 2, 3]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_registered_name_is_found_and_is_no_import_path(kind: Kind) -> None:
+    assert names(kind)
+    for name in names(kind):
+        assert not is_outside(name)
+        component = find(kind, name, "x")
+        if inspect.isclass(component) or inspect.isfunction(component):
+            assert component.__module__.startswith("realdataexp.")
+
+
+def test_the_registry_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, realdataexp.registry\n"
+        "heavy = {'torch', 'polars', 'numpy', 'scipy', 'pydantic'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_import_path_is_the_attribute(outside: str) -> None:
-    assert resolve(f"{outside}:Design", TABLE, "x") == "mine"
-
-
-def test_the_table_comes_before_an_import(outside: str) -> None:
-    name = f"{outside}:Design"
-    assert resolve(name, {name: "table"}, "x") == "table"
+    assert is_outside(f"{outside}:Design")
+    assert find("design", f"{outside}:Design", "x") == "mine"
 
 
 def test_an_unknown_name_lists_all_and_the_nearest() -> None:
     text = message("spliting")
-    assert "use one of pooling, snapshot, splitting (nearest: splitting)" in text
+    assert "use one of pooling, snapshot, splitting" in text and "(nearest: splitting)" in text
     assert "package.module:Name" in text
     assert "(nearest: " in message("????")
 
@@ -70,7 +86,7 @@ def test_half_an_import_path_is_refused_as_input(name: str) -> None:
 
 def test_losses_and_models_are_found_the_same_way() -> None:
     assert build_loss("MSE", "x") is LOSSES["MSE"]
-    assert build_loss("realdataexp.models.losses:LOSSES", "x") is LOSSES
+    assert build_loss("realdataexp.models.losses:MSE", "x") is LOSSES["MSE"]
     with pytest.raises(InputError, match="nearest: BCE"):
         build_loss("BCEE", "labels.click.loss_function")
     side = SideSchema(1, (), 0)
