@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 
 import realdataexp as rx
-from realdataexp.config.blocks import Block
 from realdataexp.errors import InputError
+from realdataexp.options import Options
 
 Settings = dict[str, Any]
 
@@ -127,7 +127,7 @@ def test_what_a_result_has_is_typed_and_documented(name: str):
 def test_public_classes_are_documented(name: str):
     found = getattr(rx, name)
     text = inspect.getdoc(found)
-    assert text and text != inspect.getdoc(Block)
+    assert text and text != inspect.getdoc(Options)
 
 
 # --- in a notebook ----------------------------------------------------------------------------

@@ -21,13 +21,11 @@ from realdataexp.config import (
     SyntheticConfig,
     blocks,
     built_in_names,
-    check_block,
     json_schema,
     load_config,
-    parse_mlp_params,
 )
-from realdataexp.config.faults import _block_in
 from realdataexp.errors import InputError
+from realdataexp.options import check, options_in
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "experiment.yaml"
 
@@ -565,11 +563,11 @@ def test_a_config_cannot_be_changed():
 
 
 def test_a_block_can_be_checked_by_itself():
-    assert parse_mlp_params({"hidden_layers": [3]}, "x").hidden_layers == (3,)
+    assert check(blocks.MLPParams, {"hidden_layers": [3]}, "x").hidden_layers == (3,)
     with pytest.raises(InputError, match=r"^x: dropout = 2: must be less than 1"):
-        parse_mlp_params({"dropout": 2}, "x")
+        check(blocks.MLPParams, {"dropout": 2}, "x")
     with pytest.raises(InputError, match=r"^synth: users = 0"):
-        check_block(SyntheticConfig, {"users": 0}, "synth")
+        check(SyntheticConfig, {"users": 0}, "synth")
 
 
 def test_every_setting_has_a_description_in_the_schema():
@@ -604,7 +602,7 @@ def test_a_fault_of_the_data_set_does_not_make_its_features_missing() -> None:
 def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
     """Every key that holds numbers: its path, whether they are whole, and whether it is a list."""
     for key, field in model.model_fields.items():
-        inner = _block_in(field.annotation)
+        inner = options_in(field.annotation)
         text = str(field.annotation)
         if inner is not None:
             yield from _numbers(inner, f"{prefix}{key}.")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from realdataexp.cli import app
 from realdataexp.config import blocks, logs, schema
-from realdataexp.config.faults import _block_in
+from realdataexp.options import options_in
 
 DOCS = Path(__file__).parents[1] / "docs"
 _NOTE = "<!-- Made by tools/reference.py from {}: change that, then run `make docs`. -->\n"
@@ -77,7 +77,7 @@ def config_page() -> str:
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel]]]:
     """Heading and model of each block inside a block, in the order of a config file."""
     for key, field in model.model_fields.items():
-        if (inner := _block_in(field.annotation)) is not None:
+        if (inner := options_in(field.annotation)) is not None:
             yield prefix + key, inner
             yield from _sections(inner, f"{prefix}{key}.")
             of, named = _BY_NAME.get(prefix + key, ("", {}))
@@ -97,7 +97,7 @@ def _table(model: type[BaseModel], headings: dict[type[BaseModel], str]) -> str:
             field = {**field, "description": "the options, beside the name"}
         meaning = _cell(field.get("description", ""))
         kind, name = _type(field, definitions), f"`{key}`"
-        inner = _block_in(model.model_fields[key].annotation) if key != "…" else None
+        inner = options_in(model.model_fields[key].annotation) if key != "…" else None
         if inner in headings:
             name = f"[{name}](#{_anchor(headings[inner])})"
         lines.append(f"| {name} | {kind} | {default} | {meaning} |")

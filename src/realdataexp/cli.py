@@ -334,7 +334,7 @@ def prepare(
 ) -> None:
     """Import a data set's folder into the cache, check it, and print what is in it."""
     from realdataexp.config import load_config
-    from realdataexp.config.blocks import usable_path
+    from realdataexp.options import usable_path
 
     chosen = [f"dataset.logs=[{', '.join(logs)}]"] if logs else []
     loaded = load_config(config, chosen, data=directory)
@@ -414,10 +414,11 @@ def synth(
     seed: Annotated[int, typer.Option(help="Seed; the same seed writes the same files.")] = 0,
 ) -> None:
     """Write a synthetic data set in KuaiRand's exact file layout."""
-    from realdataexp.config import SyntheticConfig, check_block
+    from realdataexp.config import SyntheticConfig
+    from realdataexp.options import check
 
     sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
-    check_block(SyntheticConfig, sizes, "synth")
+    check(SyntheticConfig, sizes, "synth")
     from realdataexp.data.synthetic import made_bytes, write_synthetic
     from realdataexp.runs.findings import size
     from realdataexp.runs.machine import memory_limit

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 logger = logging.getLogger("realdataexp")
 
 _LONGEST_LINE = 1_000
+_LONGEST_NAME = 100
 _LONG_WORD = re.compile(r"(\S{100})\S{100,}(\S{97})")
 _NEEDS_ESCAPE = re.compile(r"[^\x20-\x7e]")
 
@@ -41,6 +43,15 @@ def _escaped(match: re.Match[str]) -> str:
     character = match.group()
     is_shown = character.isprintable() or unicodedata.category(character) == "Zs"
     return character if is_shown else repr(character)[1:-1]
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """``; did you mean X?`` for the nearest known name, or nothing where none is near."""
+    if len(name) > _LONGEST_NAME:  # the time of a comparison grows with the lengths' product
+        return ""
+    by_lower = {item.lower(): item for item in known}
+    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 class InputError(Exception):

@@ -28,10 +28,9 @@ from realdataexp.bench import (
 )
 from realdataexp.bench.figures import Figure
 from realdataexp.bench.sizes import SIZES, Place
-from realdataexp.config.faults import did_you_mean
 from realdataexp.data.disk import require_space
 from realdataexp.data.synthetic import write_synthetic
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, did_you_mean
 from realdataexp.report.numbers import number
 from realdataexp.runs.folder import Folder, make_folder
 from realdataexp.runs.machine import versions

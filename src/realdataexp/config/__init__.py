@@ -28,7 +28,7 @@ from realdataexp.config.designs import (
     WeightingOptions,
 )
 from realdataexp.config.experiment import DesignConfig, ExperimentConfig
-from realdataexp.config.load import check_block, json_schema, load_config, parse_mlp_params
+from realdataexp.config.load import json_schema, load_config
 from realdataexp.config.logs import (
     TRACKERS,
     LoggingConfig,
@@ -68,9 +68,7 @@ __all__ = [
     "ValidationConfig",
     "WeightingOptions",
     "built_in_names",
-    "check_block",
     "default_cache_dir",
     "json_schema",
     "load_config",
-    "parse_mlp_params",
 ]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -22,7 +18,25 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from realdataexp.config.faults import NestedFaults, unknown_name
+from realdataexp.errors import did_you_mean
+from realdataexp.options import (
+    MOST,
+    Count,
+    Decay,
+    Depth,
+    Names,
+    NestedFaults,
+    Number,
+    Options,
+    PathText,
+    Rate,
+    Share,
+    Text,
+    Width,
+    Widths,
+    checked,
+    repeated,
+)
 
 # The names a config may use; tests hold the registries to the same names.
 DESIGNS = (
@@ -61,7 +75,6 @@ _LOSS_TYPES: dict[str, tuple[str, ...]] = {
     "CE": ("binary", "categorical"),
 }
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 64
 _TRUTH = ("global", "global_t", "global_c", "truth (gte)")  # its names in tables and on pages
@@ -73,14 +86,12 @@ def registered(what: str, known: tuple[str, ...]) -> AfterValidator:
     def check(name: str) -> str:
         if name in known or _OUTSIDE.fullmatch(name):
             return name
-        raise ValueError(unknown_name(what, name, known))
+        near = did_you_mean(name, known)
+        raise ValueError(
+            f"unknown {what}{near}; known are {', '.join(known)}, or give package.module:Name"
+        )
 
     return AfterValidator(check)
-
-
-def repeated(names: Sequence[str]) -> list[str]:
-    """The names that stand more than once, each once."""
-    return [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
 
 
 def alike(names: Sequence[str]) -> list[str]:
@@ -111,63 +122,7 @@ def result_name(name: str) -> str:
     return name
 
 
-class Block(BaseModel):
-    """A block of settings: immutable, no unknown keys, no silent conversion, finite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def checked(values: dict[str, Any], model: type[Block]) -> Block:
-    """Check a free block against the model it turns out to have."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise NestedFaults(error, model) from None
-
-
-def usable_path(text: str) -> str:
-    """Refuse a path that no system call takes; what it names is not looked at.
-
-    Raises:
-        ValueError: it holds NUL, is no UTF-8, is too long, or begins with an unknown user's home.
-    """
-    if "\0" in text:
-        raise ValueError("no path can hold a NUL character: mend it")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is not UTF-8, so no file of the run could name it: rename it") from None
-    longest = max(len(os.fsencode(part)) for part in (*Path(text).parts, ""))
-    if longest > _MOST_NAME_BYTES or len(os.fsencode(text)) > _MOST_PATH_BYTES:
-        raise ValueError(
-            f"too long for a path ({_MOST_NAME_BYTES} bytes a name, {_MOST_PATH_BYTES} in all): "
-            "shorten it"
-        )
-    try:
-        Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError("begins with ~, but there is no such user: write it in full") from None
-    return text
-
-
-Text = Annotated[str, Field(min_length=1)]
-PathText = Annotated[Text, AfterValidator(usable_path)]
-# What a number may be at most: products of counts stay whole, and networks compute in float32.
-MOST = 10**9
-LARGEST = 1e30
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Width = Annotated[int, Field(ge=1, le=10**6)]
-Depth = Annotated[int, Field(ge=1, le=100)]
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Rate = Annotated[float, Field(gt=0, le=LARGEST)]
-Decay = Annotated[float, Field(ge=0, le=LARGEST)]
-# YAML has lists only; they are kept as tuples so that a config cannot change.
-Names = Annotated[tuple[Text, ...], Field(strict=False)]
-Widths = Annotated[tuple[Width, ...], Field(strict=False, max_length=100)]
-
-
-class SyntheticConfig(Block):
+class SyntheticConfig(Options):
     """Size of generated data (`dataset.name: synthetic`)."""
 
     version: Literal["pure", "1k", "27k"] = Field("pure", description="whose file names to use")
@@ -179,7 +134,7 @@ class SyntheticConfig(Block):
     )
 
 
-class Si2023Config(Block):
+class Si2023Config(Options):
     """The simulated platform of Si (arXiv 2310.17496); the paper does not give its constants."""
 
     world_seed: int = Field(
@@ -198,7 +153,7 @@ class Si2023Config(Block):
     pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
 
 
-class TablesConfig(Block):
+class TablesConfig(Options):
     """Files and columns of one's own data (`dataset.name: tables`); paths are within its folder."""
 
     log: Annotated[tuple[PathText, ...], Field(strict=False, min_length=1)] = Field(
@@ -247,7 +202,7 @@ class TablesConfig(Block):
         return names
 
 
-class DatasetConfig(Block):
+class DatasetConfig(Options):
     """Where the logs come from."""
 
     name: Literal[
@@ -324,7 +279,7 @@ class DatasetConfig(Block):
         return Si2023Config() if block is None and name == "si2023" else block
 
 
-class FeatureConfig(Block):
+class FeatureConfig(Options):
     """The features; only what is listed is used."""
 
     numerical: Names = Field((), description="columns used as numbers, standardised")
@@ -357,7 +312,7 @@ class FeatureConfig(Block):
 _OF_LAYERS = ("dropout", "normalization")
 
 
-class DeepParams(Block):
+class DeepParams(Options):
     """Fully connected hidden layers, as several models have them."""
 
     hidden_layers: Widths = Field((64, 32), description="units of each hidden layer; empty: none")
@@ -396,7 +351,7 @@ class MLPParams(DeepParams):
     )
 
 
-class LinearParams(Block):
+class LinearParams(Options):
     """`model_params` of the model Linear: there are none."""
 
 
@@ -450,7 +405,7 @@ class DLRMParams(DeepParams):
         return {} if self.bottom_layers else super().idle()
 
 
-class MMoEParams(Block):
+class MMoEParams(Options):
     """`model_params` of the model MMoE, which labels share; equal for all labels of a group."""
 
     n_experts: Depth = Field(4, description="experts that the labels share")
@@ -465,7 +420,7 @@ class MMoEParams(Block):
     group: Text = Field("all", description="labels of the same group share one network")
 
 
-_MODEL_PARAMS: dict[str, type[Block]] = {
+_MODEL_PARAMS: dict[str, type[Options]] = {
     "MLP": MLPParams,
     "Linear": LinearParams,
     "WideDeep": WideDeepParams,
@@ -475,7 +430,7 @@ _MODEL_PARAMS: dict[str, type[Block]] = {
 }
 
 
-class LabelConfig(Block):
+class LabelConfig(Options):
     """An outcome, the model that predicts it, and its weight in each arm's score."""
 
     name: Text = Field(description="name in results and overrides, an identifier")
@@ -551,10 +506,10 @@ class LabelConfig(Block):
     @classmethod
     def _check_model_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         block = _MODEL_PARAMS.get(info.data.get("model", ""))
-        return params if block is None else checked(params, block).model_dump(mode="json")
+        return params if block is None else checked(block, params).model_dump(mode="json")
 
 
-class SchedulerConfig(Block):
+class SchedulerConfig(Options):
     """How the learning rate changes within a phase."""
 
     kind: Literal["none", "cosine", "plateau"] = Field(
@@ -601,7 +556,7 @@ _GRADIENT_CLIP = "largest gradient norm of a network; null: no clipping"
 _MAX_SKIPPED = "the run fails where a network skips more of its updates as not finite"
 
 
-class PretrainConfig(Block):
+class PretrainConfig(Options):
     """Training of the starting models, from which the worlds begin."""
 
     enabled: bool = Field(True, description="whether to pretrain; otherwise models start untrained")
@@ -634,7 +589,7 @@ class PretrainConfig(Block):
     )
 
 
-class SimulationConfig(Block):
+class SimulationConfig(Options):
     """The loop's settings, for every mode; `global` is the block's older name."""
 
     user_p_val: Share = Field(0.2, description="share of users kept for validation")
@@ -694,7 +649,7 @@ class SimulationConfig(Block):
         raise ValueError(f"must be auto or a whole number, from 1 to {MOST:,}")
 
 
-class ValidationConfig(Block):
+class ValidationConfig(Options):
     """Validation of the models on visits of the users who are held out."""
 
     primary_metric: Text | None = Field(

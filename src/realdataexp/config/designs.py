@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from realdataexp.config.blocks import LARGEST, MOST, Block, Count, Rate, Text, Widths
+from realdataexp.options import LARGEST, MOST, Count, Options, Rate, Text, Widths
 
 
-class NoOptions(Block):
+class NoOptions(Options):
     """Options of a design that has none."""
 
 
-class SplittingOptions(Block):
+class SplittingOptions(Options):
     """Options of the design splitting."""
 
     normalize: bool = Field(
@@ -21,7 +21,7 @@ class SplittingOptions(Block):
     )
 
 
-class WeightingOptions(Block):
+class WeightingOptions(Options):
     """Options of the design weighting: the classifier G of E[Z|X], and what becomes of it."""
 
     model: Literal["mlp", "logistic", "random_forest", "svm", "gradient_boosting"] = Field(
@@ -49,7 +49,7 @@ class WeightingOptions(Block):
     )
 
 
-class ClusterOptions(Block):
+class ClusterOptions(Options):
     """Options of the design cluster."""
 
     n_clusters: int = Field(
@@ -57,7 +57,7 @@ class ClusterOptions(Block):
     )
 
 
-class SwitchbackOptions(Block):
+class SwitchbackOptions(Options):
     """Options of the design switchback."""
 
     block_steps: Count = Field(10, description="steps for which everybody keeps one arm")
@@ -66,7 +66,7 @@ class SwitchbackOptions(Block):
     )
 
 
-DESIGN_OPTIONS: dict[str, type[Block]] = {
+DESIGN_OPTIONS: dict[str, type[Options]] = {
     "pooling": NoOptions,
     "snapshot": NoOptions,
     "splitting": SplittingOptions,

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from realdataexp.config.faults import Loc, did_you_mean, show
 from realdataexp.config.yaml_text import parse_yaml, plain_copy, read_text
 from realdataexp.configs import BUILT_IN_DIR, VARIANTS, built_in_names
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, did_you_mean
+from realdataexp.options import Loc, place, show
 
 _LONGEST_PATH = 20  # keys; a config is less than half as deep
 
@@ -37,7 +37,7 @@ class Draft:
             source = " with ".join([self.source, *dict.fromkeys(within)])
         if loc[:1] == ("simulation",):
             loc = (self.loop_block, *loc[1:])
-        return f"{source}: {'.'.join(str(part) for part in loc)}{fault}"
+        return f"{source}: {place(loc)}{fault}"
 
 
 def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:

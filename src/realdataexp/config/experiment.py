@@ -17,19 +17,16 @@ from realdataexp.config.blocks import (
     COMPARED,
     DESIGNS,
     INTERVALS,
-    Block,
-    Count,
-    Text,
     alike,
-    checked,
     registered,
     result_name,
 )
 from realdataexp.config.designs import DESIGN_OPTIONS
-from realdataexp.config.faults import did_you_mean
+from realdataexp.errors import did_you_mean
+from realdataexp.options import Count, Options, Text, checked
 
 
-class DesignConfig(Block):
+class DesignConfig(Options):
     """A design to run: its name alone, or `{name, label, <options of the design>}`."""
 
     name: Annotated[str, registered("design", DESIGNS)] = Field(
@@ -59,7 +56,7 @@ class DesignConfig(Block):
     @classmethod
     def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         model = DESIGN_OPTIONS.get(info.data.get("name", ""))
-        return checked(options, model).model_dump(exclude_unset=True) if model else options
+        return checked(model, options).model_dump(exclude_unset=True) if model else options
 
     @model_serializer
     def _as_written(self) -> str | dict[str, Any]:
@@ -83,7 +80,7 @@ _DESIGN_SCHEMA = WithJsonSchema(
 )
 
 
-class ExperimentConfig(Block):
+class ExperimentConfig(Options):
     """The test: how arms are assigned, how often it is replicated, which designs are compared."""
 
     p_treatment: float = Field(0.5, ge=0, le=1, description="probability of the treatment arm")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
-from realdataexp.config.blocks import Block, MLPParams, alike
+from realdataexp.config.blocks import alike
 from realdataexp.config.draft import Draft, apply_override, read_draft, set_value
-from realdataexp.config.faults import faults_of
 from realdataexp.config.schema import LABEL_TWICE, Config
 from realdataexp.errors import InputError
-
-_AnyBlock = TypeVar("_AnyBlock", bound=Block)
+from realdataexp.options import faults_of
 
 
 def load_config(
@@ -94,30 +92,6 @@ def _hidden_faults(draft: Draft) -> list[str]:
     names = [label["name"] for label in labels if isinstance(label, dict) and "name" in label]
     twice = dict.fromkeys(alike([name for name in names if isinstance(name, str)]))
     return [draft.line(("labels",), f": {LABEL_TWICE.format(', '.join(twice))}")] if twice else []
-
-
-def check_block(model: type[_AnyBlock], values: Mapping[str, Any], where: str) -> _AnyBlock:
-    """Check the settings of one block by themselves.
-
-    Args:
-        model: The block's model.
-        values: The settings.
-        where: What a fault's line starts with, such as ``labels.click.model_params``.
-
-    Raises:
-        InputError: With one line for every fault.
-    """
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        draft = Draft({}, where)
-        lines = [draft.line(loc, fault) for loc, fault in faults_of(error, model)]
-        raise InputError(*lines) from None
-
-
-def parse_mlp_params(params: Mapping[str, Any], where: str) -> MLPParams:
-    """The `model_params` of an MLP, checked; ``where`` starts a fault's line."""
-    return check_block(MLPParams, params, where)
 
 
 def json_schema() -> dict[str, Any]:

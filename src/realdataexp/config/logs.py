@@ -14,17 +14,18 @@ from pydantic import (
     model_validator,
 )
 
-from realdataexp.config.blocks import Block, Text, checked, registered, repeated
+from realdataexp.config.blocks import registered
+from realdataexp.options import Options, Text, checked, repeated
 
 TRACKERS = ("tensorboard", "mlflow")
 _SQLITE = re.compile(r"sqlite:///[^?#]+")
 
 
-class TensorBoardOptions(Block):
+class TensorBoardOptions(Options):
     """Options of the tracker tensorboard: none, as its files lie in the run folder."""
 
 
-class MLflowOptions(Block):
+class MLflowOptions(Options):
     """Options of the tracker mlflow."""
 
     uri: str | None = Field(
@@ -40,13 +41,13 @@ class MLflowOptions(Block):
         return uri
 
 
-TRACKER_OPTIONS: dict[str, type[Block]] = {
+TRACKER_OPTIONS: dict[str, type[Options]] = {
     "tensorboard": TensorBoardOptions,
     "mlflow": MLflowOptions,
 }
 
 
-class TrackerConfig(Block):
+class TrackerConfig(Options):
     """A tracker to tell of the run: its name alone, or `{name, <options of the tracker>}`."""
 
     name: Annotated[str, registered("tracker", TRACKERS)] = Field(
@@ -68,7 +69,7 @@ class TrackerConfig(Block):
     @classmethod
     def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         model = TRACKER_OPTIONS.get(info.data.get("name", ""))
-        return checked(options, model).model_dump(exclude_unset=True) if model else options
+        return checked(model, options).model_dump(exclude_unset=True) if model else options
 
     @model_serializer
     def _as_written(self) -> str | dict[str, Any]:
@@ -90,7 +91,7 @@ _TRACKER_SCHEMA = WithJsonSchema(
 )
 
 
-class LoggingConfig(Block):
+class LoggingConfig(Options):
     """What is logged, and where run folders are made."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="log level")

@@ -13,11 +13,9 @@ from realdataexp.config.blocks import (
     DESIGNS,
     MODES,
     NO_MODEL,
-    Block,
     DatasetConfig,
     FeatureConfig,
     LabelConfig,
-    PathText,
     PretrainConfig,
     SimulationConfig,
     ValidationConfig,
@@ -34,13 +32,14 @@ from realdataexp.config.designs import (
 from realdataexp.config.experiment import DesignConfig, ExperimentConfig
 from realdataexp.config.logs import LoggingConfig
 from realdataexp.errors import InputError
+from realdataexp.options import Options, PathText
 
 LABEL_TWICE = (
     "the name {} stands more than once (in upper or lower case): give each label a name of its own"
 )
 
 
-class Config(Block):
+class Config(Options):
     """A whole experiment. Make one with `load_config`."""
 
     _folder: Path = PrivateAttr(Path())
@@ -151,7 +150,7 @@ class Config(Block):
 
     def _filled(self, design: DesignConfig) -> DesignConfig:
         block = getattr(self, design.name, None) if design.name in DESIGNS else None
-        defaults = block.model_dump() if isinstance(block, Block) else {}
+        defaults = block.model_dump() if isinstance(block, Options) else {}
         return design.model_copy(update={"options": {**defaults, **design.options}})
 
     @property

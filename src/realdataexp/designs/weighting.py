@@ -21,7 +21,6 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from realdataexp.config import WeightingOptions
-from realdataexp.config.faults import did_you_mean, show
 from realdataexp.designs.base import Context, Design, Outcome, Running
 from realdataexp.designs.weight_models import (
     STACKED,
@@ -29,8 +28,9 @@ from realdataexp.designs.weight_models import (
     StackedClassifier,
     WeightModel,
 )
-from realdataexp.errors import RunError
+from realdataexp.errors import RunError, did_you_mean
 from realdataexp.models.base import restore
+from realdataexp.options import show
 from realdataexp.worlds.base import Slate, Visits, chosen
 
 

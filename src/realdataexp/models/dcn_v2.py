@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realdataexp.config import check_block
 from realdataexp.config.blocks import DCNv2Params
 from realdataexp.models.base import Batch, FeatureSchema
 from realdataexp.models.layers import FieldEmbeddings, Tower, dense, start_uniform, to_rows
+from realdataexp.options import check
 
 
 class DCNv2:
@@ -35,7 +35,7 @@ class DCNv2:
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
-        self.options = check_block(DCNv2Params, params, where)
+        self.options = check(DCNv2Params, params, where)
         self.embeddings = FieldEmbeddings(schema, self.options.embedding_dim)
         numbers = schema.user.n_numerical + schema.video.n_numerical
         self.n_inputs = numbers + self.embeddings.n_fields * self.options.embedding_dim

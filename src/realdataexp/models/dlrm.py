@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config import check_block
 from realdataexp.config.blocks import DLRMParams
 from realdataexp.models.base import Batch, FeatureSchema
 from realdataexp.models.layers import FieldEmbeddings, SplitLayer, Tower, nest, within
+from realdataexp.options import check
 
 
 class DLRM:
@@ -35,7 +35,7 @@ class DLRM:
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
-        self.options = check_block(DLRMParams, params, where)
+        self.options = check(DLRMParams, params, where)
         dim = self.options.embedding_dim
         # so that the dot of two embeddings starts with the variance 1
         self.embeddings = FieldEmbeddings(schema, dim, sd=dim**-0.25)

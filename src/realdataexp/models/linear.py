@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from realdataexp.config import check_block
 from realdataexp.config.blocks import LinearParams
 from realdataexp.models.base import Batch, FeatureSchema
 from realdataexp.models.layers import SplitLayer
+from realdataexp.options import check
 
 
 class Linear:
@@ -26,7 +26,7 @@ class Linear:
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
-        check_block(LinearParams, params, where)
+        check(LinearParams, params, where)
         self.layer = SplitLayer(schema, n_outputs, embedding_dim=None)
 
     @property

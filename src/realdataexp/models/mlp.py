@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from realdataexp.config import parse_mlp_params
+from realdataexp.config import MLPParams
 from realdataexp.models.base import Batch, FeatureSchema
 from realdataexp.models.layers import SplitLayer, Tower
+from realdataexp.options import check
 
 
 class MLP:
@@ -26,7 +27,7 @@ class MLP:
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
         self.schema = schema
-        self.options = parse_mlp_params(params, where)
+        self.options = check(MLPParams, params, where)
         self.widths = [*self.options.hidden_layers, n_outputs]
         self.first = SplitLayer(schema, self.widths[0], self.options.embedding_dim)
         self.tower = Tower(self.widths, self.options, activates_input=True)

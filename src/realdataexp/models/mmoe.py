@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config import check_block
 from realdataexp.config.blocks import DeepParams, MMoEParams
 from realdataexp.models.base import Batch, FeatureSchema
 from realdataexp.models.layers import SplitLayer, Tower, nest, within
+from realdataexp.options import check
 
 
 class MMoE:
@@ -40,7 +40,7 @@ class MMoE:
         where: str,
     ) -> None:
         """As any StackedModel, but ``n_outputs`` may name the outputs of each of several labels."""
-        self.options = check_block(MMoEParams, params, where)
+        self.options = check(MMoEParams, params, where)
         sizes = [n_outputs] if isinstance(n_outputs, int) else list(n_outputs)
         widths, deep = list(self.options.expert_layers), DeepParams(dropout=self.options.dropout)
         self.n_expert_units = self.options.n_experts * widths[0]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config import check_block
 from realdataexp.config.blocks import WideDeepParams
 from realdataexp.errors import InputError
 from realdataexp.models.base import Batch, FeatureSchema
@@ -26,6 +25,7 @@ from realdataexp.models.layers import (
     to_rows,
     within,
 )
+from realdataexp.options import check
 
 
 class WideDeep:
@@ -44,7 +44,7 @@ class WideDeep:
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
-        self.options = check_block(WideDeepParams, params, where)
+        self.options = check(WideDeepParams, params, where)
         self.n_outputs = n_outputs
         widths = [*self.options.hidden_layers, n_outputs]
         self.wide = SplitLayer(schema, n_outputs, embedding_dim=None)

@@ -20,7 +20,6 @@ from realdataexp import draws
 from realdataexp.components import ComponentError, calling, faults_of
 from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
 from realdataexp.config.blocks import SchedulerConfig
-from realdataexp.config.faults import did_you_mean
 from realdataexp.data.features import fit_features
 from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
@@ -31,7 +30,7 @@ from realdataexp.data.tables import TablesRequest, prepare_tables
 from realdataexp.designs import Context, build_design
 from realdataexp.designs.base import Running
 from realdataexp.device import Device, choose_device
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.heads import Head
 from realdataexp.loop import Block, LabelPolicy
 from realdataexp.metrics import LOSS, metric_names

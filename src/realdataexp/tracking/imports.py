@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from realdataexp.components import reason
-from realdataexp.config import TrackerConfig, check_block
+from realdataexp.config import TrackerConfig
 from realdataexp.errors import InputError
+from realdataexp.options import check
 from realdataexp.report.files import read_result, read_table
 from realdataexp.tracking import build_tracker
 from realdataexp.tracking.base import TrackedRun
@@ -48,7 +49,7 @@ def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]
     config = result["config"]
     base_dir = Path(config["base_dir"]).expanduser()
     given = {"name": name, **_own(config, name), **options}
-    wanted = check_block(TrackerConfig, given, f"--to {name}")
+    wanted = check(TrackerConfig, given, f"--to {name}")
     run = TrackedRun(
         folder,
         Path() if "uri" in options else base_dir,
