@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
+from realdataexp.arms import Arms
 from realdataexp.data.features import fit_features
 from realdataexp.data.log import DataSet, LogTable
 from realdataexp.designs import Design, Pooling, Snapshot, Splitting
@@ -185,7 +186,17 @@ def make_learner(setting: Setting, index: int, n: int) -> Learner:
 
 def make_policy(x: Label) -> LabelPolicy:
     """How a label enters the scores."""
-    return LabelPolicy(x.target, (x.alpha_C, x.alpha_T), x.scale.unit_sd, x.optimizer)
+    return LabelPolicy(x.target, x.optimizer)
+
+
+def make_arms(labels: Sequence[Label]) -> Arms:
+    """The control and the treatment."""
+    return Arms(
+        [
+            [x.alpha_C / x.scale.unit_sd for x in labels],
+            [x.alpha_T / x.scale.unit_sd for x in labels],
+        ]
+    )
 
 
 def make_context(setting: Setting, replications: Sequence[int], **changes: Any) -> Context:
@@ -326,7 +337,8 @@ def start_loop(
     policies = [make_policy(x) for x in setting.labels]
     context = make_context(setting, replications)
     running = [b.design.start(replace(context, label=b.label, p=b.p)) for b in blocks]
-    loop = Loop(world, blocks, policies, learners, setting.seed, running=running)
+    arms = make_arms(setting.labels)
+    loop = Loop(world, blocks, policies, arms, learners, setting.seed, running=running)
     history = History(tuple(blocks), tuple(replications), learners)
     history.visits, history.slates, history.choices = world.visits, world.slates, world.choices
     return loop, world, history

@@ -15,6 +15,7 @@ from support import (
     BLOCKS,
     Setting,
     label,
+    make_arms,
     make_learner,
     make_model,
     make_policy,
@@ -73,7 +74,8 @@ def test_labels_keep_their_order_whoever_predicts_them(groups: tuple[tuple[int, 
         ]
         world = make_world(SETTING, (0, 5), len(BLOCKS))
         policies = [make_policy(x) for x in SETTING.labels]
-        loop = Loop(world, BLOCKS, policies, learners, SETTING.seed, labels_of=labels_of)
+        arms = make_arms(SETTING.labels)
+        loop = Loop(world, BLOCKS, policies, arms, learners, SETTING.seed, labels_of=labels_of)
         runs.append((list(loop.steps(0, SETTING.n_steps)), learners))
     (apart, networks), (together, joined) = runs
     for a, b in zip(apart, together, strict=True):

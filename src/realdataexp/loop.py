@@ -4,8 +4,8 @@
     2. the design gives each visit an arm   design.assign
     3. each visit gets a slate              world.slate, design.candidates
     4. the models score it                  learner.predict
-    5. each arm fuses the labels            alpha
-    6. the visit's arm picks the best       argmax
+    5. each arm scores the candidates       arms.score
+    6. each arm picks one of them           arms.pick
     7. the log answers                      world.feedback
     8. the design weighs the outcomes       design.weights
     9. the models learn                     learner.update   (every retrain_every steps)
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
+from realdataexp.arms import Arms
 from realdataexp.designs import Design, OutsideDesign
 from realdataexp.designs.base import Outcome, Running
 from realdataexp.graphs import Graphs
@@ -51,18 +52,14 @@ class Block:
 
 @dataclass(frozen=True)
 class LabelPolicy:
-    """How a label enters the arms' scores, and how its networks learn.
+    """How a label's networks learn.
 
     Attributes:
         name: the label.
-        alpha_A: its factor in the control's and the treatment's score.
-        unit: its predictions are divided by this before they are fused.
         optimizer: of its networks; the same for labels that share them.
     """
 
     name: str
-    alpha_A: tuple[float, float]
-    unit: float
     optimizer: OptimizerSettings
 
 
@@ -162,6 +159,7 @@ class Loop:
         world: World,
         blocks: Sequence[Block],
         labels: Sequence[LabelPolicy],
+        arms: Arms,
         learners: Sequence[Learner],
         seed: int,
         diagnose_every: int = 1,
@@ -175,6 +173,7 @@ class Loop:
             world: R replications for as many designs as there are blocks.
             blocks: the designs.
             labels: L labels.
+            arms: how the labels' predictions become picks.
             learners: their networks, each with ``n_networks(blocks, R)`` of them.
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
@@ -206,8 +205,7 @@ class Loop:
         zeros_SL = torch.zeros(len(world_S), len(labels), device=to)
         self.weights_S = Extremes(zeros_S, zeros_S.clone())
         self.predictions_SL = Extremes(zeros_SL, zeros_SL.clone())
-        alpha = [[p.alpha_A[a] / p.unit for p in labels] for a in (0, 1)]
-        self._factor_1A11L = torch.tensor(alpha).view(1, 2, 1, 1, -1).to(to)
+        self._arms = arms.to(to)
         is_fixed = all(learner.has_fixed_operations for learner in learners)
         self._graphs = Graphs(learners[0].device, can_record=is_fixed)
 
@@ -264,7 +262,7 @@ class Loop:
         self.predictions_SL.see(prediction_SBL, is_visit_WB[self._world_S])
         shares = None
         if visits.step % self._diagnose_every == 0:
-            shares = score_shares(prediction_WABCL * self._factor_1A11L, slate.is_candidate_WBC)
+            shares = score_shares(self._arms.terms(prediction_WABCL), slate.is_candidate_WBC)
         return Step(
             visits,
             tuple(d.unit(visits) for d in self.running),
@@ -284,16 +282,14 @@ class Loop:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Lines 4 to 6, for both arms: predictions W, A, B, C, L, scores W, A, B, C, picks."""
         prediction_WABCL = self._predict(batch, is_candidate_WBC.shape, R)
-        first, *others = (prediction_WABCL * self._factor_1A11L).unbind(-1)
-        score_WABC = sum(others, first)  # a sum over so short an axis is slow
-        score_WABC = score_WABC.masked_fill(~is_candidate_WBC.unsqueeze(1), -torch.inf)
-        return prediction_WABCL, score_WABC, score_WABC.argmax(-1)
+        score_WABC = self._arms.score(prediction_WABCL, is_candidate_WBC)
+        return prediction_WABCL, score_WABC, self._arms.pick(score_WABC)
 
     def _predict(self, batch: Batch, shape: torch.Size, R: int) -> Tensor:
         """Both arms' predictions W, A, B, C, L; a one-model design's arms share them."""
         # labels in front, so that each arm's scores of a label lie together
         n_labels, n_arms, (W, B, C) = len(self.labels), 2, shape
-        prediction_LWABC = self._factor_1A11L.new_empty(n_labels, W, n_arms, B, C)
+        prediction_LWABC = self._arms.factor_AL.new_empty(n_labels, W, n_arms, B, C)
         for learner, labels in zip(self.learners, self.labels_of, strict=True):
             for worlds, networks in self._stacks(batch, R):
                 offered = batch[own_rows(worlds, batch.shape[0])]

@@ -26,8 +26,8 @@ from support import (
     POOLING,
     SPLITTING,
     Setting,
+    make_arms,
     make_learner,
-    make_policy,
     make_store,
 )
 from torch import Tensor
@@ -79,8 +79,9 @@ def make_learners(n: int) -> list[Learner]:
 HELD_OUT = make_held_out()
 VALIDATOR = Validator(
     [HELD_OUT],
-    [make_policy(x) for x in SETTING.labels],
+    [x.target for x in SETTING.labels],
     ("numerical", "binary"),
+    make_arms(SETTING.labels),
     ("play", "click", "other"),
     [(0,), (1,)],
 )

@@ -316,8 +316,9 @@ def _validator(config: Config, setup: Setup, kinds: Sequence[str]) -> Validator:
     ]
     return Validator(
         held_out,
-        [label.policy for label in setup.labels],
+        [label.config.name for label in setup.labels],
         kinds,
+        setup.arms,
         tuple(setup.outcomes),
         [network.labels for network in setup.networks],
     )

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from realdataexp import draws
+from realdataexp.arms import Arms
 from realdataexp.components import ComponentError, calling, faults_of
 from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
 from realdataexp.config.blocks import SchedulerConfig
@@ -70,6 +71,11 @@ class LabelParts:
     config: LabelConfig
     head: Head
     policy: LabelPolicy
+
+    @property
+    def unit(self) -> float:
+        """Its predictions are divided by this before they enter a score."""
+        return self.head.scale.unit_sd if self.config.score_unit == "standard" else 1.0
 
     @property
     def components(self) -> str:
@@ -131,6 +137,15 @@ class Setup:
     def primary_metric(self) -> str:
         """What the best checkpoint is best by, such as click.auc."""
         return self.config.validation.primary_metric or f"{self.labels[0].config.name}.{LOSS}"
+
+    @property
+    def arms(self) -> Arms:
+        """The control, which is the treatment in an A/A test, and the treatment."""
+        is_aa = self.config.experiment.aa
+        alpha_AL = [[x.config.alpha_T if is_aa else x.config.alpha_C for x in self.labels]]
+        alpha_AL.append([x.config.alpha_T for x in self.labels])
+        units = [x.unit for x in self.labels]
+        return Arms([[a / u for a, u in zip(of_arm, units, strict=True)] for of_arm in alpha_AL])
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -529,8 +544,6 @@ def _label_parts(
     decay = _first(loop.weight_decay, label.weight_decay)
     policy = LabelPolicy(
         label.name,
-        (label.alpha_T if config.experiment.aa else label.alpha_C, label.alpha_T),
-        scale.unit_sd if label.score_unit == "standard" else 1.0,
         OptimizerSettings(
             rate,
             decay,

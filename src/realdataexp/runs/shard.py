@@ -92,6 +92,7 @@ class Shard:
             self._world,
             setup.blocks,
             [label.policy for label in setup.labels],
+            setup.arms,
             self._learners,
             setup.config.seed,
             diagnose_every=settings.validate_every,

@@ -17,8 +17,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from realdataexp.arms import Arms
 from realdataexp.learner import Learner
-from realdataexp.loop import Block, LabelPolicy, by_label
+from realdataexp.loop import Block, by_label
 from realdataexp.metrics import Figures, figures_of, for_metrics, label_metrics, ranking_metrics
 from realdataexp.models import Batch
 from realdataexp.worlds.base import HeldOut
@@ -45,14 +46,16 @@ class Validator:
 
     Attributes:
         held_out: each start's visits.
-        labels: K policies, whose labels are the sample's first; kinds: their types.
+        labels: names of K labels, which are the sample's first; kinds: their types.
+        arms: how their predictions become scores.
         outcomes: names of the L outcomes.
         labels_of: which labels the heads of each learner predict.
     """
 
     held_out: Sequence[HeldOut]
-    labels: Sequence[LabelPolicy]
+    labels: Sequence[str]
     kinds: Sequence[str]
+    arms: Arms
     outcomes: Sequence[str]
     labels_of: Sequence[Sequence[int]]
 
@@ -117,10 +120,10 @@ class Validator:
     def predictions(self, look: Look) -> Iterator[Figures]:
         """Every network's metrics, label by label."""
         y_XNL = for_metrics(self._padded.y_BCL.flatten(1, 2))
-        for k, (policy, kind) in enumerate(zip(self.labels, self.kinds, strict=True)):
+        for k, (name, kind) in enumerate(zip(self.labels, self.kinds, strict=True)):
             prediction_SN = for_metrics(look.prediction_SBCK[..., k].flatten(1))
             found = label_metrics(kind, prediction_SN, self._of(look.start_S, y_XNL[..., k]))
-            yield figures_of(policy.name, found, look.loss_SK[:, k])
+            yield figures_of(name, found, look.loss_SK[:, k])
 
     def rankings(self, look: Look, blocks: Sequence[Block]) -> Iterator[tuple[int, int, Figures]]:
         """How well the R worlds of each block rank: (block, arm, figures), by outcome.
@@ -138,10 +141,7 @@ class Validator:
                 if block.p == 1 - arm:
                     continue
                 s = first + arm * (block.design.n_models - 1) * R
-                factor_K = prediction_SBCK.new_tensor(
-                    [x.alpha_A[arm] / x.unit for x in self.labels]
-                )
-                score_RBC = (prediction_SBCK[s : s + R] * factor_K).sum(-1)
+                score_RBC = self.arms.score_of(arm, prediction_SBCK[s : s + R])
                 for j, name in enumerate(self.outcomes):
                     found = ranking_metrics(
                         score_RBC,
