@@ -34,7 +34,6 @@ COMMANDS = (
     "doctor",
     "perf",
     "track",
-    "bench",
 )
 
 
@@ -210,7 +209,7 @@ def test_the_package_runs_as_a_module():
         (["synth", ""], "after synth: an empty value"),
         (["report", "a", ""], "after a: an empty value"),
         (["track", "a", "--to", ""], "after --to: an empty value"),
-        (["bench", "--out", ""], "after --out: an empty value"),
+        (["plan", "a", "--out", ""], "after --out: an empty value"),
         (["validate", "demo", "--set", "seed=-1"], "--set: seed = -1: must be at least 0"),
         (["doctor", "--set", "seed=1"], "--set: there is no config to change: give CONFIG"),
         (["report", "nosuch"], "no run folder"),

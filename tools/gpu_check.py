@@ -27,9 +27,11 @@ from unittest.mock import patch
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # bench/ is no part of the package
+
 import realdataexp as rx
-from realdataexp.bench.sizes import PROTOTYPE, SMALL, Place
-from realdataexp.bench.sizes import Size as TableSize
+from bench.sizes import PROTOTYPE, SMALL, Place
+from bench.sizes import Size as TableSize
 from realdataexp.config import load_config
 from realdataexp.data.synthetic import write_synthetic
 from realdataexp.device import Device, choose_device

@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.figures import Figure, Reference
+from bench.process import measure, timed
+from bench.sizes import Place
 from realdataexp.api import run as run_config
-from realdataexp.bench.figures import Figure, Reference
-from realdataexp.bench.process import measure, timed
-from realdataexp.bench.sizes import Place
 from realdataexp.config import load_config
 from realdataexp.loop import Step
 from realdataexp.runs.checkpoint import Checkpoints

@@ -1,11 +1,16 @@
-"""The suite: which measurements there are, and running some of them."""
+"""The suite: which measurements there are, and running some of them.
+
+python -m bench [NAME ...] [OPTIONS]          or: make bench BENCH="[NAME ...] [OPTIONS]"
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,21 +21,13 @@ from typing import Any
 import psutil
 import torch
 
-from realdataexp.bench import (
-    big,
-    floors,
-    importing,
-    loop,
-    pandas_loop,
-    report,
-    resuming,
-    si2023,
-)
-from realdataexp.bench.figures import Figure
-from realdataexp.bench.sizes import SIZES, Place
+from bench import big, importing, loop, report, resuming, si2023
+from bench.figures import Figure, rates
+from bench.sizes import SIZES, Place
+from realdataexp import terminal
 from realdataexp.data.disk import require_space
 from realdataexp.data.synthetic import write_synthetic
-from realdataexp.errors import InputError, did_you_mean
+from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 from realdataexp.report.numbers import number
 from realdataexp.runs.folder import Folder, make_folder
 from realdataexp.runs.machine import versions
@@ -68,7 +65,7 @@ MEASUREMENTS = {
         "the loop, against replications, designs, candidates and visits", loop.arm_steps
     ),
     "pandas": Measurement(
-        "the loop on a table that a pandas loop can manage", pandas_loop.figures, uses_data=False
+        "the loop on a table that a pandas loop can manage", loop.beside_pandas, uses_data=False
     ),
     "si2023": Measurement("the simulated platform", si2023.figures, uses_data=False),
     "resume": Measurement("checkpoints, and an interruption", resuming.figures),
@@ -83,7 +80,7 @@ MEASUREMENTS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; see the command's options."""
+    """What was asked for; see the options of ``main``."""
 
     names: tuple[str, ...]
     size: str
@@ -114,7 +111,7 @@ def run_bench(request: Request, out: Path | None) -> Path:
     try:
         with tempfile.TemporaryDirectory(dir=request.scratch, prefix="realdataexp-") as scratch:
             place = _place(request, Path(scratch), rows, chosen)
-            result["machine"] |= floors.rates()
+            result["machine"] |= rates()
             for name, measurement in chosen.items():
                 for figure in _measured(name, measurement, place):
                     result["figures"].append(figure.as_json(name))
@@ -266,3 +263,39 @@ def _processor() -> str:
     keys = {"cpu family": "family", "model": "model", "stepping": "stepping"}
     numbers = [f"{word} {told[key].strip()}" for key, word in keys.items() if key in told]
     return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit codes as those of ``realdataexp``."""
+    parser = argparse.ArgumentParser(
+        prog="make bench",
+        description="Measure speed and memory on the CPU beside their floors; print what became "
+        "slower: a ratio that is more than 20 % worse than the baseline's. The exit code stays 0: "
+        "a benchmark is not a test.",
+        epilog='Example: make bench BENCH="big --rows 1,10"',
+    )
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="measurements; default: all but big")
+    add("--out", type=Path, help="a new folder; default: results/<timestamp>-bench")
+    add("--size", default="prototype", help="how much is measured: small or prototype")
+    add("--data", type=Path, help="a KuaiRand folder to use in place of a synthetic one")
+    add("--scratch", type=Path, help="folder to work in; default: a temporary one")
+    add("--rows", metavar="M,...", help="millions of rows for big; default: 1,10,50")
+    add("--baseline", type=Path, help="ratios to compare with; default: the suite's own")
+    add("--save-baseline", type=Path, help="write this run's ratios there")
+    add("--list", action="store_true", help="show the names of the measurements and end")
+    options = vars(parser.parse_args(argv))
+    show_names, out, names = options.pop("list"), options.pop("out"), options.pop("names")
+    if show_names:
+        for name, measurement in MEASUREMENTS.items():
+            print(f"{name:12} {measurement.title}")
+        return 0
+    terminal.log_lines("INFO")
+    try:
+        folder = run_bench(Request(tuple(names), **options), out)
+    except (InputError, RunError) as error:
+        print(one_line(str(error)), file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    print((folder / "bench.md").read_text(encoding="utf-8"))
+    print(f"Bench folder: {folder}")
+    return 0

@@ -1,13 +1,18 @@
 """What a user would write without this package: a module for each label, and a DataLoader's loop.
 
-Axes: N rows, B rows of a batch, D numerical features, K category slots, L labels.
+And the loop as the prototype ran it: one user after the other, rows filtered from a data frame.
+Both read the table that an experiment reads, opened without the experiment.
+
+Axes: N rows, B rows of a batch or visits, C candidates, D numerical features, K category slots,
+L labels.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,13 +20,78 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from bench.importing import request_of
 from realdataexp import draws
-from realdataexp.bench.table import Table, open_table
-from realdataexp.config import LabelConfig, load_config
-from realdataexp.errors import InputError
-from realdataexp.models import MLP, FeatureSchema, LabelScale
+from realdataexp.config import Config, LabelConfig, load_config
+from realdataexp.data.features import Features, FeatureTable, fit_features
+from realdataexp.data.kuairand import prepare
+from realdataexp.data.log import DataSet
+from realdataexp.data.split import Split
+from realdataexp.device import choose_device
+from realdataexp.errors import InputError, Warnings
+from realdataexp.models import LOSSES, MLP, FeatureSchema, LabelScale
+from realdataexp.runs.setup import fit_scale, split_users_and_rows
+from realdataexp.worlds.replay import ReplayEnvironment
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Item = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data set with its features, split as the experiment splits it."""
+
+    config: Config
+    data: DataSet
+    split: Split
+    features: Features
+    environment: ReplayEnvironment
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """What a model sees."""
+        return self.environment.schema
+
+    def scales(self) -> list[LabelScale]:
+        """Location and scale of each label."""
+        return [
+            fit_scale(
+                label,
+                label.name,
+                self.environment.label_values(label.target),
+                LOSSES[label.loss_function or ""],
+                Warnings(),
+            )
+            for label in self.config.labels
+        ]
+
+    def pretraining_rows(self, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Users and log rows of the first ``n_rows`` rows of the pretraining, or of all: N."""
+        rows = self.split.pretrain
+        return rows.locate(np.arange(min(n_rows, rows.n_rows)))
+
+
+def open_table(config: Config) -> Table:
+    """Open a config's data on the CPU.
+
+    Raises:
+        InputError: something is wrong with them.
+    """
+    assert config.feature is not None  # the suite's configs replay logs
+    data = prepare(request_of(config), config.cache_dir(), Warnings())
+    split = split_users_and_rows(config, data, Warnings())
+    features = fit_features(
+        data,
+        config.feature.numerical,
+        config.feature.categorical,
+        split.is_training_U,
+        missing_indicator=config.feature.missing_indicator,
+        warnings=Warnings(),
+    )
+    environment = ReplayEnvironment(data, [split], features, choose_device("cpu"), config.seed)
+    return Table(config, data, split, features, environment)
 
 
 class Network(nn.Module):
@@ -180,3 +250,98 @@ def load_and_train(settings: dict[str, Any], n_rows: int, n_workers: int) -> dic
         else:
             n_timed += len(y_BL)
     return {"rows_per_second": n_timed / (time.perf_counter() - start), "losses": losses}
+
+
+@dataclass
+class Arm:
+    """One arm's world: its networks, and the rows that it has used.
+
+    Attributes:
+        alphas: the labels' factors in the score.
+    """
+
+    networks: list[Trained]
+    alphas: list[float]
+    used: set[int] = field(default_factory=set)
+
+
+class PandasLoop:
+    """Users come, see rows of theirs, get the best one; then the networks learn."""
+
+    def __init__(self, table: Table) -> None:
+        import pandas as pd  # not above: it would count to the memory of every measurement
+
+        log, config = table.data.log, table.config
+        user_N = np.repeat(np.arange(log.n_users), np.diff(log.offset_U1))
+        columns = {"user_id": user_N, "video_id": np.asarray(log.video_N)}
+        self._targets = [label.target for label in config.labels]
+        columns |= {name: np.asarray(log.targets[name]) for name in self._targets}
+        self._frame = pd.DataFrame(columns)
+        self._sides = [_frames(t) for t in (table.features.user, table.features.video)]
+        self._users = np.flatnonzero(table.split.is_training_U)
+        self._settings, self._random = config.simulation, np.random.default_rng(config.seed)
+        rate, decay = self._settings.learning_rate, self._settings.weight_decay
+        assert rate is not None  # the suite's configs have one
+        self.arms = [
+            Arm(networks_of(table, rate, decay), [getattr(x, alpha) for x in config.labels])
+            for alpha in ("alpha_T", "alpha_C")
+        ]
+
+    def step(self, arm: Arm) -> list[float]:
+        """One arm's step; returns the mean loss of each label."""
+        size = min(self._settings.batch_size, len(self._users))
+        visits = [self._visit(arm, u) for u in self._random.choice(self._users, size)]
+        taken = [visit for visit in visits if visit is not None]
+        if not taken:
+            raise RuntimeError("nobody has a row left")
+        inputs = [torch.cat(x) for x in zip(*(inputs for inputs, _ in taken), strict=True)]
+        y_BL = torch.stack([y for _, y in taken])
+        return [x.learn(inputs, y_BL[:, i]) for i, x in enumerate(arm.networks)]
+
+    def _visit(self, arm: Arm, user: int) -> tuple[list[Tensor], Tensor] | None:
+        """Inputs and outcomes of the row that a user gets; None where none is left."""
+        frame = self._frame
+        rows = frame[frame["user_id"] == user]
+        rows = rows[~rows.index.isin(arm.used)]
+        if rows.empty:
+            return None
+        n = min(self._settings.n_candidate, len(rows))
+        slate = rows.sample(n, random_state=self._random)
+        found = []
+        for video in slate["video_id"]:
+            same = (frame["user_id"] == user) & (frame["video_id"] == video)
+            found.append(self._features(frame[same].iloc[0]))
+        inputs = [torch.from_numpy(np.stack(x)) for x in zip(*found, strict=True)]
+        score_C = torch.zeros(n)
+        for alpha, x in zip(arm.alphas, arm.networks, strict=True):
+            score_C += alpha * x.predict(inputs) / x.scale.unit_sd
+        best = int(score_C.argmax())
+        arm.used.add(int(slate.index[best]))
+        y_L = slate.iloc[best][self._targets].to_numpy(np.float32)
+        return [x[best : best + 1] for x in inputs], torch.from_numpy(y_L)
+
+    def _features(self, row: pd.Series) -> list[np.ndarray]:
+        """The six inputs of a network for one row of the log."""
+        parts = []
+        for name, side in zip(("user_id", "video_id"), self._sides, strict=True):
+            parts += [x.loc[int(row[name])].to_numpy() for x in side]
+        return parts
+
+
+def _frames(table: FeatureTable) -> list[pd.DataFrame]:
+    """A side's numbers, categories and their weights."""
+    import pandas as pd
+
+    arrays = (table.num_XD, table.cat_XK, table.weight_XK)
+    return [pd.DataFrame(np.asarray(x)) for x in arrays]
+
+
+def run_loop(settings: dict[str, Any], n_steps: int) -> dict[str, Any]:
+    """Both arms in turn: ``arm_steps_per_second``, and the labels' ``losses`` of each arm-step."""
+    world = PandasLoop(open_table(load_config(settings)))
+    start = time.perf_counter()
+    losses = [world.step(arm) for _ in range(n_steps) for arm in world.arms]
+    return {
+        "arm_steps_per_second": len(losses) / (time.perf_counter() - start),
+        "losses": losses,
+    }

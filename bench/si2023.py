@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
+from bench.figures import Figure, Reference, memory, rates, typical
+from bench.process import Parts, measure
+from bench.sizes import Place
 from realdataexp.api import run as run_config
-from realdataexp.bench.figures import Figure, Reference, memory
-from realdataexp.bench.floors import rates, typical
-from realdataexp.bench.process import Parts, measure
-from realdataexp.bench.sizes import Place
 from realdataexp.designs.oracle import Oracle
 from realdataexp.designs.weighting import RunningWeighting
 from realdataexp.learner import Learner

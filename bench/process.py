@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,14 +21,15 @@ from realdataexp.runs.machine import peak_memory_mb
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 _LOOKS_BETWEEN_OTHERS = 20  # a look at another process takes 5 ms of it and of us
-_COMMAND = "from realdataexp.bench.process import work; work()"
+_ROOT = Path(__file__).parents[1]
+_COMMAND = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from bench.process import work; work()"
 
 
 Function = Callable[..., dict[str, Any]]
 
 
 def measure(function: Function, then: Function | None = None, **arguments: Any) -> dict[str, Any]:
-    """Call a function of this package in a fresh process.
+    """Call a function of the suite in a fresh process.
 
     Args:
         function: stands in a module; returns JSON values by name.
@@ -79,7 +81,7 @@ def work() -> None:
 def _named(text: str) -> Function:
     """A function of the suite."""
     module, _, name = text.partition(":")
-    if not module.startswith("realdataexp.bench."):
+    if not module.startswith("bench."):
         sys.exit(f"{module}: no part of the benchmark suite")
     function: Function = getattr(importlib.import_module(module), name)
     return function

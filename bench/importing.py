@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from realdataexp.bench.figures import Figure, Reference, memory
-from realdataexp.bench.process import measure, timed
-from realdataexp.bench.sizes import Place
+from bench.figures import Figure, Reference, memory
+from bench.process import measure, timed
+from bench.sizes import Place
 from realdataexp.config import Config, load_config
 from realdataexp.data import schema
 from realdataexp.data.kuairand import Files, ImportRequest, find_files, prepare
@@ -72,7 +72,7 @@ def parse(settings: dict[str, Any]) -> dict[str, Any]:
 
 def read_with_pandas(settings: dict[str, Any]) -> dict[str, Any]:
     """What a script does at its start: read the files, drop double rows, sort by user and time."""
-    import pandas as pd
+    import pandas as pd  # not above: it would count to the memory of every measurement
 
     files, wanted = _wanted(load_config(settings))
     logs = set(schema.LOG_STEMS.values())
@@ -106,30 +106,13 @@ def open_cached(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def has_pandas() -> bool:
-    """Whether pandas, an extra, is there."""
-    try:
-        import pandas  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-NO_PANDAS = "without pandas; pip install 'realdataexp[bench]' adds what it is compared with"
-
-
 def figures(place: Place) -> Iterator[Figure]:
     """The import's speed and memory."""
     settings, n = place.config(), place.size.n_repeats
     made = [measure(import_data, settings=settings) for _ in range(n)]
     parsed = [measure(parse, settings=settings) for _ in range(n)]
     n_rows, n_bytes = made[0]["n_rows"], sum(p.stat().st_size for p in place.data.rglob("*.csv"))
-    note, peer = f"{n_rows:,} rows of {n_bytes / 1e6:,.0f} MB", None
-    if has_pandas():
-        other = measure(read_with_pandas, settings=settings)
-        peer = Reference("pandas: read, drop doubles, sort", n_rows / other["seconds"])
-    else:
-        note += f"; {NO_PANDAS}"
+    other = measure(read_with_pandas, settings=settings)
     yield Figure(
         "import",
         n_rows / median(x["seconds"] for x in made),
@@ -137,9 +120,9 @@ def figures(place: Place) -> Iterator[Figure]:
         floor=Reference(
             "Polars parses the same columns", n_rows / median(x["seconds"] for x in parsed)
         ),
-        peer=peer,
+        peer=Reference("pandas: read, drop doubles, sort", n_rows / other["seconds"]),
         n_repeats=n,
-        note=note,
+        note=f"{n_rows:,} rows of {n_bytes / 1e6:,.0f} MB",
     )
     largest = max(made, key=lambda x: x["peak_mib"])
     yield memory("import, peak memory", largest)

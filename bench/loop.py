@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from bench import peers
+from bench.figures import Figure, Reference, memory, rates
+from bench.process import Parts, measure
+from bench.sizes import DESIGNS, Place
 from realdataexp.api import run as run_config
-from realdataexp.bench import floors, peers
-from realdataexp.bench.figures import Figure, Reference, memory
-from realdataexp.bench.process import Parts, measure
-from realdataexp.bench.sizes import DESIGNS, Place
-from realdataexp.bench.table import open_table
 from realdataexp.config import Config, load_config
+from realdataexp.data.synthetic import write_synthetic
 from realdataexp.loop import Loop, n_networks
 from realdataexp.models import FeatureSchema
 from realdataexp.models.base import SideSchema
@@ -82,8 +82,8 @@ def at_best(settings: dict[str, Any], out: str) -> dict[str, Any]:
         ``best_arm_steps`` and ``best_rows`` of the pretraining, a second.
     """
     config = load_config(settings)
-    products = products_of(open_table(config).schema, config)
-    loop, flops = config.simulation, 1e9 * floors.rates()["gflops"]
+    products = products_of(peers.open_table(config).schema, config)
+    loop, flops = config.simulation, 1e9 * rates()["gflops"]
     return {
         "best_arm_steps": flops / products.arm_step(loop.batch_size, loop.n_candidate),
         "best_rows": flops / products.row(),
@@ -215,3 +215,26 @@ def speed(
         n_repeats=n_repeats,
         note=f"{note}; {size}" if note else size,
     )
+
+
+def beside_pandas(place: Place) -> Iterator[Figure]:
+    """The same two worlds on a table that the pandas loop can manage."""
+    size, data = place.size, place.scratch / "small-table"
+    write_synthetic(
+        data,
+        version="pure",
+        n_users=size.loop_users,
+        n_videos=size.n_videos,
+        n_rows=size.loop_rows,
+        seed=0,
+    )
+    settings = place.config(
+        data=data,
+        simulation={"n_steps": size.n_steps_varied},
+        experiment={"replications": 1},
+    )
+    out = str(place.scratch / "pandas-loop")
+    found = measure(run, at_best, settings=settings, out=out)
+    other = measure(peers.run_loop, settings=settings, n_steps=size.loop_steps)
+    peer = Reference("a pandas loop over users", other["arm_steps_per_second"])
+    yield speed("arm-steps, one replication", found, peer, f"{size.loop_rows:,} rows")

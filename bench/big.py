@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from realdataexp.bench import importing, loop
-from realdataexp.bench.figures import Figure, Reference
-from realdataexp.bench.process import measure
-from realdataexp.bench.sizes import Place, logs_in
+from bench import importing, loop
+from bench.figures import Figure, Reference
+from bench.process import measure
+from bench.sizes import Place, logs_in
 from realdataexp.config import load_config
 from realdataexp.data.disk import require_space
 from realdataexp.data.synthetic import write_synthetic
