@@ -237,10 +237,10 @@ def test_a_partial_result_says_so(small_run: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "not there; give a run folder made by run"),
+        (None, "not there; pass a run folder made by run"),
         ("{", "cannot be read as JSON"),
         ("[]", "is not a result of realdataexp"),
-        ('{"schema_version": 1}', "holds what no run writes (lacks 'config')"),
+        ('{"schema_version": 1}', "config: not what a run writes (Field required)"),
         ('{"schema_version": 1, "config": 3}', "config: not what a run writes ("),
     ],
 )

@@ -12,8 +12,7 @@ from rich.console import Console
 
 from realdataexp import cli, terminal
 from realdataexp.errors import InputError, Warnings, one_line
-from realdataexp.report.findings import print_findings
-from realdataexp.report.table import Table
+from realdataexp.report.table import Table, print_findings
 from realdataexp.runs.folder import RunLog
 
 # clear the screen; set the title; C1's CSI; right-to-left override; line separator; a byte that is
@@ -99,8 +98,8 @@ def test_cells_of_tables_are_plain_and_no_markup(capsys: pytest.CaptureFixture[s
 
 def test_tables_of_results_and_findings_are_plain():
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    table = Table(NASTY, ["", "SD"])
-    table.add([NASTY, "[red]1"])
+    table = Table.of(NASTY, "SD")
+    table.add(NASTY, "[red]1")
     table.show(console)
     finding = {"check": "data", "status": "stop", "text": NASTY, "remedy": NASTY}
     print_findings([finding], console)

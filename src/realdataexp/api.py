@@ -40,7 +40,7 @@ class Result:
     Examples:
         >>> result = Result("results/of-an-earlier-run")
         >>> result
-        Result(results/of-an-earlier-run/result.json: not there; give a run folder made by run)
+        Result(results/of-an-earlier-run/result.json: not there; pass a run folder made by run)
     """
 
     folder: Path

@@ -540,7 +540,7 @@ def doctor(
 
         typer.echo(json.dumps(as_mappings(findings), indent=2))
     else:
-        from realdataexp.report.findings import print_findings
+        from realdataexp.report.table import print_findings
 
         print_findings(as_mappings(findings))
     if would_stop(findings):
@@ -580,7 +580,7 @@ def perf(
 ) -> None:
     """Say where a run's time and its device went, and what to change; draw perf.svg."""
     from realdataexp.report.files import odd_files_named
-    from realdataexp.report.perf_show import print_perf, write_perf_plot
+    from realdataexp.report.perf import print_perf, write_perf_plot
 
     with odd_files_named(run_dir):
         print_perf(run_dir)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from realdataexp.report import curves
+from realdataexp.report import panels
 
 
 def test_a_band_is_the_middle_of_the_worlds():
     table = pl.DataFrame(
         {"step": [5] * 11, "who": ["T"] * 11, "value": [float(i) for i in range(11)]}
     )
-    (row,) = curves.bands(table, ["who"]).to_dicts()
+    (row,) = panels.bands(table, ["who"]).to_dicts()
     assert row == {"who": "T", "step": 5, "mean": 5.0, "low": 1.0, "high": 9.0}
 
 
 def test_two_worlds_have_no_band():
     table = pl.DataFrame({"step": [1, 1], "who": ["T", "T"], "value": [1.0, 3.0]})
-    (row,) = curves.bands(table, ["who"]).to_dicts()
+    (row,) = panels.bands(table, ["who"]).to_dicts()
     assert (row["mean"], row["low"], row["high"]) == (2.0, None, None)
 
 
 def test_long_curves_keep_their_ends():
-    kept = curves.thinned(pl.Series(range(10_000)))
-    assert len(kept) == curves.MAX_POINTS
+    kept = panels.thinned(pl.Series(range(10_000)))
+    assert len(kept) == panels.MAX_POINTS
     assert (kept[0], kept[-1]) == (0, 9_999)
 
 
@@ -36,15 +36,15 @@ def test_the_effect_so_far_is_that_of_sums_over_visits():
             "n": [2, 4, 2, 4], "sum": [1.0, 1.0, 2.0, 1.0],
         }
     )  # fmt: skip
-    assert curves.effects(outcomes)["mean"].to_list() == pytest.approx([0.25, 0.5])
-    assert curves.effects(outcomes)["step"].to_list() == [1, 2]
+    assert panels.effects(outcomes)["mean"].to_list() == pytest.approx([0.25, 0.5])
+    assert panels.effects(outcomes)["step"].to_list() == [1, 2]
 
 
 def test_the_truths_worlds_stand_under_one_name():
     row = {"phase": "loop", "step": 1, "label": "click", "split": "train", "metric": "loss",
            "value": 0.5, "model": "shared", "world": 0}  # fmt: skip
     table = pl.DataFrame([{**row, "design": d} for d in ("global_T", "global_C", "pooling")])
-    found = {(r["design"], r["who"]) for r in curves.looks(table).to_dicts()}
+    found = {(r["design"], r["who"]) for r in panels.looks(table).to_dicts()}
     assert found == {("global", "T"), ("global", "C"), ("pooling", "shared")}
 
 
@@ -57,12 +57,12 @@ def late_and_early(*early: float) -> pl.DataFrame:
 
 
 def test_an_axis_fits_the_steps_after_the_first_fifth():
-    assert curves.settled_range(late_and_early(-90.0, 70.0)) == pytest.approx((0.92, 2.08))
+    assert panels.settled_range(late_and_early(-90.0, 70.0)) == pytest.approx((0.92, 2.08))
 
 
 def test_an_axis_that_shows_all_points_is_left_alone():
-    assert curves.settled_range(late_and_early(1.5)) is None
-    assert curves.settled_range(late_and_early().clear()) is None
+    assert panels.settled_range(late_and_early(1.5)) is None
+    assert panels.settled_range(late_and_early().clear()) is None
 
 
 def test_the_truths_early_band_alone_does_not_set_the_axis():
@@ -71,8 +71,8 @@ def test_the_truths_early_band_alone_does_not_set_the_axis():
     truth = curve.with_columns(
         design=pl.lit("global"), low=wide.otherwise(1.0), high=wide.otherwise(2.0)
     )
-    assert curves.settled_range(curve) is None
-    assert curves.settled_range(pl.concat([curve, truth])) == pytest.approx((0.92, 2.08))
+    assert panels.settled_range(curve) is None
+    assert panels.settled_range(pl.concat([curve, truth])) == pytest.approx((0.92, 2.08))
 
 
 def test_an_axis_holds_the_band_of_the_truth_where_it_counts():
@@ -80,5 +80,5 @@ def test_an_axis_holds_the_band_of_the_truth_where_it_counts():
     truth = curve.with_columns(design=pl.lit("global"), low=pl.lit(-3.0), high=pl.lit(4.0))
     early = pl.col("step") <= 2
     truth = truth.with_columns(low=pl.when(early).then(-999.0).otherwise("low"))
-    ends = curves.settled_range(pl.concat([curve, truth]))
+    ends = panels.settled_range(pl.concat([curve, truth]))
     assert ends == pytest.approx((-3.0 - 0.56, 4.0 + 0.56))

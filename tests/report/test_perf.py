@@ -13,9 +13,14 @@ import pytest
 
 from realdataexp import cli
 from realdataexp.errors import InputError
-from realdataexp.report.perf import gpu_answer, monitor_rows, phase_seconds, read_perf
-from realdataexp.report.perf_rules import advise
-from realdataexp.report.perf_show import draw_perf, write_perf_plot
+from realdataexp.report.perf import (
+    advise,
+    draw_perf,
+    gpu_answer,
+    phase_seconds,
+    read_perf,
+    write_perf_plot,
+)
 
 TIMING = {
     "total_seconds": 100.0,
@@ -172,13 +177,13 @@ def test_did_it_really_run_on_the_gpu(
 def test_the_plot_has_the_phases_and_what_was_measured(tmp_path: Path):
     samples = [{"phase": "pretrain"}, {"gpu_percent": 30.0}, {"process": 1, "gpu_percent": 40.0}]
     make(tmp_path, *samples, device=GPU)
-    figure = draw_perf(read_perf(tmp_path), monitor_rows(tmp_path))
+    figure = draw_perf(read_perf(tmp_path))
     bars, curves = figure.axes
     assert [text.get_text() for text in curves.texts] == ["pretrain", "loop"]
     assert {line.get_label() for line in curves.get_lines()} >= {"GPU", "all cores of the machine"}
     assert len(bars.patches) == 8
     (tmp_path / "monitor.parquet").unlink()
-    assert len(draw_perf(read_perf(tmp_path), monitor_rows(tmp_path)).axes) == 1
+    assert len(draw_perf(read_perf(tmp_path)).axes) == 1
 
 
 def test_the_command_answers_on_a_real_run(

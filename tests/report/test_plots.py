@@ -7,7 +7,6 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import polars as pl
 import pytest
 from matplotlib.axes import Axes
@@ -15,9 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from realdataexp.errors import DiskError, InputError
-from realdataexp.report import plots, verdicts
-from realdataexp.report.files import read_result, read_table
-from realdataexp.report.plots import draw, write_plot
+from realdataexp.report import verdicts
+from realdataexp.report.files import RunResult, read_result, read_table
+from realdataexp.report.panels import Panels
+from realdataexp.report.plots import draw, style, write_plot
 
 
 def parts(run: Path) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
@@ -26,8 +26,8 @@ def parts(run: Path) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
 
 
 def drawn(result: dict[str, Any], tables: dict[str, pl.DataFrame]) -> Figure:
-    with matplotlib.rc_context(fname=plots.STYLE):
-        return draw(result, **tables)
+    with style():
+        return draw(Panels(RunResult.of(result), **tables))
 
 
 def titles(figure: Figure) -> list[str]:
@@ -95,8 +95,8 @@ def test_a_bias_is_marked_as_the_page_judges_it(small_run: Path):
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["no bias", "inconclusive", "biased"]
     markers = [x.get_marker() for x in ax.get_lines() if x.get_marker() in "oxsD"]
-    assert markers == ["s", "D", "D"]
-    judged = {v.design: v.judgement for v in verdicts.verdicts(result)}
+    assert markers == ["D", "D", "s"]
+    judged = {v.design: v.judgement for v in verdicts.verdicts(RunResult.of(result))}
     assert list(judged.values()).count("biased") == 1
 
 

@@ -147,7 +147,7 @@ def test_an_a_a_test_has_a_table_of_its_intervals_errors(tmp_path: Path):
     assert text.count(": type-I error by interval method") == 2
     lines = text[text.index("click: type-I error") :].splitlines()
     assert " ".join(lines[:2]).endswith("replications given this starting model")
-    assert lines[2].split() == ["welch", "user_cluster"]
+    assert lines[2].split() == ["design", "welch", "user_cluster"]
     rows = {line.split()[0]: line.split()[1:] for line in lines[4:7]}
     assert rows == {
         "pooling": ["15", "%", "*", "5", "%"],

@@ -10,7 +10,7 @@ import pytest
 
 from realdataexp import cli
 from realdataexp.errors import InputError
-from realdataexp.report.findings import print_findings
+from realdataexp.report.table import print_findings
 from realdataexp.runs.findings import Finding, as_mappings, stops
 
 

@@ -1,9 +1,10 @@
-"""Reading a run folder."""
+"""A run folder as its readers see it: result.json as typed rows, and the tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from realdataexp.data.parquet import read_parquet
 from realdataexp.errors import InputError
 from realdataexp.files import read_json, require_regular
 
+TRUTH = "global"
 REMEDY = "copy the run folder to another place"
 """What to do where a page or plot cannot be written into a run folder."""
 
@@ -24,92 +26,318 @@ _ODD = (
 )  # fmt: skip
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+class _Row(BaseModel):
+    """An entry of result.json; a figure that an earlier version did not write is None."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
-class _Entry(_Lenient):
-    """What a design comes to for a label: numbers, texts, or null where there is none."""
+class Effect(_Row):
+    """The effect per visit on a label, as the truth or a design has it: of ``estimates``."""
 
-    __pydantic_extra__: dict[str, str | float | bool | None]
     design: str
     label: str
+    value: float | None = None
+    se: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    p_value: float | None = None
+    n_worlds: int = 0
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval, where there is one."""
+        return None if self.ci_low is None or self.ci_high is None else (self.ci_low, self.ci_high)
 
 
-class _Warning(_Lenient):
+class Compared(_Row):
+    """A design's answers for a label against the truth: of ``comparison``."""
+
+    design: str
+    label: str
+    gte: float | None = None
+    estimate: float | None = None
+    bias: float | None = None
+    bias_mc_se: float | None = None
+    bias_df: int | None = None
+    sd: float | None = None
+    rmse: float | None = None
+    se_mean: float | None = None
+    se_ratio: float | None = None
+    coverage: float | None = None
+    sign_error_rate: float | None = None
+    regret: float | None = None
+    n_worlds: int = 0
+
+
+class IntervalQuality(_Row):
+    """Whether a design's interval method covers as often as it says: of ``inference``."""
+
+    design: str
+    label: str
+    se_method: str
+    coverage: float | None = None
+    coverage_low: float | None = None
+    coverage_high: float | None = None
+    reject_share: float | None = None
+    reject_low: float | None = None
+    reject_high: float | None = None
+    trustworthy: bool | None = None
+
+
+class Power(_Row):
+    """What a design could detect of a label: of ``plan``."""
+
+    design: str
+    label: str
+    effect: float | None = None
+    mde_reported: float | None = None
+    mde_honest: float | None = None
+    power_at_effect: float | None = None
+
+
+class Planned(_Row):
+    """A row of a plan's table."""
+
+    p: float
+    retrain_every: int
+    steps: int
+    design: str
+    label: str
+    n_worlds: int = 0
+    control_mean: float | None = None
+    effect: float | None = None
+    bias: float | None = None
+    bias_mc_se: float | None = None
+    power_at_effect: float | None = None
+    mde_reported: float | None = None
+    mde_honest: float | None = None
+    detects: bool | None = None
+
+
+class Doubt(_Row):
+    """An entry of ``warnings``."""
+
     code: str
     message: str
 
 
-class _Label(_Lenient):
+class LastMetric(_Row):
+    """A metric's last value, averaged over worlds: of ``metrics_summary``."""
+
+    phase: str
+    design: str
+    model: str
+    label: str
+    split: str
+    metric: str
+    step: int
+    value: float | None = None
+
+
+class Device(_Row):
+    """What a run computed on."""
+
+    name: str = ""
+    reason: str = ""
+    threads: int = 1
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is the CPU."""
+        return self.name.startswith("cpu")
+
+
+class Label(_Row):
+    """A label of the config."""
+
     name: str
     target: str
 
+    @property
+    def unit(self) -> str:
+        """The unit that the target's name tells, such as "ms", or ""."""
+        return "ms" if self.target.endswith("_ms") else ""
 
-class _Loop(_Lenient):
+    @property
+    def title(self) -> str:
+        """The name with its unit, such as "play_time (ms)"."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+class _Loop(_Row):
     batch_size: int = 1
     n_candidate: int = 1
 
 
-class _Experiment(_Lenient):
+class _Experiment(_Row):
     replications: int = 1
+    starts: int = 1
+    aa: bool = False
 
 
-class _Config(_Lenient):
-    labels: list[_Label] = []
+class Settings(_Row):
+    """What readers of a result need of its config."""
+
+    labels: list[Label] = []
     simulation: _Loop = _Loop()
     experiment: _Experiment = _Experiment()
 
+    def replications(self, n: int | None = None) -> str:
+        """How many replications a result rests on, and from how many starting models they begin.
 
-class _Device(_Lenient):
-    name: str
+        Args:
+            n: replications that count; None = all.
+        """
+        n = self.experiment.replications if n is None else n
+        n_starts = min(self.experiment.starts, n)
+        words = f"{n:,} replication{'' if n == 1 else 's'}"
+        of_starts = (
+            f"of {n_starts} starting models" if n_starts > 1 else "given this starting model"
+        )
+        return f"{words} {of_starts}"
 
 
-class _Result(_Lenient):
-    """Of what type each part of result.json is; what is missing is told by who needs it."""
+class RunResult(_Row):
+    """result.json.
 
+    Attributes:
+        raw: it all, as it stands in the file.
+        config: what readers need of ``raw["config"]``.
+    """
+
+    raw: dict[str, Any]
     schema_version: int
+    config: Settings
     mode: str = ""
     seed: int = 0
     status: str = ""
     n_steps_done: int = 0
-    config: _Config = _Config()
     gte_results: dict[str, float | None] = {}
-    estimates: list[_Entry] = []
-    comparison: list[_Entry] = []
-    inference: list[_Entry] = []
-    plan: list[_Entry] = []
-    warnings: list[_Warning] = []
-    device: _Device | None = None
+    estimates: list[Effect] = []
+    comparison: list[Compared] = []
+    inference: list[IntervalQuality] = []
+    plan: list[Power] = []
+    warnings: list[Doubt] = []
+    diagnostics: dict[str, Any] = {}
+    dataset_stats: dict[str, Any] = {}
+    weights: dict[str, dict[str, float | None]] = {}
+    metrics_summary: list[LastMetric] = []
+    device: Device = Device()
     timing: dict[str, float | None] = {}
     versions: dict[str, str | None] = {}
 
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> RunResult:
+        """The content of a result.json.
 
-def read_result(run_dir: Path) -> dict[str, Any]:
+        Raises:
+            ValidationError: it is not what a run writes.
+        """
+        return cls.model_validate({**raw, "raw": raw})
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether both arms of the run are the same."""
+        return self.config.experiment.aa
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run came to its end."""
+        return self.status == "complete"
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """What each label is called, with its unit."""
+        return {label.name: label.title for label in self.config.labels}
+
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """Each label's unit, or ""."""
+        return {label.name: label.unit for label in self.config.labels}
+
+    @property
+    def designs(self) -> list[str]:
+        """The designs that are compared, or that answer, in the order of the result."""
+        compared = [e.design for e in self.comparison]
+        own = compared or [e.design for e in self.estimates if e.design != TRUTH]
+        return list(dict.fromkeys(own))
+
+    @property
+    def truths(self) -> list[Effect]:
+        """The truth's effects; none where a run has no truth."""
+        return [e for e in self.estimates if e.design == TRUTH]
+
+    @property
+    def answers(self) -> list[Effect]:
+        """The truth's effects, or what the one design of a run answers."""
+        return self.truths or list(self.estimates)
+
+    def total(self, name: str, label: str) -> float | None:
+        """Of ``gte_results``: GT, GC or GTE of a label."""
+        return self.gte_results.get(f"{name}_{label}")
+
+    def relative(self, label: str) -> float | None:
+        """The true effect on a label in percent of control."""
+        return self.gte_results.get(f"GTE_{label}_relative")
+
+
+class _PlanSettings(_Row):
+    config: Settings
+    power: float
+
+
+class Plan(_Row):
+    """plan.json."""
+
+    settings: _PlanSettings
+    rows: list[Planned]
+    warnings: list[Doubt]
+
+
+def read_plan(plan_dir: Path) -> Plan:
+    """plan.json of a plan's folder, which has just been written."""
+    return Plan.model_validate_json((plan_dir / "plan.json").read_bytes())
+
+
+def read_run(run_dir: Path) -> RunResult:
     """result.json of a run folder.
 
     Raises:
         InputError: there is none, or it is not what a run writes.
     """
-    path = run_dir / "result.json"
+    raw = _read_raw(run_dir)
     try:
-        result = read_json(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path}: not there; give a run folder made by run") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read as JSON ({reason}); run again") from error
-    if not isinstance(result, dict) or "schema_version" not in result:
-        raise InputError(f"{path}: is not a result of realdataexp; give a run folder made by run")
-    try:
-        _Result.model_validate(result)
+        return RunResult.of(raw)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise InputError(
-            f"{path}: {where}: not what a run writes ({fault['msg']}); run again"
+            f"{run_dir / 'result.json'}: {where}: not what a run writes ({fault['msg']}); run again"
         ) from error
-    return dict(result)
+
+
+def _read_raw(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "result.json"
+    try:
+        raw = read_json(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path}: not there; pass a run folder made by run") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as JSON ({reason}); run again") from error
+    if not isinstance(raw, dict) or "schema_version" not in raw:
+        raise InputError(f"{path}: is not a result of realdataexp; pass a run folder made by run")
+    return raw
+
+
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """result.json of a run folder, as it stands there.
+
+    Raises:
+        InputError: there is none, or it is not what a run writes.
+    """
+    return read_run(run_dir).raw
 
 
 def read_table(run_dir: Path, name: str) -> pl.DataFrame:
@@ -125,6 +353,15 @@ def read_table(run_dir: Path, name: str) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); run again") from error
+
+
+def read_table_if_there(run_dir: Path, name: str) -> pl.DataFrame | None:
+    """A table of the run folder, or None where there is no such file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return read_table(run_dir, name) if (run_dir / f"{name}.parquet").exists() else None
 
 
 @contextmanager
@@ -147,6 +384,6 @@ def odd_files_named(*run_dirs: Path) -> Iterator[None]:
 def is_complete(run_dir: Path) -> bool:
     """Whether a run folder holds the result of a run that came to its end."""
     try:
-        return bool(read_result(run_dir).get("status") == "complete")
+        return bool(_read_raw(run_dir).get("status") == "complete")
     except InputError:
         return False  # none, or one that resuming the run writes anew

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from html import escape
 from typing import Any
+
+from realdataexp.report.table import Cell, Table
 
 
 class Html(str):
     """Text that is HTML already."""
 
     __slots__ = ()
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: what it shows, the number to sort by, and a CSS class."""
-
-    shown: str
-    sort: float | None = None
-    kind: str = ""
 
 
 def text(value: object) -> Html:
@@ -57,57 +49,47 @@ def section(key: str, title: str, *content: object) -> Html:
     return tag("section", heading, *content, id=key, aria_labelledby=f"{key}-title")
 
 
-def table(
-    caption: str,
-    header: Sequence[str],
-    rows: Sequence[Sequence[Cell | object]],
-    *,
-    keys: Sequence[str] = (),
-    sortable: bool = False,
-    **attributes: object,
-) -> Html:
+def table(shown: Table, *, sortable: bool = False, **attributes: object) -> Html:
     """A table that scrolls by itself where it is too wide; each row's first cell is its header.
 
     Args:
-        caption: its name.
-        header: names of the columns.
-        rows: cells, or values that are shown as text.
-        keys: for each row the design it is about, for the page's filters.
+        shown: the table.
         sortable: whether a click on a header sorts.
         attributes: of the element around it.
     """
     names = [
         tag("th", tag("button", name, type="button") if sortable and name else name, scope="col")
-        for name in header
+        for name in (shown.first, *(column.name for column in shown.columns))
     ]
-    body = [_row(row, keys[i] if keys else None) for i, row in enumerate(rows)]
+    body = [
+        tag(
+            "tr",
+            tag("th", row.name, scope="row"),
+            *(tag("td", cell.shown, data_sort=cell.sort, class_=cell.kind or None)
+              for cell in row.cells),
+            data_design=row.design or None,
+        )
+        for row in shown.rows
+    ]  # fmt: skip
     whole = tag(
         "table",
-        tag("caption", caption),
+        tag("caption", shown.title),
         tag("thead", tag("tr", *names)),
         tag("tbody", *body),
         class_="sortable" if sortable else None,
     )
     return tag(
-        "div", whole, class_="wide", tabindex="0", role="region", aria_label=caption, **attributes
-    )
-
-
-def _row(row: Sequence[Cell | object], key: str | None) -> Html:
-    cells = []
-    for i, value in enumerate(row):
-        cell = value if isinstance(value, Cell) else Cell(text(value))
-        said = {"data_sort": cell.sort, "class_": cell.kind or None}
-        if i == 0:
-            cells.append(tag("th", text(cell.shown), scope="row", **said))
-        else:
-            cells.append(tag("td", text(cell.shown), **said))
-    return tag("tr", *cells, data_design=key)
+        "div", whole, class_="wide", tabindex="0", role="region", aria_label=shown.title,
+        data_label=shown.label or None, **attributes,
+    )  # fmt: skip
 
 
 def pairs(caption: str, values: Iterable[tuple[str, object]]) -> Html:
     """A table of names and values."""
-    return table(caption, ["", "value"], list(values))
+    own = Table.of(caption, "value")
+    for name, value in values:
+        own.add(name, value if isinstance(value, Cell) else text(value))
+    return table(own)
 
 
 def fold(title: str, *content: object) -> Html:

@@ -6,15 +6,15 @@ light and on a dark page.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from realdataexp.errors import InputError
-from realdataexp.report import answers
-from realdataexp.report.files import odd_files_named, read_result
-from realdataexp.report.markup import Cell, Html, fold, table, tag
-from realdataexp.report.numbers import number, percent, replications
+from realdataexp.report import sections
+from realdataexp.report.files import Doubt, RunResult, odd_files_named, read_run
+from realdataexp.report.markup import Html, fold, table, tag
+from realdataexp.report.numbers import number, percent
 from realdataexp.report.table import answer_tables, legends
 
 _FILES = (
@@ -46,9 +46,12 @@ def notebook_view(run_dir: Path) -> Html:
     """A run folder's answer as a piece of HTML; of one that is damaged, what is wrong with it."""
     try:
         with odd_files_named(run_dir):
-            result = read_result(run_dir)
-            parts = [_heading(result), answers.answer(result), *_tables(result)]
-            parts += [_warnings(result["warnings"]), _links(run_dir)]
+            result = read_run(run_dir)
+            heading = tag("p", tag("strong", "realdataexp"), f" {_about(result)}")
+            tables = [table(own.brief()) for own in answer_tables(result)]
+            words = [tag("p", text, class_="small") for text in legends(result, "bold")]
+            parts = [heading, sections.answer(result), *tables, *words]
+            parts += [_warnings(result.warnings), _links(run_dir)]
     except InputError as error:
         parts = [tag("p", str(error), class_="notice")]
     return tag("div", tag("style", Html(_STYLE)), *parts, class_="realdataexp")
@@ -58,52 +61,35 @@ def one_line(run_dir: Path) -> str:
     """A run folder in one line: what was run, how far it came, and the effect on each label."""
     try:
         with odd_files_named(run_dir):
-            result = read_result(run_dir)
+            result = read_run(run_dir)
             text = f"{run_dir}: {'; '.join([_about(result), *_effects(result)])}"
     except InputError as error:
         text = str(error)
     return " ".join(text.split())
 
 
-def _about(result: dict[str, Any]) -> str:
-    worlds = replications(result)
-    done = f"{result['n_steps_done']} steps"
-    return f"mode {result['mode']}, {result['status']}, {done}, {worlds}, seed {result['seed']}"
+def _about(result: RunResult) -> str:
+    worlds = result.config.replications()
+    done = f"{result.n_steps_done} steps"
+    return f"mode {result.mode}, {result.status}, {done}, {worlds}, seed {result.seed}"
 
 
-def _heading(result: dict[str, Any]) -> Html:
-    return tag("p", tag("strong", "realdataexp"), f" {_about(result)}")
-
-
-def _effects(result: dict[str, Any]) -> list[str]:
+def _effects(result: RunResult) -> list[str]:
     """The effect on each label: the truth in percent, where it is known."""
     told = []
-    for label in answers.titles(result):
-        relative = result["gte_results"].get(f"GTE_{label}_relative")
-        own = [e["value"] for e in result["estimates"] if e["label"] == label]
-        if relative is not None:
+    for label in result.titles:
+        own = [e.value for e in result.estimates if e.label == label]
+        if (relative := result.relative(label)) is not None:
             told.append(f"{label} {percent(relative)}")
         elif own and own[0] is not None:
             told.append(f"{label} {number(own[0])} per visit")
     return told
 
 
-def _tables(result: dict[str, Any]) -> list[Html]:
-    """The tables that the terminal shows, and what their columns mean."""
-    shown = []
-    for own in answer_tables(result):
-        rows = [
-            [name, *(Cell(text.strip(), kind="notable" if style else "") for text in cells)]
-            for (name, *cells), style in own.rows
-        ]
-        shown.append(table(own.title, [text.strip() for text in own.header], rows))
-    return [*shown, *(tag("p", text, class_="small") for text in legends(result))]
-
-
-def _warnings(warnings: list[dict[str, str]]) -> Html:
+def _warnings(warnings: Sequence[Doubt]) -> Html:
     if not warnings:
         return tag("p", "No warnings.", class_="small")
-    items = [tag("li", tag("strong", w["code"]), f": {w['message']}") for w in warnings]
+    items = [tag("li", tag("strong", w.code), f": {w.message}") for w in warnings]
     return fold(f"{len(items)} warning{'' if len(items) == 1 else 's'}", tag("ul", *items))
 
 

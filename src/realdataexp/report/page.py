@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from html import escape
 from importlib.metadata import version
@@ -14,29 +13,15 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import polars as pl
-
 from realdataexp.files import write_text
-from realdataexp.report import answers, charts, curves, sections, step_charts
-from realdataexp.report.charts import Chart, Look
-from realdataexp.report.files import REMEDY, read_result, read_table
+from realdataexp.report import sections
+from realdataexp.report.files import REMEDY, RunResult, read_run
 from realdataexp.report.markup import Html, joined, script_json, tag
-from realdataexp.report.numbers import replications
+from realdataexp.report.panels import MARKED, Box, Curve, Panel, Panels, shown
 
 _HERE = Path(__file__).parent
-_LINKS = {
-    "answer": "Answer",
-    "comparison": "Designs compared",
-    "charts": "Charts",
-    "diagnostics": "Diagnostics",
-    "data": "Data",
-    "config": "Config",
-    "about": "Versions and timing",
-    "runs": "Runs",
-    "effects": "Effects",
-    "biases": "Biases",
-    "settings": "Settings",
-}
+_ROW = 44  # pixels for each design
+_SYMBOLS = {"triangle": "triangle-up", "cross": "x", "none": "circle"}  # what Plotly calls so
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -51,120 +36,42 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     Raises:
         InputError: result.json is missing, or a file is damaged.
     """
-    result = read_result(run_dir)
-    shown = _charts(result, run_dir)
+    result = read_run(run_dir)
+    panels = list(Panels.read(run_dir, result, is_lenient=True).all())
+    designs = list(dict.fromkeys(e.design for e in result.comparison))
     body = [
-        answers.answer(result),
-        answers.comparison(result) if result["comparison"] else Html(""),
-        sections.charts(shown, _designs(result), answers.titles(result)),
+        sections.answer(result),
+        sections.comparison(result),
+        sections.charts(panels, designs, result.titles),
         sections.diagnostics(result),
         sections.data(result),
         sections.config(result),
         sections.about(result),
     ]
-    kind = "A/A test" if answers.is_aa(result) else f"mode {result['mode']}"
-    about = f"{kind}, seed {result['seed']}, {replications(result)}, {result['n_steps_done']} steps"
-    html = page(f"{_question(result)}: {run_dir.resolve().name}", about, body, shown)
-    path = out or run_dir / "report.html"
-    return write_text(path, html, REMEDY)
+    kind = "A/A test" if result.is_aa else f"mode {result.mode}"
+    worlds = result.config.replications()
+    about = f"{kind}, seed {result.seed}, {worlds}, {result.n_steps_done} steps"
+    html = page(f"{_question(result)}: {run_dir.resolve().name}", about, body, panels)
+    return write_text(out or run_dir / "report.html", html, REMEDY)
 
 
-def _question(result: dict[str, Any]) -> str:
-    if answers.is_aa(result):
+def _question(result: RunResult) -> str:
+    if result.is_aa:
         return "Which intervals can be believed"
-    if result["comparison"]:
+    if result.comparison:
         return "Which design is biased"
-    return "The true effect" if result["mode"] == "global" else f"What {result['mode']} answers"
+    return "The true effect" if result.mode == "global" else f"What {result.mode} answers"
 
 
-def _designs(result: dict[str, Any]) -> list[str]:
-    """The designs that are compared, in the order of the result."""
-    return list(dict.fromkeys(e["design"] for e in result["comparison"]))
-
-
-def _charts(result: dict[str, Any], run_dir: Path) -> list[Chart]:
-    """All there is to draw: of each label, then of what labels share."""
-    tables = {name: _table(run_dir, name) for name in ("outcomes", "estimates", "metrics")}
-    outcomes, metrics = tables["outcomes"], tables["metrics"]
-    look = Look(tuple(_designs(result)) or tuple({e["design"] for e in result["estimates"]}))
-    over_steps = {
-        "totals": None if outcomes is None else curves.totals(outcomes),
-        "effects": None if outcomes is None else curves.effects(outcomes),
-        "looks": None if metrics is None else curves.looks(metrics),
-    }
-    shown = []
-    for i, (label, title) in enumerate(answers.titles(result).items()):
-        own = [
-            *_answers(result, label, title, look, tables["estimates"], str(i)),
-            *_curves(over_steps, label, title, look, str(i)),
-        ]
-        shown += [replace(chart, label=label) for chart in own]
-    if metrics is not None:
-        shown += step_charts.weights(curves.weight_figures(metrics), look)
-        left = curves.data_left(metrics)
-        shown += [step_charts.data_left(left)] if left["mean"].sum() > 0 else []
-    return shown
-
-
-def _table(run_dir: Path, name: str) -> pl.DataFrame | None:
-    """A table of the run folder, or None where there is no such file."""
-    return read_table(run_dir, name) if (run_dir / f"{name}.parquet").exists() else None
-
-
-def _answers(
-    result: dict[str, Any],
-    label: str,
-    title: str,
-    look: Look,
-    estimates: pl.DataFrame | None,
-    key: str,
-) -> list[Chart]:
-    """What designs answer for a label, where they are compared."""
-    entries = [e for e in result["comparison"] if e["label"] == label and e["bias"] is not None]
-    if not entries:
-        return []
-    shown = []
-    if estimates is not None:
-        is_own = (pl.col("label") == label) & (pl.col("se_method") == "welch")
-        known = estimates.filter(is_own & pl.col("value").is_not_null())
-        of_truth = [
-            e for e in result["estimates"] if e["label"] == label and e["design"] == "global"
-        ]
-        truth = of_truth[0] if of_truth else None
-        shown.append(charts.estimates(known, truth, look, title, key))
-    shown.append(charts.biases(entries, len(result["comparison"]), look, title, key))
-    inference = [e for e in result.get("inference", ()) if e["label"] == label]
-    if inference:
-        is_aa = answers.is_aa(result)
-        shown.append(charts.coverage(inference, is_aa, look, title, key))
-    return shown
-
-
-def _curves(
-    tables: dict[str, pl.DataFrame | None], label: str, title: str, look: Look, key: str
-) -> list[Chart]:
-    """What happened to a label over the steps."""
-    own = {
-        name: pl.DataFrame() if table is None else table.filter(pl.col("label") == label)
-        for name, table in tables.items()
-    }
-    shown = []
-    if own["effects"].height:
-        shown.append(step_charts.effects(own["effects"], look, title, key))
-    if own["totals"].height:
-        shown.append(step_charts.totals(own["totals"], title, key))
-    if own["looks"].height:
-        shown.append(step_charts.looks(own["looks"], title, key))
-    return shown
-
-
-def page(title: str, about: str, body: Sequence[Html], shown: Sequence[Chart]) -> str:
+def page(title: str, about: str, body: Sequence[Html], panels: Sequence[Panel]) -> str:
     """The whole page. Only its own two scripts may run: the browser knows their digests."""
-    scripts = _scripts() if shown else _scripts()[1:]
+    scripts = _scripts() if panels else _scripts()[1:]
     digests = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
     content = joined(body)
-    keys = re.findall(r'<section id="(\w+)"', content)
-    links = [tag("li", tag("a", _LINKS[key], href=f"#{key}")) for key in keys]
+    links = [
+        tag("li", tag("a", Html(name), href=f"#{key}"))
+        for key, name in re.findall(r'<section id="(\w+)"[^>]*><h2[^>]*>(.*?)</h2>', content)
+    ]
     return Template(_file("page.html")).substitute(
         title=escape(title),
         about=escape(about),
@@ -174,7 +81,7 @@ def page(title: str, about: str, body: Sequence[Html], shown: Sequence[Chart]) -
         style=_file("page.css"),
         links=joined(links),
         body=content,
-        charts=script_json([chart.to_json() for chart in shown]),
+        charts=script_json([chart(panel) for panel in panels]),
         scripts="\n".join(f"<script>{code}</script>" for code, _ in scripts),
     )
 
@@ -193,3 +100,146 @@ def _scripts() -> list[tuple[str, str]]:
     return [
         (code, base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()) for code in codes
     ]
+
+
+# --- a panel as data for Plotly ----------------------------------------------------------------
+# A colour is "@role" or "@role/opacity", which the page turns into that of the theme. A trace's
+# ``meta`` has what the page's filters look for: design, metric. Names go to Plotly escaped, since
+# it reads a few HTML tags.
+
+
+def chart(panel: Panel) -> dict[str, Any]:
+    """What the page's script draws of a panel."""
+    if panel.rows:
+        data = [*map(_box, panel.boxes), *_points(panel)]
+        layout = _across(panel, any("legendgroup" in trace for trace in data))
+    else:
+        data = [trace for curve in panel.curves for trace in _curve(curve, panel)]
+        data.sort(key=lambda trace: trace["mode"] == "markers")
+        layout = _over_steps(panel)
+    return {"key": panel.key, "data": data, "layout": layout, "selects": list(panel.choices)}
+
+
+def _across(panel: Panel, has_legend: bool) -> dict[str, Any]:
+    """The layout of designs from top to bottom, with the truth upright."""
+    names = [escape(shown(row)) for row in panel.rows]
+    if any(point.above for point in panel.points):
+        n = len(names)
+        rows = {"type": "linear", "tickvals": list(range(n)), "ticktext": names,
+                "autorange": False, "range": [n - 0.5, -0.5]}  # fmt: skip
+    else:  # a name like 1 or 2024-01-01 is no number and no date
+        rows = {"type": "category", "autorange": "reversed", "automargin": True}
+    return {
+        "height": 130 + _ROW * (len(names) + has_legend),
+        "xaxis": {"title": {"text": panel.axis}, **_range(panel)},
+        "yaxis": rows, "hovermode": "closest", "showlegend": has_legend, "shapes": _truth(panel),
+    }  # fmt: skip
+
+
+def _range(panel: Panel) -> dict[str, Any]:
+    """The ends of the axis of values, which shapes alone do not widen."""
+    if panel.limits is not None:
+        return {"range": _rounded(panel.limits)}
+    if not panel.points:
+        return {}
+    ends = [x for p in panel.points for x in (p.value, *(p.interval or ()), panel.line or 0.0)]
+    room = 0.06 * (max(ends) - min(ends)) or 1.0
+    return {"range": _rounded([min(ends) - room, max(ends) + room])}
+
+
+def _truth(panel: Panel) -> list[dict[str, Any]]:
+    """A green line from top to bottom, and the interval as a band behind it."""
+    if panel.line is None:
+        return []
+    place = {"xref": "x", "yref": "paper", "y0": 0, "y1": 1}
+    line = {"color": "@truth", "width": 2.5}
+    shapes = [{**place, "type": "line", "x0": panel.line, "x1": panel.line, "line": line}]
+    if panel.band is not None:
+        low, high = panel.band
+        shapes.append(
+            {**place, "type": "rect", "x0": low, "x1": high, "layer": "below",
+             "fillcolor": "@truth/0.18", "line": {"width": 0}}
+        )  # fmt: skip
+    return shapes
+
+
+def _box(box: Box) -> dict[str, Any]:
+    name = escape(shown(box.row))
+    cuts = zip(("lowerfence", "q1", "median", "q3", "upperfence"), box.cuts, strict=True)
+    return {
+        "type": "box", "orientation": "h", "y": [name], "name": name,
+        **{key: _rounded([cut]) for key, cut in cuts}, "mean": _rounded([box.mean]),
+        "line": {"color": f"@{box.colour}"}, "meta": {"design": box.row},
+    }  # fmt: skip
+
+
+def _points(panel: Panel) -> list[dict[str, Any]]:
+    traces = []
+    seen: set[str] = set()
+    is_lined_up = not any(point.above for point in panel.points)
+    for p in panel.points:
+        colour, row = f"@{p.colour}", escape(shown(p.row))
+        low, high = p.interval or (p.value, p.value)
+        y = row if is_lined_up else panel.rows.index(p.row) + p.above
+        trace: dict[str, Any] = {
+            "type": "scatter", "mode": "markers", "x": _rounded([p.value]), "y": [y],
+            "name": escape(p.name) or row, "text": [row], "hovertemplate": "%{text}: %{x}",
+            "meta": {"design": p.row},
+            "marker": {"color": colour, "symbol": _SYMBOLS.get(p.symbol, p.symbol), "size": 11},
+            "error_x": {
+                "type": "data", "symmetric": False, "array": _rounded([high - p.value]),
+                "arrayminus": _rounded([p.value - low]), "thickness": 2, "color": colour,
+            },
+        }  # fmt: skip
+        if p.name:
+            trace |= {"legendgroup": p.name, "showlegend": p.name not in seen,
+                      "visible": "legendonly" if p.is_extra else True}  # fmt: skip
+            seen.add(p.name)
+        traces.append(trace)
+    return traces
+
+
+def _over_steps(panel: Panel) -> dict[str, Any]:
+    y = {"title": {"text": panel.axis}, "automargin": True, **_range(panel)}
+    if panel.from_zero:
+        y["rangemode"] = "tozero"
+    return {
+        "height": 360, "xaxis": {"title": {"text": "step"}}, "yaxis": y,
+        "hovermode": "x unified", "showlegend": True,
+    }  # fmt: skip
+
+
+def _curve(curve: Curve, panel: Panel) -> list[dict[str, Any]]:
+    """A curve, its band behind it, and marks at the ends of the axis where it is beyond them."""
+    name, colour = escape(curve.name), f"@{curve.colour}"
+    meta = {k: v for k, v in (("design", curve.design), ("metric", curve.metric)) if v}
+    base = {"type": "scatter", "name": name, "legendgroup": " ".join([name, *meta.values()])}
+    extra = {**base, "hoverinfo": "skip", "showlegend": False, "meta": {**meta, "band": True}}
+    traces: list[dict[str, Any]] = []
+    if curve.band.height:
+        x, low, high = (curve.band[c].to_list() for c in ("step", "low", "high"))
+        traces.append(
+            {**extra, "x": x + x[::-1], "y": _rounded(high + low[::-1]), "fill": "toself",
+             "fillcolor": f"{colour}/0.16", "line": {"width": 0}, "mode": "lines"}
+        )  # fmt: skip
+    steps = curve.table["step"].to_list()
+    line = {"color": colour, "dash": curve.dash, "width": 2}
+    has_marks = curve.symbol != "none" and len(steps) < MARKED
+    trace = {**base, "meta": meta, "x": steps, "y": _rounded(curve.table["mean"].to_list()),
+             "mode": "lines+markers" if has_marks else "lines", "line": line}  # fmt: skip
+    if has_marks:
+        trace["marker"] = {"symbol": _SYMBOLS.get(curve.symbol, curve.symbol)}
+    traces.append(trace)
+    if panel.limits is not None and (beyond := curve.beyond(panel.limits)):
+        symbols = ["triangle-up" if above else "triangle-down" for _, above in beyond]
+        traces.append(
+            {**extra, "mode": "markers", "x": [step for step, _ in beyond],
+             "y": _rounded([panel.limits[above] for _, above in beyond]), "cliponaxis": False,
+             "marker": {"color": colour, "size": 8, "symbol": symbols}}
+        )  # fmt: skip
+    return traces
+
+
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    """Seven digits: more than a chart shows, in little room."""
+    return [None if v is None else float(f"{v:.7g}") for v in values]
