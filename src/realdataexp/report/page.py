@@ -128,7 +128,8 @@ def _across(panel: Panel, has_legend: bool) -> dict[str, Any]:
         rows = {"type": "linear", "tickvals": list(range(n)), "ticktext": names,
                 "autorange": False, "range": [n - 0.5, -0.5]}  # fmt: skip
     else:  # a name like 1 or 2024-01-01 is no number and no date
-        rows = {"type": "category", "autorange": "reversed", "automargin": True}
+        rows = {"type": "category", "categoryarray": names, "autorange": "reversed",
+                "automargin": True}  # fmt: skip
     return {
         "height": 130 + _ROW * (len(names) + has_legend),
         "xaxis": {"title": {"text": panel.axis}, **_range(panel)},
