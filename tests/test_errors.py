@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from realdataexp import cli, terminal
+from realdataexp.doctor import Finding, print_findings
 from realdataexp.errors import InputError, Warnings, one_line
-from realdataexp.report.table import Table, print_findings
+from realdataexp.report.table import Table
 from realdataexp.runs.folder import RunLog
 
 # clear the screen; set the title; C1's CSI; right-to-left override; line separator; a byte that is
@@ -101,7 +102,7 @@ def test_tables_of_results_and_findings_are_plain():
     table = Table.of(NASTY, "SD")
     table.add(NASTY, "[red]1")
     table.show(console)
-    finding = {"check": "data", "status": "stop", "text": NASTY, "remedy": NASTY}
+    finding = Finding("data", "stop", NASTY, NASTY)
     print_findings([finding], console)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().split("\n")

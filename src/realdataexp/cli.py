@@ -420,8 +420,7 @@ def synth(
     sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
     check(SyntheticConfig, sizes, "synth")
     from realdataexp.data.synthetic import made_bytes, write_synthetic
-    from realdataexp.runs.findings import size
-    from realdataexp.runs.machine import memory_limit
+    from realdataexp.runs.machine import memory_limit, size
 
     needed, limit = made_bytes(users, videos), memory_limit()
     if needed > limit:
@@ -530,19 +529,16 @@ def doctor(
     """Say what this machine offers, and what would go wrong in a run."""
     if config is None and overrides:
         raise InputError("--set: there is no config to change: give CONFIG")
-    from realdataexp.runs.doctor import examine
-    from realdataexp.runs.findings import as_mappings, would_stop
+    from realdataexp.doctor import examine, print_findings, would_stop
 
     terminal.log_lines("ERROR")
     findings = examine(config, data, overrides or ())
     if as_json:
         import json
 
-        typer.echo(json.dumps(as_mappings(findings), indent=2))
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
-        from realdataexp.report.table import print_findings
-
-        print_findings(as_mappings(findings))
+        print_findings(findings)
     if would_stop(findings):
         raise typer.Exit(1)
 

@@ -15,11 +15,11 @@ import psutil
 import pytest
 import torch
 
-from realdataexp import cli
+from realdataexp import cli, doctor
 from realdataexp.config import load_config
 from realdataexp.device import Device
 from realdataexp.errors import InputError, Warnings, is_out_of_memory
-from realdataexp.runs import doctor_config, experiment, machine, memory_need
+from realdataexp.runs import experiment, machine, memory_need
 from realdataexp.runs.setup import set_up
 
 CPU = Device(torch.device("cpu"), "a test", chunk_bytes=8 << 20, name="cpu: a test")
@@ -30,17 +30,17 @@ META = Device(torch.device("meta"), "a test", chunk_bytes=1 << 30, name="meta: a
     ("free", "status"), [(100 << 30, "ok"), (800 << 20, "warning"), (100 << 20, "stop")]
 )
 def test_the_need_of_memory(free: int, status: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor_config, "free_memory", lambda: free)
-    monkeypatch.setattr(doctor_config, "choose_device", lambda _: CPU)
-    assert doctor_config.check_need(load_config("demo")).status == status
+    monkeypatch.setattr(doctor, "free_memory", lambda: free)
+    monkeypatch.setattr(doctor, "choose_device", lambda _: CPU)
+    assert doctor.check_need(load_config("demo")).status == status
 
 
 def test_the_need_of_device_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor_config, "choose_device", lambda _: META)
-    monkeypatch.setattr(doctor_config, "free_memory", lambda: 100 << 30)
-    assert doctor_config.device_free(META) == math.inf
-    monkeypatch.setattr(doctor_config, "device_free", lambda _: float(1 << 20))
-    found = doctor_config.check_need(load_config("demo"))
+    monkeypatch.setattr(doctor, "choose_device", lambda _: META)
+    monkeypatch.setattr(doctor, "free_memory", lambda: 100 << 30)
+    assert doctor.device_free(META) == math.inf
+    monkeypatch.setattr(doctor, "device_free", lambda _: float(1 << 20))
+    found = doctor.check_need(load_config("demo"))
     assert (found.status, "device memory" in found.text) == ("stop", True)
 
 
@@ -48,8 +48,8 @@ def test_a_need_that_cannot_be_estimated_is_a_warning(monkeypatch: pytest.Monkey
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(doctor_config, "memory_need", fail)
-    assert doctor_config.check_need(load_config("demo")).status == "warning"
+    monkeypatch.setattr(doctor, "memory_need", fail)
+    assert doctor.check_need(load_config("demo")).status == "warning"
 
 
 def test_the_estimate_counts_networks_and_parameters_as_a_run_does(

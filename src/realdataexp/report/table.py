@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from realdataexp.report.verdicts import Bias
 
 _GAP = "  "
 _LEAST_NAME = 12
-_SIGNS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "stop": ("STOP", "bold red")}
 _AA_LEGEND = (
     "type-I error: how often the 95 % interval of a single test excludes 0 though both arms are "
     "the same; it should be 5 %. {mark} if it is more often, beyond chance: not to be trusted."
@@ -371,30 +370,9 @@ def print_plan(plan_dir: Path, console: Console | None = None) -> None:
     _print_warnings(console, plan.warnings)
 
 
-def print_findings(findings: Sequence[Mapping[str, str]], console: Console | None = None) -> None:
-    """Print a line for each of the doctor's findings, what to do about it below, and a verdict."""
-    console = console or Console(highlight=False)
-    width = max((len(finding["check"]) for finding in findings), default=0)
-    indent = " " * (width + 7)
-    for finding in findings:
-        sign, style = _SIGNS[finding["status"]]
-        lines = _lines(finding["text"], console.width - len(indent))
-        head = Text.assemble((sign, style), f" {finding['check'].ljust(width)}  {lines[0]}")
-        console.print(head, soft_wrap=True)
-        if finding["remedy"]:
-            lines += _lines(f"→ {finding['remedy']}", console.width - len(indent))
-        for line in lines[1:]:
-            console.print(Text(indent + line), soft_wrap=True)
-    n_stops, n_warnings = (
-        sum(finding["status"] == status for finding in findings) for status in ("stop", "warning")
-    )
-    verdict = f"{n_stops} would stop a run" if n_stops else "nothing would stop a run"
-    console.print(Text(f"{verdict}, warnings: {n_warnings}", style="bold"), soft_wrap=True)
-
-
 def say(console: Console, text: str, style: str = "", hang: str = "") -> None:
     """Print a text in lines as wide as the terminal."""
-    lines = _lines(text, max(40, console.width - 1), hang)
+    lines = wrapped(text, max(40, console.width - 1), hang)
     console.print(Text("\n".join(lines), style=style), soft_wrap=True)
 
 
@@ -405,10 +383,10 @@ def _print_warnings(console: Console, warnings: Sequence[Doubt]) -> None:
         say(console, f"! {warning.code}: {warning.message}", "yellow", hang="  ")
 
 
-def _lines(text: str, width: int, hang: str = "") -> list[str]:
+def wrapped(text: str, width: int, hang: str = "") -> list[str]:
     """The text in lines; paths stay whole."""
-    wrapped = textwrap.wrap(
+    lines = textwrap.wrap(
         one_line(text), max(30, width), subsequent_indent=hang, break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
-    return wrapped or [""]
+    return lines or [""]

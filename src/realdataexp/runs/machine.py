@@ -80,6 +80,11 @@ def _ulimit() -> Iterator[int]:
         yield max(0, most - psutil.Process().memory_info().vms - _RESERVED)
 
 
+def size(n_bytes: float) -> str:
+    """A number of bytes for people."""
+    return f"{n_bytes / 2**30:,.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.0f} MiB"
+
+
 def versions() -> dict[str, str | None]:
     """Versions of the package, of Python, of the system, and of what computes."""
     return {

@@ -17,8 +17,7 @@ from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.loop import n_networks
 from realdataexp.models import SHARED_MODELS, FeatureSchema, SideSchema, StackedModel, build_model
-from realdataexp.runs.findings import size
-from realdataexp.runs.machine import memory_limit
+from realdataexp.runs.machine import memory_limit, size
 from realdataexp.runs.setup import make_blocks
 
 _BASE = 500 << 20  # Python with all packages, and the tables of a result

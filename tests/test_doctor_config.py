@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from realdataexp import doctor
 from realdataexp.config import Config, load_config
-from realdataexp.runs import doctor_config, memory_need
-from realdataexp.runs.doctor import examine
-from realdataexp.runs.findings import Finding, would_stop
+from realdataexp.doctor import Finding, examine, would_stop
+from realdataexp.runs import memory_need
 
 Space = namedtuple("Space", "total used free")
 
@@ -74,29 +74,29 @@ def test_ones_own_tables_are_found_or_missed(tmp_path: Path):
     values["feature"] = {"numerical": ["length"], "categorical": ["user.age", "kind"]}
     values["labels"] = [{**values["labels"][1], "alpha_T": 1.0}]
     config = load_config(values)
-    found = one(doctor_config.check_data(config), "data")
+    found = one(doctor.check_data(config), "data")
     assert (found.status, "videos.parquet" in found.text) == ("stop", True)
     videos = {"video_id": [2], "length": [1.0], "user.age": ["a"], "kind": ["b"]}
     pl.DataFrame(videos).write_parquet(tmp_path / "videos.parquet")
     pl.DataFrame({"user_id": [1], "age": ["old"]}).write_parquet(tmp_path / "users.parquet")
     tables["users"] = "users.parquet"
     config = load_config(values)
-    found = one(doctor_config.check_data(config), "data")
+    found = one(doctor.check_data(config), "data")
     assert (found.status, "found log.parquet, videos.parquet, users.parquet" in found.text) == (
         "ok",
         True,
     )
     features = memory_need.feature_schema(config)
     assert (features.user.names, features.video.names) == (("user.age",), ("length", "kind"))
-    assert doctor_config.check_need(config).status == "ok"
+    assert doctor.check_need(config).status == "ok"
 
 
 def test_a_disk_too_small_for_the_import_is_a_warning(
     small_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
     config = load_config(small_config())
-    monkeypatch.setattr(doctor_config.shutil, "disk_usage", lambda _: Space(0, 0, 1000))
-    assert [x.status for x in doctor_config.check_data(config)] == ["ok", "warning"]
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Space(0, 0, 1000))
+    assert [x.status for x in doctor.check_data(config)] == ["ok", "warning"]
 
 
 def test_each_fault_of_a_config_is_a_stop(small_config: Callable[..., Path]):
@@ -119,34 +119,34 @@ def test_each_fault_of_a_config_is_a_stop(small_config: Callable[..., Path]):
     ],
 )
 def test_alphas_without_effect(labels: list[dict[str, Any]], aa: bool, status: str, said: str):
-    found = one(doctor_config.check_alphas(arms(*labels, aa=aa)), "alphas")
+    found = one(doctor.check_alphas(arms(*labels, aa=aa)), "alphas")
     assert (found.status, said in found.text) == (status, True)
 
 
 def test_alphas_of_a_label_without_model_have_no_effect():
     only_measured = {"model": "none", "loss_function": None, "model_params": {}}
     config = arms(alphas(1, 0), alphas(0, 1), alphas(2, 1, **only_measured))
-    statuses = [(x.status, "l2 has no model" in x.text) for x in doctor_config.check_alphas(config)]
+    statuses = [(x.status, "l2 has no model" in x.text) for x in doctor.check_alphas(config)]
     assert statuses == [("ok", False), ("warning", True)]
     config = arms(alphas(1, 0), alphas(0, 1), alphas(1, 1, **only_measured))
-    assert [x.status for x in doctor_config.check_alphas(config)] == ["ok"]
+    assert [x.status for x in doctor.check_alphas(config)] == ["ok"]
 
 
 def test_one_label_rules_a_raw_score():
     raw = {"score_unit": "raw"}
     config = arms(alphas(1, 0, **raw), alphas(1, 1))  # milliseconds and a standardised click
-    found = one(doctor_config.check_alphas(config), "score_unit")
+    found = one(doctor.check_alphas(config), "score_unit")
     assert (found.status, "arm T: l0" in found.text) == ("warning", True)
     for balanced in (alphas(1e-4, 0, **raw), alphas(1, 0)):
-        findings = doctor_config.check_alphas(arms(balanced, alphas(1, 1)))
+        findings = doctor.check_alphas(arms(balanced, alphas(1, 1)))
         assert "score_unit" not in {x.check for x in findings}
 
 
 def test_a_design_that_lacks_its_package_stops(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor_config, "installed", lambda _: None)
+    monkeypatch.setattr(doctor, "installed", lambda _: None)
     needy = ["cluster", {"name": "weighting", "label": "forest", "model": "random_forest"}]
     config = arms(alphas(1, 0), designs=[*needy, "pooling", "weighting"])
-    found = list(doctor_config.check_needed_packages(config))
+    found = list(doctor.check_needed_packages(config))
     assert [(x.status, x.text.split()[1]) for x in found] == [
         ("stop", "cluster"),
         ("stop", "forest"),

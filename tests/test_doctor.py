@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from realdataexp import cli
+from realdataexp.doctor import Finding, print_findings, stops
 from realdataexp.errors import InputError
-from realdataexp.report.table import print_findings
-from realdataexp.runs.findings import Finding, as_mappings, stops
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +36,7 @@ def test_findings_are_lines_with_remedies_and_a_verdict(capsys: pytest.CaptureFi
         Finding("alphas", "warning", "equal", "change one"),
         Finding("data", "stop", f"/a/{'long' * 40}: gone", "give another"),
     ]
-    print_findings(as_mappings(findings))
+    print_findings(findings)
     out = capsys.readouterr().out
     assert "ok   disk    fine" in out
     assert "warn alphas  equal\n             → change one" in out
@@ -55,10 +54,10 @@ def test_the_exit_code_is_one_where_a_run_would_stop(
     capsys: pytest.CaptureFixture[str],
 ):
     finding = Finding("disk", status, "free: 1", "free some")
-    monkeypatch.setattr("realdataexp.runs.doctor.examine", lambda *_: [finding])
+    monkeypatch.setattr("realdataexp.doctor.examine", lambda *_: [finding])
     assert cli.main(["doctor", *options]) == code
     out = capsys.readouterr().out
     if options:
-        assert json.loads(out) == as_mappings([finding])
+        assert json.loads(out) == [vars(finding)]
     else:
         assert "free: 1" in out

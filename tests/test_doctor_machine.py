@@ -14,12 +14,12 @@ import psutil
 import pytest
 import torch
 
+from realdataexp import doctor
 from realdataexp.config import load_config
 from realdataexp.device import Device, choose_device
+from realdataexp.doctor import Finding, examine, would_stop
 from realdataexp.errors import InputError
-from realdataexp.runs import doctor_machine, machine
-from realdataexp.runs.doctor import examine
-from realdataexp.runs.findings import Finding, would_stop
+from realdataexp.runs import machine
 
 Space = namedtuple("Space", "total used free")
 CPU = Device(torch.device("cpu"), "a test", chunk_bytes=8 << 20, name="cpu: a test")
@@ -46,13 +46,13 @@ def test_a_driver_whose_gpus_torch_cannot_use_is_a_warning(monkeypatch: pytest.M
     fake.nvmlSystemGetDriverVersion = lambda: "580.1"  # type: ignore[attr-defined]
     fake.nvmlDeviceGetCount = lambda: 2  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    monkeypatch.setattr(doctor_machine, "available_devices", lambda: ("cpu",))
-    found = one(doctor_machine.check_versions(), "driver")
+    monkeypatch.setattr(doctor, "available_devices", lambda: ("cpu",))
+    found = one(doctor.check_versions(), "driver")
     assert (found.status, "580.1 has 2 GPUs" in found.text) == ("warning", True)
-    monkeypatch.setattr(doctor_machine, "available_devices", lambda: ("cuda", "cpu"))
-    assert one(doctor_machine.check_versions(), "driver").status == "ok"
+    monkeypatch.setattr(doctor, "available_devices", lambda: ("cuda", "cpu"))
+    assert one(doctor.check_versions(), "driver").status == "ok"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert doctor_machine.nvidia_driver() == (None, 0)
+    assert doctor.nvidia_driver() == (None, 0)
 
 
 @pytest.mark.parametrize("is_used", [True, False])
@@ -61,26 +61,26 @@ def test_a_device_that_computes_wrongly_or_not_at_all(
 ):
     status = "stop" if is_used else "warning"
     for error in (0.5, math.nan):
-        monkeypatch.setattr(doctor_machine, "prove", lambda _, error=error: (error, 1.0))
-        assert doctor_machine.check_device("cpu", is_used).status == status
-        assert doctor_machine.check_amp("cpu", is_used).status == status
+        monkeypatch.setattr(doctor, "prove", lambda _, error=error: (error, 1.0))
+        assert doctor.check_device("cpu", is_used).status == status
+        assert doctor.check_device("cpu", is_used, use_amp=True).status == status
 
     def fail(_: Device) -> None:
         raise RuntimeError("no kernel image is\navailable")
 
-    monkeypatch.setattr(doctor_machine, "prove", fail)
-    found = doctor_machine.check_device("cpu", is_used)
+    monkeypatch.setattr(doctor, "prove", fail)
+    found = doctor.check_device("cpu", is_used)
     assert (found.status, "no kernel image is available" in found.text) == (status, True)
-    assert doctor_machine.check_amp("cpu", is_used).status == status
+    assert doctor.check_device("cpu", is_used, use_amp=True).status == status
 
 
 def test_the_proof_compares_with_the_right_product(monkeypatch: pytest.MonkeyPatch):
-    error, gflops = doctor_machine.prove(choose_device("cpu"), n=64)
+    error, gflops = doctor.prove(choose_device("cpu"), n=64)
     assert (error < 1e-5, gflops > 0) == (True, True)
     wrong = types.SimpleNamespace(
         tensor=lambda x: x.flip(0), autocast=CPU.autocast, synchronize=lambda: None
     )
-    assert doctor_machine.prove(wrong, n=64)[0] > 0.5  # type: ignore[arg-type]
+    assert doctor.prove(wrong, n=64)[0] > 0.5  # type: ignore[arg-type]
 
 
 def test_a_device_without_mixed_precision_stops_only_a_run_that_wants_it(
@@ -89,16 +89,16 @@ def test_a_device_without_mixed_precision_stops_only_a_run_that_wants_it(
     def choose(kind: str, use_amp: bool = False) -> Device:
         raise InputError("use_amp = true: none here; set use_amp: false")
 
-    monkeypatch.setattr(doctor_machine, "choose_device", choose)
-    assert doctor_machine.check_amp("dml", is_used=False).status == "ok"
-    found = doctor_machine.check_amp("dml", is_used=True)
+    monkeypatch.setattr(doctor, "choose_device", choose)
+    assert doctor.check_device("dml", is_used=False, use_amp=True).status == "ok"
+    found = doctor.check_device("dml", is_used=True, use_amp=True)
     assert (found.status, found.remedy) == ("stop", "set use_amp: false")
 
 
 def test_a_device_that_is_asked_for_and_not_there_stops(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor_machine, "prove", lambda _: (0.0, 1.0))
+    monkeypatch.setattr(doctor, "prove", lambda _: (0.0, 1.0))
     config = load_config("demo", device="dml")
-    found = one(doctor_machine.check_devices(config), "device")
+    found = one(doctor.check_devices(config), "device")
     assert (found.status, "not on this machine" in found.text) == ("stop", True)
 
 
@@ -111,9 +111,9 @@ def test_threads(
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     cores = lambda _: set(range(usable))  # noqa: E731
-    monkeypatch.setattr(doctor_machine.os, "sched_getaffinity", cores, raising=False)
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", cores, raising=False)
     monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.0, 0.0))
-    found = doctor_machine.check_threads()
+    found = doctor.check_threads()
     assert (found.status, "OMP_NUM_THREADS" in found.remedy) == (status, status != "ok")
 
 
@@ -121,30 +121,30 @@ def test_threads(
     ("free", "status"), [(10 << 30, "ok"), (500 << 20, "warning"), (10 << 20, "stop")]
 )
 def test_disk_space(free: int, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda _: Space(0, 0, free))
-    found = doctor_machine.check_disk("cache", tmp_path / "not" / "there", "go elsewhere")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Space(0, 0, free))
+    found = doctor.check_disk("cache", tmp_path / "not" / "there", "go elsewhere")
     assert (found.status, "go elsewhere" in found.remedy) == (status, status != "ok")
 
 
 def test_a_folder_that_cannot_be_written_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").touch()
-    assert doctor_machine.check_disk("results", tmp_path / "file" / "x", "").status == "stop"
-    monkeypatch.setattr(doctor_machine.os, "access", lambda *_: False)
-    assert doctor_machine.check_disk("results", tmp_path, "").status == "stop"
+    assert doctor.check_disk("results", tmp_path / "file" / "x", "").status == "stop"
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    assert doctor.check_disk("results", tmp_path, "").status == "stop"
 
 
 def test_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     host = types.SimpleNamespace(available=8 << 30, total=16 << 30)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    assert doctor_machine.check_memory().status == "ok"
+    assert doctor.check_memory().status == "ok"
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text(f"{3 << 30}\n")
     (tmp_path / "memory.stat").write_text(f"anon {1 << 30}\nactive_file {2 << 30}\n")
     assert machine.free_memory() == 8 << 30
     (tmp_path / "memory.max").write_text(f"{3 << 29}\n")
     assert machine.free_memory() == 1 << 29
-    assert doctor_machine.check_memory().status == "warning"
+    assert doctor.check_memory().status == "warning"
 
 
 def test_what_is_lost_without_the_optional_packages(monkeypatch: pytest.MonkeyPatch):
@@ -153,8 +153,8 @@ def test_what_is_lost_without_the_optional_packages(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(importlib.metadata, "version", none)
     for devices, status in ((("cpu",), "ok"), (("cuda", "cpu"), "warning")):
-        monkeypatch.setattr(doctor_machine, "available_devices", lambda d=devices: d)
-        findings = list(doctor_machine.check_packages())
+        monkeypatch.setattr(doctor, "available_devices", lambda d=devices: d)
+        findings = list(doctor.check_packages())
         assert one(findings, "nvidia-ml-py").status == status
         sklearn = one(findings, "scikit-learn")
         assert (sklearn.status, "cluster" in sklearn.text) == ("warning", True)
