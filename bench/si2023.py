@@ -12,7 +12,7 @@ from bench.process import Parts, measure
 from bench.sizes import Place
 from realdataexp.api import run as run_config
 from realdataexp.designs.oracle import Oracle
-from realdataexp.designs.weighting import RunningWeighting
+from realdataexp.designs.weighting import Weighting
 from realdataexp.learner import Learner
 from realdataexp.worlds.si2023 import Si2023World
 
@@ -41,7 +41,7 @@ def run(
     parts.watch(Learner, "predict", "scoring")
     parts.watch(Learner, "update", "learning")
     parts.watch(Oracle, "weights", "weights of the oracle")
-    parts.watch(RunningWeighting, "weights", "weights of G, and its learning")
+    parts.watch(Weighting, "weights", "weights of G, and its learning")
     settings = [
         "device=cpu",
         "pretrain.enabled=false",  # its updates are no part of a step

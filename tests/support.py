@@ -18,9 +18,12 @@ from realdataexp import draws
 from realdataexp.arms import Arms
 from realdataexp.data.features import fit_features
 from realdataexp.data.log import DataSet, LogTable
-from realdataexp.designs import Design, Pooling, Snapshot, Splitting
-from realdataexp.designs.base import Context, Outcome, Running
-from realdataexp.designs.weighting import RunningWeighting
+from realdataexp.designs import Design
+from realdataexp.designs.base import Context, Outcome
+from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.snapshot import Snapshot
+from realdataexp.designs.splitting import Splitting
+from realdataexp.designs.weighting import Weighting
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
 from realdataexp.heads import Head
@@ -227,14 +230,14 @@ def make_visits(step: int, replications: Sequence[int], user_RB: Tensor) -> Visi
     return Visits(step, torch.tensor(list(replications)), user_RB, is_visit_RB, u_RB, n_RB, short_R)
 
 
-def started(design: Design, setting: Setting = Setting(), replications=(0,), **changes) -> Running:
+def started(design: Design, setting: Setting = Setting(), replications=(0,), **changes) -> Design:
     """A design as it runs."""
     return design.start(make_context(setting, replications, **changes))
 
 
-def diagnostics(design: RunningWeighting) -> dict[str, float]:
+def diagnostics(design: Weighting) -> dict[str, float]:
     """What a design with weights tells of the steps since the last call."""
-    return design._design.diagnostics(design.evidence(), design._context.p)
+    return design.diagnostics(design.evidence(), design._context.p)
 
 
 def make_outcome(is_treated_RB: list[list[bool]], p: float, **changes: Any) -> Outcome:

@@ -13,19 +13,18 @@ import yaml
 from pydantic import BaseModel
 
 from realdataexp.config import (
-    DESIGNS,
-    LOSSES,
-    MODELS,
     MODES,
     Config,
     SyntheticConfig,
-    blocks,
     built_in_names,
+    design_blocks,
     json_schema,
     load_config,
 )
 from realdataexp.errors import InputError
+from realdataexp.models.mlp import MLPParams
 from realdataexp.options import check, options_in
+from realdataexp.registry import find, names
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "experiment.yaml"
 
@@ -563,33 +562,46 @@ def test_a_config_cannot_be_changed():
 
 
 def test_a_block_can_be_checked_by_itself():
-    assert check(blocks.MLPParams, {"hidden_layers": [3]}, "x").hidden_layers == (3,)
+    assert check(MLPParams, {"hidden_layers": [3]}, "x").hidden_layers == (3,)
     with pytest.raises(InputError, match=r"^x: dropout = 2: must be less than 1"):
-        check(blocks.MLPParams, {"dropout": 2}, "x")
+        check(MLPParams, {"dropout": 2}, "x")
     with pytest.raises(InputError, match=r"^synth: users = 0"):
         check(SyntheticConfig, {"users": 0}, "synth")
+
+
+def _blocks(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every block that a JSON schema describes."""
+    if isinstance(schema, dict) and isinstance(schema.get("properties"), dict):
+        yield schema
+    for part in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(part, dict | list):
+            yield from _blocks(part)
 
 
 def test_every_setting_has_a_description_in_the_schema():
     schema = json_schema()
     json.dumps(schema)
-    blocks = [schema, *schema["$defs"].values()]
-    for block in blocks:
-        assert block["additionalProperties"] is False
-        for name, setting in block.get("properties", {}).items():
+    for block in _blocks(schema):
+        is_component = set(block["properties"]) <= {"name", "label"}  # options beside its name
+        assert is_component or block["additionalProperties"] is False
+        for name, setting in block["properties"].items():
             assert setting.get("description"), name
     assert schema["properties"]["global"] == schema["properties"]["simulation"]
 
 
+def test_the_schema_describes_the_options_of_every_component_of_the_package():
+    described = {block.get("title") for block in _blocks(json_schema())}
+    assert {"MLPParams", "WideDeepParams", "DCNv2Params", "DLRMParams", "MMoEParams"} <= described
+    assert {"Splitting", "Weighting", "Cluster", "Switchback"} <= described
+
+
 def test_the_schema_takes_a_design_as_a_name_or_a_block():
-    designs = json_schema()["$defs"]["ExperimentConfig"]["properties"]["designs"]["items"]
+    designs = json_schema()["$defs"]["DesignConfig"]
     assert {choice["type"] for choice in designs["anyOf"]} == {"string", "object"}
 
 
 def test_the_names_a_config_may_use():
-    assert set(DESIGNS) <= set(MODES)
-    assert {"global", "compare"} <= set(MODES)
-    assert LOSSES and MODELS
+    assert set(MODES) == {"global", "compare", *names("design")}
     assert isinstance(load_config(SMALL), Config)
 
 
@@ -613,7 +625,10 @@ def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bo
 def _hostile() -> Iterator[tuple[str, list[str], str]]:
     """A key, what else must be set for it, and a value that is no number for it."""
     keys = [(key, is_int, is_list, []) for key, is_int, is_list in _numbers(Config)]
-    for name, block in blocks._MODEL_PARAMS.items():
+    for name, block in design_blocks().items():
+        keys += [(f"{name}.{key}", is_int, is_list, []) for key, is_int, is_list in _numbers(block)]
+    for name in names("model"):
+        block = find("model", name, name).Params
         model = [f"labels.0.model={name}", "labels.0.model_params={}"]
         keys += [(f"labels.model_params.{k}", i, x, model) for k, i, x in _numbers(block)]
     odd = [".nan", ".inf", "-.inf", "true", "'1e-3'", "[[1]]", "{a: 1}", "1e300", "2022-04-22"]

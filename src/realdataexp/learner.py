@@ -20,9 +20,10 @@ from torch import Tensor
 from realdataexp.device import Device
 from realdataexp.graphs import Graphs
 from realdataexp.heads import Head, by_rows
-from realdataexp.models import LOSSES, MODELS, Batch, StackedModel
+from realdataexp.models import LOSSES, Batch, StackedModel
 from realdataexp.models.base import restore
 from realdataexp.optimizers import OptimizerSettings, descend, join
+from realdataexp.registry import is_registered
 from realdataexp.scaling import LossScale
 from realdataexp.schedules import Schedule
 
@@ -128,7 +129,7 @@ class Learner:
         They are with this package's models and losses; others may do what they like.
         """
         has_own_losses = all(head.loss in LOSSES.values() for head in self.heads)
-        return type(self.model) in MODELS.values() and has_own_losses
+        return is_registered("model", type(self.model)) and has_own_losses
 
     def network(self, index: int) -> dict[str, Tensor]:
         """A copy of one network's parameters."""

@@ -27,7 +27,7 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.arms import Arms
 from realdataexp.designs import Design, OutsideDesign
-from realdataexp.designs.base import Outcome, Running
+from realdataexp.designs.base import Outcome
 from realdataexp.graphs import Graphs
 from realdataexp.learner import Learner
 from realdataexp.models import Batch
@@ -164,7 +164,7 @@ class Loop:
         seed: int,
         diagnose_every: int = 1,
         retrain_every: int = 1,
-        running: Sequence[Running] | None = None,
+        running: Sequence[Design | OutsideDesign] | None = None,
         labels_of: Sequence[Sequence[int]] | None = None,
     ) -> None:
         """Join a world, the designs and the learners.
@@ -187,7 +187,7 @@ class Loop:
         self._seed, self._diagnose_every = seed, diagnose_every
         self._retrain_every = retrain_every
         self._waiting: list[Lesson] = []
-        self.running: list[Running] = [*running] if running else [b.design for b in blocks]
+        self.running = [*running] if running else [block.design for block in blocks]
         n_models = sum(block.design.n_models for block in blocks)
         R = learners[0].n_networks // n_models
         # of each network: its world, and the arm that ranks with it (any, where both do)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from realdataexp.errors import InputError, did_you_mean
+from realdataexp.registry import Kind, name_fault
 
 _MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
 
@@ -70,6 +71,17 @@ Decay = Annotated[float, Field(ge=0, le=LARGEST)]
 # YAML has lists only; they are kept as tuples so that a config cannot change.
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
 Widths = Annotated[tuple[Width, ...], Field(strict=False, max_length=100)]
+
+
+def component_name(kind: Kind, *others: str, called: str = "") -> AfterValidator:
+    """The type of a text that names a component; see ``registry.name_fault``."""
+
+    def check_name(name: str) -> str:
+        if fault := name_fault(kind, name, *others, called=called):
+            raise ValueError(fault)
+        return name
+
+    return AfterValidator(check_name)
 
 
 def repeated(names: Sequence[str]) -> list[str]:

@@ -6,15 +6,17 @@ component to the package, write its file and its line here.
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import re
 import traceback
 from typing import Any, Literal
 
 from realdataexp.components import calling, reason
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, did_you_mean
 
-Kind = Literal["design", "model", "loss", "world", "interval", "tracker"]
+Kind = Literal["design", "weight model", "model", "loss", "world", "interval method", "tracker"]
+
+_OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 _REGISTERED: dict[Kind, dict[str, str]] = {
     "design": {
@@ -28,6 +30,13 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "switchback": "realdataexp.designs.switchback:Switchback",
         "codiverted": "realdataexp.designs.codiverted:Codiverted",
         "data_diverted": "realdataexp.designs.data_diverted:DataDiverted",
+    },
+    "weight model": {
+        "mlp": "realdataexp.designs.weight_models:MLPClassifier",
+        "logistic": "realdataexp.designs.weight_models:LogisticClassifier",
+        "random_forest": "realdataexp.designs.weight_models:RandomForest",
+        "svm": "realdataexp.designs.weight_models:SVM",
+        "gradient_boosting": "realdataexp.designs.weight_models:GradientBoosting",
     },
     "model": {
         "MLP": "realdataexp.models.mlp:MLP",
@@ -53,7 +62,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "synthetic": "realdataexp.worlds.replay:ReplayEnvironment",
         "si2023": "realdataexp.worlds.si2023:Si2023Environment",
     },
-    "interval": {
+    "interval method": {
         "welch": "realdataexp.stats.inference:welch",
         "user_cluster": "realdataexp.stats.clustered:user_cluster",
         "cuped": "realdataexp.stats.clustered:cuped",
@@ -74,6 +83,18 @@ def names(kind: Kind) -> tuple[str, ...]:
     return tuple(_REGISTERED[kind])
 
 
+def name_fault(kind: Kind, name: str, *others: str, called: str = "") -> str | None:
+    """What is wrong with a name: it is neither registered, one of ``others``, nor an import path.
+
+    Whether there is anything at an import path, `find` tells.
+    """
+    known = (*others, *names(kind))
+    if name in known or _OUTSIDE.fullmatch(name):
+        return None
+    listed = f"known are {', '.join(known)}, or give package.module:Name"
+    return f"unknown {called or kind}{did_you_mean(name, known)}; {listed}"
+
+
 def find(kind: Kind, name: str, where: str) -> Any:
     """The component called ``name``, or what ``package.module:Name`` names.
 
@@ -86,15 +107,9 @@ def find(kind: Kind, name: str, where: str) -> Any:
         InputError: there is no such component, module or attribute, or the module cannot be
             imported.
     """
-    module_name, colon, attribute = _REGISTERED[kind].get(name, name).partition(":")
-    if not colon:
-        near = difflib.get_close_matches(name, names(kind), n=1, cutoff=0.0)
-        raise InputError(
-            f"{where} = {name!r}: unknown; use one of {', '.join(names(kind))} "
-            f"(nearest: {near[0]}), or package.module:Name"
-        )
-    if not (module_name and attribute) or module_name.startswith("."):
-        raise InputError(f"{where} = {name!r}: is no import path; write package.module:Name")
+    if fault := name_fault(kind, name):
+        raise InputError(f"{where} = {name!r}: {fault}")
+    module_name, _, attribute = _REGISTERED[kind].get(name, name).partition(":")
     with calling(f"{where} = {name!r}", "its import", InputError):
         try:
             return getattr(importlib.import_module(module_name), attribute)
@@ -109,6 +124,11 @@ def find(kind: Kind, name: str, where: str) -> Any:
             if traceback.extract_tb(error.__traceback__)[-1].filename != __file__:
                 raise  # raised in the module, not by the look-up in it
             raise InputError(f"{where} = {name!r}: {module_name!r} has no {attribute!r}") from error
+
+
+def is_registered(kind: Kind, component: type) -> bool:
+    """Whether a class is one of the registered ones itself."""
+    return f"{component.__module__}:{component.__qualname__}" in _REGISTERED[kind].values()
 
 
 def is_outside(name: str) -> bool:

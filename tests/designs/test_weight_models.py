@@ -17,18 +17,19 @@ from support import Setting, diagnostics, make_context, make_visits, started
 from torch import Tensor, nn
 
 from realdataexp import draws
-from realdataexp.designs.base import Context, Outcome, Running
+from realdataexp.designs.base import Context, Design, Outcome
 from realdataexp.designs.weight_models import (
-    REFITTED,
-    STACKED,
-    RefittedClassifier,
-    StackedClassifier,
     WeightModel,
+    WeightModelOptions,
 )
 from realdataexp.designs.weighting import Weighting, classifier_figures
 from realdataexp.errors import InputError
 from realdataexp.models import MLP, Batch, FeatureSchema, SideSchema
+from realdataexp.registry import find, names
 from realdataexp.worlds.base import Slate
+
+STACKED = ("mlp", "logistic")
+REFITTED = tuple(name for name in names("weight model") if name not in STACKED)
 
 P, SEED = 0.3, 3
 SCHEMA = FeatureSchema(
@@ -69,10 +70,10 @@ def trained(g: WeightModel, n_steps: int, R: int = 3, noise: float = 0.0) -> Wei
     return g
 
 
-def make(name: str, replications=(0, 1, 2)) -> WeightModel:
-    if name in STACKED:
-        return StackedClassifier(context(replications), (16,) if name == "mlp" else (), RATE)
-    return RefittedClassifier(context(replications), name, refit_every=5, window_steps=None)
+def make(name: str, replications=(0, 1, 2), **options) -> WeightModel:
+    settings = {"hidden_layers": (16,), "learning_rate": RATE, "refit_every": 5} | options
+    own = WeightModelOptions(model=name, **settings)
+    return find("weight model", name, name)(context(replications), own)
 
 
 @pytest.mark.parametrize("name", [*STACKED, *REFITTED])
@@ -121,7 +122,7 @@ def outcome(step: int, p: float, R: int = 3) -> Outcome:
     return Outcome(visits, slate, z_RB, p, score_RABC, none_RAB, torch.zeros(R, z_RB.shape[1], 0))
 
 
-def begun(name: str, p: float = 0.5, **options) -> Running:
+def begun(name: str, p: float = 0.5, **options) -> Design:
     design = Weighting(model=name, hidden_layers=(16,), learning_rate=RATE, **options)
     return started(design, Setting(seed=SEED), range(3), schema=SCHEMA, p=p)
 
@@ -192,7 +193,7 @@ def joined(batch: Batch, r: int) -> Tensor:
 def test_updates_are_those_of_a_plain_loop_over_one_world(hidden: tuple[int, ...]):
     """torch.nn.Linear, Adam and the mean log loss; without hidden layers logistic regression."""
     n_steps, r = 30, 1
-    g = trained(StackedClassifier(context(), hidden, RATE), n_steps)
+    g = trained(make("mlp", hidden_layers=hidden), n_steps)
     start = MLP(SCHEMA, 1, {"hidden_layers": hidden}, "a test").init(
         draws.key(SEED, "init G a design")
     )
@@ -249,7 +250,7 @@ def by_hand(name: str, seed: int):
 def test_a_refitted_g_is_scikit_learns_fitted_on_the_windows_rows(name: str, window: int | None):
     """Eight steps, a fit every third: the last is behind step 5, on steps 0 to 5 or 2 to 5."""
     replications = (0, 5)
-    g = RefittedClassifier(context(replications), name, refit_every=3, window_steps=window)
+    g = make(name, replications, refit_every=3, window_steps=window)
     trained(g, 8, R=2, noise=0.5)
     seen = [items(step, 2, noise=0.5) for step in range(0 if window is None else 2, 6)]
     for r, replication in enumerate(replications):
@@ -281,7 +282,7 @@ def lopsided(step: int) -> Outcome:
 def test_weighting_goes_on_from_its_state_to_the_bit(name: str, window: int | None, n_done: int):
     """Fits are behind steps 2, 5, 8 and 11; figures are told behind steps 4 and 9."""
 
-    def go_on(design: Running, steps: range) -> list:
+    def go_on(design: Design, steps: range) -> list:
         found = []
         for step in steps:
             found += design.weights(lopsided(step)).flatten().tolist()

@@ -10,9 +10,9 @@ from support import Setting, diagnostics, make_context, make_outcome
 from torch import Tensor
 
 from realdataexp.config import Config, load_config
-from realdataexp.designs import Pooling
 from realdataexp.designs.base import Outcome
-from realdataexp.designs.weighting import RunningWeighting, Weighting, classifier_figures
+from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.weighting import Weighting, classifier_figures
 from realdataexp.errors import InputError, RunError
 from realdataexp.models import Batch
 from realdataexp.runs.experiment import check_experiment
@@ -41,9 +41,9 @@ class Says:
         return {"g": self.g_RB}
 
 
-def running(g_RB: Tensor = G_RB, **options) -> tuple[RunningWeighting, Says]:
+def running(g_RB: Tensor = G_RB, **options) -> tuple[Weighting, Says]:
     g = Says(g_RB)
-    return RunningWeighting(Weighting(**options), make_context(Setting(), (0, 1), p=P), g), g
+    return Weighting(**options).with_g(make_context(Setting(), (0, 1), p=P), g), g
 
 
 def outcome(step: int = 0, last_is_padding: bool = False) -> Outcome:

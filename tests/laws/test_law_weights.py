@@ -35,11 +35,12 @@ from support import (
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.designs import Pooling, Splitting
-from realdataexp.designs.base import Context, Design, Outcome, Running
+from realdataexp.designs.base import Context, Design, Outcome
 from realdataexp.designs.oracle import Oracle
+from realdataexp.designs.pooling import Pooling
 from realdataexp.designs.shadow import Shadow
-from realdataexp.designs.weighting import RunningWeighting, Weighting
+from realdataexp.designs.splitting import Splitting
+from realdataexp.designs.weighting import Weighting
 from realdataexp.loop import Block
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.worlds.base import Slate
@@ -101,11 +102,11 @@ class Truth:
         return {}
 
 
-def told() -> Running:
-    return RunningWeighting(Weighting(), toy_context(), Truth())
+def told() -> Design:
+    return Weighting().with_g(toy_context(), Truth())
 
 
-def running(design: Design) -> Running:
+def running(design: Design) -> Design:
     return design.start(toy_context())
 
 
@@ -202,7 +203,7 @@ EQUAL = Setting(
 class Heard:
     """A design that runs, and the weights that it said."""
 
-    def __init__(self, inner: Running) -> None:
+    def __init__(self, inner: Design) -> None:
         self.inner, self.weights_of_step = inner, []
 
     def __getattr__(self, name: str):

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realdataexp import draws
-from realdataexp.config.blocks import DeepParams
 from realdataexp.device import Device
 from realdataexp.heads import Head
 from realdataexp.learner import Learner
@@ -22,6 +21,7 @@ from realdataexp.models import (
     SideSchema,
     StackedModel,
 )
+from realdataexp.models.layers import DeepParams
 from realdataexp.optimizers import OptimizerSettings
 
 S, B, C = 3, 5, 4

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from realdataexp import draws
 from realdataexp.errors import InputError
-from realdataexp.models import Batch, DCNv2, FeatureSchema
+from realdataexp.models import Batch, FeatureSchema
+from realdataexp.models.dcn_v2 import DCNv2
 
 
 def dcn(schema: FeatureSchema, n_outputs: int = 2, **params: Any) -> DCNv2:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.errors import InputError
-from realdataexp.models import DLRM, Batch, FeatureSchema, SideSchema
+from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.models.dlrm import DLRM
 
 IDS = FeatureSchema(
     SideSchema(0, (("user", 0, 1),), 12, (), (0,)),

@@ -8,7 +8,8 @@ from model_support import SCHEMAS, Plain, assert_equals_plain, fit, plain_one_ho
 from torch import Tensor
 
 from realdataexp.errors import InputError
-from realdataexp.models import MLP, Batch, FeatureSchema, Linear
+from realdataexp.models import MLP, Batch, FeatureSchema
+from realdataexp.models.linear import Linear
 
 
 def linear(schema: FeatureSchema, n_outputs: int = 2, **params: object) -> Linear:

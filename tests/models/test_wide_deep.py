@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from realdataexp import draws
 from realdataexp.errors import InputError
-from realdataexp.models import Batch, FeatureSchema, Linear, SideSchema, WideDeep
+from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.models.linear import Linear
+from realdataexp.models.wide_deep import WideDeep
 
 TWO = FeatureSchema(
     SideSchema(0, (("taste", 0, 1),), 3, (), (0,)),

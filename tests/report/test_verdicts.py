@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from realdataexp.config import INTERVALS
+from realdataexp.registry import names
 from realdataexp.report import verdicts
 from realdataexp.report.files import Compared, Effect, RunResult
 from realdataexp.report.verdicts import Bias
@@ -196,7 +196,7 @@ def said_of_intervals(*inference: dict[str, Any], aa: bool = False) -> list[str]
     ]
 
 
-ALL = dict.fromkeys(INTERVALS, True)
+ALL = dict.fromkeys(names("interval method"), True)
 
 
 def test_intervals_to_believe_are_named_of_those_that_were_run():
@@ -220,7 +220,7 @@ def test_nothing_is_said_of_methods_that_were_not_run_but_that_they_were_not():
     assert first == "Intervals to believe: pooling: not welch, the only one run."
     assert second.startswith("Interval methods not run: user_cluster, ")
     assert said_of_intervals(*methods("pooling", **ALL)) == [
-        f"Intervals to believe: pooling: all {len(INTERVALS)} run."
+        f"Intervals to believe: pooling: all {len(ALL)} run."
     ]
 
 

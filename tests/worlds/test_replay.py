@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from realdataexp.data.features import fit_features
 from realdataexp.data.log import LogTable
 from realdataexp.data.split import RowRanges, Split
-from realdataexp.designs import Pooling
+from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import Warnings
 from realdataexp.worlds.base import WorldSettings
 from realdataexp.worlds.replay import ReplayEnvironment, ReplayWorld

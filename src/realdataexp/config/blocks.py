@@ -6,92 +6,36 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import date
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from realdataexp.errors import did_you_mean
 from realdataexp.options import (
     MOST,
     Count,
     Decay,
-    Depth,
     Names,
-    NestedFaults,
     Number,
     Options,
     PathText,
     Rate,
     Share,
     Text,
-    Width,
-    Widths,
     checked,
+    component_name,
     repeated,
 )
+from realdataexp.registry import find, names
 
-# The names a config may use; tests hold the registries to the same names.
-DESIGNS = (
-    "pooling",
-    "snapshot",
-    "splitting",
-    "weighting",
-    "shadow",
-    "oracle",
-    "cluster",
-    "switchback",
-    "codiverted",
-    "data_diverted",
-)
-COMPARED = ("pooling", "snapshot", "splitting", "weighting", "shadow")  # by default
-INTERVALS = (
-    "welch",
-    "user_cluster",
-    "cuped",
-    "block",
-    "bootstrap",
-    "randomisation",
-    "always_valid",
-)
-MODES = ("global", "compare", *DESIGNS)
-LOSSES = ("logMAE", "logMSE", "MSE", "MAE", "BCE", "CE")
-MODELS = ("MLP", "Linear", "WideDeep", "DCNv2", "DLRM", "MMoE")
 NO_MODEL = "none"
 
-_LOSS_TYPES: dict[str, tuple[str, ...]] = {
-    "logMAE": ("numerical",),
-    "logMSE": ("numerical",),
-    "MSE": ("numerical",),
-    "MAE": ("numerical",),
-    "BCE": ("binary",),
-    "CE": ("binary", "categorical"),
-}
-_OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 64
 _TRUTH = ("global", "global_t", "global_c", "truth (gte)")  # its names in tables and on pages
-
-
-def registered(what: str, known: tuple[str, ...]) -> AfterValidator:
-    """Accept a registered name or ``package.module:Name`` from outside the package."""
-
-    def check(name: str) -> str:
-        if name in known or _OUTSIDE.fullmatch(name):
-            return name
-        near = did_you_mean(name, known)
-        raise ValueError(
-            f"unknown {what}{near}; known are {', '.join(known)}, or give package.module:Name"
-        )
-
-    return AfterValidator(check)
 
 
 def alike(names: Sequence[str]) -> list[str]:
@@ -309,127 +253,6 @@ class FeatureConfig(Options):
         return names
 
 
-_OF_LAYERS = ("dropout", "normalization")
-
-
-class DeepParams(Options):
-    """Fully connected hidden layers, as several models have them."""
-
-    hidden_layers: Widths = Field((64, 32), description="units of each hidden layer; empty: none")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
-    normalization: Literal["none", "layer"] = Field(
-        "none", description="layer: a LayerNorm in front of each hidden layer's ReLU"
-    )
-
-    def idle(self) -> dict[str, str]:
-        """The settings that act on nothing here, and what they would act on."""
-        return {} if self.hidden_layers else dict.fromkeys(_OF_LAYERS, "hidden layers")
-
-    @model_validator(mode="after")
-    def _refuse_idle(self) -> Self:
-        """Idle settings must be as where none are given: a resolved config lists them all."""
-        kind = type(self)
-        faults = [
-            InitErrorDetails(
-                type=PydanticCustomError("idle", f"has no effect without {what}: leave it out"),
-                loc=(name,),
-                input=getattr(self, name),
-            )
-            for name, what in self.idle().items()
-            if getattr(self, name) != kind.model_fields[name].default
-        ]
-        if faults:
-            raise NestedFaults(ValidationError.from_exception_data(kind.__name__, faults), kind)
-        return self
-
-
-class MLPParams(DeepParams):
-    """`model_params` of the model MLP."""
-
-    embedding_dim: Width | None = Field(
-        None, description="size of a category's embedding; null: one-hot"
-    )
-
-
-class LinearParams(Options):
-    """`model_params` of the model Linear: there are none."""
-
-
-class WideDeepParams(DeepParams):
-    """`model_params` of the model WideDeep."""
-
-    embedding_dim: Width = Field(8, description="size of a category's embedding, deep part")
-    crosses: Annotated[tuple[Names, ...], Field(strict=False)] = Field(
-        (), description="pairs of categorical features whose combinations the wide part has"
-    )
-    cross_buckets: Count = Field(
-        1000, description="columns that the combinations of one pair are hashed into"
-    )
-
-    @field_validator("crosses")
-    @classmethod
-    def _pairs(cls, crosses: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-        for pair in crosses:
-            if len(pair) != 2 or pair[0] == pair[1]:
-                raise ValueError(f"[{', '.join(pair)}] must be two different features")
-        if twice := repeated([" and ".join(sorted(pair)) for pair in crosses]):
-            raise ValueError(f"each pair once: remove the second {', '.join(twice)}")
-        return crosses
-
-    def idle(self) -> dict[str, str]:
-        """The settings that act on nothing here, and what they would act on."""
-        return super().idle() | ({} if self.crosses else {"cross_buckets": "crosses"})
-
-
-class DCNv2Params(DeepParams):
-    """`model_params` of the model DCNv2."""
-
-    embedding_dim: Width = Field(8, description="size of a category's embedding")
-    n_cross_layers: Depth = Field(2, description="cross layers; each raises the degree by one")
-    rank: Width | None = Field(None, description="rank of a cross layer's matrix; null: full")
-    structure: Literal["stacked", "parallel"] = Field(
-        "stacked", description="whether the hidden layers follow or stand beside the cross layers"
-    )
-
-
-class DLRMParams(DeepParams):
-    """`model_params` of the model DLRM."""
-
-    embedding_dim: Width = Field(8, description="size of a category's embedding")
-    bottom_layers: Widths = Field(
-        (32,), description="units of each hidden layer over the numbers; empty: none"
-    )
-
-    def idle(self) -> dict[str, str]:
-        """The settings that act on nothing here, and what they would act on."""
-        return {} if self.bottom_layers else super().idle()
-
-
-class MMoEParams(Options):
-    """`model_params` of the model MMoE, which labels share; equal for all labels of a group."""
-
-    n_experts: Depth = Field(4, description="experts that the labels share")
-    expert_layers: Annotated[Widths, Field(min_length=1)] = Field(
-        (32,), description="units of each layer of an expert"
-    )
-    tower_layers: Widths = Field((16,), description="units of a label's own hidden layers")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
-    embedding_dim: Width | None = Field(
-        None, description="size of a category's embedding; null: one-hot"
-    )
-    group: Text = Field("all", description="labels of the same group share one network")
-
-
-_MODEL_PARAMS: dict[str, type[Options]] = {
-    "MLP": MLPParams,
-    "Linear": LinearParams,
-    "WideDeep": WideDeepParams,
-    "DCNv2": DCNv2Params,
-    "DLRM": DLRMParams,
-    "MMoE": MMoEParams,
-}
-
-
 class LabelConfig(Options):
     """An outcome, the model that predicts it, and its weight in each arm's score."""
 
@@ -443,15 +266,15 @@ class LabelConfig(Options):
         validate_default=True,
         description="number of classes of a categorical label",
     )
-    model: Annotated[str, registered("model", (*MODELS, NO_MODEL))] = Field(
+    model: Annotated[str, component_name("model", NO_MODEL)] = Field(
         "MLP",
-        description=f"one of {', '.join(MODELS)}, or package.module:Name; none: an outcome that is "
-        "measured, but neither predicted nor ranked by",
+        description=f"one of {', '.join(names('model'))}, or package.module:Name; none: an outcome "
+        "that is measured, but neither predicted nor ranked by",
     )
-    loss_function: Annotated[str, registered("loss", LOSSES)] | None = Field(
+    loss_function: Annotated[str, component_name("loss")] | None = Field(
         None,
         validate_default=True,
-        description=f"one of {', '.join(LOSSES)}, or package.module:Name",
+        description=f"one of {', '.join(names('loss'))}, or package.module:Name",
     )
     model_params: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="settings of the model"
@@ -495,18 +318,21 @@ class LabelConfig(Options):
             raise ValueError("has no effect without a model: leave it out")
         if loss is None:
             if model != NO_MODEL:
-                raise ValueError(f"missing: use one of {', '.join(LOSSES)}")
+                raise ValueError(f"missing: use one of {', '.join(names('loss'))}")
             return None
-        if kind and loss in _LOSS_TYPES and kind not in _LOSS_TYPES[loss]:
-            fitting = [name for name, types in _LOSS_TYPES.items() if kind in types]
+        known = names("loss")
+        if kind and loss in known and kind not in find("loss", loss, loss).types:
+            fitting = [name for name in known if kind in find("loss", name, name).types]
             raise ValueError(f"does not fit type {kind}: use {' or '.join(fitting)}")
         return loss
 
     @field_validator("model_params")
     @classmethod
     def _check_model_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        block = _MODEL_PARAMS.get(info.data.get("model", ""))
-        return params if block is None else checked(block, params).model_dump(mode="json")
+        model = info.data.get("model", "")
+        if model not in names("model"):
+            return params
+        return checked(find("model", model, model).Params, params).model_dump(mode="json")
 
 
 class SchedulerConfig(Options):

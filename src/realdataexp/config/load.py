@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from realdataexp.config.blocks import alike
 from realdataexp.config.draft import Draft, apply_override, read_draft, set_value
 from realdataexp.config.schema import LABEL_TWICE, Config
 from realdataexp.errors import InputError
 from realdataexp.options import faults_of
+from realdataexp.registry import find, names
 
 
 def load_config(
@@ -97,5 +98,17 @@ def _hidden_faults(draft: Draft) -> list[str]:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a config file."""
     schema = Config.model_json_schema()
-    schema["properties"]["global"] = schema["properties"]["simulation"]
+    properties = schema["properties"]
+    properties["global"] = properties["simulation"]
+    for name, own in design_blocks().items():
+        properties[name] |= own.model_json_schema()
+    labels = schema["$defs"]["LabelConfig"]["properties"]
+    params = [find("model", name, name).Params.model_json_schema() for name in names("model")]
+    labels["model_params"]["anyOf"] = [*params, {"type": "object", "title": "of others"}]
     return schema
+
+
+def design_blocks() -> dict[str, type[BaseModel]]:
+    """The designs that have a block of the config, which holds their options in every mode."""
+    known = [name for name in names("design") if name in Config.model_fields]
+    return {name: find("design", name, name) for name in known}

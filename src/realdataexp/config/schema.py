@@ -10,8 +10,6 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from realdataexp.config import yaml_text
 from realdataexp.config.blocks import (
-    DESIGNS,
-    MODES,
     NO_MODEL,
     DatasetConfig,
     FeatureConfig,
@@ -20,23 +18,26 @@ from realdataexp.config.blocks import (
     SimulationConfig,
     ValidationConfig,
     alike,
-    registered,
     result_name,
 )
-from realdataexp.config.designs import (
-    ClusterOptions,
-    SplittingOptions,
-    SwitchbackOptions,
-    WeightingOptions,
-)
-from realdataexp.config.experiment import DesignConfig, ExperimentConfig
-from realdataexp.config.logs import LoggingConfig
+from realdataexp.config.experiment import DesignConfig, ExperimentConfig, LoggingConfig
 from realdataexp.errors import InputError
-from realdataexp.options import Options, PathText
+from realdataexp.options import Options, PathText, checked, component_name
+from realdataexp.registry import find, is_outside, names
 
+MODES = ("global", "compare", *names("design"))
 LABEL_TWICE = (
     "the name {} stands more than once (in upper or lower case): give each label a name of its own"
 )
+
+
+def _of_design(name: str) -> Any:
+    """A block with a design's options, which its class checks."""
+    return Field(
+        default_factory=dict,
+        validate_default=True,
+        description=f"options of the design {name}, in every mode",
+    )
 
 
 class Config(Options):
@@ -46,7 +47,7 @@ class Config(Options):
     _data: Path | None = PrivateAttr(None)
 
     base_dir: PathText = Field(".", description="what relative paths of the config are relative to")
-    mode: Annotated[str, registered("mode", MODES)] = Field(
+    mode: Annotated[str, component_name("design", "global", "compare", called="mode")] = Field(
         "compare", description=f"one of {', '.join(MODES)}, or a design as package.module:Name"
     )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of every random draw")
@@ -68,27 +69,25 @@ class Config(Options):
         SimulationConfig(), description="the loop, for every mode (older name: global)"
     )
     experiment: ExperimentConfig = Field(ExperimentConfig(), description="the test")
-    splitting: SplittingOptions = Field(
-        SplittingOptions(), description="options of the design splitting, in every mode"
-    )
-    weighting: WeightingOptions = Field(
-        WeightingOptions(), description="options of the design weighting, in every mode"
-    )
-    cluster: ClusterOptions = Field(
-        ClusterOptions(), description="options of the design cluster, in every mode"
-    )
-    switchback: SwitchbackOptions = Field(
-        SwitchbackOptions(), description="options of the design switchback, in every mode"
-    )
+    splitting: dict[str, Any] = _of_design("splitting")
+    weighting: dict[str, Any] = _of_design("weighting")
+    cluster: dict[str, Any] = _of_design("cluster")
+    switchback: dict[str, Any] = _of_design("switchback")
     validation: ValidationConfig = Field(ValidationConfig(), description="validation")
     logging: LoggingConfig = Field(LoggingConfig(), description="logs and run folders")
 
     @field_validator("mode")
     @classmethod
     def _design_that_results_can_name(cls, mode: str) -> str:
-        if mode not in MODES:
+        if is_outside(mode):
             result_name(mode.rpartition(":")[2])
         return mode
+
+    @field_validator("splitting", "weighting", "cluster", "switchback")
+    @classmethod
+    def _options_of_design(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        name = str(info.field_name)
+        return checked(find("design", name, name), given).model_dump(mode="json")
 
     @field_validator("feature")
     @classmethod
@@ -149,9 +148,8 @@ class Config(Options):
         return tuple(self._filled(design) for design in chosen)
 
     def _filled(self, design: DesignConfig) -> DesignConfig:
-        block = getattr(self, design.name, None) if design.name in DESIGNS else None
-        defaults = block.model_dump() if isinstance(block, Options) else {}
-        return design.model_copy(update={"options": {**defaults, **design.options}})
+        in_every_mode = getattr(self, design.name, {}) if design.name in names("design") else {}
+        return design.model_copy(update={"options": {**in_every_mode, **design.options}})
 
     @property
     def folder(self) -> Path:

@@ -11,36 +11,12 @@ from typing import Any
 
 from realdataexp.components import construct
 from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome
-from realdataexp.designs.cluster import Cluster
-from realdataexp.designs.codiverted import Codiverted
-from realdataexp.designs.data_diverted import DataDiverted
-from realdataexp.designs.oracle import Oracle
 from realdataexp.designs.outside import OutsideDesign
-from realdataexp.designs.pooling import Pooling
-from realdataexp.designs.shadow import Shadow
-from realdataexp.designs.snapshot import Snapshot
-from realdataexp.designs.splitting import Splitting
-from realdataexp.designs.switchback import Switchback
-from realdataexp.designs.weighting import Weighting
 from realdataexp.errors import InputError
 from realdataexp.registry import find, is_outside
 
-DESIGNS: dict[str, type[Design]] = {
-    "pooling": Pooling,
-    "snapshot": Snapshot,
-    "splitting": Splitting,
-    "weighting": Weighting,
-    "shadow": Shadow,
-    "oracle": Oracle,
-    "cluster": Cluster,
-    "switchback": Switchback,
-    "codiverted": Codiverted,
-    "data_diverted": DataDiverted,
-}
-
 __all__ = [
     "CONTROL",
-    "DESIGNS",
     "TREATMENT",
     "Context",
     "Design",
@@ -61,4 +37,8 @@ def build_design(name: str, options: Mapping[str, Any], where: str) -> Design | 
     if not (isinstance(component, type) and issubclass(component, Design)):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.designs.Design")
     design: Design = construct(component, name, options, where)
-    return OutsideDesign(design, f"{where} = {name!r}") if is_outside(name) else design
+    if is_outside(name):
+        return OutsideDesign(design, f"{where} = {name!r}")
+    if option := design.outside_option:
+        return OutsideDesign(design, f"{where}.{option} = {getattr(design, option)!r}")
+    return design

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -83,51 +83,6 @@ class Outcome:
     y_RBL: Tensor
 
 
-class Running(Protocol):
-    """A design while it runs; a Design without memory is its own."""
-
-    def assign(self, visits: Visits, p: float) -> Tensor:
-        """See Design.assign."""
-        ...
-
-    def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
-        """See Design.candidates."""
-        ...
-
-    def weights(self, outcome: Outcome) -> Tensor:
-        """See Design.weights."""
-        ...
-
-    def counts(self, visits: Visits) -> Tensor:
-        """See Design.counts."""
-        ...
-
-    def unit(self, visits: Visits) -> Tensor | None:
-        """See Design.unit."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that changes while running, by name; nothing without memory."""
-        ...
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state of the same design in a context like this, in place of its own.
-
-        Raises:
-            ValueError: a tensor's name, shape or type is not that of this design's state.
-        """
-        ...
-
-    def evidence(self) -> dict[str, Tensor]:
-        """What ``Design.diagnostics`` needs of the steps since the last call; forgets it.
-
-        Returns:
-            By name, R, ... on the host: each replication's own, so that those of replications
-            that ran elsewhere can be put behind them.
-        """
-        ...
-
-
 class Design(BaseModel):
     """A way to run the A/B test. Its fields are the options that a config may give it.
 
@@ -139,8 +94,16 @@ class Design(BaseModel):
 
     n_models: ClassVar[int] = 1
 
-    def start(self, context: Context) -> Running:
-        """The design as it runs: itself, or something that remembers (see Running).
+    @property
+    def outside_option(self) -> str:
+        """An option that names a component from outside the package; empty: none does."""
+        return ""
+
+    def start(self, context: Context) -> Design:
+        """The design as it runs: itself, or with what it remembers a copy of itself.
+
+        What a copy (``self.model_copy()``) remembers are private attributes. It has ``state`` and
+        ``load_state`` for what changes while it runs, unless that follows from the context.
 
         Raises:
             InputError: the design cannot run under these circumstances (``context.refuse``).
@@ -148,15 +111,24 @@ class Design(BaseModel):
         return self
 
     def state(self) -> dict[str, Tensor]:
-        """See Running."""
+        """Everything that changes while running, by name; nothing without memory."""
         return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """See Running. By default there is nothing to go on from."""
-        restore({}, tensors)
+        """Resume from a state of the same design in a context like this, in place of its own.
+
+        Raises:
+            ValueError: a tensor's name, shape or type is not that of this design's state.
+        """
+        restore(self.state(), tensors)
 
     def evidence(self) -> dict[str, Tensor]:
-        """See Running. By default there is none."""
+        """What ``diagnostics`` needs of the steps since the last call; forgets it.
+
+        Returns:
+            By name, R, ... on the host: each replication's own, so that those of replications
+            that ran elsewhere can be put behind them. By default there is none.
+        """
         return {}
 
     def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:

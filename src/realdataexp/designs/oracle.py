@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome, Running
+from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome
 
 
 class Oracle(Design):
@@ -25,7 +25,7 @@ class Oracle(Design):
 
     n_models: ClassVar[int] = 2
 
-    def start(self, context: Context) -> Running:
+    def start(self, context: Context) -> Oracle:
         """Itself.
 
         Raises:

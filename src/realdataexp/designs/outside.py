@@ -12,7 +12,7 @@ from torch import Tensor
 
 from realdataexp.components import Unfit, calling, reason
 from realdataexp.contracts import BOOLS, FLOATS, INTEGERS, described, fit, unchanged
-from realdataexp.designs.base import Context, Design, Outcome, Running
+from realdataexp.designs.base import Context, Design, Outcome
 from realdataexp.worlds.base import Slate, Visits
 
 _METHODS = (
@@ -21,21 +21,21 @@ _METHODS = (
 
 
 class OutsideDesign:
-    """A design from outside, or what it returned from its start; see Design and Running."""
+    """A design from outside, or what it returned from its start; see Design."""
 
-    def __init__(self, design: Design, who: str, running: Running | None = None) -> None:
+    def __init__(self, design: Design, who: str, started: Design | None = None) -> None:
         """Take a design.
 
         Args:
             design: the component.
             who: the config path and the name of the component.
-            running: what its ``start`` returned.
+            started: what its ``start`` returned.
 
         Raises:
             ComponentError: it has a number of models that no design has.
         """
         self._design, self.who = design, who
-        self._running: Running = design if running is None else running
+        self._started = design if started is None else started
         self.n_models = design.n_models
         with calling(who, "n_models"):
             if type(design.n_models) is not int or design.n_models not in (1, 2):
@@ -46,24 +46,24 @@ class OutsideDesign:
     def start(self, context: Context) -> OutsideDesign:
         """See Design."""
         with calling(self.who, "start()"):
-            running = self._design.start(context)
-            if lacking := [x for x in _METHODS if not callable(getattr(running, x, None))]:
+            started = self._design.start(context)
+            if lacking := [x for x in _METHODS if not callable(getattr(started, x, None))]:
                 raise Unfit(
-                    f"returned {described(running)}, which lacks {', '.join(lacking)}; wanted the "
-                    "design, or an object with the methods of Running"
+                    f"returned {described(started)}, which lacks {', '.join(lacking)}; wanted the "
+                    "design, or a copy of it that remembers"
                 )
-        return OutsideDesign(self._design, self.who, running)
+        return OutsideDesign(self._design, self.who, started)
 
     def assign(self, visits: Visits, p: float) -> Tensor:
         """See Design."""
         with calling(self.who, "assign()"), unchanged(_tensors(visits)):
-            return _of_visits(self._running.assign(visits, p), visits)
+            return _of_visits(self._started.assign(visits, p), visits)
 
     def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
         """See Design."""
         given = _tensors(visits) | _tensors(slate) | {"is_treated_RB": is_treated_RB}
         with calling(self.who, "candidates()"), unchanged(given):
-            allowed = self._running.candidates(visits, slate, is_treated_RB)
+            allowed = self._started.candidates(visits, slate, is_treated_RB)
             like = slate.is_candidate_WBC
             return fit(allowed, BOOLS, like.shape, "replications, visits, candidates", like)
 
@@ -75,7 +75,7 @@ class OutsideDesign:
         with calling(self.who, "weights()"), unchanged(given):
             R, B = outcome.is_treated_RB.shape
             return fit(
-                self._running.weights(outcome),
+                self._started.weights(outcome),
                 (*FLOATS, *INTEGERS, *BOOLS),
                 (R, self.n_models, B),
                 "replications, models, visits",
@@ -85,30 +85,30 @@ class OutsideDesign:
     def counts(self, visits: Visits) -> Tensor:
         """See Design."""
         with calling(self.who, "counts()"), unchanged(_tensors(visits)):
-            return _of_visits(self._running.counts(visits), visits)
+            return _of_visits(self._started.counts(visits), visits)
 
     def unit(self, visits: Visits) -> Tensor | None:
         """See Design."""
         with calling(self.who, "unit()"), unchanged(_tensors(visits)):
-            unit = self._running.unit(visits)
+            unit = self._started.unit(visits)
             return None if unit is None else _of_visits(unit, visits, INTEGERS)
 
     def state(self) -> dict[str, Tensor]:
-        """See Running."""
+        """See Design."""
         with calling(self.who, "state()"):
-            return _named(self._running.state())
+            return _named(self._started.state())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """See Running; whatever it raises says that the state is another's."""
+        """See Design; whatever it raises says that the state is another's."""
         try:
-            self._running.load_state(tensors)
+            self._started.load_state(tensors)
         except Exception as error:
             raise ValueError(f"{self.who}: load_state() raised {reason(error)}") from error
 
     def evidence(self) -> dict[str, Tensor]:
-        """See Running."""
+        """See Design."""
         with calling(self.who, "evidence()"):
-            found = _named(self._running.evidence())
+            found = _named(self._started.evidence())
             for name, tensor in found.items():
                 if tensor.device.type != "cpu" or tensor.dim() == 0:
                     raise Unfit(

@@ -15,7 +15,6 @@ Axes: R replications, B visits, U users.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -23,7 +22,6 @@ from pydantic import PrivateAttr
 from torch import Tensor
 
 from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome, own_arm
-from realdataexp.models.base import restore
 
 
 class Shadow(Design):
@@ -38,11 +36,11 @@ class Shadow(Design):
 
     def start(self, context: Context) -> Shadow:
         """With what it remembers of each user who may come back."""
-        running = self.model_copy()
+        started = self.model_copy()
         if context.n_users is not None:
             shape = len(context.replication_R), context.n_users
-            running._agreed_RU = torch.ones(shape, dtype=torch.uint8, device=context.device.torch)
-        return running
+            started._agreed_RU = torch.ones(shape, dtype=torch.uint8, device=context.device.torch)
+        return started
 
     def weights(self, outcome: Outcome) -> Tensor:
         """1 where the arms have always picked the same, else 1[arm = m] / P(arm = m)."""
@@ -58,7 +56,3 @@ class Shadow(Design):
     def state(self) -> dict[str, Tensor]:
         """Of whom the arms have agreed so far."""
         return {} if self._agreed_RU is None else {"agreed": self._agreed_RU}
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """See Running."""
-        restore(self.state(), tensors)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from realdataexp.config import SplittingOptions
 from realdataexp.designs.base import Design, Outcome, own_arm
+from realdataexp.options import Options
 
 
-class Splitting(Design, SplittingOptions):
+class Splitting(Design, Options):
     """Two models; an outcome of arm m counts for model m alone.
 
     With ``normalize`` it counts 1 / P(arm = m), so that each model takes steps of the size it
@@ -19,6 +20,10 @@ class Splitting(Design, SplittingOptions):
     """
 
     n_models: ClassVar[int] = 2
+
+    normalize: bool = Field(
+        True, description="whether a visit of the model's own arm weighs 1/P(arm) instead of 1"
+    )
 
     def weights(self, outcome: Outcome) -> Tensor:
         """1[arm = m] / P(arm = m), or 1[arm = m]."""

@@ -5,12 +5,14 @@ Axes: R replications, B visits, A arms (0 = control, 1 = treatment), D columns o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from realdataexp import draws
@@ -18,42 +20,44 @@ from realdataexp.designs.base import Context
 from realdataexp.device import own_scikit_learn
 from realdataexp.heads import Head
 from realdataexp.learner import Learner
-from realdataexp.models import LOSSES, MLP, Batch, LabelScale
+from realdataexp.models import Batch, LabelScale
 from realdataexp.models.base import restore
+from realdataexp.models.losses import BCE
+from realdataexp.models.mlp import MLP
 from realdataexp.optimizers import OptimizerSettings
+from realdataexp.options import Count, Options, Rate, Text, Widths, component_name
+from realdataexp.registry import names
 
-STACKED = ("mlp", "logistic")
 _FEWEST = 5  # rows of each arm for a fit: the svm is calibrated in five folds
 
 
-def _random_forest(seed: int) -> Any:
-    from sklearn.ensemble import RandomForestClassifier
+class WeightModelOptions(Options):
+    """G, and what it takes; one from outside the package reads what it likes of this."""
 
-    return RandomForestClassifier(min_samples_leaf=20, random_state=seed)
-
-
-def _svm(seed: int) -> Any:
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.svm import SVC
-
-    return CalibratedClassifierCV(SVC(), ensemble=False)
-
-
-def _gradient_boosting(seed: int) -> Any:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    return HistGradientBoostingClassifier(random_state=seed)
-
-
-REFITTED: dict[str, Callable[[int], Any]] = {
-    "random_forest": _random_forest,
-    "svm": _svm,
-    "gradient_boosting": _gradient_boosting,
-}
+    model: Annotated[str, component_name("weight model")] = Field(
+        "mlp",
+        description=f"G, one of {', '.join(names('weight model'))} (the last three are refitted on "
+        "the host: slow), or package.module:Name",
+    )
+    hidden_layers: Widths = Field((64, 64), description="hidden layers of G, if it is the mlp")
+    features: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)] | None = Field(
+        None,
+        description="what G sees, of feature.numerical and feature.categorical (in si2023 of x0, "
+        "x1, ..., long); null: all that the models see",
+    )
+    learning_rate: Rate = Field(1e-3, description="of G, if it is mlp or logistic (Adam)")
+    refit_every: Count = Field(10, description="steps between two fits of a refitted G")
+    window_steps: Count | None = Field(
+        None, description="steps that a refitted G remembers; null: all"
+    )
 
 
 class WeightModel(Protocol):
     """G of each replication. Where it has not seen both arms yet, it predicts p."""
+
+    def __init__(self, context: Context, options: WeightModelOptions) -> None:
+        """Start, in the features that it sees (``context.schema``)."""
+        ...
 
     def predict(self, batch: Batch) -> Tensor:
         """P(treated | item) of each visit's item (C = 1): R, B."""
@@ -72,19 +76,18 @@ class WeightModel(Protocol):
         ...
 
 
-class StackedClassifier:
+class MLPClassifier:
     """R networks trained online by Adam, one update a step (Si 2023, Algorithm 1)."""
 
-    def __init__(
-        self, context: Context, hidden_layers: tuple[int, ...], learning_rate: float
-    ) -> None:
-        model = MLP(context.schema, 1, {"hidden_layers": list(hidden_layers)}, context.label)
+    def __init__(self, context: Context, options: WeightModelOptions) -> None:
+        hidden = {"hidden_layers": list(self._hidden_layers(options))}
+        model = MLP(context.schema, 1, hidden, context.label)
         start = model.init(draws.key(context.seed, f"init G {context.label}"))
-        head = Head(LOSSES["BCE"], LabelScale())
+        head = Head(BCE, LabelScale())
         self._learner = Learner.start(
             model, (head,), context.device, start, len(context.replication_R)
         )
-        self._optimizer = OptimizerSettings(learning_rate)
+        self._optimizer = OptimizerSettings(options.learning_rate)
         self._p = context.p
         self._seen_RA = torch.zeros(
             len(context.replication_R), 2, dtype=torch.bool, device=context.device.torch
@@ -92,6 +95,9 @@ class StackedClassifier:
         self._no_dropout_R = draws.key(context.seed, "G", context.replication_R).to(
             context.device.torch
         )
+
+    def _hidden_layers(self, options: WeightModelOptions) -> tuple[int, ...]:
+        return options.hidden_layers
 
     def predict(self, batch: Batch) -> Tensor:
         """P(treated | item): R, B."""
@@ -113,6 +119,13 @@ class StackedClassifier:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """See WeightModel."""
         restore(self.state(), tensors)
+
+
+class LogisticClassifier(MLPClassifier):
+    """Logistic regression, R of them: networks without a hidden layer."""
+
+    def _hidden_layers(self, options: WeightModelOptions) -> tuple[int, ...]:
+        return ()
 
 
 @dataclass
@@ -143,28 +156,30 @@ class _History:
                 del self.steps[self.window_start]
 
 
-class RefittedClassifier:
+class RefittedClassifier(ABC):
     """A scikit-learn classifier for each replication, fitted anew every few steps on the host.
 
     Far slower than a stacked network: a fit costs by the rows of the window, in every world.
     Until it has seen five rows of each arm it predicts p.
     """
 
-    def __init__(
-        self, context: Context, name: str, refit_every: int, window_steps: int | None
-    ) -> None:
-        self._make = REFITTED[name]
+    def __init__(self, context: Context, options: WeightModelOptions) -> None:
         try:
             self._make(0)
         except ModuleNotFoundError as error:
             raise context.refuse(
-                f"weighting.model = {name!r} needs scikit-learn: pip install 'realdataexp[sklearn]'"
+                f"weighting.model = {options.model!r} needs scikit-learn: pip install "
+                "'realdataexp[sklearn]'"
             ) from error
-        self._context, self._refit_every = context, refit_every
-        self._window_steps = window_steps
+        self._context, self._refit_every = context, options.refit_every
+        self._window_steps = options.window_steps
         sides = (context.schema.user, context.schema.video)
         self._n_columns = sum(side.n_numerical + side.n_ids for side in sides)
         self._history_R = [_History() for _ in context.replication_R]
+
+    @abstractmethod
+    def _make(self, seed: int) -> Any:
+        """A classifier that is not fitted."""
 
     def predict(self, batch: Batch) -> Tensor:
         """P(treated | item): R, B."""
@@ -244,3 +259,31 @@ class RefittedClassifier:
             self._history_R[r] = _History(steps, *own[f"{r}.fit"].tolist())
             if self._history_R[r].fit_end:
                 self._fit(r)
+
+
+class RandomForest(RefittedClassifier):
+    """Breiman's random forest."""
+
+    def _make(self, seed: int) -> Any:
+        from sklearn.ensemble import RandomForestClassifier
+
+        return RandomForestClassifier(min_samples_leaf=20, random_state=seed)
+
+
+class SVM(RefittedClassifier):
+    """A support vector machine, its scores made probabilities by Platt's method."""
+
+    def _make(self, seed: int) -> Any:
+        from sklearn.calibration import CalibratedClassifierCV
+        from sklearn.svm import SVC
+
+        return CalibratedClassifierCV(SVC(), ensemble=False)
+
+
+class GradientBoosting(RefittedClassifier):
+    """Gradient-boosted trees over binned features."""
+
+    def _make(self, seed: int) -> Any:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        return HistGradientBoostingClassifier(random_state=seed)

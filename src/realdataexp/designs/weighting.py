@@ -11,35 +11,52 @@ Axes: R replications, M models (control, treatment), B visits, T steps, N visits
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, PrivateAttr
 from scipy.stats import rankdata
 from torch import Tensor
 
-from realdataexp.config import WeightingOptions
-from realdataexp.designs.base import Context, Design, Outcome, Running
-from realdataexp.designs.weight_models import (
-    STACKED,
-    RefittedClassifier,
-    StackedClassifier,
-    WeightModel,
-)
+from realdataexp.designs.base import Context, Design, Outcome
+from realdataexp.designs.weight_models import WeightModel, WeightModelOptions
 from realdataexp.errors import RunError, did_you_mean
 from realdataexp.models.base import restore
-from realdataexp.options import show
-from realdataexp.worlds.base import Slate, Visits, chosen
+from realdataexp.options import LARGEST, MOST, show
+from realdataexp.registry import find, is_outside
+from realdataexp.worlds.base import chosen
 
 
-class Weighting(Design, WeightingOptions):
+class Weighting(Design, WeightModelOptions):
     """Two models, outcomes weighted by a learned G."""
 
     n_models: ClassVar[int] = 2
 
-    def start(self, context: Context) -> Running:
+    warmup_steps: int = Field(
+        0, ge=0, le=MOST, description="steps at the start in which weights are 1"
+    )
+    max_weight: float | None = Field(
+        None, gt=1, le=LARGEST, description="clip weights at this; null: never"
+    )
+    calibration: Literal["none", "mean"] = Field(
+        "none", description="mean: scale each model's weights of a step to the mean 1"
+    )
+
+    _context: Context = PrivateAttr()
+    _g: WeightModel = PrivateAttr()
+    # G's probabilities, the arms, what was a visit, weights and what was clipped, of each step
+    # since the last diagnostics
+    _seen: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = PrivateAttr()
+
+    @property
+    def outside_option(self) -> str:
+        """G, if it is from outside."""
+        return "model" if is_outside(self.model) else ""
+
+    def start(self, context: Context) -> Weighting:
         """With its own classifiers.
 
         Raises:
@@ -52,19 +69,20 @@ class Weighting(Design, WeightingOptions):
             )
         seen = context
         if self.features is not None:
-            self._check_features(context)
+            self._check_features(self.features, context)
             seen = replace(context, schema=context.schema.select(self.features))
-        g: WeightModel
-        if self.model in STACKED:
-            layers = self.hidden_layers if self.model == "mlp" else ()
-            g = StackedClassifier(seen, layers, self.learning_rate)
-        else:
-            g = RefittedClassifier(seen, self.model, self.refit_every, self.window_steps)
-        return RunningWeighting(self, context, g)
+        g = find("weight model", self.model, f"design {context.label}: model")
+        return self.with_g(context, g(seen, self))
 
-    def _check_features(self, context: Context) -> None:
+    def with_g(self, context: Context, g: WeightModel) -> Weighting:
+        """The design as it runs, with this G."""
+        started = self.model_copy()
+        started._context, started._g, started._seen = context, g, []
+        return started
+
+    def _check_features(self, features: Sequence[str], context: Context) -> None:
         known = context.schema.names
-        for i, name in enumerate(self.features or ()):
+        for i, name in enumerate(features):
             if name not in known:
                 raise context.refuse(
                     f"features.{i} = {show(name)}: the models see no such feature"
@@ -72,77 +90,25 @@ class Weighting(Design, WeightingOptions):
                 )
 
     def weights(self, outcome: Outcome) -> Tensor:
-        """Only what ``start`` returns can weigh."""
-        raise TypeError("Weighting weighs with its classifiers: call start first")
-
-    def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:
-        """How good G is, and what its weights are like."""
-        if not evidence:
-            return {}
-        # step after step, as they came
-        on, g, z = (evidence[x].transpose(0, 1).flatten() for x in ("is_visit", "g", "is_treated"))
-        weight_MN, clipped_MN = (
-            evidence[x].permute(2, 1, 0, 3).flatten(1)[:, on].double().numpy()
-            for x in ("weight", "is_clipped")
-        )
-        if not bool(g[on].isfinite().all()):
-            raise RunError(
-                "design weighting: G's probabilities are no longer finite: lower "
-                f"weighting.learning_rate, which is {self.learning_rate:g}"
-            )
-        figures = classifier_figures(g[on].double().numpy(), z[on].double().numpy(), p)
-        for model, w in zip("CT", weight_MN, strict=True):
-            figures[f"mean_weight_{model}"] = float(w.mean())
-            effective = w.sum() ** 2 / (w**2).sum() if w.any() else 0.0
-            figures[f"effective_share_{model}"] = float(effective / len(w))
-        if self.max_weight is not None:
-            figures["clipped_share"] = float(clipped_MN.mean())
-        return figures
-
-
-class RunningWeighting:
-    """Weighting with its classifiers G."""
-
-    def __init__(self, design: Weighting, context: Context, g: WeightModel) -> None:
-        self._design, self._context, self._g = design, context, g
-        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-
-    def assign(self, visits: Visits, p: float) -> Tensor:
-        """Random, as the design's own."""
-        return self._design.assign(visits, p)
-
-    def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
-        """All."""
-        return self._design.candidates(visits, slate, is_treated_RB)
-
-    def counts(self, visits: Visits) -> Tensor:
-        """All."""
-        return self._design.counts(visits)
-
-    def unit(self, visits: Visits) -> Tensor | None:
-        """Users."""
-        return self._design.unit(visits)
-
-    def weights(self, outcome: Outcome) -> Tensor:
         """G(x) / p and (1 - G(x)) / (1 - p); then G learns from the step (Algorithm 1)."""
-        design, p, visits = self._design, outcome.p, outcome.visits
+        p, visits = outcome.p, outcome.visits
         pick_RAB, z_RB = outcome.pick_RAB, outcome.is_treated_RB
         batch = chosen(outcome.slate, torch.where(z_RB, pick_RAB[:, 1], pick_RAB[:, 0]))
-        if design.features is not None:
-            batch = batch.select(self._context.schema, design.features)
+        if self.features is not None:
+            batch = batch.select(self._context.schema, self.features)
         is_visit_RB = outcome.slate.is_candidate_WBC.any(-1)
         g_RB = self._g.predict(batch)
         self._g.learn(batch, z_RB, is_visit_RB, visits.step)
         raw_RMB = torch.stack([(1.0 - g_RB) / (1.0 - p), g_RB / p], dim=1)
         weight_RMB, clipped_RMB = raw_RMB, torch.zeros_like(raw_RMB, dtype=torch.bool)
-        if design.max_weight is not None:
-            weight_RMB = raw_RMB.clamp_max(design.max_weight)
-            clipped_RMB = raw_RMB > design.max_weight
-        if design.calibration == "mean":
+        if self.max_weight is not None:
+            weight_RMB = raw_RMB.clamp_max(self.max_weight)
+            clipped_RMB = raw_RMB > self.max_weight
+        if self.calibration == "mean":
             on_R1B = is_visit_RB.unsqueeze(1).float()
             total_RM1 = (weight_RMB * on_R1B).sum(2, keepdim=True)
             weight_RMB = weight_RMB * on_R1B.sum(2, keepdim=True) / total_RM1.clamp_min(1e-12)
-        if visits.step < design.warmup_steps:
+        if visits.step < self.warmup_steps:
             weight_RMB, clipped_RMB = torch.ones_like(raw_RMB), torch.zeros_like(clipped_RMB)
         self._seen.append((g_RB, z_RB, is_visit_RB, weight_RMB, clipped_RMB))
         return weight_RMB
@@ -169,7 +135,7 @@ class RunningWeighting:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """See Running."""
+        """See Design."""
         saved = {name: t for name, t in tensors.items() if name.startswith("since.")}
         g_TRB = saved.get("since.g", torch.zeros(0, 0))
         figures = self._figures(g_TRB.shape[0], g_TRB.shape[-1])
@@ -185,6 +151,30 @@ class RunningWeighting:
         steps = (torch.stack(x, dim=1).cpu() for x in zip(*self._seen, strict=True))
         self._seen = []
         return dict(zip(names, steps, strict=True))
+
+    def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:
+        """How good G is, and what its weights are like."""
+        if not evidence:
+            return {}
+        # step after step, as they came
+        on, g, z = (evidence[x].transpose(0, 1).flatten() for x in ("is_visit", "g", "is_treated"))
+        weight_MN, clipped_MN = (
+            evidence[x].permute(2, 1, 0, 3).flatten(1)[:, on].double().numpy()
+            for x in ("weight", "is_clipped")
+        )
+        if not bool(g[on].isfinite().all()):
+            raise RunError(
+                "design weighting: G's probabilities are no longer finite: lower "
+                f"weighting.learning_rate, which is {self.learning_rate:g}"
+            )
+        figures = classifier_figures(g[on].double().numpy(), z[on].double().numpy(), p)
+        for model, w in zip("CT", weight_MN, strict=True):
+            figures[f"mean_weight_{model}"] = float(w.mean())
+            effective = w.sum() ** 2 / (w**2).sum() if w.any() else 0.0
+            figures[f"effective_share_{model}"] = float(effective / len(w))
+        if self.max_weight is not None:
+            figures["clipped_share"] = float(clipped_MN.mean())
+        return figures
 
 
 def classifier_figures(g: np.ndarray, z: np.ndarray, p: float) -> dict[str, float]:

@@ -7,15 +7,33 @@ embeddings, O outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from realdataexp.config.blocks import DCNv2Params
 from realdataexp.models.base import Batch, FeatureSchema
-from realdataexp.models.layers import FieldEmbeddings, Tower, dense, start_uniform, to_rows
-from realdataexp.options import check
+from realdataexp.models.layers import (
+    DeepParams,
+    FieldEmbeddings,
+    Tower,
+    dense,
+    start_uniform,
+    to_rows,
+)
+from realdataexp.options import Depth, Width, check
+
+
+class DCNv2Params(DeepParams):
+    """`model_params` of the model DCNv2."""
+
+    embedding_dim: Width = Field(8, description="size of a category's embedding")
+    n_cross_layers: Depth = Field(2, description="cross layers; each raises the degree by one")
+    rank: Width | None = Field(None, description="rank of a cross layer's matrix; null: full")
+    structure: Literal["stacked", "parallel"] = Field(
+        "stacked", description="whether the hidden layers follow or stand beside the cross layers"
+    )
 
 
 class DCNv2:
@@ -32,10 +50,12 @@ class DCNv2:
     ``Tower``; with ``parallel`` also ``cross_head`` D, O.
     """
 
+    Params = DCNv2Params
+
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
-        self.options = check(DCNv2Params, params, where)
+        self.options = check(self.Params, params, where)
         self.embeddings = FieldEmbeddings(schema, self.options.embedding_dim)
         numbers = schema.user.n_numerical + schema.video.n_numerical
         self.n_inputs = numbers + self.embeddings.n_fields * self.options.embedding_dim

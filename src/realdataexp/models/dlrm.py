@@ -11,13 +11,26 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config.blocks import DLRMParams
 from realdataexp.models.base import Batch, FeatureSchema
-from realdataexp.models.layers import FieldEmbeddings, SplitLayer, Tower, nest, within
-from realdataexp.options import check
+from realdataexp.models.layers import DeepParams, FieldEmbeddings, SplitLayer, Tower, nest, within
+from realdataexp.options import Width, Widths, check
+
+
+class DLRMParams(DeepParams):
+    """`model_params` of the model DLRM."""
+
+    embedding_dim: Width = Field(8, description="size of a category's embedding")
+    bottom_layers: Widths = Field(
+        (32,), description="units of each hidden layer over the numbers; empty: none"
+    )
+
+    def idle(self) -> dict[str, str]:
+        """The settings that act on nothing here, and what they would act on."""
+        return {} if self.bottom_layers else super().idle()
 
 
 class DLRM:
@@ -32,10 +45,12 @@ class DLRM:
     and ``Tower``; ``top.`` as of ``Tower``.
     """
 
+    Params = DLRMParams
+
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
-        self.options = check(DLRMParams, params, where)
+        self.options = check(self.Params, params, where)
         dim = self.options.embedding_dim
         # so that the dot of two embeddings starts with the variance 1
         self.embeddings = FieldEmbeddings(schema, dim, sd=dim**-0.25)

@@ -12,17 +12,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config.blocks import DeepParams
 from realdataexp.models.base import Batch, FeatureSchema, SideSchema
+from realdataexp.options import NestedFaults, Options, Widths
 
 _MOST_ONE_HOT = 64  # categories; with 4,096 rows and 128 units 400 take four times a look-up's time
+
+
+_OF_LAYERS = ("dropout", "normalization")
+
+
+class DeepParams(Options):
+    """Fully connected hidden layers, as several models have them."""
+
+    hidden_layers: Widths = Field((64, 32), description="units of each hidden layer; empty: none")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
+    normalization: Literal["none", "layer"] = Field(
+        "none", description="layer: a LayerNorm in front of each hidden layer's ReLU"
+    )
+
+    def idle(self) -> dict[str, str]:
+        """The settings that act on nothing here, and what they would act on."""
+        return {} if self.hidden_layers else dict.fromkeys(_OF_LAYERS, "hidden layers")
+
+    @model_validator(mode="after")
+    def _refuse_idle(self) -> Self:
+        """Idle settings must be as where none are given: a resolved config lists them all."""
+        kind = type(self)
+        faults = [
+            InitErrorDetails(
+                type=PydanticCustomError("idle", f"has no effect without {what}: leave it out"),
+                loc=(name,),
+                input=getattr(self, name),
+            )
+            for name, what in self.idle().items()
+            if getattr(self, name) != kind.model_fields[name].default
+        ]
+        if faults:
+            raise NestedFaults(ValidationError.from_exception_data(kind.__name__, faults), kind)
+        return self
 
 
 class SplitLayer:

@@ -10,10 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from realdataexp.config.blocks import LinearParams
 from realdataexp.models.base import Batch, FeatureSchema
 from realdataexp.models.layers import SplitLayer
-from realdataexp.options import check
+from realdataexp.options import Options, check
+
+
+class LinearParams(Options):
+    """`model_params` of the model Linear: there are none."""
 
 
 class Linear:
@@ -23,10 +26,12 @@ class Linear:
     own; ridge regression is the label's ``weight_decay``. Parameters: as of ``SplitLayer``.
     """
 
+    Params = LinearParams
+
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
-        check(LinearParams, params, where)
+        check(self.Params, params, where)
         self.layer = SplitLayer(schema, n_outputs, embedding_dim=None)
 
     @property

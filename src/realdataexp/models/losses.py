@@ -45,12 +45,14 @@ class Loss:
         predict: (raw_XO, scale) -> prediction_X in the label's units.
         transform: the space in which ``LabelScale.mean`` and ``sd`` are taken.
         is_class: whether the network has an output for each class of the label.
+        types: of the labels that it fits.
     """
 
     elementwise: Callable[[Tensor, Tensor, LabelScale], Tensor]
     predict: Callable[[Tensor, LabelScale], Tensor]
     transform: Callable[[Tensor], Tensor] = _identity
     is_class: bool = False
+    types: tuple[str, ...] = ("numerical", "binary", "categorical")
 
 
 def _unscaled(raw_XO: Tensor, scale: LabelScale) -> Tensor:
@@ -97,22 +99,13 @@ def _expected_class(raw_XO: Tensor, scale: LabelScale) -> Tensor:
 
 
 # |log1p(prediction) - log1p(y)|: finite, with a gradient, for every y >= 0
-LOG_MAE = Loss(_log_mae, _expm1, transform=torch.log1p)
+LOG_MAE = Loss(_log_mae, _expm1, torch.log1p, types=("numerical",))
 # squared error of log1p, in units of its standard deviation
-LOG_MSE = Loss(_log_mse, _expm1, transform=torch.log1p)
+LOG_MSE = Loss(_log_mse, _expm1, torch.log1p, types=("numerical",))
 # squared and absolute error in units of the label's standard deviation
-MSE = Loss(_mse, _unscaled)
-MAE = Loss(_mae, _unscaled)
+MSE = Loss(_mse, _unscaled, types=("numerical",))
+MAE = Loss(_mae, _unscaled, types=("numerical",))
 # binary cross-entropy; predicts P(y = 1)
-BCE = Loss(_bce, _probability)
+BCE = Loss(_bce, _probability, types=("binary",))
 # cross-entropy over classes 0..K-1; predicts the expected class (for two: P(y = 1))
-CE = Loss(_cross_entropy, _expected_class, is_class=True)
-
-LOSSES: dict[str, Loss] = {
-    "logMAE": LOG_MAE,
-    "logMSE": LOG_MSE,
-    "MSE": MSE,
-    "MAE": MAE,
-    "BCE": BCE,
-    "CE": CE,
-}
+CE = Loss(_cross_entropy, _expected_class, is_class=True, types=("binary", "categorical"))

@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
 from torch import Tensor
 
-from realdataexp.config import MLPParams
 from realdataexp.models.base import Batch, FeatureSchema
-from realdataexp.models.layers import SplitLayer, Tower
-from realdataexp.options import check
+from realdataexp.models.layers import DeepParams, SplitLayer, Tower
+from realdataexp.options import Width, check
+
+
+class MLPParams(DeepParams):
+    """`model_params` of the model MLP."""
+
+    embedding_dim: Width | None = Field(
+        None, description="size of a category's embedding; null: one-hot"
+    )
 
 
 class MLP:
@@ -23,11 +31,13 @@ class MLP:
     is LayerNorm, ReLU, dropout. Parameters: as of ``SplitLayer`` and ``Tower``.
     """
 
+    Params = MLPParams
+
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
         self.schema = schema
-        self.options = check(MLPParams, params, where)
+        self.options = check(self.Params, params, where)
         self.widths = [*self.options.hidden_layers, n_outputs]
         self.first = SplitLayer(schema, self.widths[0], self.options.embedding_dim)
         self.tower = Tower(self.widths, self.options, activates_input=True)

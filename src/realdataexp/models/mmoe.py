@@ -7,16 +7,31 @@ all networks, K labels, H a layer's width, O outputs of all labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config.blocks import DeepParams, MMoEParams
 from realdataexp.models.base import Batch, FeatureSchema
-from realdataexp.models.layers import SplitLayer, Tower, nest, within
-from realdataexp.options import check
+from realdataexp.models.layers import DeepParams, SplitLayer, Tower, nest, within
+from realdataexp.options import Depth, Options, Text, Width, Widths, check
+
+
+class MMoEParams(Options):
+    """`model_params` of the model MMoE, which labels share; equal for all labels of a group."""
+
+    n_experts: Depth = Field(4, description="experts that the labels share")
+    expert_layers: Annotated[Widths, Field(min_length=1)] = Field(
+        (32,), description="units of each layer of an expert"
+    )
+    tower_layers: Widths = Field((16,), description="units of a label's own hidden layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
+    embedding_dim: Width | None = Field(
+        None, description="size of a category's embedding; null: one-hot"
+    )
+    group: Text = Field("all", description="labels of the same group share one network")
 
 
 class MMoE:
@@ -32,6 +47,9 @@ class MMoE:
     ``Tower``.
     """
 
+    Params = MMoEParams
+    is_shared = True
+
     def __init__(
         self,
         schema: FeatureSchema,
@@ -40,7 +58,7 @@ class MMoE:
         where: str,
     ) -> None:
         """As any StackedModel, but ``n_outputs`` may name the outputs of each of several labels."""
-        self.options = check(MMoEParams, params, where)
+        self.options = check(self.Params, params, where)
         sizes = [n_outputs] if isinstance(n_outputs, int) else list(n_outputs)
         widths, deep = list(self.options.expert_layers), DeepParams(dropout=self.options.dropout)
         self.n_expert_units = self.options.n_experts * widths[0]

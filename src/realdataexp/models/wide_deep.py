@@ -7,16 +7,17 @@ feature, P crossed pairs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config.blocks import WideDeepParams
 from realdataexp.errors import InputError
 from realdataexp.models.base import Batch, FeatureSchema
 from realdataexp.models.layers import (
+    DeepParams,
     SplitLayer,
     Tower,
     bag,
@@ -25,7 +26,33 @@ from realdataexp.models.layers import (
     to_rows,
     within,
 )
-from realdataexp.options import check
+from realdataexp.options import Count, Names, Width, check, repeated
+
+
+class WideDeepParams(DeepParams):
+    """`model_params` of the model WideDeep."""
+
+    embedding_dim: Width = Field(8, description="size of a category's embedding, deep part")
+    crosses: Annotated[tuple[Names, ...], Field(strict=False)] = Field(
+        (), description="pairs of categorical features whose combinations the wide part has"
+    )
+    cross_buckets: Count = Field(
+        1000, description="columns that the combinations of one pair are hashed into"
+    )
+
+    @field_validator("crosses")
+    @classmethod
+    def _pairs(cls, crosses: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        for pair in crosses:
+            if len(pair) != 2 or pair[0] == pair[1]:
+                raise ValueError(f"[{', '.join(pair)}] must be two different features")
+        if twice := repeated([" and ".join(sorted(pair)) for pair in crosses]):
+            raise ValueError(f"each pair once: remove the second {', '.join(twice)}")
+        return crosses
+
+    def idle(self) -> dict[str, str]:
+        """The settings that act on nothing here, and what they would act on."""
+        return super().idle() | ({} if self.crosses else {"cross_buckets": "crosses"})
 
 
 class WideDeep:
@@ -41,10 +68,12 @@ class WideDeep:
     ``SplitLayer`` and ``Tower``.
     """
 
+    Params = WideDeepParams
+
     def __init__(
         self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
     ) -> None:
-        self.options = check(WideDeepParams, params, where)
+        self.options = check(self.Params, params, where)
         self.n_outputs = n_outputs
         widths = [*self.options.hidden_layers, n_outputs]
         self.wide = SplitLayer(schema, n_outputs, embedding_dim=None)

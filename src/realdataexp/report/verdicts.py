@@ -40,7 +40,7 @@ from typing import Literal
 
 from scipy import stats
 
-from realdataexp.config import INTERVALS
+from realdataexp.registry import names
 from realdataexp.report.files import Compared, Effect, RunResult
 from realdataexp.report.numbers import Scale, number, percent
 
@@ -396,7 +396,7 @@ def beliefs(result: RunResult) -> list[Belief]:
 def not_run(found: Iterable[Belief]) -> list[str]:
     """Interval methods that no design has."""
     run = {method for x in found for method in (*x.believed, *x.refuted, *x.unjudged)}
-    return [method for method in INTERVALS if method not in run]
+    return [method for method in names("interval method") if method not in run]
 
 
 def headline(result: RunResult) -> list[str]:

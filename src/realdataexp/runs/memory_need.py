@@ -16,7 +16,7 @@ from realdataexp.data.synthetic import made_bytes
 from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.loop import n_networks
-from realdataexp.models import SHARED_MODELS, FeatureSchema, SideSchema, StackedModel, build_model
+from realdataexp.models import FeatureSchema, SideSchema, StackedModel, build_model, is_shared
 from realdataexp.runs.machine import memory_limit, size
 from realdataexp.runs.setup import make_blocks
 
@@ -163,8 +163,8 @@ def label_groups(config: Config) -> list[list[LabelConfig]]:
     groups: dict[Any, list[LabelConfig]] = {}
     for label in config.labels:
         if label.model != NO_MODEL:
-            is_shared = label.model in SHARED_MODELS
-            key = (label.model, label.model_params["group"]) if is_shared else label.name
+            is_alone = not is_shared(label.model)
+            key = label.name if is_alone else (label.model, label.model_params["group"])
             groups.setdefault(key, []).append(label)
     return list(groups.values())
 

@@ -27,7 +27,13 @@ from realdataexp.runs.parts import Parts
 from realdataexp.stats.comparison import gte_results
 from realdataexp.stats.estimates import summarise
 from realdataexp.stats.honesty import family_rejections, judge, section
-from realdataexp.stats.inference import NEEDS_UNITS, designs_without_units, inference_table
+from realdataexp.stats.inference import (
+    designs_without_units,
+    find_method,
+    inference_table,
+    needs_units,
+    short_name,
+)
 from realdataexp.stats.planner import plan
 
 logger = logging.getLogger("realdataexp")
@@ -127,7 +133,8 @@ def _intervals(
     names = parts.config.experiment.intervals
     if names is None:
         return None
-    left_out = [name for name in names if name in NEEDS_UNITS]
+    methods = {name: find_method(name, "experiment.intervals") for name in names}
+    left_out = [short_name(name) for name, method in methods.items() if needs_units(method)]
     designs = designs_without_units(outcomes, units)
     if left_out and designs:
         parts.warnings.add(

@@ -28,8 +28,7 @@ from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
 from realdataexp.data.split import Split, split_log
 from realdataexp.data.synthetic import FORMAT_VERSION, write_synthetic
 from realdataexp.data.tables import TablesRequest, prepare_tables
-from realdataexp.designs import Context, build_design
-from realdataexp.designs.base import Running
+from realdataexp.designs import Context, Design, OutsideDesign, build_design
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.heads import Head
@@ -37,13 +36,13 @@ from realdataexp.loop import Block, LabelPolicy
 from realdataexp.metrics import LOSS, metric_names
 from realdataexp.models import (
     LOSSES,
-    SHARED_MODELS,
     LabelScale,
     Loss,
     OutsideModel,
     StackedModel,
     build_loss,
     build_model,
+    is_shared,
     outside_loss,
 )
 from realdataexp.optimizers import OptimizerSettings
@@ -125,10 +124,10 @@ class Setup:
     histories: tuple[np.ndarray, ...] | None
     blocks: tuple[Block, ...]
     context: Context
-    running: tuple[Running, ...]
+    running: tuple[Design | OutsideDesign, ...]
     n_processes: int
 
-    def start_designs(self, replications: tuple[int, ...]) -> tuple[Running, ...]:
+    def start_designs(self, replications: tuple[int, ...]) -> tuple[Design | OutsideDesign, ...]:
         """The designs, started for some of the replications."""
         context = replace(self.context, replication_R=torch.tensor(replications))
         return tuple(_start(block, context) for block in self.blocks)
@@ -282,7 +281,7 @@ def _fits(config: Config, device: Device) -> bool:
     return True
 
 
-def _start(block: Block, context: Context) -> Running:
+def _start(block: Block, context: Context) -> Design | OutsideDesign:
     return block.design.start(replace(context, label=block.label, p=block.p))
 
 
@@ -569,8 +568,7 @@ def _groups(config: Config, learned: list[int]) -> list[tuple[int, ...]]:
     places: dict[Any, list[int]] = {}
     for place, i in enumerate(learned):
         label = config.labels[i]
-        is_shared = label.model in SHARED_MODELS
-        key = (label.model, label.model_params["group"]) if is_shared else place
+        key = (label.model, label.model_params["group"]) if is_shared(label.model) else place
         places.setdefault(key, []).append(place)
     for group in places.values():
         first, *others = (config.labels[learned[place]] for place in group)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from realdataexp.designs.base import Running
+from realdataexp.designs import Design, OutsideDesign
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, Step, n_networks
 from realdataexp.metrics import Figures
@@ -67,7 +67,7 @@ class Shard:
         validator: Validator,
         starts: Sequence[Sequence[Mapping[str, Tensor]]],
         replications: tuple[int, ...],
-        running: Sequence[Running],
+        running: Sequence[Design | OutsideDesign],
     ) -> None:
         """Make the worlds.
 
@@ -157,7 +157,7 @@ class Shard:
             for network, learner in zip(self._setup.networks, self._learners, strict=True)
         ]
 
-    def _stateful(self) -> dict[str, World | Loop | Learner | Running]:
+    def _stateful(self) -> dict[str, World | Loop | Learner | Design | OutsideDesign]:
         """Everything with a state, by name."""
         learners = {f"network.{i}": learner for i, learner in enumerate(self._learners)}
         designs = {f"design.{i}": design for i, design in enumerate(self._loop.running)}

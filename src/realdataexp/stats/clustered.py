@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from realdataexp.stats.intervals import Intervals, cannot_tell, student
+from realdataexp.stats.intervals import Intervals, cannot_tell, of_units, student
 from realdataexp.stats.tables import DesignTables, Units
 
 _ROUNDING = 1e-10  # equal covariates differ from their mean by less of their size
 _LEVERAGE = 1e-9  # a unit that fits itself but for this leaves no residual to tell its variance
 
 
+@of_units
 def user_cluster(tables: DesignTables) -> Intervals:
     """Difference of the arms' means per visit, with the variance CR2 of units as clusters.
 
@@ -31,6 +32,7 @@ def user_cluster(tables: DesignTables) -> Intervals:
     return cannot_tell(tables.n_cells) if units is None else _regression(units, None)
 
 
+@of_units
 def cuped(tables: DesignTables) -> Intervals:
     """The difference that is left after what the pre-period foretold (CUPED), with CR2.
 

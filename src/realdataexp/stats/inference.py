@@ -1,24 +1,25 @@
 """Every way to put an interval around a design's answer, by name.
 
 A method takes one design's tables and answers for all its worlds and labels at once. To add one,
-write a function and name it in METHODS (and in NEEDS_UNITS if it reads the units' table).
+write a function (``intervals.of_units`` if it reads the units' table) and its line in the registry;
+or name it as ``package.module:Name``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import numpy as np
 import polars as pl
 
-from realdataexp.stats.blocks import block
-from realdataexp.stats.clustered import cuped, user_cluster
+from realdataexp.components import Unfit, calling
+from realdataexp.errors import InputError
+from realdataexp.registry import find, is_outside, names
 from realdataexp.stats.comparison import TRUTH
 from realdataexp.stats.estimates import ESTIMAND
 from realdataexp.stats.intervals import Intervals
 from realdataexp.stats.multiplicity import adjust_labels
-from realdataexp.stats.resampling import bootstrap, randomisation
-from realdataexp.stats.sequential import always_valid
 from realdataexp.stats.tables import DesignTables
 
 INFERENCE_SCHEMA = pl.Schema(
@@ -47,16 +48,46 @@ def welch(tables: DesignTables) -> Intervals:
     return Intervals(*(np.asarray(column, dtype=np.float64) for column in columns))
 
 
-METHODS: dict[str, Callable[[DesignTables], Intervals]] = {
-    "welch": welch,
-    "user_cluster": user_cluster,
-    "cuped": cuped,
-    "block": block,
-    "bootstrap": bootstrap,
-    "randomisation": randomisation,
-    "always_valid": always_valid,
-}
-NEEDS_UNITS = frozenset({"user_cluster", "cuped", "bootstrap", "randomisation"})
+def find_method(name: str, where: str) -> Callable[[DesignTables], Intervals]:
+    """The interval method called ``name``, or ``package.module:Name``.
+
+    Raises:
+        InputError: there is none; ``where`` is the config path.
+    """
+    method = find("interval method", name, where)
+    if not callable(method):
+        raise InputError(f"{where} = {name!r}: is no function of a design's tables")
+    return method
+
+
+def short_name(name: str) -> str:
+    """What tables call a method."""
+    return name.rpartition(":")[2]
+
+
+def needs_units(method: Callable[[DesignTables], Intervals]) -> bool:
+    """Whether a method reads the units' table."""
+    return getattr(method, "needs_units", False)
+
+
+def _answer(name: str, tables: DesignTables) -> Intervals:
+    """What a method answers.
+
+    Raises:
+        ComponentError: one from outside fails, or returns what it must not.
+    """
+    method = find_method(name, "experiment.intervals")
+    if not is_outside(name):
+        return method(tables)
+    with calling(f"interval method {name!r}", "its answer"):
+        found, shape = method(tables), (tables.estimates.height,)
+        if not isinstance(found, Intervals):
+            raise Unfit(f"is of type {type(found).__name__}; wanted realdataexp.stats.Intervals")
+        for field in fields(found):
+            size = np.shape(getattr(found, field.name))
+            if size != shape:
+                raise Unfit(f"has {field.name} of shape {size}; wanted {shape} (worlds x labels)")
+    return found
 
 
 def inference_table(
@@ -71,7 +102,7 @@ def inference_table(
     Args:
         outcomes: the table of outcomes.parquet.
         units: the table of ``aggregates.unit_table``; None where no design has a row in it.
-        methods: names of METHODS; None for all.
+        methods: their names; None for all that are registered.
 
     Returns:
         INFERENCE_SCHEMA, ordered by design, method, world and label; null where a method cannot
@@ -79,12 +110,11 @@ def inference_table(
         method (``multiplicity.adjust_labels``).
 
     Raises:
-        ValueError: a method that does not exist.
+        InputError: a method that does not exist.
+        ComponentError: one from outside the package fails.
     """
-    methods = list(METHODS) if methods is None else methods
-    for name in methods:
-        if name not in METHODS:
-            raise ValueError(f"interval method '{name}', must be one of {', '.join(METHODS)}")
+    methods = names("interval method") if methods is None else methods
+    of_units = [name for name in methods if needs_units(find_method(name, "methods"))]
     frames = []
     for (design,), ours in outcomes.group_by(["design"], maintain_order=True):
         is_truth = design == TRUTH
@@ -92,13 +122,13 @@ def inference_table(
         if units is not None and not is_truth:
             theirs = units.filter(pl.col("design").cast(pl.String) == design)
         tables = DesignTables(str(design), ours, theirs)
-        able = [x for x in methods if tables.units is not None or x not in NEEDS_UNITS]
+        able = [x for x in methods if tables.units is not None or x not in of_units]
         for name in ["welch"] if is_truth else able:
             frames.append(
                 tables.estimates.select(
                     "design", "world", "label",
-                    pl.lit(ESTIMAND).alias("estimand"), pl.lit(name).alias("se_method"),
-                    *METHODS[name](tables).columns(),
+                    pl.lit(ESTIMAND).alias("estimand"), pl.lit(short_name(name)).alias("se_method"),
+                    *_answer(name, tables).columns(),
                     "n_T", "n_C",
                 )
             )  # fmt: skip

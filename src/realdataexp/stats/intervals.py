@@ -7,7 +7,9 @@ of one point has no p-value).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -35,6 +37,15 @@ class Intervals:
             x = np.asarray(getattr(self, field.name), dtype=np.float64)
             columns.append(pl.Series(field.name, x).set(pl.Series(~np.isfinite(x)), None))
         return columns
+
+
+Method = TypeVar("Method", bound=Callable[..., Intervals])
+
+
+def of_units(method: Method) -> Method:
+    """Mark an interval method that reads the units' table: it is left out where there is none."""
+    vars(method)["needs_units"] = True
+    return method
 
 
 def cannot_tell(n_cells: int) -> Intervals:

@@ -9,13 +9,9 @@ from realdataexp.components import calling, construct
 from realdataexp.errors import InputError
 from realdataexp.registry import find
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer
-from realdataexp.tracking.mlflow import MLflow
 from realdataexp.tracking.series import Point
-from realdataexp.tracking.tensorboard import TensorBoard
 
-TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
-
-__all__ = ["TRACKERS", "Point", "TrackedRun", "Tracker", "Writer", "build_tracker"]
+__all__ = ["Point", "TrackedRun", "Tracker", "Writer", "build_tracker"]
 
 
 def build_tracker(name: str, options: Mapping[str, Any], where: str) -> Tracker:

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from realdataexp.config import MLflowOptions
+from pydantic import Field, field_validator
+
 from realdataexp.files import read_json, write_json
+from realdataexp.options import Options, Text
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer, library
 from realdataexp.tracking.series import Point
 
 EXTRA = "mlflow"
 FILE = "tracking.json"  # in the run folder: database -> the run's id there
 _SQLITE = "sqlite:///"
+_LOCAL = re.compile(r"sqlite:///[^?#]+")
 _N_PARAMS = 100  # that MLflow takes at once
 
 
-class MLflow(Tracker, MLflowOptions):
+class MLflow(Tracker, Options):
     """Writes a run of an MLflow experiment."""
+
+    uri: str | None = Field(
+        None, description="the database, sqlite:///FILE; null: the file mlflow.db in log_dir"
+    )
+    experiment: Text = Field("realdataexp", description="MLflow experiment that gets the run")
+
+    @field_validator("uri")
+    @classmethod
+    def _local_database(cls, uri: str | None) -> str | None:
+        if uri is not None and not _LOCAL.fullmatch(uri):
+            raise ValueError("must be a local database: write sqlite:///FILE")
+        return uri
 
     def check(self) -> None:
         """See Tracker."""

@@ -9,14 +9,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from realdataexp.config import TensorBoardOptions
+from realdataexp.options import Options
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer, library
 from realdataexp.tracking.series import Point
 
 EXTRA = "tensorboard"
 
 
-class TensorBoard(Tracker, TensorBoardOptions):
+class TensorBoard(Tracker, Options):
     """Writes ``<run folder>/tensorboard/``; TensorBoard keeps numbers in single precision."""
 
     def check(self) -> None:
