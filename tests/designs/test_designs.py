@@ -258,8 +258,6 @@ import torch
 from pydantic import Field
 from realdataexp.designs import Design
 
-DESIGNS = names("design")
-
 class EvenForTreated(Design):
     """Every third user is treated; both arms train the one model, the treated ones less."""
 

@@ -167,12 +167,10 @@ def test_one_arm_alone_has_no_auc():
     assert "auc" not in classifier_figures(np.array([0.2, 0.4]), np.zeros(2), 0.3)
 
 
-def test_its_state_is_that_of_g_and_a_design_that_has_not_started_says_so():
+def test_its_state_is_that_of_g_and_its_figures():
     state = running()[0].state()
     assert state["g"] is G_RB
     assert {name.partition(".")[0] for name in state} == {"g", "since"}
-    with pytest.raises(TypeError, match="call start first"):
-        Weighting().weights(outcome())
 
 
 def test_a_design_without_memory_goes_on_from_nothing_only():
