@@ -123,6 +123,14 @@ class ExperimentConfig(Options):
         """Starting models that some replication begins from."""
         return min(self.starts, self.replications)
 
+    @field_validator("intervals")
+    @classmethod
+    def _tables_tell_them_apart(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        own = [name.rpartition(":")[2] for name in dict.fromkeys(methods or ())]
+        if taken := [name for name in own if own.count(name) > 1]:
+            raise ValueError(f"{taken[0]} stands for two methods in tables: rename one")
+        return methods
+
     @field_validator("designs")
     @classmethod
     def _unique_labels(cls, designs: tuple[DesignConfig, ...]) -> tuple[DesignConfig, ...]:

@@ -15,6 +15,7 @@ _ADVICE = {
     "empty_values": "Usually nothing: rows without a value do not count for their label.",
     "extreme_feature": "Correct or cut the extreme values: beside them the others are all alike.",
     "feature_without_values": "Leave the feature out, or add the file that has its values.",
+    "interval_method_failed": "Mend the method, then run again; the other methods are not touched.",
     "intervals_not_trustworthy": "Run more methods (experiment.intervals); else go by bias and SD.",
     "intervals_without_units": "Leave these methods out of experiment.intervals for this data.",
     "label_decay_unused": "Delete the labels' weight_decay, or that of pretrain and simulation.",

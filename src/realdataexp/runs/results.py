@@ -58,7 +58,10 @@ def _write_results(parts: Parts, status: str) -> None:
     recorder.flush()
     outcomes, metrics = recorder.outcomes(), recorder.metrics()
     units, diagnostics = recorder.units(parts.setup.histories), recorder.diagnostics()
-    inference = inference_table(outcomes, units, _intervals(parts, outcomes, units))
+    failed: list[str] = []
+    inference = inference_table(outcomes, units, _intervals(parts, outcomes, units), failed)
+    for text in failed:
+        warnings.add("interval_method_failed", text)
     estimates = inference.filter(pl.col("se_method") == "welch")
     write_parquet(folder / "outcomes.parquet", outcomes)
     write_parquet(folder / "metrics.parquet", metrics)

@@ -53,6 +53,7 @@ from realdataexp.runs.rehearsal import Rehearsal
 from realdataexp.runs.sharing import processes_of
 from realdataexp.schedules import Schedule
 from realdataexp.stats.comparison import TRUTH
+from realdataexp.stats.inference import rehearse_method
 from realdataexp.worlds.base import Environment
 from realdataexp.worlds.replay import ReplayEnvironment
 from realdataexp.worlds.si2023 import Si2023Environment
@@ -181,6 +182,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     groups = attempt(lambda: _groups(config, learned)) or []
     leakage = attempt(lambda: _leakage(config))
     attempt(lambda: _check_primary_metric(config))
+    attempt(lambda: _check_intervals(config))
     in_files = data_faults(config)
     faults += in_files
     is_small = device is None or blocks is None or attempt(partial(_fits, config, device))
@@ -376,6 +378,17 @@ def _check_model(config: Config, index: int) -> type:
             f"{where} = {name!r}: is not a class of models but a {type(component).__name__}"
         )
     return component
+
+
+def _check_intervals(config: Config) -> None:
+    faults: list[str] = []
+    for i, name in enumerate(config.experiment.intervals or ()):
+        try:
+            rehearse_method(name, f"experiment.intervals.{i}")
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(*faults)
 
 
 def _check_primary_metric(config: Config) -> None:

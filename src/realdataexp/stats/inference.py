@@ -13,7 +13,7 @@ from dataclasses import fields
 import numpy as np
 import polars as pl
 
-from realdataexp.components import Unfit, calling
+from realdataexp.components import ComponentError, Unfit, calling
 from realdataexp.errors import InputError
 from realdataexp.registry import find, is_outside, names
 from realdataexp.stats.comparison import TRUTH
@@ -21,6 +21,8 @@ from realdataexp.stats.estimates import ESTIMAND
 from realdataexp.stats.intervals import Intervals
 from realdataexp.stats.multiplicity import adjust_labels
 from realdataexp.stats.tables import DesignTables
+
+Method = Callable[[DesignTables], Intervals]
 
 INFERENCE_SCHEMA = pl.Schema(
     {
@@ -48,7 +50,7 @@ def welch(tables: DesignTables) -> Intervals:
     return Intervals(*(np.asarray(column, dtype=np.float64) for column in columns))
 
 
-def find_method(name: str, where: str) -> Callable[[DesignTables], Intervals]:
+def find_method(name: str, where: str) -> Method:
     """The interval method called ``name``, or ``package.module:Name``.
 
     Raises:
@@ -65,33 +67,62 @@ def short_name(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def needs_units(method: Callable[[DesignTables], Intervals]) -> bool:
+def needs_units(method: Method) -> bool:
     """Whether a method reads the units' table."""
     return getattr(method, "needs_units", False)
 
 
-def _answer(name: str, tables: DesignTables) -> Intervals:
-    """What a method answers.
+def rehearse_method(name: str, where: str) -> None:
+    """Find a method, and have one from outside answer for a small made-up design.
 
     Raises:
-        ComponentError: one from outside fails, or returns what it must not.
+        InputError: there is none, it fails, or it returns what it must not; ``where`` is the
+            config path.
     """
-    method = find_method(name, "experiment.intervals")
+    method = find_method(name, where)
+    if is_outside(name):
+        i = pl.int_range(48, eager=True)  # 6 steps or units x 2 arms x 2 labels x 2 worlds
+        rows = pl.DataFrame({"design": ["rehearsal"] * 48}).select(
+            "design", world=i % 2, step=i // 8, label=pl.format("label_{}", i // 2 % 2),
+            arm=pl.when(i // 4 % 2 == 0).then(pl.lit("T")).otherwise(pl.lit("C")),
+            n=5 + i // 8 % 3, sum=2.0 + i * 7 % 5, sum_sq=9.0 + (i * 7 % 5) ** 2,
+        )  # fmt: skip
+        units = rows.rename({"step": "unit"}).with_columns(covariate=pl.lit(0.5))
+        tables = DesignTables("rehearsal", rows, units if needs_units(method) else None)
+        _answer(name, method, tables, f"{where} = {name!r}", InputError)
+
+
+def _answer(
+    name: str,
+    method: Method,
+    tables: DesignTables,
+    who: str,
+    kind: type[Exception] = ComponentError,
+) -> Intervals:
+    """What a method answers; one of ``kind`` where one from outside fails."""
     if not is_outside(name):
         return method(tables)
-    with calling(f"interval method {name!r}", "its answer"):
-        found, shape = method(tables), (tables.estimates.height,)
+    with calling(who, "its answer", kind):
+        found, shape = method(tables), (tables.n_cells,)
         if not isinstance(found, Intervals):
-            raise Unfit(f"is of type {type(found).__name__}; wanted realdataexp.stats.Intervals")
+            raise Unfit(
+                f"is of type {type(found).__name__}; wanted realdataexp.stats.intervals.Intervals"
+            )
         for field in fields(found):
             size = np.shape(getattr(found, field.name))
             if size != shape:
-                raise Unfit(f"has {field.name} of shape {size}; wanted {shape} (worlds x labels)")
+                raise Unfit(
+                    f"has {field.name} of shape {size}; wanted {shape}, one for each world and "
+                    "label of tables.cells"
+                )
     return found
 
 
 def inference_table(
-    outcomes: pl.DataFrame, units: pl.DataFrame | None, methods: Sequence[str] | None = None
+    outcomes: pl.DataFrame,
+    units: pl.DataFrame | None,
+    methods: Sequence[str] | None = None,
+    failed: list[str] | None = None,
 ) -> pl.DataFrame:
     """Every design's answer in every world, with the interval of each method.
 
@@ -103,6 +134,7 @@ def inference_table(
         outcomes: the table of outcomes.parquet.
         units: the table of ``aggregates.unit_table``; None where no design has a row in it.
         methods: their names; None for all that are registered.
+        failed: takes why a method from outside the package did not answer; None: that is raised.
 
     Returns:
         INFERENCE_SCHEMA, ordered by design, method, world and label; null where a method cannot
@@ -111,10 +143,10 @@ def inference_table(
 
     Raises:
         InputError: a method that does not exist.
-        ComponentError: one from outside the package fails.
+        ComponentError: one from outside fails, and there is no ``failed``.
     """
-    methods = names("interval method") if methods is None else methods
-    of_units = [name for name in methods if needs_units(find_method(name, "methods"))]
+    asked = names("interval method") if methods is None else methods
+    known = {name: find_method(name, "methods") for name in dict.fromkeys(["welch", *asked])}
     frames = []
     for (design,), ours in outcomes.group_by(["design"], maintain_order=True):
         is_truth = design == TRUTH
@@ -122,13 +154,20 @@ def inference_table(
         if units is not None and not is_truth:
             theirs = units.filter(pl.col("design").cast(pl.String) == design)
         tables = DesignTables(str(design), ours, theirs)
-        able = [x for x in methods if tables.units is not None or x not in of_units]
+        able = [x for x in asked if tables.units is not None or not needs_units(known[x])]
         for name in ["welch"] if is_truth else able:
+            try:
+                answer = _answer(name, known[name], tables, f"interval method {name!r}")
+            except ComponentError as error:
+                if failed is None:
+                    raise
+                failed.append(str(error))
+                continue
             frames.append(
                 tables.estimates.select(
                     "design", "world", "label",
                     pl.lit(ESTIMAND).alias("estimand"), pl.lit(short_name(name)).alias("se_method"),
-                    *_answer(name, tables).columns(),
+                    *answer.columns(),
                     "n_T", "n_C",
                 )
             )  # fmt: skip

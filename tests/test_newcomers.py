@@ -1,0 +1,231 @@
+"""What others bring, each in one file outside the package, and named in a config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from realdataexp.api import run
+from realdataexp.config import load_config
+from realdataexp.errors import InputError, Warnings
+from realdataexp.runs.setup import set_up
+
+Settings = Callable[..., dict[str, Any]]
+Write = Callable[[str, str], None]
+
+INTERVAL_METHOD = '''
+import polars as pl
+
+from realdataexp.stats.intervals import student
+
+
+def over_steps(tables):
+    """The arms' difference in each step as one observation: Student's t over steps."""
+    means = tables.outcomes.filter(pl.col("n") > 0).with_columns(mean=pl.col("sum") / pl.col("n"))
+    steps = means.pivot("arm", index=["world", "label", "step"], values="mean").drop_nulls()
+    difference = pl.col("T") - pl.col("C")
+    found = steps.group_by("world", "label").agg(
+        value=difference.mean(), se=difference.std() / pl.len().sqrt(), n=pl.len()
+    )
+    cells = tables.cells.join(found, on=["world", "label"], how="left").sort("cell")
+    value, se, n = (cells[name].cast(pl.Float64).to_numpy() for name in ("value", "se", "n"))
+    return student(value, se, n - 1)
+'''
+
+DESIGN_WITH_MEMORY = '''
+import torch
+from pydantic import Field, PrivateAttr
+
+from realdataexp.designs import Design
+
+
+class EarlyVisits(Design):
+    """One model; the outcome of a user's k-th visit weighs decay to the power of k - 1."""
+
+    decay: float = Field(0.5, ge=0, le=1)
+
+    _n_RU: torch.Tensor = PrivateAttr()
+
+    def start(self, context):
+        if context.n_users is None:
+            raise context.refuse("every visit is a new user in this world")
+        started = self.model_copy()
+        shape = len(context.replication_R), context.n_users
+        started._n_RU = torch.zeros(shape, device=context.device.torch)
+        return started
+
+    def weights(self, outcome):
+        user_RB = outcome.visits.user_RB
+        weight_RB = self.decay ** self._n_RU.gather(1, user_RB)
+        self._n_RU.scatter_add_(1, user_RB, outcome.visits.is_visit_RB.float())
+        return weight_RB.unsqueeze(1)
+
+    def state(self):
+        return {"n_visits": self._n_RU}
+'''
+
+WEIGHT_MODEL = '''
+import torch
+
+from realdataexp.models.base import restore
+
+
+class Base:
+    """The share that was treated so far, of each replication."""
+
+    def __init__(self, context, options):
+        n = len(context.replication_R)
+        self.n_RA = torch.full((n, 2), 10.0, device=context.device.torch)
+
+    def predict(self, batch):
+        share_R1 = (self.n_RA[:, 1] / self.n_RA.sum(1)).unsqueeze(1)
+        return share_R1.expand(batch.shape[:2])
+
+    def learn(self, batch, is_treated_RB, is_visit_RB, step):
+        for arm in (0, 1):
+            self.n_RA[:, arm] += ((is_treated_RB == arm) & is_visit_RB).sum(1)
+
+    def state(self):
+        return {"n": self.n_RA}
+
+    def load_state(self, tensors):
+        restore(self.state(), tensors)
+'''
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    def write(name: str, text: str) -> None:
+        (tmp_path / f"{name}.py").write_text(text)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    return write
+
+
+def small(settings: Settings, designs: list[Any], **experiment: Any) -> dict[str, Any]:
+    return settings(
+        experiment={"replications": 2, "designs": designs, **experiment},
+        pretrain={"enabled": False},
+        simulation={"n_steps": 6, "batch_size": 8, "processes": 1},
+    )
+
+
+def table(folder: Path, name: str = "estimates") -> pl.DataFrame:
+    return pl.read_parquet(folder / f"{name}.parquet")
+
+
+def lines(text: str) -> int:
+    return len(text.strip().splitlines())
+
+
+# --- an interval method ----------------------------------------------------------------------
+
+
+def test_an_interval_method_of_one_s_own_stands_beside_the_others(
+    write: Write, small_settings: Settings, tmp_path: Path
+) -> None:
+    assert lines(INTERVAL_METHOD) <= 30
+    write("new_intervals", INTERVAL_METHOD)
+    config = small(small_settings, ["pooling"], intervals=["new_intervals:over_steps", "block"])
+    folder = run(config, out=tmp_path / "run").folder
+    found = table(folder).filter(pl.col("design") == "pooling")
+    assert set(found["se_method"]) == {"welch", "over_steps", "block"}
+    outcomes = table(folder, "outcomes").filter(pl.col("design") == "pooling", pl.col("n") > 0)
+    mean = (pl.col("sum") / pl.col("n")).alias("mean")
+    for row in found.filter(pl.col("se_method") == "over_steps").iter_rows(named=True):
+        own = outcomes.filter(pl.col("world") == row["world"], pl.col("label") == row["label"])
+        arms = {arm: own.filter(pl.col("arm") == arm).select("step", mean) for arm in "TC"}
+        steps = arms["T"].join(arms["C"], on="step")
+        assert row["value"] == pytest.approx((steps["mean"] - steps["mean_right"]).mean())
+        assert row["ci_low"] < row["value"] < row["ci_high"]
+    result = json.loads((folder / "result.json").read_text())
+    assert "over_steps" in {entry["se_method"] for entry in result["inference"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mine = 3\n", "is no function of a design's tables"),
+        ("def mine(tables):\n    return 1 / 0\n", "its answer raised ZeroDivisionError"),
+        ("def mine(tables):\n    return None\n", "its answer is of type NoneType; wanted"),
+        (
+            "from realdataexp.stats.intervals import cannot_tell\n"
+            "def mine(tables):\n    return cannot_tell(1)\n",
+            "its answer has value of shape (1,); wanted (4,)",
+        ),
+    ],
+)
+def test_what_is_no_interval_method_is_one_line_before_the_run(
+    text: str, said: str, write: Write, small_settings: Settings
+) -> None:
+    name = f"odd_intervals_{abs(hash(text))}"
+    write(name, text)
+    config = load_config(small(small_settings, ["pooling"], intervals=[f"{name}:mine"]))
+    with pytest.raises(InputError) as caught:
+        set_up(config, Warnings())
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"experiment.intervals.0 = '{name}:mine': ") and said in line
+
+
+def test_an_interval_method_that_fails_in_the_end_leaves_the_others_their_answers(
+    write: Write, small_settings: Settings, tmp_path: Path
+) -> None:
+    text = "def mine(tables):\n    assert tables.design == 'rehearsal'\n    return welch(tables)\n"
+    write("late_intervals", "from realdataexp.stats.inference import welch\n" + text)
+    config = small(small_settings, ["pooling"], intervals=["late_intervals:mine"])
+    folder = run(config, out=tmp_path / "run").folder
+    assert set(table(folder)["se_method"]) == {"welch"}
+    warnings = json.loads((folder / "result.json").read_text())["warnings"]
+    (said,) = [x["message"] for x in warnings if x["code"] == "interval_method_failed"]
+    assert "interval method 'late_intervals:mine': its answer raised AssertionError" in said
+
+
+def test_two_interval_methods_of_one_name_in_tables_are_refused(small_settings: Settings) -> None:
+    for methods in (["a:mine", "b:mine"], ["my_intervals:welch", "welch"]):
+        with pytest.raises(InputError, match="stands for two methods in tables"):
+            load_config(small(small_settings, ["pooling"], intervals=methods))
+
+
+# --- a design with memory, a weight model ----------------------------------------------------
+
+
+def test_a_design_with_memory_runs_and_forgets_nothing(
+    write: Write, small_settings: Settings, tmp_path: Path
+) -> None:
+    """Without decay it is pooling to the bit; with it, what its users did before counts."""
+    assert lines(DESIGN_WITH_MEMORY) <= 60
+    write("new_designs", DESIGN_WITH_MEMORY)
+    name = "new_designs:EarlyVisits"
+    own = [{"name": name, "label": f"{decay}", "decay": decay} for decay in (1.0, 0.0)]
+    folder = run(small(small_settings, ["pooling", *own]), out=tmp_path / "run").folder
+    found = table(folder, "metrics").filter(pl.col("metric") == "loss")
+    of = {x: rows.drop("design") for (x,), rows in found.group_by(["design"], maintain_order=True)}
+    assert of["1.0"].height and of["1.0"].equals(of["pooling"])
+    assert not of["0.0"].equals(of["pooling"])
+
+
+def test_a_weight_model_is_named_in_the_options_of_weighting(
+    write: Write, small_settings: Settings, tmp_path: Path
+) -> None:
+    write("new_weights", WEIGHT_MODEL)
+    designs = [{"name": "weighting", "model": "new_weights:Base"}]
+    result = run(small(small_settings, designs), out=tmp_path / "run").summary
+    figures = result["weights"]["weighting"]
+    assert figures["auc"] == pytest.approx(0.5, abs=0.1)
+    assert figures["mean_weight_T"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_weight_model_that_says_what_it_must_not_is_one_line(
+    write: Write, small_settings: Settings
+) -> None:
+    write("odd_weights", WEIGHT_MODEL.replace("return share_R1.expand", "return -share_R1.expand"))
+    designs = [{"name": "weighting", "model": "odd_weights:Base"}]
+    with pytest.raises(InputError) as caught:
+        set_up(load_config(small(small_settings, designs)), Warnings())
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("experiment.designs.0.model = 'odd_weights:Base': weights() returned")
