@@ -19,8 +19,7 @@ from realdataexp.api import run as run_config
 from realdataexp.config import Config, load_config
 from realdataexp.data.synthetic import write_synthetic
 from realdataexp.loop import Loop, n_networks
-from realdataexp.models import FeatureSchema
-from realdataexp.models.base import SideSchema
+from realdataexp.models import FeatureSchema, SideSchema
 from realdataexp.runs.setup import make_blocks
 from realdataexp.runs.sharing import shares
 

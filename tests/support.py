@@ -29,7 +29,7 @@ from realdataexp.errors import Warnings
 from realdataexp.heads import Head
 from realdataexp.learner import Learner, OptimizerSettings
 from realdataexp.loop import Block, LabelPolicy, Loop, Step, n_networks
-from realdataexp.models import LOSSES, MLP, LabelScale
+from realdataexp.models import LOSSES, MLP, Batch, LabelScale
 from realdataexp.worlds.base import Slate, Visits, WorldSettings
 from realdataexp.worlds.replay import FeatureStore, ReplayWorld
 
@@ -139,9 +139,25 @@ def make_store(n_rows_U: tuple[int, ...], dtype: torch.dtype = torch.float32) ->
         warnings=Warnings(),
     )
     store = FeatureStore(features, CPU)
-    for table in (store._user, store._video):
-        table[0], table[2] = table[0].to(dtype), table[2].to(dtype)
+    for side in (store._user, store._video):
+        for name, x in side.items():
+            side[name] = x.to(dtype) if x.is_floating_point() else x
     return store
+
+
+def batch_of(
+    user_num: Tensor,
+    user_cat: Tensor,
+    user_weight: Tensor,
+    video_num: Tensor,
+    video_cat: Tensor,
+    video_weight: Tensor,
+) -> Batch:
+    """Inputs with nothing but the features of a user and of videos."""
+    return Batch(
+        visit={"user_num": user_num, "user_cat": user_cat, "user_weight": user_weight},
+        candidate={"video_num": video_num, "video_cat": video_cat, "video_weight": video_weight},
+    )
 
 
 def make_world(setting: Setting, replications: Sequence[int], n_blocks: int) -> ReplayWorld:

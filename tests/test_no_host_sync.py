@@ -61,7 +61,7 @@ def features_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(n_rows_U: tuple[int, ...], dtype: torch.dtype = torch.float32) -> FeatureStore:
         store = copy.copy(make_store(n_rows_U, dtype))
         store._user, store._video = (
-            [x.to("meta") for x in side] for side in (store._user, store._video)
+            {name: x.to("meta") for name, x in side.items()} for side in (store._user, store._video)
         )
         return store
 
@@ -155,10 +155,7 @@ def test_no_model_waits_for_the_device(name: str, options: dict[str, Any]) -> No
 def test_a_batch_of_pretraining_fetches_nothing_from_the_host(is_scaled: bool) -> None:
     world = make_world(SETTING, (0,), 1)
     batch = world.slate(world.draw(0)).batch
-    one = Batch(*(getattr(batch, name)[:1] for name in Batch.__dataclass_fields__))
-    rows = replace(
-        one, **{name: getattr(one, name)[:, :, :1] for name in vars(one) if "video" in name}
-    )
+    rows = batch.chosen(torch.zeros(batch.shape[:2], dtype=torch.int64, device="meta"))[:1]
     y_SB = torch.zeros(rows.shape[:2], device="meta")
 
     class Rows:

@@ -150,7 +150,7 @@ class WritingStack(MLP):
     """A stacked model that writes into the batch, which other networks read too."""
 
     def forward(self, params: Any, batch: Any, dropout_key_S: Any) -> Tensor:
-        batch.video_num_SBCD.add_(1.0)
+        batch.candidate["video_num"].add_(1.0)
         return super().forward(params, batch, dropout_key_S)
 
 

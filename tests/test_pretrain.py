@@ -134,10 +134,11 @@ def test_the_reader_gives_each_place_its_own_inputs_and_labels() -> None:
     assert batch.shape == (1, len(rows), 1) and like.shape == (1, len(rows))
     for b, (u, n) in enumerate(rows):
         v = int(log.video_N[n])
-        assert float(batch.user_num_SBD[0, b, 0]) == pytest.approx(user_taste()[u])
-        assert float(batch.video_num_SBCD[0, b, 0, 0]) == pytest.approx(video_taste()[v], rel=1e-6)
-        assert int(batch.user_cat_SBK[0, b, 0]) == u % 2
-        assert int(batch.video_cat_SBCK[0, b, 0, 0]) == v % 2
+        assert float(batch.visit["user_num"][0, b, 0]) == pytest.approx(user_taste()[u])
+        number = float(batch.candidate["video_num"][0, b, 0, 0])
+        assert number == pytest.approx(video_taste()[v], rel=1e-6)
+        assert int(batch.visit["user_cat"][0, b, 0]) == u % 2
+        assert int(batch.candidate["video_cat"][0, b, 0, 0]) == v % 2
         assert float(like[0, b]) == log.targets["like"][n]
         assert float(minutes[0, b]) == log.targets["minutes"][n]
 

@@ -8,7 +8,7 @@ nothing changes to the bit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -45,15 +45,17 @@ class Graphs:
 
         Args:
             function: a method of the object.
-            arguments: tensors, dataclasses of tensors alone, and settings, which are hashable.
+            arguments: tensors, dicts and dataclasses of tensors alone, and settings, which are
+                hashable.
         """
         if not self._is_on:
             return function(*arguments)
-        tensors = _tensors(arguments)
+        found = [_tensors(x) for x in arguments]
+        tensors = [x for own in found for x in own]
         kind = (
             function.__name__,
             *((x.shape, x.stride(), x.dtype) for x in tensors),
-            *(x for x in arguments if not _has_tensors(x)),
+            *(x for x, own in zip(arguments, found, strict=True) if not own),
         )
         if kind not in self._recordings:
             self._n_calls[kind] = self._n_calls.get(kind, 0) + 1
@@ -89,30 +91,28 @@ class _Recording:
         return tuple(x.clone() for x in self._results)
 
 
-def _has_tensors(x: Any) -> bool:
-    return isinstance(x, Tensor) or (
-        is_dataclass(x) and all(isinstance(getattr(x, f.name), Tensor) for f in fields(x))
-    )
-
-
-def _tensors(arguments: Sequence[Any]) -> list[Tensor]:
-    """All tensors of the arguments."""
-    found: list[Tensor] = []
-    for x in arguments:
-        if isinstance(x, Tensor):
-            found.append(x)
-        elif _has_tensors(x):
-            found += [getattr(x, f.name) for f in fields(x)]
-    return found
+def _tensors(x: Any) -> list[Tensor]:
+    """All tensors of an argument, or of several; none of a setting."""
+    if isinstance(x, Tensor):
+        return [x]
+    return [tensor for part in _members(x).values() for tensor in _tensors(part)]
 
 
 def _copy(x: Any) -> Any:
     """Tensors of the same layout; settings as they are."""
     if isinstance(x, Tensor):
         return x.clone()
-    if _has_tensors(x):
-        return replace(x, **{f.name: getattr(x, f.name).clone() for f in fields(x)})
-    return x
+    if isinstance(x, dict):
+        return {name: _copy(part) for name, part in x.items()}
+    return replace(x, **{k: _copy(part) for k, part in _members(x).items()}) if _tensors(x) else x
+
+
+def _members(x: Any) -> Mapping[Any, Any]:
+    if isinstance(x, dict):
+        return x
+    if isinstance(x, list | tuple):
+        return dict(enumerate(x))
+    return {f.name: getattr(x, f.name) for f in fields(x)} if is_dataclass(x) else {}
 
 
 _streams: dict[int, torch.cuda.Stream] = {}

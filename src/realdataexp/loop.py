@@ -18,7 +18,7 @@ Axes: W worlds (block x replication), R replications, M models a world, A arms (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -32,7 +32,7 @@ from realdataexp.graphs import Graphs
 from realdataexp.learner import Learner
 from realdataexp.models import Batch
 from realdataexp.optimizers import OptimizerSettings
-from realdataexp.worlds.base import Slate, Visits, World, chosen, own_rows
+from realdataexp.worlds.base import Slate, Visits, World, own_rows
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ class Lesson:
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors by name."""
-        batch = {f"batch.{f.name}": getattr(self.batch, f.name) for f in fields(Batch)}
         own = {"step": torch.tensor(self.step), "weight": self.weight_SB, "y": self.y_SBL}
-        return own | batch
+        return own | {f"batch.{name}": x for name, x in self.batch.state().items()}
 
     @classmethod
     def of_state(cls, tensors: Mapping[str, Tensor], to: torch.device) -> Lesson:
         """The lesson whose state this is, on a device."""
-        batch = Batch(*(tensors[f"batch.{f.name}"].to(to) for f in fields(Batch)))
+        shown = {k.removeprefix("batch."): x for k, x in tensors.items() if k.startswith("batch.")}
+        batch = Batch.of_state(shown).map(lambda x: x.to(to))
         return cls(int(tensors["step"]), batch, tensors["weight"].to(to), tensors["y"].to(to))
 
 
@@ -251,7 +251,7 @@ class Loop:
         choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
         y_WBL = self.world.feedback(visits, slate, choice_WB)
         weight_SB = self._weights(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
-        batch = chosen(slate, choice_WB)[self._world_S]
+        batch = slate.batch.chosen(choice_WB)[self._world_S]
         y_SBL = y_WBL[self._world_S][..., : len(self.labels)]
         lesson = Lesson(visits.step, batch, weight_SB, y_SBL)
         loss_SL = self._learn(lesson, visits)

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.svm import SVC
-from support import Setting, diagnostics, make_context, make_visits, started
+from support import Setting, batch_of, diagnostics, make_context, make_visits, started
 from torch import Tensor, nn
 
 from realdataexp import draws
@@ -49,7 +49,7 @@ def items(step: int, R: int = 3, B: int = 64, noise: float = 0.0) -> tuple[Batch
     x_RBD = draws.uniform(key, B * 6).view(R, B, 6).float()
     tag_RB2 = torch.stack([(3 * x_RBD[..., 3]).int(), (3 * x_RBD[..., 4]).int()], dim=-1)
     has_two_RB = (tag_RB2[..., 0] != tag_RB2[..., 1]).float()
-    batch = Batch(
+    batch = batch_of(
         x_RBD[..., :1],
         (2 * x_RBD[..., 2:3]).int(),
         torch.ones(R, B, 1),
@@ -164,7 +164,7 @@ def test_a_refitted_g_of_few_features_gets_their_columns_alone():
     x_ND, on_B = design.state()["1.x"], items(0)[2][1]
     batch = items(0)[0]
     assert x_ND.shape[1] == 1 + 3
-    assert torch.equal(x_ND[:, 0], batch.video_num_SBCD[1, on_B, 0, 1])
+    assert torch.equal(x_ND[:, 0], batch.candidate["video_num"][1, on_B, 0, 1])
     assert torch.equal(x_ND[:, 1:], joined(batch, 1)[on_B, -3:])
 
 
@@ -182,10 +182,10 @@ def test_a_feature_that_models_do_not_see_is_one_clear_line():
 
 def joined(batch: Batch, r: int) -> Tensor:
     """A world's rows as plain numbers, categories counted: B, D."""
-    degree = F.one_hot(batch.user_cat_SBK[r].long(), 2) * batch.user_weight_SBK[r].unsqueeze(-1)
-    tag = F.one_hot(batch.video_cat_SBCK[r, :, 0].long(), 3)
-    tag = tag * batch.video_weight_SBCK[r, :, 0].unsqueeze(-1)
-    parts = [batch.user_num_SBD[r], batch.video_num_SBCD[r, :, 0], degree.sum(1), tag.sum(1)]
+    user, video = batch[r : r + 1].side("user"), batch[r : r + 1].side("video")
+    degree = F.one_hot(user.cat[0].long(), 2) * user.weight[0].unsqueeze(-1)
+    tag = F.one_hot(video.cat[0].long(), 3) * video.weight[0].unsqueeze(-1)
+    parts = [user.num[0], video.num[0], degree.sum(1), tag.sum(1)]
     return torch.cat(parts, dim=1)
 
 

@@ -16,7 +16,6 @@ from realdataexp.designs.weighting import Weighting, classifier_figures
 from realdataexp.errors import InputError, RunError
 from realdataexp.models import Batch
 from realdataexp.runs.experiment import check_experiment
-from realdataexp.worlds.base import chosen
 
 P = 0.25
 G_RB = torch.tensor([[0.1, 0.25, 0.8], [0.5, 0.9, 0.25]])
@@ -72,9 +71,9 @@ def test_g_judges_the_collected_items_first_and_learns_their_arms_then():
     assert [c[0] for c in g.calls] == ["predict", "learn"]
     z_RB = torch.tensor(ARMS)
     choice_RB = torch.where(z_RB, made.pick_RAB[:, 1], made.pick_RAB[:, 0])
-    expected = chosen(made.slate, choice_RB).video_num_SBCD
-    assert torch.equal(g.calls[0][1].video_num_SBCD, expected)
-    assert torch.equal(g.calls[1][1].video_num_SBCD, expected)
+    expected = made.slate.batch.chosen(choice_RB).candidate["video_num"]
+    assert torch.equal(g.calls[0][1].candidate["video_num"], expected)
+    assert torch.equal(g.calls[1][1].candidate["video_num"], expected)
     assert torch.equal(g.calls[1][2], z_RB)
     assert g.calls[1][3].tolist() == [[True, True, False]] * 2
     assert g.calls[1][4] == 7

@@ -24,6 +24,7 @@ from support import (
     FALSE_FAIL_RATE,
     POOLING,
     Setting,
+    batch_of,
     label,
     make_context,
     make_visits,
@@ -70,7 +71,7 @@ def toy(is_alike: bool) -> tuple[Outcome, Tensor, Tensor]:
     score_RABC = torch.stack([x_RBCD[..., 0], x_RBCD[..., 1]], dim=1).float()
     pick_RAB = score_RABC.argmax(-1)
     none = torch.zeros(R, B, 0)
-    batch = Batch(none, none, none, x_RBCD.float(), *[torch.zeros(R, B, C, 0)] * 2)
+    batch = batch_of(none, none, none, x_RBCD.float(), *[torch.zeros(R, B, C, 0)] * 2)
     item_RBC = torch.arange(R * B * C).view(R, B, C)
     slate = Slate(item_RBC, item_RBC, torch.ones(R, B, C, dtype=torch.bool), batch)
     visits = make_visits(0, range(R), torch.zeros(R, B, dtype=torch.int64))
@@ -91,7 +92,7 @@ class Truth:
     """A G that is told E[Z|X] of the world in which all candidates are alike."""
 
     def predict(self, batch: Batch) -> Tensor:
-        log_x_RBD = batch.video_num_SBCD[:, :, 0].log()
+        log_x_RBD = batch.candidate["video_num"][:, :, 0].log()
         odds_RB = (C - 1) * (log_x_RBD[..., 1] - log_x_RBD[..., 0]) + math.log(P / (1 - P))
         return odds_RB.sigmoid()
 

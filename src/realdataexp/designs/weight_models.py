@@ -215,15 +215,13 @@ class RefittedClassifier(ABC):
 
     def _rows(self, batch: Batch) -> np.ndarray:
         """Numbers and one-hot categories of each visit's user and item: R, B, D."""
-        schema = self._context.schema
-        parts = [batch.user_num_SBD, batch.video_num_SBCD[:, :, 0]]
-        for side, cat, weight in (
-            (schema.user, batch.user_cat_SBK, batch.user_weight_SBK),
-            (schema.video, batch.video_cat_SBCK[:, :, 0], batch.video_weight_SBCK[:, :, 0]),
-        ):
+        numbers, one_hots = [], []
+        for name, _, side in self._context.schema.sides():
+            num, cat, weight = batch.side(name)
             one_hot = torch.zeros(*cat.shape[:2], side.n_ids, device=cat.device)
-            parts.append(one_hot.scatter_add_(2, cat.long(), weight))
-        return torch.cat(parts, dim=-1).cpu().numpy()
+            numbers.append(num)
+            one_hots.append(one_hot.scatter_add_(2, cat.long(), weight))
+        return torch.cat([*numbers, *one_hots], dim=-1).cpu().numpy()
 
     def state(self) -> dict[str, Tensor]:
         """The rows in memory, and from which of them and when the fit in use was made."""

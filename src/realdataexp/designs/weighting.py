@@ -27,7 +27,6 @@ from realdataexp.errors import RunError, did_you_mean
 from realdataexp.models.base import restore
 from realdataexp.options import LARGEST, MOST, show
 from realdataexp.registry import find, is_outside
-from realdataexp.worlds.base import chosen
 
 
 class Weighting(Design, WeightModelOptions):
@@ -93,7 +92,7 @@ class Weighting(Design, WeightModelOptions):
         """G(x) / p and (1 - G(x)) / (1 - p); then G learns from the step (Algorithm 1)."""
         p, visits = outcome.p, outcome.visits
         pick_RAB, z_RB = outcome.pick_RAB, outcome.is_treated_RB
-        batch = chosen(outcome.slate, torch.where(z_RB, pick_RAB[:, 1], pick_RAB[:, 0]))
+        batch = outcome.slate.batch.chosen(torch.where(z_RB, pick_RAB[:, 1], pick_RAB[:, 0]))
         if self.features is not None:
             batch = batch.select(self._context.schema, self.features)
         is_visit_RB = outcome.slate.is_candidate_WBC.any(-1)

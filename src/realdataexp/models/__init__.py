@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from realdataexp.models.base import Batch, FeatureSchema, SideSchema, StackedModel
+from realdataexp.models.base import StackedModel
+from realdataexp.models.batch import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.losses import LabelScale, Loss
 from realdataexp.models.mlp import MLP
 from realdataexp.models.module import ModuleStack
@@ -21,6 +22,7 @@ __all__ = [
     "MLP",
     "Batch",
     "FeatureSchema",
+    "Input",
     "LabelScale",
     "Loss",
     "ModuleStack",

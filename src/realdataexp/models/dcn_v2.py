@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import (
     DeepParams,
     FieldEmbeddings,
@@ -88,7 +88,7 @@ class DCNv2:
         self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
     ) -> Tensor:
         """Raw outputs of shape S, B, C, O."""
-        numbers = [to_rows(batch.user_num_SBD, batch.shape[2]), batch.video_num_SBCD.flatten(1, 2)]
+        numbers = [to_rows(batch.side("user").num, batch.shape[2]), batch.side("video").num]
         start_SND = torch.cat([*numbers, *self.embeddings.forward(params, batch)], dim=-1)
         x_SND = start_SND
         for i in range(self.options.n_cross_layers):

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import DeepParams, FieldEmbeddings, SplitLayer, Tower, nest, within
 from realdataexp.options import Width, Widths, check
 
@@ -54,12 +54,10 @@ class DLRM:
         dim = self.options.embedding_dim
         # so that the dot of two embeddings starts with the variance 1
         self.embeddings = FieldEmbeddings(schema, dim, sd=dim**-0.25)
-        numbers = FeatureSchema(
-            *(
-                replace(side, fields=(), n_ids=0, first_ids=())
-                for side in (schema.user, schema.video)
-            )
+        user, video = (
+            replace(side, fields=(), n_ids=0, first_ids=()) for side in (schema.user, schema.video)
         )
+        numbers = FeatureSchema(user, video)
         widths = [*self.options.bottom_layers, dim]
         self.first = SplitLayer(numbers, widths[0], embedding_dim=None)
         self.bottom = Tower(widths, self.options, activates_input=True)

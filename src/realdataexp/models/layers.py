@@ -21,7 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.models.base import Batch, FeatureSchema, SideSchema
+from realdataexp.models.batch import Batch, FeatureSchema, Side, SideSchema
 from realdataexp.options import NestedFaults, Options, Widths
 
 _MOST_ONE_HOT = 64  # categories; with 4,096 rows and 128 units 400 take four times a look-up's time
@@ -111,16 +111,7 @@ class SplitLayer:
     def forward(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """The layer's sums S, N, H; while scoring in memory of their own."""
         _, B, C = batch.shape
-        user = self._terms(
-            "user", params, batch.user_num_SBD, batch.user_cat_SBK, batch.user_weight_SBK
-        )
-        video = self._terms(
-            "video",
-            params,
-            batch.video_num_SBCD.flatten(1, 2),
-            batch.video_cat_SBCK.flatten(1, 2),
-            batch.video_weight_SBCK.flatten(1, 2),
-        )
+        user, video = (self._terms(name, params, batch.side(name)) for name in self.sides)
         bias_S1H = params["bias_0"].unsqueeze(1)
         if C == 1 and torch.is_grad_enabled():
             both = _Terms(*(a + b for a, b in zip(user, video, strict=True)))
@@ -130,27 +121,20 @@ class SplitLayer:
             return user_SBH.unsqueeze(2).repeat(1, 1, C, 1).flatten(1, 2)
         return _add(_sum(video), user_SBH, B, C)
 
-    def _terms(
-        self,
-        name: str,
-        params: Mapping[str, Tensor],
-        num_SND: Tensor,
-        cat_SNK: Tensor,
-        weight_SNK: Tensor,
-    ) -> _Terms:
+    def _terms(self, name: str, params: Mapping[str, Tensor], rows: Side) -> _Terms:
         """One side's share of the sum.
 
         With no more categories than rows, each category's embedding is multiplied with the layer
         once, and the products are looked up; but where learning has few categories, it multiplies
         them with the rows' one-hot columns, whose gradient costs less than that of a look-up.
         """
-        side = self.sides[name]
+        side, cat_SNK, weight_SNK = self.sides[name], rows.cat, rows.weight
         terms, weight_SDH = _Terms([], [], []), params.get(f"{name}_weight")
         if weight_SDH is not None:
             numbers_SDH, embedded_SDH = weight_SDH.tensor_split([side.n_numerical], dim=1)
         is_one_hot, is_small = self.embedding_dim is None, side.n_ids <= cat_SNK.shape[1]
         if side.n_numerical:
-            terms.add(num_SND, numbers_SDH)
+            terms.add(rows.num, numbers_SDH)
         if side.fields and (is_one_hot or is_small):
             table_SVH = (
                 params[f"{name}_one_hot"]
@@ -285,14 +269,11 @@ class FieldEmbeddings:
     def forward(self, params: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
         """S, N, E for each field of the user, then of the video."""
         vectors = []
-        if self.sides["user"].fields:
-            table, side = params["user_embedding"], self.sides["user"]
-            of_user = embed(table, side, batch.user_cat_SBK, batch.user_weight_SBK)
-            vectors += [to_rows(x_SBE, batch.shape[2]) for x_SBE in of_user]
-        if self.sides["video"].fields:
-            table, side = params["video_embedding"], self.sides["video"]
-            cat, weight = batch.video_cat_SBCK.flatten(1, 2), batch.video_weight_SBCK.flatten(1, 2)
-            vectors += embed(table, side, cat, weight)
+        for name, side in self.sides.items():
+            if side.fields:
+                _, cat, weight = batch.side(name)
+                own = embed(params[f"{name}_embedding"], side, cat, weight)
+                vectors += own if name == "video" else [to_rows(x, batch.shape[2]) for x in own]
         return vectors
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import SplitLayer
 from realdataexp.options import Options, check
 

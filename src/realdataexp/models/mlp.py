@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import DeepParams, SplitLayer, Tower
 from realdataexp.options import Width, check
 

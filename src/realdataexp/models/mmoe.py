@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import DeepParams, SplitLayer, Tower, nest, within
 from realdataexp.options import Depth, Options, Text, Width, Widths, check
 

@@ -18,7 +18,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from realdataexp.components import Unfit, reason
 from realdataexp.contracts import FLOATS, fit
 from realdataexp.errors import InputError
-from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.batch import Batch, FeatureSchema
+from realdataexp.models.layers import to_rows
 
 
 class ModuleStack:
@@ -115,14 +116,11 @@ class ModuleStack:
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Joined user and video rows: num S, N, D and cat S, N, K."""
-        S, B, C = batch.shape
         n_user, n_ids = self.schema.user.n_ids, self.schema.user.n_ids + self.schema.video.n_ids
-
-        def pair(user_SBX: Tensor, video_SBCX: Tensor) -> Tensor:
-            user = user_SBX.unsqueeze(2).expand(S, B, C, -1)
-            return torch.cat([user, video_SBCX], dim=-1).reshape(S, B * C, -1)
-
-        num = pair(batch.user_num_SBD, batch.video_num_SBCD)
-        cat = pair(batch.user_cat_SBK, batch.video_cat_SBCK + n_user)
-        weight = pair(batch.user_weight_SBK, batch.video_weight_SBCK)
+        user, video = batch.side("user"), batch.side("video")
+        video = video._replace(cat=video.cat + n_user)
+        num, cat, weight = (
+            torch.cat([to_rows(u, batch.shape[2]), v], dim=-1)
+            for u, v in zip(user, video, strict=True)
+        )
         return num, torch.where(weight > 0, cat, n_ids)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from realdataexp.components import Unfit, calling
 from realdataexp.contracts import FLOATS, check_values, described, fit, unchanged
-from realdataexp.models.base import Batch, StackedModel
+from realdataexp.models.base import StackedModel
+from realdataexp.models.batch import Batch
 from realdataexp.models.losses import LabelScale, Loss
 
 _METHODS = ("floats_per_row", "init", "forward")
@@ -73,11 +74,11 @@ class OutsideModel:
         self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
     ) -> Tensor:
         """See StackedModel."""
-        with calling(self.who, "forward()"), unchanged(vars(batch)):
+        with calling(self.who, "forward()"), unchanged(batch.tensors):
             raw = self._model.forward(params, batch, dropout_key_S)
             shape = (*batch.shape, self._n_outputs)
             axes = "networks, visits, candidates, outputs"
-            raw_SBCO = fit(raw, FLOATS, shape, axes, batch.video_num_SBCD)
+            raw_SBCO = fit(raw, FLOATS, shape, axes, batch.candidate["video_num"])
             if not raw_SBCO.requires_grad and any(p.requires_grad for p in params.values()):
                 raise Unfit(
                     f"returned {described(raw_SBCO)} that does not depend on the parameters, so "

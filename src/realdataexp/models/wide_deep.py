@@ -15,7 +15,7 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.errors import InputError
-from realdataexp.models.base import Batch, FeatureSchema
+from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import (
     DeepParams,
     SplitLayer,
@@ -123,11 +123,9 @@ class WideDeep:
 
     def _crossed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids and weights of each row's crossed slots: two of S, N, K."""
-        C = batch.shape[2]
-        user, video = batch.user_cat_SBK, batch.video_cat_SBCK.flatten(1, 2)
-        cat_SNK = torch.cat([to_rows(user, C), video], dim=-1)
-        user, video = batch.user_weight_SBK, batch.video_weight_SBCK.flatten(1, 2)
-        weight_SNK = torch.cat([to_rows(user, C), video], dim=-1)
+        user, video, C = batch.side("user"), batch.side("video"), batch.shape[2]
+        cat_SNK = torch.cat([to_rows(user.cat, C), video.cat], dim=-1)
+        weight_SNK = torch.cat([to_rows(user.weight, C), video.weight], dim=-1)
         ids, weights, n = [], [], self.options.cross_buckets
         for pair, slots in enumerate(self.crossed_slots):
             left_SNJ1, right_SN1J = _each_with_each(cat_SNK, *slots)

@@ -181,7 +181,8 @@ def feature_schema(config: Config) -> FeatureSchema:
             sides[_side_of(name, config)][i].append(name)
     if config.feature.missing_indicator:
         sides = {side: (2 * numbers, names) for side, (numbers, names) in sides.items()}
-    return FeatureSchema(*(_side(*sides[x], _n_videos(config)) for x in ("user", "video")))
+    user, video = (_side(*sides[x], _n_videos(config)) for x in ("user", "video"))
+    return FeatureSchema(user, video)
 
 
 def _side_of(name: str, config: Config) -> str:
@@ -253,4 +254,5 @@ def _with_levels(features: FeatureSchema, n: int) -> tuple[FeatureSchema, int]:
         first_ids = tuple((2 + n) * i for i in range(len(side.fields)))
         n_ids = (2 + n) * len(side.fields)
         sides.append(SideSchema(side.n_numerical, side.fields, n_ids, side.numerical, first_ids))
-    return FeatureSchema(*sides), sum(side.n_ids for side in sides)
+    user, video = sides
+    return FeatureSchema(user, video), user.n_ids + video.n_ids

@@ -20,9 +20,9 @@ from realdataexp.designs.base import Context, Outcome
 from realdataexp.heads import Head
 from realdataexp.learner import Learner
 from realdataexp.loop import Block
-from realdataexp.models import Batch, OutsideModel, StackedModel
+from realdataexp.models import OutsideModel, StackedModel
 from realdataexp.optimizers import OptimizerSettings
-from realdataexp.worlds.base import Environment, Slate, Visits, WorldSettings, chosen
+from realdataexp.worlds.base import Environment, Slate, Visits, WorldSettings
 
 _REPLICATIONS, _VISITS = 2, 8
 
@@ -156,7 +156,7 @@ class Rehearsal:
         choice_RB = score_RABC[:, 0].argmax(-1)
         weight_RB, key_R = torch.ones_like(y_RBK[..., 0]), draws.key(0, "x", visits.replication_R)
         with calling(blamed[0], "its gradient"):
-            learner.update(chosen(slate, choice_RB), y_RBK, weight_RB, optimizer, key_R)
+            learner.update(slate.batch.chosen(choice_RB), y_RBK, weight_RB, optimizer, key_R)
             if int(learner.n_skipped_S.sum()):
                 raise Unfit("is not finite at the start: look for a division, root or logarithm")
 
@@ -168,7 +168,7 @@ class Rehearsal:
         """
         model, batch = learner.model, slate.batch
         n_first = max(1, batch.shape[1] // 2)
-        first = Batch(*(x[:, :n_first] for x in vars(batch).values()))
+        first = batch.visits(slice(n_first))
         with torch.no_grad(), self.context.device.autocast():
             raw_RBCO = model.forward(learner.params, batch, None).float()
             alone_RBCO = model.forward(learner.params, first, None).float()

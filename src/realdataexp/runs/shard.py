@@ -6,7 +6,7 @@ Axes: S stacked networks, R replications, K labels with a model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from realdataexp.designs import Design, OutsideDesign
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, Step, n_networks
 from realdataexp.metrics import Figures
-from realdataexp.models import Batch
 from realdataexp.runs.setup import Setup
 from realdataexp.runs.validation import Validator
 from realdataexp.worlds.base import World, WorldSettings, start_of
@@ -196,18 +195,17 @@ class Shard:
         shapes: dict[str, tuple[int, ...]] = {
             "step": (), "weight": (S, B), "y": (S, B, len(self._setup.labels)),
         }  # fmt: skip
-        for field in fields(Batch):
-            x = getattr(self._validator.batch, field.name)
-            shapes[f"batch.{field.name}"] = (S, B, *[1] * (x.dim() - 3), x.shape[-1])
+        inputs = self._setup.environment.schema.inputs
+        for name, x in inputs.items():
+            shapes[f"batch.{x.axis}.{name}"] = (S, B, *[1] * (x.axis == "candidate"), *x.shape)
         wanted = {"n_waiting": ()} | {
             f"{i}.{k}": shape for i in range(n_waiting) for k, shape in shapes.items()
         }
         if {name: tuple(tensor.shape) for name, tensor in saved.items()} != wanted:
             raise ValueError("loop: the outcomes that wait for training are others")
-        schema = self._setup.environment.schema
-        n_ids = {"user_cat_SBK": schema.user.n_ids, "video_cat_SBCK": schema.video.n_ids}
         for name, tensor in saved.items():
-            n = n_ids.get(name.rpartition(".")[2])
+            own = inputs.get(name.rpartition(".")[2])
+            n = None if own is None else own.n_ids
             if n is not None and not bool(((tensor >= 0) & (tensor < n)).all()):
                 raise ValueError(f"loop: {name} holds ids of no category")
 

@@ -92,11 +92,6 @@ class Validator:
             self.n_users,
         )
 
-    @property
-    def batch(self) -> Batch:
-        """The inputs of all starts' samples: S = X."""
-        return self._padded.batch
-
     def look(self, learners: Sequence[Learner], start_S: Tensor) -> Look:
         """Have all networks predict.
 
@@ -106,7 +101,7 @@ class Validator:
         """
         predictions, losses = [], []
         for learner, places in zip(learners, self.labels_of, strict=True):
-            batch, y_XBCK = self.batch, self._padded.y_BCL[..., list(places)]
+            batch, y_XBCK = self._padded.batch, self._padded.y_BCL[..., list(places)]
             if self.n_starts == 1:  # all see the same: no copies
                 n = learner.n_networks
                 found = learner.evaluate(batch.expand(n), y_XBCK.expand(n, -1, -1, -1))

@@ -140,18 +140,6 @@ class HeldOut:
             y_BCL[-n_more:], is_candidate_BC[-n_more:] = torch.nan, False
         return HeldOut(self.batch.visits(place_B), y_BCL, is_candidate_BC, self.n_users)
 
-    def rows(self) -> tuple[Batch, Tensor]:
-        """The candidates one by one: inputs (S = 1, C = 1) and labels N, L."""
-        b = self.batch
-        place_N = torch.nonzero(self.is_candidate_BC.flatten()).flatten()
-        visit_N = place_N // self.is_candidate_BC.shape[1]
-        user = [x[:, visit_N] for x in (b.user_num_SBD, b.user_cat_SBK, b.user_weight_SBK)]
-        video = [
-            x.flatten(1, 2)[:, place_N].unsqueeze(2)
-            for x in (b.video_num_SBCD, b.video_cat_SBCK, b.video_weight_SBCK)
-        ]
-        return Batch(*user, *video), self.y_BCL.flatten(0, 1)[place_N]
-
 
 class RowSource(Protocol):
     """Rows with known labels, to train on."""
@@ -255,25 +243,3 @@ class World(Protocol):
 def start_of(replication: _Numbers, n_starts: int) -> _Numbers:
     """The start that a replication begins from; it does not depend on how many replications run."""
     return replication % n_starts
-
-
-def chosen(slate: Slate, choice_WB: Tensor) -> Batch:
-    """The chosen candidates' features, S = W, C = 1."""
-    b, blocks = slate.batch, choice_WB.split(slate.batch.shape[0])
-
-    def at(x_SBCX: Tensor) -> Tensor:
-        index = [c[..., None, None].expand(-1, -1, 1, x_SBCX.shape[-1]) for c in blocks]
-        parts = [x_SBCX.gather(2, i) for i in index]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def again(x_SBX: Tensor) -> Tensor:
-        return x_SBX if len(blocks) == 1 else x_SBX.repeat(len(blocks), 1, 1)
-
-    return Batch(
-        again(b.user_num_SBD),
-        again(b.user_cat_SBK),
-        again(b.user_weight_SBK),
-        at(b.video_num_SBCD),
-        at(b.video_cat_SBCK),
-        at(b.video_weight_SBCK),
-    )

@@ -53,16 +53,22 @@ class FeatureStore:
 
     def __init__(self, features: Features, device: Device) -> None:
         self.schema = schema_of(features)
+        inputs = self.schema.inputs
         self._user, self._video = (
-            [device.tensor(x) for x in (t.num_XD, t.cat_XK, t.weight_XK)]
-            for t in (features.user, features.video)
+            {
+                f"{side}_{block}": device.tensor(x)
+                for block, x in (("num", t.num_XD), ("cat", t.cat_XK), ("weight", t.weight_XK))
+                if f"{side}_{block}" in inputs
+            }
+            for side, t in (("user", features.user), ("video", features.video))
         )
 
     def batch(self, user_SB: Tensor, video_SBC: Tensor) -> Batch:
         """Inputs for users (rows of the user table) and C videos for each."""
-        parts = [_rows(table, user_SB) for table in self._user]
-        parts += [_rows(table, video_SBC) for table in self._video]
-        return Batch(*parts)
+        return Batch(
+            visit={name: _rows(block, user_SB) for name, block in self._user.items()},
+            candidate={name: _rows(block, video_SBC) for name, block in self._video.items()},
+        )
 
 
 def _add_features(

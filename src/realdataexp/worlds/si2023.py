@@ -30,7 +30,7 @@ from realdataexp.config import Si2023Config
 from realdataexp.device import Device
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
-from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings, chosen
+from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings
 
 OUTCOMES = ("stay_time", "finish", "short_video")
 _SHORT, _LONG = 0, 1
@@ -101,16 +101,7 @@ class Platform:
 
 def _batch(video_SBCE: Tensor) -> Batch:
     """Inputs of networks: everything is on the video's side."""
-    S, B, C, _ = video_SBCE.shape
-    empty = video_SBCE.new_empty
-    return Batch(
-        empty(S, B, 0),
-        empty(S, B, 0, dtype=torch.int32),
-        empty(S, B, 0),
-        video_SBCE,
-        empty(S, B, C, 0, dtype=torch.int32),
-        empty(S, B, C, 0),
-    )
+    return Batch(candidate={"video_num": video_SBCE})
 
 
 class RandomRows:
@@ -200,7 +191,7 @@ class Si2023World:
 
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """What the watcher of the chosen video does: W, B, L; the same luck in all designs."""
-        video_WBE = chosen(slate, choice_WB).video_num_SBCD[:, :, 0]
+        video_WBE = slate.batch.chosen(choice_WB).candidate["video_num"][:, :, 0]
         u_RB2 = self._uniform("feedback", visits.step, (self._settings.batch_size, 2))
         u_WB2 = u_RB2.repeat(self._settings.n_blocks, 1, 1)
         return self._platform.outcomes(video_WBE, u_WB2).index_select(-1, self._column_L)
@@ -248,7 +239,7 @@ class Si2023Environment:
         """New users with random videos."""
         n = n_visits * n_candidates
         batch, y_L = self._rows("si2023 held out", n, targets, start).read(np.arange(n))
-        video_BCE = batch.video_num_SBCD.view(1, n_visits, n_candidates, -1)
+        video_BCE = batch.candidate["video_num"].view(1, n_visits, n_candidates, -1)
         y_BCL = torch.stack(y_L, dim=-1).view(n_visits, n_candidates, -1)
         is_candidate_BC = torch.ones_like(y_BCL[..., 0], dtype=torch.bool)
         return HeldOut(_batch(video_BCE), y_BCL, is_candidate_BC, n_visits)
