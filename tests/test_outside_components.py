@@ -208,7 +208,7 @@ MODELS = {
     "Buffered": ["Buffered keeps buffers", "(offset)"],
     "DoubleParameters": ["float64", "wanted a float32 tensor"],
     "Idle": ["is neither a torch.nn.Module nor a StackedModel", "init, forward"],
-    "WritingStack": ["changed its input video_num_SBCD in place", "clone"],
+    "WritingStack": ["changed its input video_num in place", "clone"],
     "a_function": ["is not a class of models"],
     "A_NUMBER": ["is not a class of models"],
 }

@@ -610,7 +610,7 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a user twice": (set_all("world.eligible", 0), "world"),
     "more visits than rows": (set_all("world.n_visits", 2**20), "world"),
     "slots below 0": (set_all("world.slot", -1), "world"),
-    "an id of no category": (fill("loop.0.batch.user_cat", 2**30), "no category"),
+    "an id of no category": (fill("loop.0.batch.visit.user_cat", 2**30), "no category"),
     "a look to come": (change_state(lambda s: s.update(n_steps_at_look=11)), "is of step 10"),
     "steps to come": (change_state(lambda s: s.update(n_steps_done=10**9)), "is of step"),
     "another phase": (change_state(lambda s: s.update(phase="pretrain")), "is of step 10"),
@@ -630,7 +630,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "NaN weight of G": (fill("design.0.params.", float("nan")), "not finite"),
     "shape of a weight": (reshape("network.0.params."), "instead of"),
     "shape of a count": (reshape("n_updates"), "instead of"),
-    "shape of a lesson": (reshape("loop.0.batch.video_num"), "wait for training"),
+    "shape of a lesson": (reshape("loop.0.batch.candidate.video_num"), "wait for training"),
     "a lesson less": (
         change_tensors(lambda t: [t.pop(x) for x in [*t] if x.startswith("loop.0.y")]),
         "wait for training",
