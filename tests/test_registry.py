@@ -11,8 +11,7 @@ from typing import get_args
 import pytest
 
 from realdataexp.errors import InputError
-from realdataexp.models import LOSSES, build_loss, build_model
-from realdataexp.models.base import FeatureSchema, SideSchema
+from realdataexp.models import LOSSES, FeatureSchema, SideSchema, build_loss, build_model
 from realdataexp.registry import Kind, find, is_outside, names
 
 KINDS = get_args(Kind)
