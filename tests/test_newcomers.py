@@ -97,6 +97,22 @@ class Base:
         restore(self.state(), tensors)
 '''
 
+METRIC = """
+from realdataexp.metrics import Metric
+
+
+def _median_error(prediction_N, y_N):
+    return (prediction_N - y_N).abs().median()
+
+
+median_error = Metric(
+    is_higher_better=False,
+    reading="median |prediction - truth|, in the label's units",
+    types=("numerical",),
+    compute=_median_error,
+)
+"""
+
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
@@ -189,6 +205,67 @@ def test_two_interval_methods_of_one_name_in_tables_are_refused(small_settings: 
     for methods in (["a:mine", "b:mine"], ["my_intervals:welch", "welch"]):
         with pytest.raises(InputError, match="stands for two methods in tables"):
             load_config(small(small_settings, ["pooling"], intervals=methods))
+
+
+# --- a validation metric ---------------------------------------------------------------------
+
+
+def test_a_metric_of_one_s_own_is_recorded_and_may_be_what_the_best_is_best_by(
+    write: Write, small_settings: Settings, tmp_path: Path
+) -> None:
+    assert lines(METRIC) <= 20
+    write("new_metrics", METRIC)
+    config = small(small_settings, ["pooling"], starts=2)
+    config["validation"] = {
+        "metrics": ["new_metrics:median_error"], "primary_metric": "play_time.median_error",
+    }  # fmt: skip
+    folder = run(config, out=tmp_path / "run").folder
+    found = table(folder, "metrics").filter(pl.col("split") == "validation")
+    own = found.filter(pl.col("metric") == "median_error")
+    others = found.filter(pl.col("metric") == "mae", pl.col("label") == "play_time")
+    assert own["label"].unique().to_list() == ["play_time"] and own.height == others.height
+    both = own.join(others, on=["step", "phase", "design", "world", "model"], suffix="_mae")
+    assert both.height == own.height and both["n"].equals(both["n_mae"])
+    assert bool((both["value"] < both["value_mae"]).all())  # play time is skewed
+    index = json.loads((folder / "checkpoints" / "index.json").read_text())
+    assert index["primary_metric"] == "play_time.median_error"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mine = 3\n", "is no realdataexp.metrics.Metric with a compute"),
+        ("mine = Metric(True, compute=lambda x, y: 1 / 0)\n", "compute() raised ZeroDivisionError"),
+        ("mine = Metric(True, compute=lambda x, y: x)\n", "compute() returned a float64 tensor"),
+    ],
+)
+def test_what_is_no_metric_is_one_line_before_the_run(
+    text: str, said: str, write: Write, small_settings: Settings
+) -> None:
+    name = f"odd_metrics_{abs(hash(text))}"
+    write(name, f"from realdataexp.metrics import Metric\n{text}")
+    config = small(small_settings, ["pooling"]) | {"validation": {"metrics": [f"{name}:mine"]}}
+    with pytest.raises(InputError) as caught:
+        set_up(load_config(config), Warnings())
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"validation.metrics.0 = '{name}:mine': ") and said in line
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (["auc"], "auc is computed for every label that it fits: leave it out"),
+        (["mine:auc"], "auc stands for two metrics in tables"),
+        (["a:mine", "b:mine"], "mine stands for two metrics in tables"),
+        (["median"], "unknown metric"),
+    ],
+)
+def test_metrics_that_tables_cannot_tell_apart_are_refused(
+    metrics: list[str], said: str, small_settings: Settings
+) -> None:
+    config = small(small_settings, ["pooling"]) | {"validation": {"metrics": metrics}}
+    with pytest.raises(InputError, match=rf"validation\.metrics.*{said}"):
+        load_config(config)
 
 
 # --- a design with memory, a weight model ----------------------------------------------------

@@ -11,15 +11,21 @@ Axes: S stacked networks, N rows, X any leading axes, B visits, C candidates of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from realdataexp.components import Unfit, calling
+from realdataexp.contracts import described
 from realdataexp.device import WITHOUT_FLOAT64
+from realdataexp.errors import InputError
+from realdataexp.registry import find, names
 
 _N_BINS = 10
 _ELEMENTS = 1 << 19  # of predictions that are ranked at once
@@ -31,47 +37,68 @@ def for_metrics(x: Tensor) -> Tensor:
     return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
 
 
+_RANKING = "ranking"  # of a slate's candidates, whatever a label's type
+LABEL_TYPES = ("binary", "numerical", "categorical")
+
+
 @dataclass(frozen=True)
 class Metric:
-    """How to read a metric.
+    """How to read a metric, and how to compute one from outside the package.
 
     Attributes:
         is_higher_better: whether the best network has the highest value, or the lowest.
-        count: the name of the count that its value rests on.
         reading: its meaning in a line.
+        types: the types of labels whose predictions it judges.
+        count: the name of the count that its value rests on.
+        compute: (prediction_N, y_N) -> a number, of one network and the rows with a known label
+            and a finite prediction, in the label's units, float64; those of the package have none,
+            as several are computed at once.
     """
 
     is_higher_better: bool
-    count: str
-    reading: str
+    reading: str = ""
+    types: tuple[str, ...] = LABEL_TYPES
+    count: str = "n_rows"
+    compute: Callable[[Tensor, Tensor], Any] | None = None
 
 
-METRICS: dict[str, Metric] = {
-    "auc": Metric(
-        True, "n_rows", "chance that a positive is predicted above a negative; 0.5 is guessing"
-    ),
-    "accuracy": Metric(True, "n_rows", "share of rows on the right side of probability 0.5"),
-    "log_loss": Metric(
-        False, "n_rows", "mean -log of the probability of what happened; guessing 0.5 has 0.693"
-    ),
-    "calibration_error": Metric(
-        False, "n_rows", "mean gap between predicted probability and share of positives; 0 to 1"
-    ),
-    "log_mae": Metric(
-        False, "n_rows", "mean |log1p(prediction) - log1p(truth)|; 0.1 is about 10 % off"
-    ),
-    "mae": Metric(False, "n_rows", "mean |prediction - truth|, in the label's units"),
-    "relative_error": Metric(
-        False, "n_nonzero", "mean |prediction - truth| / |truth| where the truth is not 0"
-    ),
-    "spearman": Metric(
-        True, "n_rows", "correlation of the ranks of prediction and truth; 1 is the same order"
-    ),
-    "picked": Metric(True, "n_visits", "mean true outcome of the candidate with the highest score"),
-    "ndcg": Metric(
-        True, "n_ndcg", "how near the order of a slate is to the best one; 1 is the best order"
-    ),
-}
+AUC = Metric(
+    True, "chance that a positive is predicted above a negative; 0.5 is guessing", ("binary",)
+)
+ACCURACY = Metric(True, "share of rows on the right side of probability 0.5", ("binary",))
+LOG_LOSS = Metric(
+    False,
+    "mean -log of the probability of what happened; guessing 0.5 has 0.693",
+    ("binary",),
+)
+CALIBRATION_ERROR = Metric(
+    False, "mean gap between predicted probability and share of positives; 0 to 1", ("binary",)
+)
+LOG_MAE = Metric(
+    False, "mean |log1p(prediction) - log1p(truth)|; 0.1 is about 10 % off", ("numerical",)
+)
+MAE = Metric(False, "mean |prediction - truth|, in the label's units", ("numerical", "categorical"))
+RELATIVE_ERROR = Metric(
+    False,
+    "mean |prediction - truth| / |truth| where the truth is not 0",
+    ("numerical",),
+    "n_nonzero",
+)
+SPEARMAN = Metric(
+    True,
+    "correlation of the ranks of prediction and truth; 1 is the same order",
+    ("numerical", "categorical"),
+)
+PICKED = Metric(
+    True, "mean true outcome of the candidate with the highest score", (_RANKING,), "n_visits"
+)
+NDCG = Metric(
+    True,
+    "how near the order of a slate is to the best one; 1 is the best order",
+    (_RANKING,),
+    "n_ndcg",
+)
+METRICS: dict[str, Metric] = {name: find("metric", name, name) for name in names("metric")}
 
 
 @dataclass(frozen=True)
@@ -97,12 +124,27 @@ class Figures:
         return self.n_nonfinite + next(iter(self.counts.values()))
 
 
-def figures_of(label: str, found: dict[str, Tensor], loss_S: Tensor | None = None) -> Figures:
-    """The values and counts of what a function of this module returned, and the mean losses."""
+def figures_of(
+    label: str,
+    found: dict[str, Tensor],
+    loss_S: Tensor | None = None,
+    own: Mapping[str, Tensor] | None = None,
+) -> Figures:
+    """The values and counts of what a function of this module returned, and the mean losses.
+
+    Args:
+        label: whose.
+        found: of ``label_metrics`` or ``ranking_metrics``.
+        loss_S: each network's mean loss.
+        own: of ``own_metrics``.
+    """
     values = {name: value.cpu() for name, value in found.items() if name in METRICS}
     counts = {name: found[METRICS[name].count].cpu() for name in values}
+    by_rows = own or {}
     if loss_S is not None:
-        values[LOSS], counts[LOSS] = loss_S.cpu().double(), found["n_rows"].cpu()
+        by_rows = {LOSS: loss_S.double(), **by_rows}
+    values |= {name: value_S.cpu() for name, value_S in by_rows.items()}
+    counts |= {name: found["n_rows"].cpu() for name in by_rows}
     return Figures(label, values, counts, found["n_nonfinite"].cpu())
 
 
@@ -113,19 +155,22 @@ def joined(parts: Sequence[Figures]) -> Figures:
     return Figures(parts[0].label, values, counts, torch.cat([p.n_nonfinite for p in parts]))
 
 
-def metric_names(kind: str | None) -> tuple[str, ...]:
-    """The metrics of an outcome: of its rankings, and of its predictions by type (None: none)."""
-    of_labels = {
-        "binary": ("auc", "accuracy", "log_loss", "calibration_error"),
-        "numerical": ("log_mae", "mae", "relative_error", "spearman"),
-        "categorical": ("mae", "spearman"),
-    }
-    return ((LOSS, *of_labels[kind]) if kind else ()) + ("picked", "ndcg")
+def known_metrics(own: Mapping[str, Metric]) -> dict[str, Metric]:
+    """All metrics by their names in tables; ``own`` are from outside the package."""
+    return METRICS | {short_name(name): metric for name, metric in own.items()}
 
 
-def is_higher_better(metric: str) -> bool:
+def metric_names(kind: str | None, own: Mapping[str, Metric]) -> tuple[str, ...]:
+    """The metrics of an outcome: of its predictions by type (None: none), and of its rankings."""
+    known = known_metrics(own).items()
+    of_label = [name for name, metric in known if kind in metric.types]
+    of_ranking = [name for name, metric in known if _RANKING in metric.types]
+    return (*([LOSS, *of_label] if kind else []), *of_ranking)
+
+
+def is_higher_better(metric: str, own: Mapping[str, Metric]) -> bool:
     """Whether the best network has the highest value of a metric, or of the loss."""
-    return metric != LOSS and METRICS[metric].is_higher_better
+    return metric != LOSS and known_metrics(own)[metric].is_higher_better
 
 
 def binary_metrics(p_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
@@ -243,6 +288,73 @@ def label_metrics(kind: str, prediction_SN: Tensor, y_N: Tensor) -> dict[str, Te
         for s in range(0, S, size)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def find_metric(name: str, where: str) -> Metric:
+    """A metric from outside the package, asked about a few made-up predictions.
+
+    Raises:
+        InputError: there is none, it fails, or it returns what it must not; ``where`` is the
+            config path.
+    """
+    metric = find("metric", name, where)
+    if not isinstance(metric, Metric) or metric.compute is None:
+        raise InputError(f"{where} = {name!r}: is no realdataexp.metrics.Metric with a compute")
+    y_N = torch.arange(8, dtype=torch.float64) % 2
+    with calling(f"{where} = {name!r}", "compute()", InputError):
+        _own_value(metric, 0.1 + 0.8 * y_N.roll(1), y_N)
+    return metric
+
+
+def short_name(name: str) -> str:
+    """What tables call a metric."""
+    return name.rpartition(":")[2]
+
+
+def own_metrics(
+    own: Mapping[str, Metric], kind: str, prediction_SN: Tensor, y_N: Tensor
+) -> dict[str, Tensor]:
+    """The metrics from outside of a label's type, network by network; see ``label_metrics``.
+
+    Args:
+        own: by name, as the config names them.
+        kind: binary, numerical or categorical.
+        prediction_SN: in the label's units.
+        y_N: labels of all networks, or S, N.
+
+    Returns:
+        float64 S of each, by its name in tables; NaN where a network has no row to judge by.
+
+    Raises:
+        ComponentError: one fails, or returns what it must not.
+    """
+    chosen = {name: metric for name, metric in own.items() if kind in metric.types}
+    if not chosen:
+        return {}
+    prediction_SN, y_SN, used_SN, _ = _usable(prediction_SN, y_N)
+    found: dict[str, Tensor] = {}
+    for name, metric in chosen.items():
+        with calling(f"metric {name!r}", "compute()"):
+            values = [
+                _own_value(metric, prediction_N[used_N], y_N[used_N])
+                for prediction_N, y_N, used_N in zip(prediction_SN, y_SN, used_SN, strict=True)
+            ]
+        found[short_name(name)] = torch.tensor(values, dtype=torch.float64)
+    return found
+
+
+def _own_value(metric: Metric, prediction_N: Tensor, y_N: Tensor) -> float:
+    """One network's value; Unfit where it is no number."""
+    assert metric.compute is not None  # find_metric sees to it
+    if not len(y_N):
+        return math.nan
+    value = metric.compute(prediction_N, y_N)
+    is_number = isinstance(value, int | float) or (
+        isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+    )
+    if not is_number:
+        raise Unfit(f"returned {described(value)}; wanted one number")
+    return float(value)
 
 
 def ranking_metrics(

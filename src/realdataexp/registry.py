@@ -14,7 +14,9 @@ from typing import Any, Literal
 from realdataexp.components import calling, reason
 from realdataexp.errors import InputError, did_you_mean
 
-Kind = Literal["design", "weight model", "model", "loss", "world", "interval method", "tracker"]
+Kind = Literal[
+    "design", "weight model", "model", "loss", "world", "interval method", "metric", "tracker"
+]
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -70,6 +72,18 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "bootstrap": "realdataexp.stats.resampling:bootstrap",
         "randomisation": "realdataexp.stats.resampling:randomisation",
         "always_valid": "realdataexp.stats.sequential:always_valid",
+    },
+    "metric": {
+        "auc": "realdataexp.metrics:AUC",
+        "accuracy": "realdataexp.metrics:ACCURACY",
+        "log_loss": "realdataexp.metrics:LOG_LOSS",
+        "calibration_error": "realdataexp.metrics:CALIBRATION_ERROR",
+        "log_mae": "realdataexp.metrics:LOG_MAE",
+        "mae": "realdataexp.metrics:MAE",
+        "relative_error": "realdataexp.metrics:RELATIVE_ERROR",
+        "spearman": "realdataexp.metrics:SPEARMAN",
+        "picked": "realdataexp.metrics:PICKED",
+        "ndcg": "realdataexp.metrics:NDCG",
     },
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",

@@ -482,6 +482,24 @@ class ValidationConfig(Options):
         None, description="what the best checkpoint is best by, as label.metric; null: the first "
         "label's loss"
     )  # fmt: skip
+    metrics: Annotated[
+        tuple[Annotated[str, component_name("metric")], ...], Field(strict=False)
+    ] = Field(
+        (),
+        description="metrics of predictions of one's own, as package.module:Name; those of the "
+        "package are always computed",
+    )
     validation_batches: Count = Field(
         6, description="visits of a validation, at most, in batches of simulation.batch_size"
     )
+
+    @field_validator("metrics")
+    @classmethod
+    def _of_one_s_own(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        known = names("metric")
+        if always := [name for name in metrics if name in known]:
+            raise ValueError(f"{always[0]} is computed for every label that it fits: leave it out")
+        short = [*known, "loss", *(name.rpartition(":")[2] for name in metrics)]
+        if twice := repeated(short):
+            raise ValueError(f"{twice[0]} stands for two metrics in tables: rename one")
+        return metrics

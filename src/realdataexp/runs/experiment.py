@@ -321,4 +321,5 @@ def _validator(config: Config, setup: Setup, kinds: Sequence[str]) -> Validator:
         setup.arms,
         tuple(setup.outcomes),
         [network.labels for network in setup.networks],
+        setup.metrics,
     )

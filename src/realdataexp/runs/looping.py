@@ -186,8 +186,9 @@ class LoopPhase:
             models = [f"ranking of arm {'CT'[arm]}"] * len(found.n_nonfinite)
             self._log("validate", step, found, models)
         values = {name: float(torch.cat(x).nanmean()) for name, x in means.items()}
+        own = parts.setup.metrics
         return parts.checkpoints.improvements(
-            values, {name: is_higher_better(name.partition(".")[2]) for name in values}
+            values, {name: is_higher_better(name.partition(".")[2], own) for name in values}
         )
 
     def _log(self, part: str, step: int, found: Figures, models: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.heads import Head
 from realdataexp.loop import Block, LabelPolicy
-from realdataexp.metrics import LOSS, metric_names
+from realdataexp.metrics import LOSS, Metric, find_metric, metric_names
 from realdataexp.models import (
     LOSSES,
     LabelScale,
@@ -110,6 +110,7 @@ class Setup:
         labels: those with a model.
         networks: theirs, each of one label or of several.
         running: the designs of ``blocks``, started for all replications.
+        metrics: of predictions, from outside the package, by name.
         n_processes: over how many processes the loop's replications are spread.
         histories: each start's table U, L of users' mean outcomes before the test; None without
             returning users.
@@ -127,6 +128,7 @@ class Setup:
     context: Context
     running: tuple[Design | OutsideDesign, ...]
     n_processes: int
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def start_designs(self, replications: tuple[int, ...]) -> tuple[Design | OutsideDesign, ...]:
         """The designs, started for some of the replications."""
@@ -181,7 +183,8 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     models = [attempt(partial(_check_model, config, i)) for i in learned]
     groups = attempt(lambda: _groups(config, learned)) or []
     leakage = attempt(lambda: _leakage(config))
-    attempt(lambda: _check_primary_metric(config))
+    metrics = attempt(lambda: _own_metrics(config)) or {}
+    attempt(lambda: _check_primary_metric(config, metrics))
     attempt(lambda: _check_intervals(config))
     in_files = data_faults(config)
     faults += in_files
@@ -232,6 +235,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         context,
         started,
         n_processes,
+        metrics,
     )
 
 
@@ -391,12 +395,19 @@ def _check_intervals(config: Config) -> None:
         raise InputError(*faults)
 
 
-def _check_primary_metric(config: Config) -> None:
+def _own_metrics(config: Config) -> dict[str, Metric]:
+    """The metrics from outside the package, by name."""
+    where = "validation.metrics"
+    asked = enumerate(config.validation.metrics)
+    return {name: find_metric(name, f"{where}.{i}") for i, name in asked}
+
+
+def _check_primary_metric(config: Config, own: Mapping[str, Metric]) -> None:
     name = config.validation.primary_metric
     known = [
         f"{label.name}.{metric}"
         for label in config.labels
-        for metric in metric_names(None if label.model == NO_MODEL else label.type)
+        for metric in metric_names(None if label.model == NO_MODEL else label.type, own)
     ]
     if name is not None and name not in known:
         raise InputError(

@@ -10,8 +10,8 @@ with a model, R replications, X starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -20,7 +20,15 @@ from torch import Tensor
 from realdataexp.arms import Arms
 from realdataexp.learner import Learner
 from realdataexp.loop import Block, by_label
-from realdataexp.metrics import Figures, figures_of, for_metrics, label_metrics, ranking_metrics
+from realdataexp.metrics import (
+    Figures,
+    Metric,
+    figures_of,
+    for_metrics,
+    label_metrics,
+    own_metrics,
+    ranking_metrics,
+)
 from realdataexp.models import Batch
 from realdataexp.worlds.base import HeldOut
 
@@ -50,6 +58,7 @@ class Validator:
         arms: how their predictions become scores.
         outcomes: names of the L outcomes.
         labels_of: which labels the heads of each learner predict.
+        own: metrics from outside the package, by name.
     """
 
     held_out: Sequence[HeldOut]
@@ -58,6 +67,7 @@ class Validator:
     arms: Arms
     outcomes: Sequence[str]
     labels_of: Sequence[Sequence[int]]
+    own: Mapping[str, Metric] = field(default_factory=dict)
 
     @property
     def size(self) -> str:
@@ -117,8 +127,10 @@ class Validator:
         y_XNL = for_metrics(self._padded.y_BCL.flatten(1, 2))
         for k, (name, kind) in enumerate(zip(self.labels, self.kinds, strict=True)):
             prediction_SN = for_metrics(look.prediction_SBCK[..., k].flatten(1))
-            found = label_metrics(kind, prediction_SN, self._of(look.start_S, y_XNL[..., k]))
-            yield figures_of(name, found, look.loss_SK[:, k])
+            y_N = self._of(look.start_S, y_XNL[..., k])
+            found = label_metrics(kind, prediction_SN, y_N)
+            own = own_metrics(self.own, kind, prediction_SN, y_N)
+            yield figures_of(name, found, look.loss_SK[:, k], own)
 
     def rankings(self, look: Look, blocks: Sequence[Block]) -> Iterator[tuple[int, int, Figures]]:
         """How well the R worlds of each block rank: (block, arm, figures), by outcome.
