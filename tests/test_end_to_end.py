@@ -152,7 +152,7 @@ def test_the_bests_are_those_of_the_validation_metrics(small_run: Path):
     for name, found in best.items():
         label, _, metric = name.partition(".")
         values = mean.filter(pl.col("label") == label, pl.col("metric") == metric)
-        sign = 1 if is_higher_better(metric) else -1
+        sign = 1 if is_higher_better(metric, {}) else -1
         (value, step) = max((sign * v, -s) for s, v in values.select("step", "value").rows())
         assert found["value"] == pytest.approx(sign * value, rel=1e-12)
         assert found["checkpoint"] == f"step_{-step}"
