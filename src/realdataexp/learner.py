@@ -43,6 +43,8 @@ class Learner:
         best_S: the lowest validation value that ``look`` has heard of; n_bad_S: how often it has
             heard of no better one since. Both are on the host.
         loss_scale: what keeps small gradients alive in float16; None in other types.
+        shared: name -> parameters of all networks, without the axis S. They do not learn, or what
+            one network learned would reach the others; so they are no part of the state.
     """
 
     model: StackedModel
@@ -57,6 +59,7 @@ class Learner:
     best_S: Tensor
     n_bad_S: Tensor
     loss_scale: LossScale | None
+    shared: Mapping[str, Tensor]
     _graphs: Graphs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,10 +73,11 @@ class Learner:
         device: Device,
         start: dict[str, Tensor],
         n_networks: int,
+        shared: Mapping[str, Tensor] | None = None,
     ) -> Learner:
         """``n_networks`` copies of one network's parameters (without the axis S)."""
         nothing_S = torch.zeros(n_networks, dtype=torch.int64)
-        return cls.of_starts(model, heads, device, [start], nothing_S)
+        return cls.of_starts(model, heads, device, [start], nothing_S, shared)
 
     @classmethod
     def of_starts(
@@ -83,6 +87,7 @@ class Learner:
         device: Device,
         starts: Sequence[Mapping[str, Tensor]],
         start_S: Tensor,
+        shared: Mapping[str, Tensor] | None = None,
     ) -> Learner:
         """A copy of one of several networks' parameters (without the axis S) for each of S.
 
@@ -92,6 +97,7 @@ class Learner:
             device: where the networks live.
             starts: the networks' parameters.
             start_S: int64, which of them each network begins as.
+            shared: the frozen parameters of all networks, on the device.
         """
         n_networks = len(start_S)
         params = {
@@ -115,6 +121,7 @@ class Learner:
             best_S=torch.full((n_networks,), torch.inf, dtype=torch.float64),
             n_bad_S=torch.zeros(n_networks, dtype=torch.int64),
             loss_scale=LossScale.start(n_networks, device.torch) if device.needs_scaling else None,
+            shared=shared or {},
         )
 
     @property
@@ -134,6 +141,13 @@ class Learner:
     def network(self, index: int) -> dict[str, Tensor]:
         """A copy of one network's parameters."""
         return {name: p[index].clone() for name, p in self.params.items()}
+
+    def forward(
+        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        """The model's raw outputs S, B, C, O, from some networks' own parameters."""
+        params = {**params, **self.shared} if self.shared else params
+        return self.model.forward(params, batch, dropout_key_S)
 
     def predict(self, batch: Batch, networks: slice) -> Tensor:
         """Predictions in the labels' units, without dropout.
@@ -199,7 +213,7 @@ class Learner:
             rows = slice(chunk.start - networks.start, chunk.stop - networks.start)
             with torch.no_grad(), self.device.autocast():
                 own = batch[rows if place_S is None else place_S[rows]]
-                raw_SBCO = self.model.forward(self._views(chunk), own, None)
+                raw_SBCO = self.forward(self._views(chunk), own, None)
             yield rows, raw_SBCO
 
     def update(
@@ -268,7 +282,7 @@ class Learner:
     ) -> Tensor:
         leaves = {name: p.detach().requires_grad_() for name, p in self._views(chunk).items()}
         with self.device.autocast():
-            raw = self.model.forward(leaves, batch, dropout_key_S)
+            raw = self.forward(leaves, batch, dropout_key_S)
         totals, means, has_rows = [], [], []
         for k, (head, part) in enumerate(self._parts(raw[:, :, 0])):
             counts_SB = torch.isfinite(y_SBK[..., k]) & torch.isfinite(weight_SB)

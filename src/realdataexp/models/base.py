@@ -35,6 +35,10 @@ class StackedModel(Protocol):
 
     ``forward`` of the stack must equal each network's own forward: no statistics over the batch
     or over the networks.
+
+    A model may also have ``init_shared(key) -> dict``: parameters that all networks share, such as
+    a table of embeddings made elsewhere. They are held once, without the axis S, and are frozen:
+    they get no gradient and no moments, as what one network learned would reach the others.
     """
 
     def __init__(
@@ -56,8 +60,14 @@ class StackedModel(Protocol):
         """Raw outputs of shape S, B, C, O.
 
         Args:
-            params: as from ``init``, each with a leading axis S.
+            params: as from ``init``, each with a leading axis S, and as from ``init_shared``.
             batch: the inputs.
             dropout_key_S: a key per network for dropout while training; None while scoring.
         """
         ...
+
+
+def shared_of(model: StackedModel, key: Tensor) -> dict[str, Tensor]:
+    """The frozen parameters that all networks of a model share; none of most models."""
+    init_shared = getattr(model, "init_shared", None)
+    return {} if init_shared is None else init_shared(key)

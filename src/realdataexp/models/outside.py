@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from realdataexp.components import Unfit, calling
-from realdataexp.contracts import FLOATS, check_values, described, fit, unchanged
-from realdataexp.models.base import StackedModel
+from realdataexp.contracts import FLOATS, INTEGERS, check_values, described, fit, unchanged
+from realdataexp.models.base import StackedModel, shared_of
 from realdataexp.models.batch import Batch
 from realdataexp.models.losses import LabelScale, Loss
 
@@ -61,20 +61,31 @@ class OutsideModel:
                     f"returned {'no parameter' if params == {} else described(params)}; wanted a "
                     "dict of parameters by name: a model learns at least one (nn.Parameter)"
                 )
-            for name, p in params.items():
-                if not isinstance(p, Tensor) or p.dtype != torch.float32:
-                    raise Unfit(
-                        f"returned {described(p)} as parameter {name}; wanted a float32 tensor: "
-                        "forward can compute in another type"
-                    )
-                check_values(p, f"parameter {name}")
+            _check_parameters(params, (torch.float32,), "float32 tensor: forward can compute in")
             return params
+
+    def init_shared(self, key: Tensor) -> dict[str, Tensor]:
+        """See StackedModel."""
+        with calling(self.who, "init_shared()"):
+            shared = shared_of(self._model, key)
+            if not isinstance(shared, dict):
+                raise Unfit(f"returned {described(shared)}; wanted a dict of parameters by name")
+            _check_parameters(shared, (*FLOATS, *INTEGERS), "tensor of numbers, not of")
+            if learning := [name for name, p in shared.items() if p.requires_grad]:
+                raise Unfit(
+                    f"returned {', '.join(learning)} with requires_grad: what networks share is "
+                    "frozen, or what one world learns would reach the others; detach it, or return "
+                    "it from init() so that each network has its own"
+                )
+            if both := sorted(shared.keys() & self._model.init(key).keys()):
+                raise Unfit(f"returned {', '.join(both)}, which init() returns too")
+            return shared
 
     def forward(
         self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
     ) -> Tensor:
         """See StackedModel."""
-        with calling(self.who, "forward()"), unchanged(batch.tensors):
+        with calling(self.who, "forward()"), unchanged({**batch.tensors, **params}):
             raw = self._model.forward(params, batch, dropout_key_S)
             shape = (*batch.shape, self._n_outputs)
             axes = "networks, visits, candidates, outputs"
@@ -85,6 +96,17 @@ class OutsideModel:
                     "that nothing can be learned: remove detach() or no_grad()"
                 )
             return raw_SBCO
+
+
+def _check_parameters(
+    params: Mapping[str, Tensor], kinds: tuple[torch.dtype, ...], wanted: str
+) -> None:
+    for name, p in params.items():
+        if not isinstance(p, Tensor) or p.dtype not in kinds:
+            raise Unfit(
+                f"returned {described(p)} as parameter {name}; wanted a {wanted} another type"
+            )
+        check_values(p, f"parameter {name}")
 
 
 def outside_loss(loss: Loss, who: str) -> Loss:

@@ -243,8 +243,8 @@ class LoopPhase:
         parts = self._parts
         with parts.clock.timed("checkpoint"), parts.interrupts.postponed():
             state = parts.state(PHASE)  # flushes the recorder first
-            tensors = {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
-            parts.checkpoints.save(_name(step), tensors | self._shard.state(), state, best)
+            tensors = parts.tensors() | self._shard.state()
+            parts.checkpoints.save(_name(step), tensors, state, best)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         n_waiting = self._parts.n_steps_done % self._parts.config.simulation.retrain_every

@@ -17,6 +17,7 @@ from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.loop import n_networks
 from realdataexp.models import FeatureSchema, SideSchema, StackedModel, build_model, is_shared
+from realdataexp.models.base import shared_of
 from realdataexp.runs.machine import memory_limit, size
 from realdataexp.runs.setup import make_blocks
 
@@ -58,7 +59,8 @@ class Need:
 def memory_need(config: Config, device: Device) -> Need:
     """Estimate a run's memory; within a factor of two for the models of the package.
 
-    - learning: networks x parameters x 4 bytes x 5 (value, gradient twice, two moments);
+    - learning: networks x parameters x 4 bytes x 5 (value, gradient twice, two moments), and once
+      what networks share;
     - inputs of a step: networks x visits x candidates x features, twice;
     - activations: 3 times the device's chunk, or one network's where that is more, or those of a
       batch of pretraining;
@@ -77,6 +79,7 @@ def memory_need(config: Config, device: Device) -> Need:
     S = n_networks(make_blocks(config), config.experiment.replications)
     models = [_model(group, features) for group in groups]
     sizes = [_parameters(group, features) for group in groups]
+    shared = _FLOAT * sum(_parameters(group, features, of_all=True) for group in groups)
     P, widest = sum(sizes), max(model.floats_per_row for model in models)
     rows = loop.batch_size * loop.n_candidate
     pretrained = config.pretrain.batch_size if config.pretrain.enabled else 0
@@ -84,7 +87,7 @@ def memory_need(config: Config, device: Device) -> Need:
     activations = _ACTIVATIONS * max(min(device.chunk_bytes, S * one), one)
     inputs = _INPUT_COPIES * S * rows * _inputs_of(features) * _FLOAT
     learning = _COPIES * S * P * _FLOAT
-    computing = learning + inputs + activations
+    computing = learning + inputs + activations + shared
     n, host = S * len(groups), _BASE + _data(config, _inputs_of(features))
     if device.torch.type == "cpu":
         return Need(n, P // len(groups), host + computing, 0)
@@ -228,18 +231,21 @@ def _n_outputs(label: LabelConfig) -> int:
     return {"binary": 2, "categorical": label.n_classes or 2}.get(label.type, 1)
 
 
-def _parameters(group: list[LabelConfig], features: FeatureSchema) -> int:
-    """Numbers of a network: linear in the number of categories, so small ones tell of large ones.
+def _parameters(group: list[LabelConfig], features: FeatureSchema, *, of_all: bool = False) -> int:
+    """Numbers of a network, or of what all share.
 
-    Nothing as large as the real tables is made.
+    They are linear in the number of categories, so small ones tell of large ones, and nothing as
+    large as the real tables is made.
     """
     small, n_small = _with_levels(features, 1)
     larger, n_larger = _with_levels(features, 2)
     # parameters without memory, unless an outside model makes its own
     where = "cpu" if ":" in group[0].model else "meta"
     key = draws.key(0, "size", torch.zeros((), dtype=torch.int64, device=where))
+    models = [_model(group, f) for f in (small, larger)]
     at_small, at_larger = (
-        sum(x.numel() for x in _model(group, f).init(key).values()) for f in (small, larger)
+        sum(x.numel() for x in (shared_of(m, key) if of_all else m.init(key)).values())
+        for m in models
     )
     if n_larger == n_small:
         return at_small

@@ -23,10 +23,12 @@ from pydantic import (
     ValidationError,
 )
 from safetensors import SafetensorError
+from torch import Tensor
 
 from realdataexp.config import Config
 from realdataexp.device import Device
 from realdataexp.errors import InputError, Warnings, is_out_of_memory
+from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError
 from realdataexp.runs.interrupts import Interrupts
 from realdataexp.runs.monitor import Monitor
@@ -220,6 +222,18 @@ class Parts:
             "clock": self.clock.state(),
         }
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What any phase's checkpoint holds: the recorder's state, and frozen parameters once."""
+        tensors = {f"recorder.{k}": t for k, t in self.recorder.state().items()}
+        return tensors | self._shared()
+
+    def _shared(self) -> dict[str, Tensor]:
+        return {
+            f"shared.{network.name}.{name}": p
+            for network in self.setup.networks
+            for name, p in network.shared.items()
+        }
+
     def track(self, clock: str = "tracking") -> None:
         """Send the trackers what the tables got; the seconds count to ``clock``."""
         if self.tracking.is_on:
@@ -256,6 +270,16 @@ class Parts:
                 raise ForeignError(f"{checkpoint.name}: {name} holds numbers that are not finite")
             if _NOT_NEGATIVE.search(name) and bool((tensor < 0).any()):
                 raise ForeignError(f"{checkpoint.name}: {name} holds numbers below 0")
+        with of_this_run(checkpoint):
+            saved = {name: torch.empty_like(p) for name, p in self._shared().items()}
+            restore(saved, {f"shared.{k}": p for k, p in checkpoint.part("shared").items()})
+        for name, p in self._shared().items():
+            if not torch.equal(p, saved[name]):
+                raise InputError(
+                    f"{self.folder}: the frozen parameters {name.removeprefix('shared.')} are "
+                    f"others than when {checkpoint.name} was made: put back what they come from, "
+                    "or run the config anew"
+                )
         with of_this_run(checkpoint):
             self._load(checkpoint, state)
 

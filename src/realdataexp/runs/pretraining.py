@@ -157,7 +157,9 @@ class PretrainingPhase:
         """Train a start's networks, to the end."""
         setup = self._parts.setup
         self._learners = [
-            Learner.start(network.model, network.heads, setup.device, of_starts[start], 1)
+            Learner.start(
+                network.model, network.heads, setup.device, of_starts[start], 1, network.shared
+            )
             for network, of_starts in zip(setup.networks, self.untrained, strict=True)
         ]
         training = self._pretraining(start, rows)
@@ -255,5 +257,5 @@ class PretrainingPhase:
             state = parts.state(PHASE)  # flushes the recorder first
             tensors = {f"pretraining.{k}": t for k, t in training.state().items()}
             tensors |= {f"done.{k}": t for k, t in self._done.state().items()}
-            tensors |= {f"recorder.{k}": t for k, t in parts.recorder.state().items()}
+            tensors |= parts.tensors()
             parts.checkpoints.save(f"{PHASE}_{at}", tensors, state)

@@ -5,7 +5,7 @@ Axes: S stacked networks (two), R replications, B visits, C candidates, M models
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -121,6 +121,7 @@ class Rehearsal:
     def network(
         self,
         model: StackedModel,
+        shared: Mapping[str, Tensor],
         heads: Sequence[Head],
         losses: Sequence[str | None],
         labels: Sequence[int],
@@ -130,6 +131,7 @@ class Rehearsal:
 
         Args:
             model: the architecture.
+            shared: its frozen parameters.
             heads: its labels'.
             losses: the config path and name of each head's loss; None for one of the package.
             labels: the heads' places among the outcomes.
@@ -144,7 +146,7 @@ class Rehearsal:
         visits, slate, score_RABC, y_RBL = self._step
         R, device = len(visits.replication_R), self.context.device
         start = model.init(draws.key(self.context.seed, "rehearsal"))
-        learner = Learner.start(model, tuple(heads), device, start, R)
+        learner = Learner.start(model, tuple(heads), device, start, R, shared)
         y_RBK, is_shown_RBC = y_RBL[..., list(labels)], slate.is_candidate_WBC
         raw_RBCO = self._score(learner, slate)
         parts = raw_RBCO.split([head.n_outputs for head in heads], dim=-1)
@@ -170,8 +172,8 @@ class Rehearsal:
         n_first = max(1, batch.shape[1] // 2)
         first = batch.visits(slice(n_first))
         with torch.no_grad(), self.context.device.autocast():
-            raw_RBCO = model.forward(learner.params, batch, None).float()
-            alone_RBCO = model.forward(learner.params, first, None).float()
+            raw_RBCO = learner.forward(learner.params, batch, None).float()
+            alone_RBCO = learner.forward(learner.params, first, None).float()
         if isinstance(model, OutsideModel):
             with calling(model.who, "forward()"):
                 hidden_RBC1 = ~slate.is_candidate_WBC.unsqueeze(-1)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.arms import Arms
@@ -45,6 +46,7 @@ from realdataexp.models import (
     is_shared,
     outside_loss,
 )
+from realdataexp.models.base import shared_of
 from realdataexp.optimizers import OptimizerSettings
 from realdataexp.registry import find, is_outside
 from realdataexp.runs.checks import data_faults
@@ -91,6 +93,7 @@ class NetworkParts:
         name: the labels'.
         labels: their places among those with a model.
         model: the architecture.
+        shared: frozen parameters that all its copies share, on the device.
         heads: the labels'.
         pretrain_optimizer: for the starting model; the loop's is in the labels' policies.
     """
@@ -98,6 +101,7 @@ class NetworkParts:
     name: str
     labels: tuple[int, ...]
     model: StackedModel
+    shared: dict[str, Tensor]
     heads: tuple[Head, ...]
     pretrain_optimizer: OptimizerSettings
 
@@ -207,7 +211,9 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     for group in groups:
         members = [label for place in group if (label := labels[place]) is not None]
         if len(members) == len(group) and all(models[place] is not None for place in group):
-            make = partial(_network_parts, config, environment, group, members)
+            make = partial(
+                _network_parts, config, environment, device or choose_device("cpu"), group, members
+            )
             networks.append(attempt(make))
     measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
     outcomes = {label.name: label.target for label in measured}
@@ -270,7 +276,7 @@ def _rehearse(
             for x in members
         ]
         optimizer = members[0].policy.optimizer
-        known = network.model, network.heads, losses, network.labels, optimizer
+        known = network.model, network.shared, network.heads, losses, network.labels, optimizer
         checks.append(partial(rehearsal.network, *known))
     for check in checks:
         try:
@@ -608,7 +614,11 @@ def _groups(config: Config, learned: list[int]) -> list[tuple[int, ...]]:
 
 
 def _network_parts(
-    config: Config, environment: Environment, group: tuple[int, ...], members: Sequence[LabelParts]
+    config: Config,
+    environment: Environment,
+    device: Device,
+    group: tuple[int, ...],
+    members: Sequence[LabelParts],
 ) -> NetworkParts:
     label, pretrain = members[0].config, config.pretrain
     where = f"labels.{config.labels.index(label)}"
@@ -629,7 +639,9 @@ def _network_parts(
     )
     heads = tuple(member.head for member in members)
     name = "+".join(member.config.name for member in members)
-    return NetworkParts(name, group, model, heads, optimizer)
+    shared = shared_of(model, draws.key(config.seed, f"shared {name}"))
+    shared = {k: p.to(device.torch) for k, p in shared.items()}
+    return NetworkParts(name, group, model, shared, heads, optimizer)
 
 
 def _first(phase: float | None, label: float | None) -> float:

@@ -83,7 +83,9 @@ class Shard:
         start_R = start_of(torch.tensor(replications), setup.config.experiment.n_starts)
         self._start_S = start_R.repeat(n_networks(setup.blocks, 1))
         self._learners = [
-            Learner.of_starts(network.model, network.heads, setup.device, own, self._start_S)
+            Learner.of_starts(
+                network.model, network.heads, setup.device, own, self._start_S, network.shared
+            )
             for network, own in zip(setup.networks, starts, strict=True)
         ]
         self._world = self._make_world()
