@@ -10,11 +10,10 @@ import dis
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from realdataexp.errors import InputError, RunError, one_line
 
@@ -35,27 +34,6 @@ def faults_of(error: InputError | ComponentError) -> tuple[str, ...]:
 
 class Unfit(Exception):
     """What a component returned is not what was wanted; the message says both."""
-
-
-def construct(component: Any, name: str, options: Mapping[str, Any], where: str) -> Any:
-    """An object of a pydantic class, its fields given as options.
-
-    Raises:
-        InputError: it refuses an option, a line each, or fails; ``where`` is the config path.
-    """
-    from pydantic import ValidationError  # only here: `--help` goes without it
-
-    with calling(f"{where} = {name!r}", "its constructor", InputError):
-        try:
-            return component(**options)
-        except ValidationError as error:
-            known = ", ".join(component.model_fields) or "none"
-            faults = [
-                f"{'.'.join((where, *map(str, e['loc'])))} = {e['input']!r}: "
-                f"{' '.join(e['msg'].split())} (options of {name}: {known})"
-                for e in error.errors()
-            ]
-            raise InputError(*faults) from error
 
 
 @contextmanager

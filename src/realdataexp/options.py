@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from realdataexp.components import calling
 from realdataexp.errors import InputError, did_you_mean
 from realdataexp.registry import Kind, name_fault
 
@@ -127,6 +128,20 @@ def check(model: type[_Some], values: Mapping[str, Any], where: str) -> _Some:
     except ValidationError as error:
         lines = (f"{where}: {place(loc)}{fault}" for loc, fault in faults_of(error, model))
         raise InputError(*lines) from None
+
+
+def construct(component: type[_Some], name: str, options: Mapping[str, Any], where: str) -> _Some:
+    """A component, its fields passed as options; it may be from outside the package.
+
+    Raises:
+        InputError: it refuses an option, a line each, or fails; ``where`` is the config path.
+    """
+    with calling(f"{where} = {name!r}", "its constructor", InputError):
+        try:
+            return component(**options)
+        except ValidationError as error:
+            faults = faults_of(error, component)
+            raise InputError(*(f"{where}.{place(loc)}{fault}" for loc, fault in faults)) from error
 
 
 def place(loc: Loc) -> str:

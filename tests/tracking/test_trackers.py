@@ -436,7 +436,9 @@ def test_a_tracker_from_outside_is_one_file_and_one_name(
     assert f"sent 0 points to {tracker['name']}" in import_run(folder, tracker["name"], {})[0]
     assert len((folder / "own.jsonl").read_text().splitlines()) == n_lines
     tracker["fil"] = tracker.pop("file")
-    with pytest.raises(InputError, match=r"logging\.trackers\.0\.fil = .*options of .*: file"):
+    with pytest.raises(
+        InputError, match=r"logging\.trackers\.0\.fil: unknown key; did you mean file"
+    ):
         check_experiment(load_config(settings))
     settings["logging"]["trackers"] = ["outside_tracker:Writer"]
     with pytest.raises(InputError, match=r"is not a realdataexp\.tracking\.Tracker"):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from realdataexp.components import construct
 from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome
 from realdataexp.designs.outside import OutsideDesign
 from realdataexp.errors import InputError
+from realdataexp.options import construct
 from realdataexp.registry import find, is_outside
 
 __all__ = [
@@ -36,7 +36,7 @@ def build_design(name: str, options: Mapping[str, Any], where: str) -> Design | 
     component = find("design", name, where)
     if not (isinstance(component, type) and issubclass(component, Design)):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.designs.Design")
-    design: Design = construct(component, name, options, where)
+    design = construct(component, name, options, where)
     if is_outside(name):
         return OutsideDesign(design, f"{where} = {name!r}")
     if option := design.outside_option:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from realdataexp.components import calling, construct
+from realdataexp.components import calling
 from realdataexp.errors import InputError
+from realdataexp.options import construct
 from realdataexp.registry import find
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer
 from realdataexp.tracking.series import Point
@@ -24,7 +25,7 @@ def build_tracker(name: str, options: Mapping[str, Any], where: str) -> Tracker:
     component = find("tracker", name, where)
     if not (isinstance(component, type) and issubclass(component, Tracker)):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.tracking.Tracker")
-    tracker: Tracker = construct(component, name, options, where)
+    tracker = construct(component, name, options, where)
     with calling(f"{where} = {name!r}", "check()", InputError):
         tracker.check()
     return tracker
