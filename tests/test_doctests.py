@@ -12,6 +12,7 @@ EXAMPLES = {
     "realdataexp.api": ("Result", "run", "plan"),
     "realdataexp.config.load": ("load_config",),
     "realdataexp.draws": ("uniform", "below", "choose"),
+    "realdataexp.stats.analysis": ("analyze",),
     "realdataexp.stats.comparison": ("gte_results",),
     "realdataexp.stats.estimates": ("world_estimates", "between_worlds"),
     "realdataexp.stats.honesty": ("binomial_interval", "judge"),
