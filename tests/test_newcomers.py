@@ -268,6 +268,22 @@ def test_metrics_that_tables_cannot_tell_apart_are_refused(
         load_config(config)
 
 
+# --- a loss ----------------------------------------------------------------------------------
+
+
+def test_a_loss_says_which_types_of_labels_it_fits(write: Write, small_settings: Settings) -> None:
+    text = "from dataclasses import replace\nfrom realdataexp.models.losses import MSE\n"
+    write("new_losses", text + "mine = replace(MSE, types=('binary',))\n")
+    config = small(small_settings, ["pooling"])
+    config["labels"][0]["loss_function"] = "new_losses:mine"
+    with pytest.raises(InputError) as caught:
+        set_up(load_config(config), Warnings())
+    assert str(caught.value) == (
+        "labels.0.loss_function = 'new_losses:mine': is for labels of type binary, and "
+        "labels.0.type is numerical; use another loss"
+    )
+
+
 # --- a design with memory, a weight model ----------------------------------------------------
 
 

@@ -376,6 +376,12 @@ def _loss(config: Config, index: int) -> Loss:
         raise InputError(
             f"{where} = {name!r}: is not a realdataexp.models.Loss but a {type(loss).__name__}"
         )
+    kind = config.labels[index].type
+    if kind not in loss.types:
+        raise InputError(
+            f"{where} = {name!r}: is for labels of type {' or '.join(loss.types)}, and "
+            f"labels.{index}.type is {kind}; use another loss"
+        )
     return outside_loss(loss, f"{where} = {name!r}") if is_outside(name) else loss
 
 
