@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = {
-    "realdataexp.api": ("Result", "run", "plan"),
+    "realdataexp.api": ("Result", "run", "plan", "load_model"),
     "realdataexp.config.load": ("load_config",),
     "realdataexp.draws": ("uniform", "below", "choose"),
     "realdataexp.stats.analysis": ("analyze",),

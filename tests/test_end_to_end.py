@@ -58,6 +58,8 @@ def test_a_run_folder_holds_these_files_and_no_others(small_run: Path):
         files |= {f"checkpoints/{name}/state.{end}" for end in ("json", "safetensors")}
         files.add(f"checkpoints/{name}/digests.json")
     files |= {f"checkpoints/rows/{row['name']}" for row in state["rows"]}
+    of_metrics = [index["best"], *index["best_starts"]]
+    files |= {f"checkpoints/{entry['networks']}" for of in of_metrics for entry in of.values()}
     assert found == files | set(TABLES)
 
 
@@ -155,8 +157,8 @@ def test_the_bests_are_those_of_the_validation_metrics(small_run: Path):
         sign = 1 if is_higher_better(metric, {}) else -1
         (value, step) = max((sign * v, -s) for s, v in values.select("step", "value").rows())
         assert found["value"] == pytest.approx(sign * value, rel=1e-12)
-        assert found["checkpoint"] == f"step_{-step}"
-        assert (small_run / "checkpoints" / found["checkpoint"] / "state.safetensors").exists()
+        assert found["networks"] == f"best/step_{-step}.safetensors"
+        assert (small_run / "checkpoints" / found["networks"]).exists()
 
 
 def test_the_same_config_data_and_seed_give_the_same_result(

@@ -166,7 +166,7 @@ MOMENTS: dict[str, tuple[Any, str, int, type[BaseException]]] = {
     "a later checkpoint's tensors": (checkpoint, "write_tensors", 7, Killed),
     "a later checkpoint's digests": (checkpoint, "write_json", 17, Killed),
     "a later checkpoint's index": (checkpoint, "write_json", 18, Killed),
-    "pruning": (Checkpoints, "_name", 6, Killed),
+    "pruning": (Checkpoints, "write_index_and_prune", 6, Killed),
     "the results": (results, "write_json", 1, Killed),
     "the plot": (results, "write_plot", 1, Killed),
 }
@@ -317,7 +317,7 @@ def _stopped(small_settings: Settings, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def stopped(_stopped: Path, tmp_path: Path) -> Path:
-    """A run that was killed in step 10; its newest checkpoint is step_9 or step_10."""
+    """A run that was killed in step 10; its newest checkpoint is step_9."""
     return Path(shutil.copytree(_stopped, tmp_path / "stopped"))
 
 
@@ -427,15 +427,15 @@ def test_an_index_of_missing_checkpoints_hides_none_that_is_there(
     assert resume(stopped, capsys)[0] == 0
     found = [w["message"] for w in result_of(stopped)["warnings"] if "checkpoint" in w["code"]]
     missing = stopped / "checkpoints/step_12/digests.json"
-    assert found == [f"{missing}: missing; step_10 is used"]
+    assert found == [f"{missing}: missing; step_9 is used"]
     now, then = fingerprint(stopped), fingerprint(alone("weighting"))
     assert now.pop("result.json") != then.pop("result.json") and now == then
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")
 @pytest.mark.parametrize(
-    "name", ["checkpoints/index.json", "checkpoints/step_10/digests.json",
-             "checkpoints/step_10/state.json", "checkpoints/step_10/state.safetensors",
+    "name", ["checkpoints/index.json", "checkpoints/step_9/digests.json",
+             "checkpoints/step_9/state.json", "checkpoints/step_9/state.safetensors",
              "monitor.parquet", "result.json", "places.json"],
 )  # fmt: skip
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(
@@ -611,9 +611,9 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "more visits than rows": (set_all("world.n_visits", 2**20), "world"),
     "slots below 0": (set_all("world.slot", -1), "world"),
     "an id of no category": (fill("loop.0.batch.visit.user_cat", 2**30), "no category"),
-    "a look to come": (change_state(lambda s: s.update(n_steps_at_look=11)), "is of step 10"),
+    "a look to come": (change_state(lambda s: s.update(n_steps_at_look=11)), "is of step 9"),
     "steps to come": (change_state(lambda s: s.update(n_steps_done=10**9)), "is of step"),
-    "another phase": (change_state(lambda s: s.update(phase="pretrain")), "is of step 10"),
+    "another phase": (change_state(lambda s: s.update(phase="pretrain")), "is of step 9"),
     "a huge number": (
         lambda at: (at / "state.json").write_text('{"rows": [], "n": 1e999}') and None, "no state"
     ),
@@ -657,11 +657,11 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "steps as a text": (change_state(lambda s: s.update(n_steps_done="9")), "n_steps_done"),
     "more processes": (
         change_state(lambda s: s.update(n_processes=2)),
-        "step_10: made by 2 processes: each needs two replications or more",
+        "step_9: made by 2 processes: each needs two replications or more",
     ),
     "another step": (change_state(lambda s: s.update(n_steps_done=3)), "is of step 3"),
     "warnings": (change_state(lambda s: s.update(warnings=[1])), "warnings"),
-    "best": (change_state(lambda s: s.update(best={"click.auc": {"checkpoint": "x"}})), "best"),
+    "best": (change_state(lambda s: s.update(best={"loop": {"a": {"networks": "x"}}})), "best"),
     "figures": (
         change_state(lambda s: s.update(weight_figures={"weighting": {"auc": "high"}})),
         "not a state of this run",

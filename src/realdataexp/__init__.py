@@ -1,7 +1,7 @@
 """Replay real logs through a recommender's training loop, and test A/B designs against the truth.
 
-``import realdataexp as rx`` costs nothing: `run`, `plan`, `load_config`, `Result`, `Config` and the
-two errors, `InputError` and `RunError`, are imported on first use.
+``import realdataexp as rx`` costs nothing: `run`, `plan`, `load_config`, `load_model`, `Result`,
+`Config` and the two errors, `InputError` and `RunError`, are imported on first use.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Result,
         RunError,
         load_config,
+        load_model,
         plan,
         run,
     )
@@ -34,6 +35,7 @@ __all__ = [
     "RunError",
     "__version__",
     "load_config",
+    "load_model",
     "plan",
     "run",
 ]

@@ -19,6 +19,7 @@ from realdataexp.report.notebook import notebook_view, one_line
 from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.experiment import run_experiment
+from realdataexp.runs.networks import Network, best_networks, read_networks
 from realdataexp.runs.planning import run_plan
 
 
@@ -190,6 +191,54 @@ def plan(
         power=power,
     )
     return read_table(folder, "plan")
+
+
+def load_model(
+    path: str | Path,
+    best: str | None = None,
+    *,
+    design: str | None = None,
+    replication: int = 0,
+    model: str | None = None,
+    label: str | None = None,
+) -> Network:
+    """A trained network of a run: a plain ``torch.nn.Module``.
+
+    Its ``forward(num_ND, cat_NK)`` returns predictions N, L in the labels' units; ``schema`` says
+    which features the columns are, ``labels`` which L labels it predicts. By default it is the
+    starting model that pretraining left best by a metric: the one network that learned from
+    logged data alone. With ``design`` it is a network of one world of the loop, from the step at
+    which the mean over all worlds was best.
+
+    Args:
+        path: a run folder, or a file made by `realdataexp export`.
+        best: a metric, such as "click.auc"; None: the run's ``validation.primary_metric``.
+        design: whose network, as in metrics.parquet ("splitting", "global_T").
+        replication: which of the design's worlds; without a design, the world whose starting
+            model is meant.
+        model: "T" (the default) or "C" of a design with two models, "shared" of others.
+        label: which label's network; None: that of the metric, or the only one.
+
+    Raises:
+        InputError: there is no such network.
+
+    Examples:
+        >>> small = ["simulation.n_steps=20", "experiment.replications=4", "mode=global"]
+        >>> folder = run("si2023", small, out="results/second").folder
+        >>> import torch
+        >>> network = load_model(folder, "finish.auc")
+        >>> network.labels
+        ('finish',)
+        >>> network(torch.zeros(3, 11), torch.zeros(3, 0, dtype=torch.long)).shape
+        torch.Size([3, 1])
+    """
+    path, where = Path(path), {"design": design, "model": model}
+    if not path.is_file():
+        networks = best_networks(path, best, design, replication, model)
+        return networks.module(label or networks.label)
+    if given := [name for name, value in {"best": best, **where}.items() if value is not None]:
+        raise InputError(f"{path}: holds one network a label: leave out {', '.join(given)}")
+    return read_networks(path).module(label)
 
 
 def _loaded(config: Config | dict[str, Any] | str | Path, overrides: Sequence[str]) -> Config:

@@ -516,6 +516,38 @@ def report(
         terminal.say(f"Wrote {path}")
 
 
+@app.command(
+    epilog="Example: realdataexp export results/20260101-120000-compare --best click.auc "
+    "click.safetensors. Without --design it is the starting model's network.",
+)
+def export(
+    run_dir: _RunDir,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file, which is made.")],
+    best: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL.METRIC", help="What by; default: the run's primary metric."),
+    ] = None,
+    design: Annotated[
+        str | None, typer.Option(help="Whose networks, such as splitting or global_T.")
+    ] = None,
+    replication: Annotated[int, typer.Option(min=0, help="Which of its worlds.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(metavar="T|C|shared", help="Which of its models; default: T.")
+    ] = None,
+) -> None:
+    """Write a run's best networks alone, for rx.load_model or pretrain.start_from."""
+    if file.exists() or file.is_symlink():
+        raise InputError(f"{file}: exists; choose another FILE")
+    if not file.parent.is_dir():
+        raise InputError(f"{file}: {file.parent} is no folder; make it first")
+    from realdataexp.runs.networks import best_networks
+
+    found = best_networks(run_dir, best, design, replication, model)
+    found.write(file)
+    labels = ", ".join(label for card in found.card.networks for label in card.labels)
+    terminal.say(f"Wrote {file}: {labels}, after {found.card.phase} step {found.card.step}")
+
+
 @app.command(epilog="Example: realdataexp doctor kuairand-pure --data data/KuaiRand-Pure")
 def doctor(
     config: Annotated[

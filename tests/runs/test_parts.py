@@ -92,7 +92,8 @@ def test_a_state_comes_back(parts: Parts):
     parts.weight_figures = {"weighting": {"auc": 0.1 + 0.2, "mean": NAN, "least": -float("inf")}}
     parts.warnings = Warnings([{"code": "a", "message": "b"}])
     parts.n_rows_pretrained = 7
-    saved = checkpoint_of(parts, best={"click.auc": {"checkpoint": "step_0", "value": 0.5}})
+    best = {"loop": {"click.auc": {"networks": "best/step_0.safetensors", "value": 0.5}}}
+    saved = checkpoint_of(parts, best=best)
     parts.weight_figures, parts.warnings, parts.n_rows_pretrained = {}, Warnings(), 0
     parts.warnings.add("c", "d")
     parts.load(saved)
@@ -101,7 +102,7 @@ def test_a_state_comes_back(parts: Parts):
     assert figures["least"] == -float("inf")
     assert [w["code"] for w in parts.warnings] == ["c", "a"]
     assert parts.n_rows_pretrained == 7
-    assert parts.checkpoints.best == {"click.auc": {"checkpoint": "step_0", "value": 0.5}}
+    assert parts.checkpoints.best == best
 
 
 def test_another_identity_is_refused_with_a_line_each(parts: Parts):
@@ -120,7 +121,7 @@ def test_another_identity_is_refused_with_a_line_each(parts: Parts):
         {"phase": "x"},
         {"identity": 1},
         {"rows": {}},
-        {"best": {"a": {"checkpoint": "step_0", "value": NAN}}},
+        {"best": {"loop": {"a": {"networks": "step_0", "value": NAN}}}},
         {"weight_figures": {"a": {"b": "c"}}},
         {"n_steps_done": -1},
         {"n_steps_done": 1},

@@ -386,6 +386,10 @@ class PretrainConfig(Options):
     """Training of the starting models, from which the worlds begin."""
 
     enabled: bool = Field(True, description="whether to pretrain; otherwise models start untrained")
+    start_from: Text | None = Field(
+        None, description="a run folder, or a file made by export, with the networks that training "
+        "begins from; null: new ones"
+    )  # fmt: skip
     optimizer: Optimizer = Field("adam", description="optimizer")
     scheduler: SchedulerConfig = Field(SchedulerConfig(), description="of the learning rate")
     gradient_clip: Rate | None = Field(None, description=_GRADIENT_CLIP)
@@ -426,7 +430,7 @@ class SimulationConfig(Options):
     n_steps: Count = Field(200, description="steps of the loop; with 0 nothing happens")
     validate_every: Count = Field(25, description="steps between two validations")
     save_every: Count = Field(50, description="steps between two checkpoints")
-    keep_last: Count = Field(2, description="checkpoints that are kept, besides the best ones")
+    keep_last: Count = Field(2, description="checkpoints that are kept to resume from")
     learning_rate: Rate | None = Field(
         5e-4, description="learning rate in the loop; null: each label's own"
     )
@@ -479,8 +483,8 @@ class ValidationConfig(Options):
     """Validation of the models on visits of the users who are held out."""
 
     primary_metric: Text | None = Field(
-        None, description="what the best checkpoint is best by, as label.metric; null: the first "
-        "label's loss"
+        None, description="what the best networks are best by, as label.metric, where nothing else "
+        "is asked for; null: the first label's loss"
     )  # fmt: skip
     metrics: Annotated[
         tuple[Annotated[str, component_name("metric")], ...], Field(strict=False)

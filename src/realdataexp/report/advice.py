@@ -35,6 +35,7 @@ _ADVICE = {
     "matrices.",
     "sample_ratio_mismatch": "Mend what assigns the arms (assign), or name what is randomised as "
     "one (unit).",
+    "started_from_other_data": "Export networks of a run on the same data, or pretrain new ones.",
     "unended_file": "Compare the file with its source; download it again if it was cut.",
     "updates_skipped": "Lower the learning rate or set gradient_clip.",
     "users_without_features": "Add the file with their features, or live with missing values.",

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from realdataexp.config import NO_MODEL, Config, load_config
 from realdataexp.device import multiplies_by_place, own_arithmetic
 from realdataexp.errors import DiskError, InputError, RunError, Warnings, is_out_of_memory
@@ -25,6 +27,7 @@ from realdataexp.runs.looping import LoopPhase
 from realdataexp.runs.machine import versions
 from realdataexp.runs.memory_need import largest_setting
 from realdataexp.runs.monitor import FILE, Monitor
+from realdataexp.runs.networks import STARTING, starting_networks, write_starting
 from realdataexp.runs.parts import Clock, Parts
 from realdataexp.runs.places import placed, require_modules, write_places
 from realdataexp.runs.pretraining import PretrainingPhase
@@ -56,6 +59,7 @@ def check_experiment(
     warnings = Warnings()
     trackers_of(config)
     setup = set_up(config, warnings, every_fault=every_fault)
+    _starting(setup, None, warnings)
     loop, R = config.simulation, config.experiment.replications
     names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
     return [
@@ -66,6 +70,17 @@ def check_experiment(
         f"loop: {loop.n_steps} steps of {loop.batch_size} visits x {loop.n_candidate} candidates",
         f"labels: {', '.join(label.name for label in config.labels)}",
     ]
+
+
+def _starting(
+    setup: Setup, folder: Path | None, warnings: Warnings
+) -> list[list[dict[str, Tensor]]] | None:
+    """The networks that a run starts from, where the config names some; a copy, once it has one."""
+    given, own = setup.config.pretrain.start_from, folder and folder / STARTING
+    if given is None:
+        return None
+    path = own if own and own.is_file() else setup.config.path(given)
+    return starting_networks(path, given, setup, warnings)
 
 
 def _test_of(config: Config) -> str:
@@ -103,6 +118,7 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
             try:
                 write_text(made.path / "config.yaml", config.to_yaml())
                 write_places(made.path, config)
+                run.keep_starting(made.path)
                 log.open(made.path / "run.log")
                 run.begin(made.path)
                 run.begin_tracking()
@@ -142,7 +158,7 @@ def resume_experiment(folder: Path, data: Path | None = None) -> Path:
             except InputError as error:
                 logger.warning("[run] the result is written anew: %s", error)
         remove_unfinished(folder)
-        run = _Run(config, log, interrupts)
+        run = _Run(config, log, interrupts, folder)
         run.begin(folder)
         checkpoint = run.load()
         if data is not None:
@@ -154,12 +170,15 @@ def resume_experiment(folder: Path, data: Path | None = None) -> Path:
 class _Run:
     """One run in one process."""
 
-    def __init__(self, config: Config, log: RunLog, interrupts: Interrupts) -> None:
+    def __init__(
+        self, config: Config, log: RunLog, interrupts: Interrupts, folder: Path | None = None
+    ) -> None:
         self._config, self._log, self._interrupts = config, log, interrupts
         self._warnings, self._clock = Warnings(), Clock()
         self._trackers = trackers_of(config)
         with self._clock.timed("setup"):
             self._setup = set_up(config, self._warnings)
+            self._starting = _starting(self._setup, folder, self._warnings)
         if self._setup.device.is_cpu and multiplies_by_place():
             self._warnings.add(
                 "products_by_place",
@@ -168,6 +187,12 @@ class _Run:
                 "MKL_CBWR=AUTO,STRICT for the program, or import realdataexp first",
             )
         self._clock.device = self._setup.device
+
+    def keep_starting(self, folder: Path) -> None:
+        """Copy the networks that the run starts from, as their own folder may be gone one day."""
+        if self._starting is not None:
+            (folder / STARTING).parent.mkdir()
+            write_starting(folder / STARTING, self._setup, self._starting)
 
     def begin(self, folder: Path) -> None:
         """Bring together what the phases share."""
@@ -183,7 +208,9 @@ class _Run:
             config.simulation.n_candidate,
             has_users=setup.histories is not None,
         )
-        checkpoints = Checkpoints(folder, config.simulation.keep_last, setup.primary_metric)
+        checkpoints = Checkpoints(
+            folder, config.simulation.keep_last, setup.primary_metric, setup.metrics
+        )
         self._parts = Parts(
             config,
             setup,
@@ -194,6 +221,7 @@ class _Run:
             self._clock,
             folder,
             checkpoints,
+            starting=self._starting,
         )
 
     def begin_tracking(self) -> None:

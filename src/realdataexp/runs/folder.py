@@ -39,12 +39,14 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     write_atomically(path.absolute(), frame.rechunk().write_parquet)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None
+) -> None:
     """Write tensors as safetensors, atomically."""
     own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     def write(temporary: Path) -> None:
-        save_file(own, temporary)
+        save_file(own, temporary, header)
         temporary.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
 
     write_atomically(path, write)

@@ -6,13 +6,16 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from realdataexp.metrics import Figures, is_higher_better, joined
-from realdataexp.runs.checkpoint import Checkpoint
+from realdataexp.metrics import Figures, joined
+from realdataexp.runs.checkpoint import LOOP, Checkpoint
 from realdataexp.runs.folder import DETAIL
+from realdataexp.runs.networks import networks_of
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress, effects_so_far
 from realdataexp.runs.recorder import block_name
@@ -23,7 +26,7 @@ from realdataexp.runs.workers import Workers
 
 logger = logging.getLogger("realdataexp")
 
-PHASE = "loop"
+PHASE: Final = "loop"
 
 
 class LoopPhase:
@@ -68,7 +71,8 @@ class LoopPhase:
         """
         parts, config = self._parts, self._parts.config.simulation
         if checkpoint is None:
-            self._save(0, self._validate(0, self._look_at_shard()))
+            self._validate(0, self._look_at_shard())
+            self._save(0)
         else:
             self._load(checkpoint)
         first = parts.n_steps_done
@@ -108,13 +112,14 @@ class LoopPhase:
         parts, config = self._parts, self._parts.config.simulation
         is_due = is_last or step % config.validate_every == 0
         is_look = is_due and step != parts.n_steps_at_look
-        best = self._look(step) if is_look else {}
+        is_better = is_look and self._look(step)
         if is_last or not is_look:  # else that has just been looked at
             self._heed(self._shard.updates(), is_over=is_last)
-        if parts.checkpoints.kept[-1] == _name(step):  # nobody came after a step that was saved
-            parts.checkpoints.mark(best)
-        elif best or is_last or step % config.save_every == 0:
-            self._save(step, best)
+        is_saved = parts.checkpoints.kept[-1] == _name(step)  # then nobody came afterwards
+        if (is_last or step % config.save_every == 0) and not is_saved:
+            self._save(step)
+        elif is_better:
+            parts.checkpoints.write_index_and_prune()
         if is_due or step % config.save_every == 0:
             parts.track()
 
@@ -125,8 +130,8 @@ class LoopPhase:
 
     # --- looking -----------------------------------------------------------------------------
 
-    def _look(self, step: int) -> dict[str, float]:
-        """Read out the steps since the last look, and validate; returns the new bests."""
+    def _look(self, step: int) -> bool:
+        """Read out the steps since the last look, and validate; see ``_validate``."""
         parts = self._parts
         parts.recorder.flush()
         for found in parts.recorder.training.values():
@@ -159,8 +164,8 @@ class LoopPhase:
         with self._parts.clock.timed("validation"):
             return self._shard.look()
 
-    def _validate(self, step: int, look: Look) -> dict[str, float]:
-        """Record how good networks and rankings are; returns the metrics that are the best yet."""
+    def _validate(self, step: int, look: Look) -> bool:
+        """Record how good networks and rankings are; whether any metric is the best so far."""
         parts, recorder = self._parts, self._parts.recorder
         parts.n_steps_at_look = step
         means: dict[str, list[Tensor]] = {}
@@ -186,10 +191,17 @@ class LoopPhase:
             models = [f"ranking of arm {'CT'[arm]}"] * len(found.n_nonfinite)
             self._log("validate", step, found, models)
         values = {name: float(torch.cat(x).nanmean()) for name, x in means.items()}
-        own = parts.setup.metrics
-        return parts.checkpoints.improvements(
-            values, {name: is_higher_better(name.partition(".")[2], own) for name in values}
-        )
+
+        def write(path: Path) -> None:
+            tensors = self._shard.networks()
+            params = [
+                {k.partition(".")[2]: t for k, t in tensors.items() if k.startswith(f"{i}.")}
+                for i in range(len(parts.setup.networks))
+            ]
+            networks_of(parts.setup, PHASE, step, recorder.networks, params).write(path)
+
+        with parts.clock.timed("checkpoint"), parts.interrupts.postponed():
+            return parts.checkpoints.keep_best(LOOP, values, _name(step), write)
 
     def _log(self, part: str, step: int, found: Figures, models: Sequence[str]) -> None:
         """A line for each model or arm: means over its networks, and what they rest on."""
@@ -239,12 +251,12 @@ class LoopPhase:
 
     # --- checkpoints -------------------------------------------------------------------------
 
-    def _save(self, step: int, best: dict[str, float]) -> None:
+    def _save(self, step: int) -> None:
         parts = self._parts
         with parts.clock.timed("checkpoint"), parts.interrupts.postponed():
             state = parts.state(PHASE)  # flushes the recorder first
             tensors = parts.tensors() | self._shard.state()
-            parts.checkpoints.save(_name(step), tensors, state, best)
+            parts.checkpoints.save(_name(step), tensors, state)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         n_waiting = self._parts.n_steps_done % self._parts.config.simulation.retrain_every

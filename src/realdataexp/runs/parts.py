@@ -102,7 +102,7 @@ class Clock:
 
 
 class _Best(BaseModel):
-    checkpoint: str
+    networks: str
     value: FiniteFloat
 
 
@@ -119,7 +119,7 @@ class _State(BaseModel):
     phase: Literal["pretrain", "loop"]
     identity: dict[str, Any]
     rows: list[dict[str, str]]
-    best: dict[str, _Best]
+    best: dict[str, dict[str, _Best]]
     weight_figures: dict[str, dict[str, str]]
     n_processes: PositiveInt
     n_steps_done: NonNegativeInt
@@ -177,6 +177,8 @@ class Parts:
         n_processes: over how many the loop's replications are spread; 1 before.
         n_skipped: updates of each network's copies that were skipped in the loop, at that look.
         tracking: the trackers, open.
+        starting: parameters of each start's network that training begins from, for each of the
+            run's networks; None: new ones.
     """
 
     config: Config
@@ -195,6 +197,7 @@ class Parts:
     n_processes: int = 1
     n_skipped: dict[str, int] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
+    starting: list[list[dict[str, Tensor]]] | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on, but for places and who is told of it."""

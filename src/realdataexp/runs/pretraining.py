@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,13 +16,14 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.learner import Learner
-from realdataexp.metrics import LOSS
+from realdataexp.metrics import LOSS, Figures
 from realdataexp.models import Batch
 from realdataexp.models.base import restore
 from realdataexp.pretrain import Check, Pretraining, PretrainSettings
 from realdataexp.runs.checkpoint import Checkpoint
 from realdataexp.runs.doubts import warn_of_updates
 from realdataexp.runs.folder import DETAIL
+from realdataexp.runs.networks import START, networks_of
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress
 from realdataexp.runs.skips import refuse_predictions, refuse_skips
@@ -29,7 +32,7 @@ from realdataexp.worlds.base import RowSource
 
 logger = logging.getLogger("realdataexp")
 
-PHASE = "pretrain"
+PHASE: Final = "pretrain"
 
 
 @dataclass
@@ -118,7 +121,7 @@ class PretrainingPhase:
         self._seeds = [
             draws.start_seed(config.seed, start) for start in range(config.experiment.n_starts)
         ]
-        self.untrained = [
+        self.untrained = parts.starting or [
             [network.model.init(draws.key(seed, f"init {network.name}")) for seed in self._seeds]
             for network in setup.networks
         ]
@@ -139,8 +142,8 @@ class PretrainingPhase:
         sources = [environment.pretraining(targets, start) for start in range(len(self._seeds))]
         n_rows = [min(rows.n_rows, config.max_rows or sys.maxsize) for rows in sources]
         if not all(n_rows):
-            text = "no row to pretrain on: models start untrained"
-            parts.warnings.add("no_pretraining_rows", text)
+            how = "as they were loaded" if parts.starting else "untrained"
+            parts.warnings.add("no_pretraining_rows", f"no row to pretrain on: models start {how}")
             return self.untrained
         if checkpoint is not None:
             with of_this_run(checkpoint):
@@ -155,7 +158,7 @@ class PretrainingPhase:
 
     def _train(self, start: int, rows: _CountingRows, checkpoint: Checkpoint | None) -> None:
         """Train a start's networks, to the end."""
-        setup = self._parts.setup
+        parts, setup = self._parts, self._parts.setup
         self._learners = [
             Learner.start(
                 network.model, network.heads, setup.device, of_starts[start], 1, network.shared
@@ -171,9 +174,12 @@ class PretrainingPhase:
                     raise ValueError(f"is of iteration {done}")
             rows.progress.skip(training.n_rows_done)
         for check in self._advance(training):
-            self._record(start, check, is_over=training.is_done)
+            assert self._look is not None  # a check validates
+            predictions = list(parts.validator.predictions(self._look))
+            self._record(start, check, predictions, is_over=training.is_done)
+            self._keep_best(start, check.iteration, predictions)
             self._save(training)
-            self._parts.track("pretrain_tracking")
+            parts.track("pretrain_tracking")
         self._done.add(training, self._learners)
 
     def _pretraining(self, start: int, rows: RowSource) -> Pretraining:
@@ -213,15 +219,15 @@ class PretrainingPhase:
             self._look = self._parts.validator.look(self._learners, torch.tensor([start]))
         return tuple(self._look.loss_SK[0].tolist())
 
-    def _record(self, start: int, check: Check, *, is_over: bool) -> None:
+    def _record(
+        self, start: int, check: Check, predictions: Sequence[Figures], *, is_over: bool
+    ) -> None:
         """The metrics of a check, and the log's lines; refuses what cannot learn or predict."""
         parts, at = self._parts, check.iteration
         is_only, seen = len(self._seeds) == 1, parts.validator.held_out[start]
         world, name = (None, "") if is_only else (start, f"starting model {start}, ")
         names = ["starting model" if is_only else f"starting model {start}"]
         size = f"{seen.n_users:,} held-out users, {seen.n_rows:,} rows"
-        assert self._look is not None  # a check validates
-        predictions = list(parts.validator.predictions(self._look))
         for i, found in enumerate(predictions):
             parts.recorder.metric(
                 PHASE, at, "", world, "start", found.label, "train", LOSS, check.training_L[i],
@@ -250,6 +256,23 @@ class PretrainingPhase:
                 warn_of_updates(network.name, int(n_skipped_S.sum()), PHASE, parts.warnings)
         for label, found in zip(parts.setup.labels, predictions, strict=True):
             refuse_predictions(found, names, label.components)
+
+    def _keep_best(self, start: int, iteration: int, predictions: Sequence[Figures]) -> None:
+        """Keep the networks as they are, if they are better by some metric than before."""
+        parts = self._parts
+        values = {
+            f"{found.label}.{metric}": float(value_S[0])
+            for found in predictions
+            for metric, value_S in found.values.items()
+        }
+
+        def write(path: Path) -> None:
+            params = [learner.params for learner in self._learners]
+            networks_of(parts.setup, PHASE, iteration, [("", start, START)], params).write(path)
+
+        with parts.clock.timed("pretrain_checkpoint"), parts.interrupts.postponed():
+            name = f"start_{start}_{PHASE}_{iteration}"
+            parts.checkpoints.keep_best(f"start_{start}", values, name, write)
 
     def _save(self, training: Pretraining) -> None:
         parts, at = self._parts, self._done.n_iterations + training.iteration

@@ -11,6 +11,7 @@ import polars as pl
 from realdataexp.files import write_json
 from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
+from realdataexp.runs.checkpoint import LOOP
 from realdataexp.runs.doubts import (
     warn_of_arms,
     warn_of_design,
@@ -90,7 +91,7 @@ def _write_results(parts: Parts, status: str) -> None:
             "plan": [] if is_aa else plan(judged),
             "weights": parts.weight_figures,
             "metrics_summary": _last_metrics(metrics),
-            "best": parts.checkpoints.best,
+            "best": parts.checkpoints.best.get(LOOP, {}),
             "diagnostics": diagnostics,
             "warnings": [],
             "device": {

@@ -158,6 +158,11 @@ class Shard:
             for network, learner in zip(self._setup.networks, self._learners, strict=True)
         ]
 
+    def networks(self) -> dict[str, Tensor]:
+        """Each learner's parameters, numbered: S, ..."""
+        learners = enumerate(self._learners)
+        return {f"{i}.{k}": p for i, learner in learners for k, p in learner.params.items()}
+
     def _stateful(self) -> dict[str, World | Loop | Learner | Design | OutsideDesign]:
         """Everything with a state, by name."""
         learners = {f"network.{i}": learner for i, learner in enumerate(self._learners)}

@@ -147,6 +147,10 @@ class Workers:
         heard = self._ask("updates")
         return to_updates(self._joined([x for _, x in heard]))
 
+    def networks(self) -> dict[str, Tensor]:
+        """See Shard."""
+        return self._joined([x for _, x in self._ask("networks")])
+
     def state(self) -> dict[str, Tensor]:
         """See Shard; each shard's own, named after it."""
         heard = self._ask("state")
@@ -226,6 +230,8 @@ def _answer(connection: Connection, shard: Shard, command: Sequence[Any], tensor
         connection.send_bytes(dump(*of_look(shard.look())))
     elif name == "updates":
         connection.send_bytes(dump(None, of_updates(shard.updates())))
+    elif name == "networks":
+        connection.send_bytes(dump(None, shard.networks()))
     elif name == "state":
         connection.send_bytes(dump(None, shard.state()))
     elif name == "load_state":
