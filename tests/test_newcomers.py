@@ -275,7 +275,8 @@ def test_a_loss_says_which_types_of_labels_it_fits(write: Write, small_settings:
     text = "from dataclasses import replace\nfrom realdataexp.models.losses import MSE\n"
     write("new_losses", text + "mine = replace(MSE, types=('binary',))\n")
     config = small(small_settings, ["pooling"])
-    config["labels"][0]["loss_function"] = "new_losses:mine"
+    first, *others = config["labels"]
+    config["labels"] = [{**first, "loss_function": "new_losses:mine"}, *others]
     with pytest.raises(InputError) as caught:
         set_up(load_config(config), Warnings())
     assert str(caught.value) == (
