@@ -591,7 +591,7 @@ def track(
 ) -> None:
     """Import finished runs into TensorBoard or MLflow; nothing is imported twice."""
     from realdataexp.report.files import odd_files_named
-    from realdataexp.tracking.imports import import_run
+    from realdataexp.tracking.session import import_run
 
     given = {"uri": uri, "experiment": experiment}
     options = {name: value for name, value in given.items() if value is not None}

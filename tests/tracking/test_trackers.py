@@ -26,7 +26,7 @@ from realdataexp.runs import results
 from realdataexp.runs.checkpoint import Checkpoints
 from realdataexp.runs.experiment import check_experiment, resume_experiment
 from realdataexp.tracking import mlflow as own_mlflow
-from realdataexp.tracking.imports import import_run
+from realdataexp.tracking.session import import_run
 
 Settings = Callable[..., dict[str, Any]]
 TABLES = ("outcomes", "metrics", "estimates", "units")
