@@ -20,7 +20,7 @@ from realdataexp.runs.monitor import SCHEMA as MONITOR_SCHEMA
 from realdataexp.runs.recorder import METRIC_SCHEMA
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA, UNIT_SCHEMA
 from realdataexp.stats.inference import INFERENCE_SCHEMA
-from realdataexp.stats.planner import PLAN_SCHEMA
+from realdataexp.stats.performance import PLAN_SCHEMA
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -13,14 +13,20 @@ EXAMPLES = {
     "realdataexp.config.load": ("load_config",),
     "realdataexp.draws": ("uniform", "below", "choose"),
     "realdataexp.stats.analysis": ("analyze",),
-    "realdataexp.stats.comparison": ("gte_results",),
-    "realdataexp.stats.estimates": ("world_estimates", "between_worlds"),
-    "realdataexp.stats.honesty": ("binomial_interval", "judge"),
-    "realdataexp.stats.multiplicity": ("adjust",),
-    "realdataexp.stats.planner": ("minimum_detectable_effect",),
-    "realdataexp.stats.running": ("relative_effects",),
+    "realdataexp.stats.estimates": (
+        "world_estimates",
+        "between_worlds",
+        "mean_over_worlds",
+        "relative_effects",
+    ),
+    "realdataexp.stats.performance": (
+        "binomial_interval",
+        "gte_results",
+        "judge",
+        "minimum_detectable_effect",
+    ),
+    "realdataexp.stats.intervals": ("adjust",),
     "realdataexp.stats.sequential": ("confidence_sequence",),
-    "realdataexp.stats.starts": ("mean_over_worlds",),
 }
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -69,7 +69,7 @@ class Result:
         A row per design and label: gte, estimate, bias, bias_mc_se (Monte-Carlo standard error of
         the bias), sd, rmse, se_mean, in the label's unit per visit; bias_df (the degrees of
         freedom of bias_mc_se); coverage, sign_error_rate (shares); n_worlds. See
-        ``stats.honesty.judge``.
+        ``stats.performance.Performance``.
         """
         return pl.DataFrame(self.summary["comparison"], infer_schema_length=None)
 
@@ -170,7 +170,7 @@ def plan(
     Returns:
         A row for each p, cadence, length, design and label: plan.parquet. Effects, biases and
         least detectable effects are in the label's unit per visit (``_percent``: of control's
-        mean); see ``stats.planner.plan_grid``.
+        mean); see ``stats.performance.plan_grid``.
 
     Raises:
         InputError: something given is wrong.

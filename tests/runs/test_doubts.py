@@ -16,8 +16,8 @@ from realdataexp.runs.doubts import (
     warn_of_weights,
 )
 from realdataexp.stats.estimates import summarise, world_estimates
-from realdataexp.stats.honesty import judge, section
 from realdataexp.stats.inference import inference_table
+from realdataexp.stats.performance import judge, section
 
 Row = tuple[str, int, str, int, float]
 

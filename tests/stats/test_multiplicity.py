@@ -9,11 +9,11 @@ from simulated import bounds
 from statsmodels.stats.multitest import multipletests
 
 from realdataexp.stats.inference import INFERENCE_SCHEMA
-from realdataexp.stats.multiplicity import Method, adjust, adjust_labels
+from realdataexp.stats.intervals import Correction, adjust, adjust_labels
 
 
 @pytest.mark.parametrize("method", ["holm", "fdr_bh"])
-def test_adjusted_p_values_equal_statsmodels(method: Method) -> None:
+def test_adjusted_p_values_equal_statsmodels(method: Correction) -> None:
     p_FL = np.random.default_rng(0).random((40, 5)) ** 2
     p_FL[:, 3] = p_FL[:, 1]  # ties
     p_FL[::3, 0] = np.nan

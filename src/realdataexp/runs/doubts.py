@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 
 from realdataexp.errors import Warnings
-from realdataexp.stats.comparison import TRUTH
-from realdataexp.stats.groups import two_groups
-from realdataexp.stats.ratio import LEAST_P_VALUE, ratio_p_value
+from realdataexp.stats.aggregates import LEAST_P_VALUE, ratio_p_value
+from realdataexp.stats.estimates import TRUTH
+from realdataexp.stats.performance import two_groups
 
 _FEW_DIFFER = 0.1
 _MANY_SHORT = 0.5
@@ -146,7 +146,7 @@ def warn_of_ratios(diagnostics: dict[str, Any], p: float, warnings: Warnings) ->
 
 
 def warn_of_intervals(inference: Sequence[dict[str, Any]], warnings: Warnings) -> None:
-    """Warn of designs none of whose interval methods is trustworthy, by the entries of honesty."""
+    """Warn of designs none of whose interval methods is trustworthy, by the entries."""
     verdicts: dict[str, dict[str, dict[str, bool]]] = {}
     for entry in inference:
         if entry["trustworthy"] is not None:
@@ -165,7 +165,7 @@ def warn_of_intervals(inference: Sequence[dict[str, Any]], warnings: Warnings) -
 
 
 def warn_of_groups(inference: pl.DataFrame, n_starts: int, warnings: Warnings) -> None:
-    """Warn of designs whose worlds fall into two groups, by the rule of ``groups.two_groups``."""
+    """Warn of designs whose worlds fall into two groups: see ``performance.two_groups``."""
     labels: dict[str, list[str]] = {}
     for x in two_groups(inference, n_starts):
         apart = f"{x.n_below} and {x.n_above} worlds, {x.gap_se:.1f} standard errors apart"

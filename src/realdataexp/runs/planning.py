@@ -27,7 +27,7 @@ from realdataexp.runs.folder import (
 )
 from realdataexp.runs.results import SCHEMA_VERSION as RUN_VERSION
 from realdataexp.runs.setup import set_up
-from realdataexp.stats.planner import PlannedRun, plan_grid
+from realdataexp.stats.performance import PlannedRun, plan_grid
 
 logger = logging.getLogger("realdataexp")
 

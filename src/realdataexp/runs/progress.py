@@ -30,8 +30,7 @@ from rich.text import Text
 
 from realdataexp.errors import one_line
 from realdataexp.report.numbers import percent
-from realdataexp.stats.comparison import TRUTH
-from realdataexp.stats.running import relative_effects
+from realdataexp.stats.estimates import TRUTH, relative_effects
 
 logger = logging.getLogger("realdataexp")
 

@@ -32,9 +32,9 @@ from realdataexp.stats.aggregates import (
     arm_sums,
     outcome_table,
     unit_table,
+    units_by_arm,
     world_totals,
 )
-from realdataexp.stats.ratio import units_by_arm
 from realdataexp.worlds.base import start_of
 
 METRIC_SCHEMA = {

@@ -25,9 +25,7 @@ from realdataexp.runs.doubts import (
 from realdataexp.runs.folder import finite, write_parquet
 from realdataexp.runs.machine import peak_memory_mb, versions
 from realdataexp.runs.parts import Parts
-from realdataexp.stats.comparison import gte_results
 from realdataexp.stats.estimates import summarise
-from realdataexp.stats.honesty import family_rejections, judge, section
 from realdataexp.stats.inference import (
     designs_without_units,
     find_method,
@@ -35,7 +33,7 @@ from realdataexp.stats.inference import (
     needs_units,
     short_name,
 )
-from realdataexp.stats.planner import plan
+from realdataexp.stats.performance import family_rejections, gte_results, judge, plan, section
 
 logger = logging.getLogger("realdataexp")
 

@@ -54,7 +54,7 @@ from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.rehearsal import Rehearsal
 from realdataexp.runs.sharing import processes_of
 from realdataexp.schedules import Schedule
-from realdataexp.stats.comparison import TRUTH
+from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.inference import rehearse_method
 from realdataexp.worlds.base import Environment
 from realdataexp.worlds.replay import ReplayEnvironment

@@ -1,7 +1,7 @@
 """Sufficient statistics of outcomes: the seam between a run and every inference from it.
 
 Axes: W worlds, B visits of a step, X visits of a whole run, A arms (0 = control, 1 = treatment),
-L labels, U users.
+L labels, U users, R replications.
 
 A *unit* is what was randomised as one: a user, a cluster of users, a block of steps.
 """
@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import polars as pl
+from scipy.stats import binomtest
 
 ARMS = ("C", "T")
+LEAST_P_VALUE = 1e-4  # how often a right assignment is called a mismatch, at most
 
 OUTCOME_SCHEMA = pl.Schema(
     {
@@ -213,3 +215,41 @@ def _mean_by_unit(x_x: np.ndarray, unit_x: np.ndarray, n_units: int) -> np.ndarr
 def _repeated(names: list[str], index: np.ndarray) -> pl.Series:
     """The names at these places, as categories."""
     return pl.Series(names, dtype=pl.Categorical()).gather(index)
+
+
+def units_by_arm(unit_RX: np.ndarray, is_treated_RX: np.ndarray) -> dict[str, int]:
+    """How many units had the treatment, and the control, over all replications.
+
+    Args:
+        unit_RX: what was randomised as one, from 0; less for what is no visit.
+        is_treated_RX: each visit's arm. Where visits of one unit have both arms, they were not
+            randomised as one: the visits are counted then.
+
+    Returns:
+        Those of T and those of C.
+    """
+    n_units, n_visits = np.zeros(2, dtype=int), np.zeros(2, dtype=int)
+    is_mixed = False
+    for unit_X, is_treated_X in zip(unit_RX, is_treated_RX, strict=True):
+        on_X = unit_X >= 0
+        arm_x = is_treated_X[on_X].astype(np.int64)
+        key_u = np.unique(2 * unit_X[on_X].astype(np.int64) + arm_x)
+        is_mixed |= len(np.unique(key_u // 2)) < len(key_u)
+        n_units += np.bincount(key_u % 2, minlength=2)
+        n_visits += np.bincount(arm_x, minlength=2)
+    n_C, n_T = (n_visits if is_mixed else n_units).tolist()
+    return {"T": n_T, "C": n_C}
+
+
+def ratio_p_value(n_T: int, n_C: int, p: float) -> float:
+    """Exact binomial test of the number of treated units against the share p; 1 without units.
+
+    Where the arms did not get the share of units that was planned (sample-ratio mismatch), what
+    assigns the arms is broken, or it lost some of them, and no estimate from such a test is to be
+    trusted: Fabijan et al., KDD 2019.
+
+    Examples:
+        >>> ratio_p_value(1920, 1280, 0.5) < 1e-28, round(ratio_p_value(52, 48, 0.5), 2)
+        (True, 0.76)
+    """
+    return float(binomtest(n_T, n_T + n_C, p).pvalue) if n_T + n_C else 1.0

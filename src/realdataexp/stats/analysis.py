@@ -14,9 +14,14 @@ import polars as pl
 
 from realdataexp.errors import InputError, did_you_mean
 from realdataexp.registry import names
-from realdataexp.stats.aggregates import outcome_table, unit_table
+from realdataexp.stats.aggregates import (
+    LEAST_P_VALUE,
+    outcome_table,
+    ratio_p_value,
+    unit_table,
+    units_by_arm,
+)
 from realdataexp.stats.inference import find_method, inference_table, short_name
-from realdataexp.stats.ratio import LEAST_P_VALUE, ratio_p_value, units_by_arm
 
 ANALYSIS_SCHEMA = pl.Schema(
     {

@@ -16,10 +16,8 @@ import polars as pl
 from realdataexp.components import ComponentError, Unfit, calling
 from realdataexp.errors import InputError
 from realdataexp.registry import find, is_outside, names
-from realdataexp.stats.comparison import TRUTH
-from realdataexp.stats.estimates import ESTIMAND
-from realdataexp.stats.intervals import Intervals
-from realdataexp.stats.multiplicity import adjust_labels
+from realdataexp.stats.estimates import ESTIMAND, TRUTH
+from realdataexp.stats.intervals import Intervals, adjust_labels
 from realdataexp.stats.tables import DesignTables
 
 Method = Callable[[DesignTables], Intervals]
@@ -139,7 +137,7 @@ def inference_table(
     Returns:
         INFERENCE_SCHEMA, ordered by design, method, world and label; null where a method cannot
         tell. ``p_adjusted`` is the p-value by Holm's method over the labels of a design, world and
-        method (``multiplicity.adjust_labels``).
+        method (``intervals.adjust_labels``).
 
     Raises:
         InputError: a method that does not exist.
