@@ -334,7 +334,9 @@ class Check:
         kinds = tuple(label.config.type for label in setup.labels)
         validator = _validator(setup.config, setup, kinds)
         replications = tuple(range(setup.config.experiment.replications))
-        return Shard(setup, validator, starts, replications, setup.running), setup
+        return Shard(
+            setup, validator, starts, replications, setup.start_designs(replications)
+        ), setup
 
     def _stepping(self, settings: Any, has_graphs: bool = True) -> Row:
         """Steps of a config: their speed, kernels, waits and memory."""

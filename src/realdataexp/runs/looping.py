@@ -45,10 +45,8 @@ class LoopPhase:
         self._parts, setup = parts, parts.setup
         parts.n_processes = n_processes
         own = shares(len(parts.recorder.replications), n_processes)
-        running = [setup.running] if n_processes == 1 else [setup.start_designs(r) for r in own]
         makers = [
-            partial(Shard, setup, parts.validator, starts, r, designs)
-            for r, designs in zip(own, running, strict=True)
+            partial(Shard, setup, parts.validator, starts, r, setup.start_designs(r)) for r in own
         ]
         self._shard: Shard | Workers
         if n_processes == 1:

@@ -52,7 +52,7 @@ from realdataexp.registry import find, is_outside
 from realdataexp.runs.checks import data_faults
 from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.rehearsal import Rehearsal
-from realdataexp.runs.sharing import processes_of
+from realdataexp.runs.sharing import processes_of, shares
 from realdataexp.schedules import Schedule
 from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.inference import rehearse_method
@@ -113,7 +113,7 @@ class Setup:
     Attributes:
         labels: those with a model.
         networks: theirs, each of one label or of several.
-        running: the designs of ``blocks``, started for all replications.
+        started: the designs of ``blocks``, as they run in each process, by its replications.
         metrics: of predictions, from outside the package, by name.
         n_processes: over how many processes the loop's replications are spread.
         histories: each start's table U, L of users' mean outcomes before the test; None without
@@ -130,14 +130,14 @@ class Setup:
     histories: tuple[np.ndarray, ...] | None
     blocks: tuple[Block, ...]
     context: Context
-    running: tuple[Design | OutsideDesign, ...]
+    started: dict[tuple[int, ...], tuple[Design | OutsideDesign, ...]]
     n_processes: int
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def start_designs(self, replications: tuple[int, ...]) -> tuple[Design | OutsideDesign, ...]:
-        """The designs, started for some of the replications."""
-        context = replace(self.context, replication_R=torch.tensor(replications))
-        return tuple(_start(block, context) for block in self.blocks)
+        """The designs as they run in some of the replications, for one loop."""
+        ready = self.started.pop(replications, None)  # what they remember is one loop's
+        return ready or _start(self.blocks, self.context, replications)
 
     @property
     def primary_metric(self) -> str:
@@ -220,15 +220,15 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     histories = _histories(config, environment, tuple(outcomes.values()))
     n_users = None if histories is None else len(histories[0])
     context = _context(config, environment, device or choose_device("cpu"), n_users)
-    running = [attempt(partial(_start, block, context)) for block in blocks or ()]
     n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
+    own = shares(config.experiment.replications, n_processes or 1)
+    started = {r: attempt(partial(_start, blocks or (), context, r)) or () for r in own}
     if not faults:
         targets = tuple(outcomes.values())
         faults += _rehearse(config, environment, targets, context, networks, parts, blocks or ())
     if faults or device is None or blocks is None or n_processes is None:
-        raise InputError(*faults)
+        raise InputError(*dict.fromkeys(faults))
     _warn_unused_rates(config, warnings)
-    started = tuple(design for design in running if design is not None)
     return Setup(
         config,
         device,
@@ -293,8 +293,26 @@ def _fits(config: Config, device: Device) -> bool:
     return True
 
 
-def _start(block: Block, context: Context) -> Design | OutsideDesign:
-    return block.design.start(replace(context, label=block.label, p=block.p))
+def _start(
+    blocks: Sequence[Block], context: Context, replications: tuple[int, ...]
+) -> tuple[Design | OutsideDesign, ...]:
+    """The designs as they run in some of the replications.
+
+    Raises:
+        InputError: some cannot, a line each.
+        ComponentError: one from outside fails.
+    """
+    context = replace(context, replication_R=torch.tensor(replications))
+    found: list[Design | OutsideDesign] = []
+    faults: list[str] = []
+    for block in blocks:
+        try:
+            found.append(block.design.start(replace(context, label=block.label, p=block.p)))
+        except (InputError, ComponentError) as error:
+            faults += faults_of(error)
+    if faults:
+        raise InputError(*faults)
+    return tuple(found)
 
 
 def _context(
