@@ -78,29 +78,22 @@ class Monitor:
         self._first, self._offset, self._n_before = 0.0, 0.0, 0
         self._written = 0.0
         self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def __enter__(self) -> Monitor:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
         """Read the rows that are there already, and begin to sample."""
         self._first = self._written = time.monotonic()
         self._attempt(self._read)
         self._attempt(self._open)
-        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._attempt(self._thread.start)
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the thread, which has sampled once at least, and write the file."""
         self._ended.set()
-        if self._thread is not None and self._thread.ident is not None:
+        if self._thread.ident is not None:
             self._thread.join(_PATIENCE)
-        if self._thread is None or not self._thread.is_alive():
+        if not self._thread.is_alive():
             self._attempt(self._write)
         else:
             self._note(f"a sample took more than {_PATIENCE:g} s")
@@ -171,9 +164,8 @@ class Monitor:
             require_regular(self._path)
             rows = read_parquet(self._path).select(pl.col(k).cast(v) for k, v in SCHEMA.items())
             if rows.height:
-                last = rows.row(-1, named=True)
                 self._earlier = rows
-                self._offset, self._n_before = last["seconds"], last["process"] + 1
+                self._offset, self._n_before = rows["seconds"][-1], rows["process"][-1] + 1
 
     def _write(self) -> None:
         write_parquet(self._path, self.table())
