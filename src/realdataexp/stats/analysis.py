@@ -178,10 +178,11 @@ def _check_columns(
     """Refuse columns that are not there, and outcomes named twice, or none."""
     if not outcomes or len(set(outcomes)) < len(outcomes):
         raise InputError(f"outcomes = {[*outcomes]}: name one column or more, each once")
-    named = [("arm", arm), *(("outcomes", name) for name in outcomes), ("unit", unit)]
-    named += [*(("covariates", name) for name in covariate_of.values()), ("time", time)]
+    named = [("arm", arm), *(("outcomes", name) for name in outcomes)]
+    named += [("covariates", name) for name in covariate_of.values()]
+    named += [(x, name) for x, name in (("unit", unit), ("time", time)) if name is not None]
     for argument, name in named:
-        if name is not None and name not in frame.columns:
+        if name not in frame.columns:
             near = did_you_mean(str(name), frame.columns)
             near = near or f"; it has {', '.join(frame.columns)}"
             raise InputError(f"{argument} = {name!r}: the table has no such column{near}")
