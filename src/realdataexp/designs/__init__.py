@@ -13,7 +13,7 @@ from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcom
 from realdataexp.designs.outside import OutsideDesign
 from realdataexp.errors import InputError
 from realdataexp.options import construct
-from realdataexp.registry import find, is_outside
+from realdataexp.registry import find, is_outside, names
 
 __all__ = [
     "CONTROL",
@@ -42,3 +42,16 @@ def build_design(name: str, options: Mapping[str, Any], where: str) -> Design | 
     if option := design.outside_option:
         return OutsideDesign(design, f"{where}.{option} = {getattr(design, option)!r}")
     return design
+
+
+def __getattr__(name: str) -> Any:
+    """A design of the package by the name of its class, imported when it is first asked for."""
+    for known in names("design"):
+        if name == "".join(part.capitalize() for part in known.split("_")):
+            return find("design", known, "design")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def registered_name(design: type[Design]) -> str | None:
+    """The name of a design of the package; None of another."""
+    return next((x for x in names("design") if find("design", x, "design") is design), None)

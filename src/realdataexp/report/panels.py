@@ -186,10 +186,10 @@ class Panel:
     label: str = ""
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def main(self) -> list[Panel]:
-        """The metric that says best how good predictions are, and the loss; of the first design."""
-        metrics = [x for x in self.choices["metric"][:2] if x in METRICS]
-        return [self.chosen(metric, self.choices["design"][0]) for metric in metrics]
+    def main(self, design: str | None = None) -> list[Panel]:
+        """The metric that says best how good predictions are, and the loss, of a design."""
+        of = design or self.choices["design"][0]
+        return [self.chosen(x, of) for x in self.choices["metric"][:2] if x in METRICS]
 
     def chosen(self, metric: str, design: str) -> Panel:
         """The curves of one metric and one design, named by the metric."""

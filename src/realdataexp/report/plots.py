@@ -6,7 +6,7 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import pairwise
@@ -26,6 +26,7 @@ if _backend is not None:  # others in this process, and its children, get what t
     with suppress(ValueError):
         matplotlib.rcParams["backend"] = _backend
 
+from realdataexp.errors import InputError  # noqa: E402
 from realdataexp.files import write_atomically  # noqa: E402
 from realdataexp.report.files import REMEDY, RunResult, read_run  # noqa: E402
 from realdataexp.report.numbers import number  # noqa: E402
@@ -141,6 +142,126 @@ def grid(rows: Sequence[Sequence[Panel]]) -> Figure:
         for j, panel in enumerate(row):
             _draw(figure.add_subplot(columns[j]), panel, has_names=j == 0 or len(rows) == 1)
     return figure
+
+
+class Plots:
+    """Figures of a run, a method for each kind.
+
+    A method draws and returns a matplotlib ``Figure``, which a notebook shows and ``savefig``
+    writes; nothing is written to the run folder. Without ``label`` there is a panel for each
+    label. Called itself, it draws plot.svg of the run folder again and returns the file.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: by each method, where a file of the folder is missing or damaged, something
+            passed is unknown, or the run has nothing of the kind to show.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, *, png: bool = False) -> Path:
+        """Draw plot.svg again, and plot.png where asked; returns the SVG."""
+        return write_plot(self._folder, png=png)
+
+    def all(self) -> Figure:
+        """Everything that plot.svg shows."""
+        with style():
+            return draw(self._panels())
+
+    def answers(self, label: str | None = None) -> Figure:
+        """Each design's estimates of single tests, with the truth."""
+        return self._drawn("answers", "mode compare", label, lambda p, x: [p.answers(x)])
+
+    def bias(self, label: str | None = None) -> Figure:
+        """Each design's bias, with the interval that decides whether it is one."""
+        return self._drawn("bias", "mode compare", label, lambda p, x: [p.bias(x)])
+
+    def coverage(
+        self, label: str | None = None, methods: Sequence[str] | None = ("welch",)
+    ) -> Figure:
+        """How often intervals hold the truth (in an A/A test: exclude 0); None: all methods."""
+        return self._drawn("coverage", "mode compare, and these methods", label,
+                           lambda p, x: [p.coverage(x, methods)])  # fmt: skip
+
+    def effects(self, label: str | None = None) -> Figure:
+        """What each design would report after each step, on average."""
+        return self._drawn("effects", "a step", label, lambda p, x: [p.effects(x)])
+
+    def totals(self, label: str | None = None) -> Figure:
+        """Each arm's outcome so far."""
+        return self._drawn("totals", "a step", label, lambda p, x: [p.totals(x)])
+
+    def curves(
+        self, metric: str | None = None, label: str | None = None, design: str | None = None
+    ) -> Figure:
+        """Metrics of networks and rankings over steps.
+
+        Args:
+            metric: such as "auc"; None: the one that says best how good predictions are, and the
+                loss.
+            label: one label; None: all.
+            design: whose networks; None: the truth's, or those of the run's one design.
+        """
+
+        def chosen(panels: Panels, label: str) -> list[Panel | None]:
+            panel = panels.quality(label)
+            if panel is None:
+                return []
+            own = self._known("design", design, panel.choices["design"])
+            if metric is None:
+                return list(panel.main(own))
+            # another label may have a metric that this one has not
+            return [panel.chosen(metric, own)] if metric in panel.choices["metric"] else []
+
+        panels = self._panels()
+        known = [p.choices["metric"] for x in panels.result.titles if (p := panels.quality(x))]
+        if metric is not None:
+            self._known("metric", metric, list(dict.fromkeys(x for of in known for x in of)))
+        return self._drawn("curves", "a look at its networks", label, chosen)
+
+    def weights(self) -> Figure:
+        """How good the weight models of designs are."""
+        found = self._panels().weights()
+        return self._figure("weights", "a design with a weight model", [found])
+
+    def data_left(self) -> Figure:
+        """How the data run out."""
+        found = self._panels().data_left()
+        return self._figure("data_left", "data that run out", [[found] if found else []])
+
+    def _panels(self) -> Panels:
+        return Panels.read(self._folder, read_run(self._folder))
+
+    @staticmethod
+    def _known(what: str, value: str | None, known: Sequence[str]) -> str:
+        if value is not None and value not in known:
+            raise InputError(f"{what} = {value!r}: unknown; use one of {', '.join(known)}")
+        return known[0] if value is None else value
+
+    def _drawn(
+        self, kind: str, needs: str, label: str | None,
+        make: Callable[[Panels, str], Sequence[Panel | None]],
+    ) -> Figure:  # fmt: skip
+        """The panels of one label, or of each."""
+        panels = self._panels()
+        labels = list(panels.result.titles)
+        if label is not None:
+            labels = [self._known("label", label, labels)]
+        return self._figure(kind, needs, [[p for p in make(panels, x) if p] for x in labels])
+
+    def _figure(self, kind: str, needs: str, rows: Sequence[Sequence[Panel]]) -> Figure:
+        """A row for each label; those with one panel side by side."""
+        rows = [row for row in rows if row]
+        if not rows:
+            raise InputError(f"{self._folder}: has nothing for plot.{kind}(): it takes {needs}")
+        if max(map(len, rows)) == 1:
+            flat = [row[0] for row in rows]
+            rows = [flat[i : i + 2] for i in range(0, len(flat), 2)]
+        with style():
+            return grid(rows)
 
 
 # --- a panel -----------------------------------------------------------------------------------
