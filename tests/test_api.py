@@ -241,6 +241,9 @@ def test_a_list_of_designs_may_hold_names_settings_and_objects(
     settings = small_settings(pretrain={"enabled": False}, simulation={"n_steps": 1})
     result = rx.run(rx.load_config(settings), designs=designs, out=tmp_path / "r")
     assert list(dict.fromkeys(result.comparison["design"])) == ["pooling", "frozen", "shadow"]
+    settings["experiment"]["designs"] = designs  # a dictionary may hold them too
+    same = rx.run(settings, out=tmp_path / "s")
+    assert same.comparison.equals(result.comparison)
 
 
 def test_designs_that_a_config_cannot_name_are_refused_at_once(

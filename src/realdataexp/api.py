@@ -398,13 +398,26 @@ def load_model(
 
 def _loaded(config: Config | Mapping[str, Any] | str | Path, overrides: Sequence[str]) -> Config:
     if not isinstance(config, Config):
-        return load_config(config, overrides)
+        return load_config(_plain(config) if isinstance(config, Mapping) else config, overrides)
     if overrides:
         raise InputError(
             f"overrides = {list(overrides)!r}: have no effect on a config that is loaded; pass "
             "them to load_config"
         )
     return config
+
+
+def _plain(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings, the designs in them that are objects by what a config says of them."""
+    test = settings.get("experiment")
+    designs = test.get("designs") if isinstance(test, Mapping) else None
+    if not (isinstance(test, Mapping) and isinstance(designs, list | tuple)):
+        return settings
+    said = [
+        _settings_of(x, f"experiment.designs.{i}") if isinstance(x, Design) else x
+        for i, x in enumerate(designs)
+    ]
+    return {**settings, "experiment": {**test, "designs": said}}
 
 
 def _comparing(config: Config, designs: Sequence[_AnyDesign] | Mapping[str, _AnyDesign]) -> Config:
