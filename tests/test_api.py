@@ -290,6 +290,7 @@ def test_all_names_what_is_there_and_nothing_else():
         "RunError",
         "__version__",
         "designs",
+        "load_model",
     }
     with pytest.raises(AttributeError, match="has no attribute 'runn'"):
         _ = rx.runn

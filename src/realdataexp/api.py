@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any
 
 import polars as pl
 from pydantic_core import PydanticSerializationError
@@ -26,9 +26,6 @@ from realdataexp.report.plots import Plots
 from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.networks import Network, best_networks, read_networks
 from realdataexp.runs.planning import run_plan
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _FILES = ("outcomes", "units", "estimates", "metrics", "monitor")
 _PARTS = ("answers", "comparison", "inference", "family", "regret", "power", "last_metrics")
@@ -204,14 +201,8 @@ class Result:
         """
         return read_table(self.folder, "monitor")
 
-    @overload
-    def to_pandas(self) -> dict[str, pd.DataFrame]: ...
-
-    @overload
-    def to_pandas(self, table: str) -> pd.DataFrame: ...
-
-    def to_pandas(self, table: str | None = None) -> pd.DataFrame | dict[str, pd.DataFrame]:
-        """A table as a pandas frame; without a name every table that this run has, by its name.
+    def to_pandas(self, table: str | None = None) -> Any:
+        """A table as a ``pandas.DataFrame``; without a name a dictionary of all that this run has.
 
         Args:
             table: one of answers, comparison, inference, family, regret, power, last_metrics,

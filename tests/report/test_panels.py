@@ -1,11 +1,50 @@
-"""Curves are means over worlds with the range of most of them, and short."""
+"""Panels: what both engines draw is the same; curves are means over worlds, and short."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from realdataexp.report import panels
+from realdataexp.report.files import read_run
+from realdataexp.report.page import chart
+from realdataexp.report.panels import Panel, Panels
+from realdataexp.report.plots import grid, style
+
+
+def all_panels(run: Path) -> list[Panel]:
+    """Every panel of a run, one metric and design at a time."""
+    found = Panels.read(run, read_run(run)).all()
+    return [own for panel in found for own in (panel.main() if panel.choices else [panel])]
+
+
+def test_both_engines_draw_the_same_numbers_under_the_same_names(small_run: Path):
+    kinds = set()
+    for panel in all_panels(small_run):
+        traces = [t for t in chart(panel)["data"] if "band" not in t["meta"]]
+        with style():
+            (ax,) = grid([[panel]]).axes
+        assert ax.get_title(loc="left") == panel.title
+        kinds.add(panel.key.partition("-")[0])
+        lines = {line.get_label(): line for line in ax.get_lines()}
+        if panel.curves:
+            assert {t["name"] for t in traces} <= set(lines)
+            for t in traces:
+                assert list(lines[t["name"]].get_xdata()) == t["x"]
+                assert list(lines[t["name"]].get_ydata()) == pytest.approx(t["y"], rel=1e-6)
+        else:
+            names = [x.get_text() for x in ax.get_yticklabels()]
+            assert set(names) == {t["meta"]["design"] for t in traces}
+            key = "mean" if panel.boxes else "x"
+            told = sorted(t[key][0] for t in traces)
+            drawn = [line for line in ax.get_lines() if line.get_marker() in ("o", "s", "D", "x")]
+            found = sorted(float(x) for line in drawn for x in line.get_xdata())
+            assert found == pytest.approx(told, rel=1e-6)
+        shapes = [s for s in chart(panel)["layout"].get("shapes", ()) if s["type"] == "line"]
+        assert [s["x0"] for s in shapes] == ([] if panel.line is None else [panel.line])
+    assert kinds == {"estimates", "bias", "coverage", "effect", "total", "quality", "data"}
 
 
 def test_a_band_is_the_middle_of_the_worlds():
