@@ -19,8 +19,7 @@ from bench.process import measure, timed
 from bench.sizes import Place
 from realdataexp.config import Config, load_config
 from realdataexp.data import schema
-from realdataexp.data.kuairand import Files, ImportRequest, find_files, prepare
-from realdataexp.data.log_files import DTYPES
+from realdataexp.data.kuairand import DTYPES, Files, ImportRequest, find_files, prepare
 from realdataexp.errors import InputError, Warnings
 
 _N_OPENED = 5

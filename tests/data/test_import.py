@@ -32,9 +32,9 @@ from kuairand_folder import (
 from polars.testing import assert_frame_equal
 
 from realdataexp.data import cache, kuairand, schema
+from realdataexp.data.ingest import Spill
 from realdataexp.data.kuairand import ImportRequest, find_files, prepare
 from realdataexp.data.log import DataSet
-from realdataexp.data.spill import Spill
 from realdataexp.errors import DiskError, InputError, Warnings
 
 USERS, BASIC, STATISTIC = schema.USER_FEATURES, schema.VIDEO_BASIC, schema.VIDEO_STATISTIC

@@ -178,8 +178,8 @@ def test_a_marker_that_cannot_be_read_is_an_input_error(folder):
 SLOWLY = """
 import sys
 from pathlib import Path
-from realdataexp.data import csv_chunks, feature_files, log_files
-csv_chunks.CHUNK_BYTES, log_files.BUCKET_ROWS, feature_files.BLOCK_ROWS = 20_000, 500, 20
+from realdataexp.data import csv_files, ingest
+csv_files.CHUNK_BYTES, ingest.BUCKET_ROWS, ingest.BLOCK_ROWS = 20_000, 500, 20
 sys.path.insert(0, sys.argv[2])
 from test_integrity import open_data
 print("begin", flush=True)

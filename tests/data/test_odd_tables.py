@@ -17,7 +17,7 @@ import pytest
 from data.test_tables import ROWS, Own, assert_same, many_views, rows_of, small_tables
 
 from realdataexp.config import load_config
-from realdataexp.data.csv_chunks import CHUNK_BYTES
+from realdataexp.data.csv_files import CHUNK_BYTES
 from realdataexp.errors import InputError, Warnings
 from realdataexp.runs.setup import set_up
 

@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from realdataexp.data import synthetic, synthetic_world
-from realdataexp.data.synthetic import write_synthetic
-from realdataexp.errors import DiskError, InputError
+from realdataexp.data import schema, synthetic, synthetic_world
+from realdataexp.data.kuairand import ImportRequest, prepare
+from realdataexp.data.synthetic import SyntheticTables, prepare_synthetic, write_synthetic
+from realdataexp.errors import DiskError, InputError, Warnings
 
 REAL = Path(__file__).parents[3] / "shared/data/KuaiRand-Pure/data"
 EARLY, LATE, RANDOM = (
@@ -556,3 +557,36 @@ def test_data_that_no_disk_holds_are_refused_at_once(tmp_path: Path):
     with pytest.raises(InputError, match=r"are free, about 60,000,000.0 GB are needed"):
         write_synthetic(tmp_path / "d", n_users=10, n_videos=10, n_rows=10**15, seed=0)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- made directly ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["pure", "27k"])
+def test_tables_made_directly_are_those_imported_from_the_files(tmp_path, version):
+    """Every column as a number and as a category, every label, the counts, in several blocks."""
+    sizes = {"version": version, "n_users": 40, "n_videos": 90, "n_rows": 3000, "seed": 5}
+    names = [
+        (name, f"{side}.{name}")
+        for side, columns in (("user", schema.USER_COLUMNS), ("video", schema.BASIC_COLUMNS),
+                              ("video", schema.STATISTIC_COLUMNS))
+        for name in columns[1:]
+    ]  # fmt: skip
+    request = ImportRequest(
+        path=tmp_path / "data",
+        logs=schema.LOGS,
+        numerical=tuple(full for name, full in names if name not in schema.TEXT_COLUMNS),
+        categorical=tuple(dict.fromkeys(name for name, _ in names)),
+        targets=tuple(schema.LABEL_COLUMNS),
+    )
+    write_synthetic(tmp_path / "data", **sizes)
+    written = prepare(request, tmp_path / "cache", Warnings())
+    made = prepare_synthetic(SyntheticTables(**sizes), request, tmp_path / "cache", Warnings())
+    assert made.stats == written.stats
+    assert made.users.equals(written.users)
+    assert made.videos.frame().equals(written.videos.frame())
+    entries = [tmp_path / "cache" / data.fingerprint for data in (written, made)]
+    arrays = sorted(path.name for path in entries[0].glob("*.npy"))
+    assert len(arrays) == 3 + len(request.targets)
+    for name in arrays:
+        assert (entries[1] / name).read_bytes() == (entries[0] / name).read_bytes()

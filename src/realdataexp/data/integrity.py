@@ -10,15 +10,14 @@ from typing import Any
 
 from realdataexp.data import schema
 from realdataexp.data.cache import file_key
-from realdataexp.data.csv_chunks import last_line
-from realdataexp.data.csv_files import read_header
+from realdataexp.data.csv_files import last_line, read_header
 from realdataexp.data.disk import require_space
-from realdataexp.data.log_files import ROW_BYTES
 from realdataexp.errors import InputError
 
 MARKER = "SYNTHETIC"
 """File of a synthetic folder: JSON, rows of each file stem."""
 
+_ROW_BYTES = 50  # of the log while it is sorted: all its columns, and what of them is null
 _SAMPLE_BYTES = 1 << 20
 _FEATURE_BYTES = {True: 4, False: 16}  # of a number, and about those of a category
 
@@ -85,8 +84,8 @@ def _is_unended(path: Path) -> bool:
 
 def require_import_space(
     folder: Path,
-    logs: Sequence[Path],
-    videos: Sequence[Path],
+    n_rows: int,
+    n_videos: int,
     n_targets: int,
     video_features: Sequence[bool],
 ) -> None:
@@ -94,18 +93,17 @@ def require_import_space(
 
     Args:
         folder: where it writes.
-        logs: the log files.
-        videos: the files of one video feature table.
+        n_rows: rows of the log.
+        n_videos: rows of one video feature table.
         n_targets: how many labels are asked.
         video_features: of each asked video feature, whether it is numerical.
     """
-    n_rows, n_videos = _rows_about(logs), _rows_about(videos)
     log = n_rows * (4 + 4 * n_targets)
     features = min(n_rows, n_videos) * (8 + sum(_FEATURE_BYTES[kind] for kind in video_features))
-    require_space(folder, int(1.1 * (log + max(n_rows * ROW_BYTES, 2 * features))))
+    require_space(folder, int(1.1 * (log + max(n_rows * _ROW_BYTES, 2 * features))))
 
 
-def _rows_about(paths: Sequence[Path]) -> int:
+def rows_about(paths: Sequence[Path]) -> int:
     """How many rows files hold, judged by the length of the first ones."""
     n_rows = 0.0
     for path in paths:

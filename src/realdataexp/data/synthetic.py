@@ -26,42 +26,55 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.random import Generator
 
+from realdataexp.data.csv_files import DTypes
 from realdataexp.data.disk import require_space
+from realdataexp.data.ingest import LATE
 from realdataexp.data.integrity import MARKER
-from realdataexp.data.schema import USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC
-from realdataexp.data.synthetic_tables import (
+from realdataexp.data.kuairand import DTYPES as LOG_DTYPES
+from realdataexp.data.kuairand import ImportRequest, Then, open_source
+from realdataexp.data.log import DataSet
+from realdataexp.data.schema import (
+    FILE_COLUMNS,
+    LOG_COLUMNS,
+    LOG_STEMS,
+    USER_FEATURES,
+    VIDEO_BASIC,
+    VIDEO_STATISTIC,
+)
+from realdataexp.data.synthetic_world import (
+    COUNTS,
     DUPLICATE_SHARE,
     FALSE_CLICK_ZERO_PLAY,
     LOG_SCALE,
     LOG_SHIFT,
     RARE,
     REPEAT_SHARE,
+    ROWS,
     SD_NOISE,
     TABS,
-)
-from realdataexp.data.synthetic_world import (
-    COUNTS,
-    ROWS,
     Array,
     World,
     build_world,
     engagement,
+    make_users,
     pick,
     play_ms,
     stream,
     valid_play,
+    video_blocks,
 )
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, Warnings
 from realdataexp.files import disk_faults, sync_names
 
 BLOCK_ROWS = 1_000_000
@@ -72,6 +85,7 @@ _MEMORY_USER, _MEMORY_VIDEO = 1_000, 50
 FORMAT_VERSION = 2
 """Raise it when the same seed writes other files: cached data are then made anew."""
 
+_T = TypeVar("_T")
 _LOGS = ("log_standard_4_08_to_4_21", "log_standard_4_22_to_5_08", "log_random_4_22_to_5_08")
 _RANDOM = 2  # its index in _LOGS
 _PERIODS = ((date(2022, 4, 8), 14), (date(2022, 4, 22), 17), (date(2022, 4, 22), 17))
@@ -225,38 +239,7 @@ def _block(seed: int, block: int, world: World, first: int, counts: Array) -> li
     return frames
 
 
-# ---------------------------------------------------------------- files
-
-
-class _Parts:
-    """One log or table in one or more CSV files, each with a header and an equal share of rows."""
-
-    def __init__(self, folder: Path, stem: str, version: str, parts: int, n_rows: int) -> None:
-        names = [f"{stem}_{version}_part{i + 1}.csv" for i in range(parts)]
-        if parts == 1:
-            names = [f"{stem}_{version}.csv"]
-        self.handles: list[BinaryIO] = [(folder / name).open("wb") for name in names]
-        self.rows_a_part = max(1, -(-n_rows // parts))
-        self.rows: int | None = None  # None: the headers are not written yet
-
-    def write(self, frame: pl.DataFrame) -> None:
-        """Append rows, each to the part that it belongs to."""
-        if self.rows is None:
-            self.rows = 0
-            for handle in self.handles:
-                frame.clear().write_csv(handle)
-        while not frame.is_empty():
-            part, done = divmod(self.rows, self.rows_a_part)
-            head, frame = frame[: self.rows_a_part - done], frame[self.rows_a_part - done :]
-            head.write_csv(self.handles[part], include_header=False)
-            self.rows += head.height
-
-    def close(self) -> None:
-        """Close the files, their bytes on the disk."""
-        for handle in self.handles:
-            with handle:
-                handle.flush()
-                os.fsync(handle.fileno())
+# ---------------------------------------------------------------- the tables
 
 
 def _user_blocks(counts: Array) -> Iterator[tuple[int, int]]:
@@ -269,71 +252,187 @@ def _user_blocks(counts: Array) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _write_all(folder: Path, version: str, n_users: int, n_videos: int,
-               log_rows: tuple[int, ...], seed: int) -> None:  # fmt: skip
-    shards = VERSIONS[version]
-    tables = {
-        "users": _Parts(folder, "user_features", version, 1, n_users),
-        "videos": _Parts(folder, "video_features_basic", version, 1, n_videos),
-        "statistics": _Parts(
-            folder, "video_features_statistic", version, shards.statistic_parts, n_videos
-        ),
-    }
-    parts = (shards.log_parts, shards.log_parts, 1)
-    logs = [
-        _Parts(folder, name, version, n_parts, n_rows)
-        for name, n_parts, n_rows in zip(_LOGS, parts, log_rows, strict=True)
-    ]
-    try:
-        world = build_world(seed, n_users, n_videos, lambda name, rows: tables[name].write(rows))
-        rng = stream(seed, COUNTS)
-        weights = (world.users.weight_standard,) * 2 + (world.users.weight_random,)
-        counts = np.stack([rng.multinomial(n, w) for n, w in zip(log_rows, weights, strict=True)])
-        for block, (first, last) in enumerate(_user_blocks(counts)):
-            frames = _block(seed, block, world, first, counts[:, first:last])
-            for log, frame in zip(logs, frames, strict=True):
-                log.write(frame)
-    finally:
-        for file in [*tables.values(), *logs]:
-            file.close()
-
-
 def made_bytes(n_users: int, n_videos: int) -> int:
     """About how much memory tables of this size take while they are made."""
     return _MEMORY_USER * n_users + _MEMORY_VIDEO * n_videos
 
 
-def _sizes(
-    version: str, n_users: int | None, n_videos: int | None, n_rows: int | None, seed: int
-) -> tuple[int, int, tuple[int, int, int]]:
-    """Check the sizes, and divide the rows over the logs as the version does."""
-    if version not in VERSIONS:
-        raise InputError(f"`version` == {version!r}, must be one of {', '.join(VERSIONS)}")
-    real = VERSIONS[version]
-    n_users = real.n_users if n_users is None else n_users
-    n_videos = real.n_videos if n_videos is None else n_videos
-    total = sum(real.log_rows) if n_rows is None else n_rows
-    for name, value, least in (("n_users", n_users, 1), ("n_videos", n_videos, 1),
-                               ("n_rows", total, 1), ("seed", seed, 0)):  # fmt: skip
-        if value < least:
-            raise InputError(f"`{name}` == {value}, must be >= {least}")
-    if total < n_users:
-        raise InputError(
-            f"`n_rows` == {total}, must be >= `n_users` == {n_users}: "
-            "ask for more rows or fewer users"
-        )
-    early, late, _ = (round(total * rows / sum(real.log_rows)) for rows in real.log_rows)
-    return n_users, n_videos, (early, late, total - early - late)
+class SyntheticTables:
+    """Users, videos and logs made from a seed: written as CSV files, or imported directly.
+
+    Attributes:
+        version: whose file names, shards and default sizes are used: "pure", "1k" or "27k".
+        n_users, n_videos, seed: as given, or the real version's.
+        made: the rows of each file stem.
+    """
+
+    def __init__(
+        self,
+        version: str = "pure",
+        n_users: int | None = None,
+        n_videos: int | None = None,
+        n_rows: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Check the sizes, and divide the rows over the logs as the version does.
+
+        Raises:
+            InputError: an unknown version, or a size out of bounds.
+        """
+        if version not in VERSIONS:
+            raise InputError(f"`version` == {version!r}, must be one of {', '.join(VERSIONS)}")
+        real = VERSIONS[version]
+        self.version, self.seed = version, seed
+        self.n_users = real.n_users if n_users is None else n_users
+        self.n_videos = real.n_videos if n_videos is None else n_videos
+        total = sum(real.log_rows) if n_rows is None else n_rows
+        for name, value, least in (("n_users", self.n_users, 1), ("n_videos", self.n_videos, 1),
+                                   ("n_rows", total, 1), ("seed", seed, 0)):  # fmt: skip
+            if value < least:
+                raise InputError(f"`{name}` == {value}, must be >= {least}")
+        if total < self.n_users:
+            raise InputError(
+                f"`n_rows` == {total}, must be >= `n_users` == {self.n_users}: "
+                "ask for more rows or fewer users"
+            )
+        early, late, _ = (round(total * rows / sum(real.log_rows)) for rows in real.log_rows)
+        self.log_rows = dict(zip(_LOGS, (early, late, total - early - late), strict=True))
+        self.made: Mapping[str, int] = self.log_rows | {
+            USER_FEATURES: self.n_users,
+            VIDEO_BASIC: self.n_videos,
+            VIDEO_STATISTIC: self.n_videos,
+        }
+
+    def rows(self, world: World) -> Iterator[dict[str, pl.DataFrame]]:
+        """Rows of each log, by the stem of its file, a range of users at a time."""
+        rng = stream(self.seed, COUNTS)
+        weights = (world.users.weight_standard,) * 2 + (world.users.weight_random,)
+        drawn = zip(self.log_rows.values(), weights, strict=True)
+        counts = np.stack([rng.multinomial(n, w) for n, w in drawn])
+        for block, (first, last) in enumerate(_user_blocks(counts)):
+            frames = _block(self.seed, block, world, first, counts[:, first:last])
+            yield dict(zip(_LOGS, frames, strict=True))
+
+    # ---- a source of the import (`kuairand.Source`)
+
+    def files(self, stem: str) -> Sequence[Path]:
+        """The names that the files of a stem have where they are written."""
+        real = VERSIONS[self.version]
+        n = {VIDEO_STATISTIC: real.statistic_parts, _LOGS[_RANDOM]: 1}.get(stem, real.log_parts)
+        if n == 1 or stem in (USER_FEATURES, VIDEO_BASIC):
+            return [Path(f"{stem}_{self.version}.csv")]
+        return [Path(f"{stem}_{self.version}_part{i + 1}.csv") for i in range(n)]
+
+    def parts(
+        self, stem: str, done: int, frame: pl.DataFrame
+    ) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Rows behind the first ``done`` ones, each under the name of its file."""
+        names = [path.name for path in self.files(stem)]
+        n_each = max(1, -(-self.made[stem] // len(names)))
+        while not frame.is_empty():
+            part, at = divmod(done, n_each)
+            head, frame = frame[: n_each - at], frame[n_each - at :]
+            yield names[part], head
+            done += head.height
+
+    def header(self, stem: str, needed: Collection[str]) -> Sequence[str]:
+        """The columns of a stem."""
+        return FILE_COLUMNS.get(stem, LOG_COLUMNS)
+
+    def n_rows_about(self, stem: str) -> int:
+        """How many rows there are."""
+        return self.made[stem]
+
+    def check(self, stems: Collection[str]) -> list[str]:
+        """What is made is whole."""
+        return []
+
+    def read_log(
+        self, logs: Mapping[str, int], targets: Sequence[str]
+    ) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Blocks of rows of some logs; see `kuairand.Source`."""
+        world = build_world(self.seed, self.n_users, self.n_videos)
+        done = dict.fromkeys(logs, 0)
+        for frames in self.rows(world):
+            for log, code in logs.items():
+                stem = LOG_STEMS[log]
+                columns = (pl.col(name).cast(dtype) for name, dtype in LOG_DTYPES.items())
+                frame = frames[stem].select(*columns, pl.lit(code, pl.Int8).alias(LATE))
+                yield from self.parts(stem, done[log], frame)
+                done[log] += frame.height
+
+    def read(
+        self, stem: str, dtypes: DTypes, ids: Collection[str], then: Then[_T]
+    ) -> Iterator[tuple[str, _T]]:
+        """What a function makes of each block of a feature table; see `kuairand.Source`."""
+        done = 0
+        for frame in self._features(stem):
+            columns = frame.select(pl.col(name).cast(dtype) for name, dtype in dtypes.items())
+            for name, part in self.parts(stem, done, columns):
+                yield name, then(part, None)
+            done += frame.height
+
+    def _features(self, stem: str) -> Iterator[pl.DataFrame]:
+        if stem == USER_FEATURES:
+            yield make_users(self.seed, self.n_users)[1]
+            return
+        for _, basic, statistics in video_blocks(self.seed, self.n_videos):
+            yield basic if stem == VIDEO_BASIC else statistics()
 
 
-def _write_marker(path: Path, n_users: int, n_videos: int, log_rows: tuple[int, ...]) -> None:
-    """Say that the folder is synthetic and how many rows its files have."""
-    rows = dict(zip(_LOGS, log_rows, strict=True)) | {
-        USER_FEATURES: n_users,
-        VIDEO_BASIC: n_videos,
-        VIDEO_STATISTIC: n_videos,
+def prepare_synthetic(
+    tables: SyntheticTables,
+    request: ImportRequest,
+    cache_path: Path,
+    warnings: Warnings,
+    force: bool = False,
+) -> DataSet:
+    """Open synthetic data, from the cache or by making the tables: those of the CSV files.
+
+    Args:
+        tables: what to make.
+        request: which of it; its path is unused.
+        cache_path: folder of the cache.
+        warnings: takes what is doubtful in the data; a warm start reports it again.
+        force: make them again even if the cache has them.
+
+    Raises:
+        InputError: something is wrong with the request or the cache folder.
+    """
+    made = {
+        "synthetic": FORMAT_VERSION,
+        "version": tables.version,
+        "seed": tables.seed,
+        "rows": dict(tables.made),
     }
-    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return open_source(request, tables, [made], cache_path, warnings, force)
+
+
+# ---------------------------------------------------------------- files
+
+
+def _write_all(tables: SyntheticTables, folder: Path) -> None:
+    """Write every table as CSV files, each with a header, and sync them."""
+    with ExitStack() as stack:
+        handles: dict[str, BinaryIO] = {}
+        done = dict.fromkeys(tables.made, 0)
+
+        def write(stem: str, frame: pl.DataFrame) -> None:
+            for path in tables.files(stem) if not done[stem] else ():
+                if path.name not in handles:
+                    handles[path.name] = stack.enter_context((folder / path).open("wb"))
+                    frame.clear().write_csv(handles[path.name])
+            for name, part in tables.parts(stem, done[stem], frame):
+                part.write_csv(handles[name], include_header=False)
+            done[stem] += frame.height
+
+        world = build_world(tables.seed, tables.n_users, tables.n_videos, write)
+        for frames in tables.rows(world):
+            for stem, frame in frames.items():
+                write(stem, frame)
+        for handle in handles.values():
+            handle.flush()
+            os.fsync(handle.fileno())
 
 
 def write_synthetic(
@@ -368,27 +467,26 @@ def write_synthetic(
             cannot be written or has too little space.
         DiskError: the disk is full.
     """
-    n_users, n_videos, log_rows = _sizes(version, n_users, n_videos, n_rows, seed)
+    tables = SyntheticTables(version, n_users, n_videos, n_rows, seed)
     directory = Path(directory).absolute()
     with disk_faults(directory, "ask for fewer rows"):
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: not an empty directory; give a new one or empty it")
         directory.parent.mkdir(parents=True, exist_ok=True)
-        least = (n_users, n_videos, sum(log_rows))
-        require_space(
-            directory.parent, sum(n * size for n, size in zip(least, _IN_FILES, strict=True))
-        )
+        sizes = (tables.n_users, tables.n_videos, sum(tables.log_rows.values()))
+        least = sum(n * n_bytes for n, n_bytes in zip(sizes, _IN_FILES, strict=True))
+        require_space(directory.parent, least)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             folder = scratch / directory.name / "data"
             folder.mkdir(parents=True)
-            _write_all(folder, version, n_users, n_videos, log_rows, seed)
-            _write_marker(folder.parent / MARKER, n_users, n_videos, log_rows)
+            _write_all(tables, folder)
+            marker = json.dumps(tables.made, indent=1)
+            (folder.parent / MARKER).write_text(marker, encoding="utf-8")
             if directory.exists():
                 directory.rmdir()
             (scratch / directory.name).rename(directory)
             sync_names(directory.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    names = dict(zip(_LOGS, log_rows, strict=True))
-    return {"users": n_users, "videos": n_videos, "rows": sum(log_rows), **names}
+    return dict(zip(("users", "videos", "rows"), sizes, strict=True)) | tables.log_rows

@@ -14,8 +14,14 @@ from pathlib import Path
 
 import polars as pl
 
-from realdataexp.data.csv_chunks import in_order, pieces
-from realdataexp.data.csv_files import MAX_NUMBER, parse, read_header, require_file
+from realdataexp.data.csv_files import (
+    MAX_NUMBER,
+    in_order,
+    parse,
+    pieces,
+    read_header,
+    require_file,
+)
 from realdataexp.data.parquet import parquet_columns, read_parquet
 from realdataexp.errors import InputError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,23 @@ import polars as pl
 
 from realdataexp.config.blocks import TablesConfig
 from realdataexp.data.features import MULTI_HOT
+from realdataexp.data.ingest import (
+    BUCKET_ROWS,
+    LATE,
+    PLACE,
+    FeatureBlock,
+    FeatureSource,
+    LogLayout,
+    sorted_by,
+    write_features,
+    write_log,
+)
 from realdataexp.data.table_files import TableFile, is_whole, parse_dates
 from realdataexp.errors import InputError
 
 Stats = dict[str, Any]
 Doubts = list[dict[str, str]]
+SIDES = ("user", "video")
 TimeUnit = Literal["us", "ns"]
 
 
@@ -49,7 +61,9 @@ def import_tables(
     targets: Sequence[str],
     directory: Path,
 ) -> tuple[Stats, Doubts]:
-    """Write the files of a data set into a directory; all in memory.
+    """Write the files of a data set into a directory.
+
+    What the config names of the files is in memory, typed; the sort is not.
 
     Args:
         tables: names the columns.
@@ -66,40 +80,115 @@ def import_tables(
     """
     features = {name: _read_side(side) for name, side in sides.items()}
     parts, unit = _read_logs(tables, logs, targets)
-    for name in ("user", "video"):
+    for name in SIDES:
         columns = [part[name] for part in parts]
         columns += [features[name]["id"]] if name in features else []
         dtype = pl.Int64 if all(is_whole(column) for column in columns) else pl.String
         parts = [part.with_columns(pl.col(name).cast(dtype)) for part in parts]
         if name in features:
             features[name] = features[name].with_columns(pl.col("id").cast(dtype))
-    log = pl.concat(parts, how="vertical_relaxed")
     stats: Stats = {
         "files": {name: part.height for name, part in zip(logs, parts, strict=True)},
-        "n_rows_read": log.height,
-        "rows_without_time": log["time"].null_count(),
+        "n_rows_read": sum(part.height for part in parts),
+        "rows_without_time": sum(part["time"].null_count() for part in parts),
     }
-    log = _distinct_in_order(log.drop_nulls("time"), tables, unit)
-    if not log.height:
+    parts = [part.drop_nulls("time") for part in parts]
+    ids = {name: pl.concat([part[name] for part in parts]).unique().sort() for name in SIDES}
+    if not len(ids["user"]):
         raise InputError(f"{', '.join(map(str, logs.values()))}: no row with a time; give some")
-    stats["n_rows"] = log.height
-    stats["n_early_rows"] = int(log["is_early"].sum())
-    stats["duplicate_rows"] = stats["n_rows_read"] - stats["rows_without_time"] - log.height
-    ids = {name: log[name].unique().sort() for name in ("user", "video")}
-    _write_log(log, ids["video"], directory)
-    stats["targets"] = {}
-    for name in targets:
-        values = log[_target(name)]
-        stats["targets"][name] = {"mean": values.mean(), "n_missing": values.null_count()}
-        _save(directory, f"target_{name}", values.fill_null(float("nan")).to_numpy())
-    stats |= {"features": {}, "without_features": {}}
+    stats |= _import_log(tables, dict(zip(logs, parts, strict=True)), ids, targets, unit, directory)
     for name, known in ids.items():
-        frame = known.rename(f"{name}_id").to_frame()
-        stats[f"n_{name}s"] = frame.height
-        if name in features:
-            frame = _looked_up(frame, features[name], sides[name], stats)
-        frame.write_parquet(directory / f"{name}s.parquet")
+        side = sides.get(name)
+        made = {side.file: _feature_source(features[name], known, side)} if side else {}
+        order = [feature.name for feature in side.features] if side else []
+        path = directory / f"{name}s.parquet"
+        counts = write_features(known.rename(f"{name}_id"), made, order, path)
+        if side and counts["without_features"][side.file] == len(known):
+            raise InputError(
+                f"{side.path}: has no {side.id_name} of the log's (the log has {known[0]!r}, the "
+                f"table {features[name]['id'].head(1).to_list()}); name the columns that belong "
+                "together"
+            )
+        for key in ("files", "without_features"):
+            stats[key] |= counts[key]
+        for feature, count in counts["features"].items():
+            stats["features"][feature] = {"n_missing": count["n_missing"]}
     return stats, _doubts(stats, sides)
+
+
+def _import_log(
+    tables: TablesConfig,
+    parts: Mapping[str, pl.DataFrame],
+    ids: Mapping[str, pl.Series],
+    targets: Sequence[str],
+    unit: TimeUnit | None,
+    directory: Path,
+) -> Stats:
+    """Write the log's arrays; its part of the stats."""
+    bound = _early_bound(tables, unit)
+
+    def blocks() -> Iterator[tuple[str, pl.DataFrame]]:
+        for file, part in parts.items():
+            for rows in part.iter_slices(BUCKET_ROWS):
+                times = rows["time"]
+                is_late = pl.lit(True) if bound is None else ~_is_before(times, bound)
+                frame = rows.with_columns(
+                    *(_number(rows[name], ids[name]) for name in SIDES),
+                    _ordered(times),
+                    is_late.cast(pl.Int8).alias(LATE),
+                )
+                yield file, sorted_by(frame, "user")
+
+    columns = [_target(name) for name in targets]
+    ranges = {name: (_target(name), -math.inf, math.inf) for name in targets}
+    layout = LogLayout("user", "video", "time", ranges, ["user", "time", "video", *columns])
+    _, _, stats = write_log(blocks(), list(parts), layout, directory)
+    if bound is not None and stats["n_early_rows"] in (0, stats["n_rows"]):
+        times = pl.concat([part["time"] for part in parts.values()], how="vertical")
+        low, high = times.min(), times.max()
+        if unit is not None:
+            dates = pl.Series([low, high]).cast(pl.Datetime(unit))
+            low, high = dates.dt.to_string("%Y-%m-%d %H:%M:%S%.f")
+        raise InputError(
+            f"dataset.tables.early_before = {tables.early_before!r}: {stats['n_early_rows']:,} of "
+            f"{stats['n_rows']:,} rows are earlier; the times go from {low} to {high}: choose one "
+            "between"
+        )
+    own = ("n_rows", "n_early_rows", "duplicate_rows", "n_users", "n_videos")
+    return {
+        **{name: stats[name] for name in own},
+        "targets": {
+            name: {key: stats["targets"][name][key] for key in ("mean", "n_missing")}
+            for name in targets
+        },
+        "features": {},
+        "without_features": {},
+    }
+
+
+def _number(column: pl.Series, ids: pl.Series) -> pl.Series:
+    """Each id's number among the known ones, Int32; null for one that is none of them."""
+    index = ids.rename(column.name).to_frame().with_row_index("number")
+    joined = column.to_frame().join(index, on=column.name, how="left", maintain_order="left")
+    return joined["number"].cast(pl.Int32).alias(column.name)
+
+
+def _ordered(times: pl.Series) -> pl.Series:
+    """Times as whole numbers in the same order."""
+    if times.dtype == pl.Int64:
+        return times
+    bits = (times.to_numpy() + 0.0).view(np.int64)  # so that there is one zero
+    bits = np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits)
+    return pl.Series(times.name, bits)
+
+
+def _feature_source(table: pl.DataFrame, ids: pl.Series, side: Side) -> FeatureSource:
+    """The rows of a feature table whose ids the log has."""
+    number = _number(table["id"], ids).alias(PLACE)
+    rows = table.drop("id").with_columns(number).drop_nulls(PLACE)
+    types = {feature.name: table[feature.name].dtype for feature in side.features}
+    block = FeatureBlock(side.file, table.height, sorted_by(rows, PLACE))
+    return FeatureSource([side.file], types, [block])
 
 
 def _target(name: str) -> str:
@@ -199,33 +288,6 @@ def _kind(is_date: bool) -> str:
     return "dates" if is_date else "numbers"
 
 
-def _distinct_in_order(
-    log: pl.DataFrame, tables: TablesConfig, unit: TimeUnit | None
-) -> pl.DataFrame:
-    """Each row once, by user and time, with `is_early`."""
-    order = ["user", "time", *(name for name in log.columns if name not in ("user", "time"))]
-    log = log.sort(order)
-    repeats = log.select(
-        pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in order)
-    ).to_series()
-    log = log.filter(~repeats)
-    bound = _early_bound(tables, unit)
-    if bound is None or not log.height:
-        return log.with_columns(is_early=pl.lit(False))
-    log = log.with_columns(is_early=_is_before(log["time"], bound))
-    n_early = int(log["is_early"].sum())
-    if n_early in (0, log.height):
-        low, high = log.select(low=pl.col("time").min(), high=pl.col("time").max()).row(0)
-        if unit is not None:
-            dates = pl.Series([low, high]).cast(pl.Datetime(unit))
-            low, high = dates.dt.to_string("%Y-%m-%d %H:%M:%S%.f")
-        raise InputError(
-            f"dataset.tables.early_before = {tables.early_before!r}: {n_early:,} of {log.height:,} "
-            f"rows are earlier; the times go from {low} to {high}: choose one between"
-        )
-    return log
-
-
 def _is_before(times: pl.Series, bound: float | int) -> pl.Series:
     """Whether times are earlier; whole numbers are compared as such, as float64 keeps 53 bits."""
     if times.dtype == pl.Int64:
@@ -250,40 +312,6 @@ def _early_bound(tables: TablesConfig, unit: TimeUnit | None) -> float | int | N
     number = int(date.to_physical()[0])
     nanoseconds = number * (1 if date.dtype == pl.Datetime("ns") else 1000)
     return nanoseconds if unit == "ns" else -(-nanoseconds // 1000)
-
-
-def _write_log(log: pl.DataFrame, video_ids: pl.Series, directory: Path) -> None:
-    """Write the arrays of users' rows and of videos."""
-    is_first = log["user"].ne_missing(log["user"].shift(1))
-    starts = is_first.arg_true().to_numpy()
-    n_early = np.add.reduceat(log["is_early"].to_numpy(), starts, dtype=np.int64)
-    index = video_ids.to_frame().with_row_index("index")
-    video = log.select("video").join(index, on="video", how="left", maintain_order="left")
-    _save(directory, "offset_U1", np.append(starts, log.height).astype(np.int64))
-    _save(directory, "n_early_U", n_early)
-    _save(directory, "video_N", video["index"].to_numpy().astype(np.int32))
-
-
-def _save(directory: Path, name: str, array: np.ndarray) -> None:
-    np.save(directory / f"{name}.npy", array, allow_pickle=False)
-
-
-def _looked_up(ids: pl.DataFrame, table: pl.DataFrame, side: Side, stats: Stats) -> pl.DataFrame:
-    """The features of these ids, null for those that the table lacks."""
-    name = ids.columns[0]
-    found = table.with_columns(pl.lit(True).alias("found in table"))
-    frame = ids.join(found, left_on=name, right_on="id", how="left", maintain_order="left")
-    n_unknown = frame["found in table"].null_count()
-    if n_unknown == frame.height:
-        raise InputError(
-            f"{side.path}: has no {side.id_name} of the log's (the log has {ids[name][0]!r}, the "
-            f"table {table['id'].head(1).to_list()}); name the columns that belong together"
-        )
-    stats["files"][side.file] = table.height
-    stats["without_features"][side.file] = n_unknown
-    for feature in side.features:
-        stats["features"][feature.name] = {"n_missing": frame[feature.name].null_count()}
-    return frame.drop("found in table")
 
 
 def _doubts(stats: Stats, sides: Mapping[str, Side]) -> Doubts:

@@ -5,12 +5,11 @@ Axes: U users, L labels, M models.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +26,7 @@ from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
 from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
 from realdataexp.data.split import Split, split_log
-from realdataexp.data.synthetic import FORMAT_VERSION, write_synthetic
+from realdataexp.data.synthetic import SyntheticTables, prepare_synthetic
 from realdataexp.data.tables import TablesRequest, prepare_tables
 from realdataexp.designs import Context, Design, OutsideDesign, build_design
 from realdataexp.device import Device, choose_device
@@ -521,33 +520,21 @@ def _check_transforms(config: Config, data: DataSet, warnings: Warnings) -> None
 
 def _open_kuairand(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
     """Data in KuaiRand's format; synthetic ones are made on first use."""
-    path = config.data_dir()
-    if config.dataset.synthetic is not None:
-        made = config.dataset.synthetic.model_dump(mode="json")
-        text = json.dumps([FORMAT_VERSION, made], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        path = config.cache_dir() / f"synthetic-{digest}"
-        if not path.exists():
-            logger.info("[data] making synthetic data in %s", path)
-            write_synthetic(
-                path,
-                version=made["version"],
-                n_users=made["users"],
-                n_videos=made["videos"],
-                n_rows=made["rows"],
-                seed=made["seed"],
-            )
-    assert path is not None  # data_faults sees to it
+    made, path = config.dataset.synthetic, config.data_dir()
     request = ImportRequest(
-        path=path,
+        path=path or Path("synthetic"),
         logs=config.dataset.logs,
         numerical=feature.numerical,
         categorical=feature.categorical,
         targets=tuple(dict.fromkeys(label.target for label in config.labels)),
     )
+    if made is not None:
+        tables = SyntheticTables(made.version, made.users, made.videos, made.rows, made.seed)
+        return prepare_synthetic(tables, request, config.cache_dir(), warnings)
+    assert path is not None  # data_faults sees to it
     data = prepare(request, config.cache_dir(), warnings)
     wanted = config.dataset.name.rpartition("-")[2].lower()
-    if config.dataset.synthetic is None and wanted != data.version:
+    if wanted != data.version:
         warnings.add(
             "other_version",
             f"dataset.name = {config.dataset.name!r} but {path} holds the files of "
