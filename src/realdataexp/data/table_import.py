@@ -144,8 +144,8 @@ def _import_log(
     layout = LogLayout("user", "video", "time", ranges, ["user", "time", "video", *columns])
     _, _, stats = write_log(blocks(), list(parts), layout, directory)
     if bound is not None and stats["n_early_rows"] in (0, stats["n_rows"]):
-        times = pl.concat([part["time"] for part in parts.values()], how="vertical")
-        low, high = times.min(), times.max()
+        times = pl.concat([part.select("time") for part in parts.values()])
+        low, high = times.select(low=pl.first().min(), high=pl.first().max()).row(0)
         if unit is not None:
             dates = pl.Series([low, high]).cast(pl.Datetime(unit))
             low, high = dates.dt.to_string("%Y-%m-%d %H:%M:%S%.f")
