@@ -233,6 +233,12 @@ class FeatureConfig(Options):
     missing_indicator: bool = Field(
         False, description="whether a number that is missing gets an indicator of its own"
     )
+    history: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="the user's last items, so many, that a model of your own sees as a sequence",
+    )
 
     @field_validator("numerical")
     @classmethod

@@ -61,7 +61,7 @@ def memory_need(config: Config, device: Device) -> Need:
 
     - learning: networks x parameters x 4 bytes x 5 (value, gradient twice, two moments), and once
       what networks share;
-    - inputs of a step: networks x visits x candidates x features, twice;
+    - inputs of a step: networks x visits x (candidates x features, and the history), twice;
     - activations: 3 times the device's chunk, or one network's where that is more, or those of a
       batch of pretraining;
     - simulated or synthetic data while they are made, and the visits of a validation;
@@ -85,7 +85,8 @@ def memory_need(config: Config, device: Device) -> Need:
     pretrained = config.pretrain.batch_size if config.pretrain.enabled else 0
     one = max(rows, pretrained) * widest * _FLOAT
     activations = _ACTIVATIONS * max(min(device.chunk_bytes, S * one), one)
-    inputs = _INPUT_COPIES * S * rows * _inputs_of(features) * _FLOAT
+    of_history = loop.batch_size * _history_of(config, features)
+    inputs = _INPUT_COPIES * S * (rows * _inputs_of(features) + of_history) * _FLOAT
     learning = _COPIES * S * P * _FLOAT
     computing = learning + inputs + activations + shared
     n, host = S * len(groups), _BASE + _data(config, _inputs_of(features))
@@ -212,6 +213,12 @@ def _side(numerical: Iterable[str], categorical: Iterable[str], n_videos: int) -
         slot += slots
         n_ids += 2 + (n_videos if bare in _PER_VIDEO else _LEVELS.get(bare, _LEVELS_ELSE))
     return SideSchema(len(numbers), tuple(fields), n_ids, numbers, tuple(first_ids))
+
+
+def _history_of(config: Config, features: FeatureSchema) -> int:
+    """Numbers of a visit's history."""
+    n = 0 if config.feature is None else config.feature.history
+    return n * (1 + features.video.n_numerical + 3 * features.video.n_slots)
 
 
 def _inputs_of(features: FeatureSchema) -> int:

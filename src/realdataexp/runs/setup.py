@@ -189,6 +189,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     metrics = attempt(lambda: _own_metrics(config)) or {}
     attempt(lambda: _check_primary_metric(config, metrics))
     attempt(lambda: _check_intervals(config))
+    attempt(lambda: _check_history(config))
     in_files = data_faults(config)
     faults += in_files
     is_small = device is None or blocks is None or attempt(partial(_fits, config, device))
@@ -358,7 +359,7 @@ def _environment(config: Config, device: Device, warnings: Warnings) -> Environm
         missing_indicator=config.feature.missing_indicator,
         warnings=warnings,
     )
-    return ReplayEnvironment(data, splits, features, device, config.seed)
+    return ReplayEnvironment(data, splits, features, device, config.seed, config.feature.history)
 
 
 def make_blocks(config: Config) -> tuple[Block, ...]:
@@ -442,6 +443,20 @@ def _check_primary_metric(config: Config, own: Mapping[str, Metric]) -> None:
         raise InputError(
             f"validation.primary_metric = {name!r}: no such metric{did_you_mean(name, known)}; "
             f"known are {', '.join(known)}"
+        )
+
+
+def _check_history(config: Config) -> None:
+    n = 0 if config.feature is None else config.feature.history
+    if n and not any(is_outside(label.model) for label in config.labels):
+        raise InputError(
+            f"feature.history = {n}: no label's model reads it, as the package's models see "
+            "features only; name a model of your own that does, or remove it"
+        )
+    if n and config.pretrain.enabled and config.pretrain.rows == "overlap":
+        raise InputError(
+            f"feature.history = {n}: with pretrain.rows = 'overlap' a user's history would hold "
+            "the very rows that are replayed; use rows: early or share"
         )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +30,7 @@ from realdataexp.data.log import DataSet, LogTable
 from realdataexp.data.split import RowRanges, Split, training_blocks
 from realdataexp.device import Device
 from realdataexp.graphs import Graphs
-from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.models import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.base import restore
 from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings, start_of
 
@@ -37,22 +38,30 @@ _ROWS_AT_ONCE = 1 << 22
 _BLOCK, _N_BLOCKS = 1 << 16, 64  # rows that are hashed at once, and blocks of an array at most
 
 
-def schema_of(features: Features) -> FeatureSchema:
-    """What a model needs to know of the feature tables."""
+def schema_of(features: Features, n_history: int = 0) -> FeatureSchema:
+    """What a model needs to know of the feature tables, and of a user's last items."""
 
     def side(table: FeatureTable) -> SideSchema:
         fields = tuple((f.name, f.first_slot, f.end_slot) for f in table.fields)
         first_ids = tuple(f.first_id for f in table.fields)
         return SideSchema(len(table.numerical), fields, table.n_ids, table.numerical, first_ids)
 
-    return FeatureSchema(side(features.user), side(features.video))
+    schema = FeatureSchema(side(features.user), side(features.video))
+    if not n_history:
+        return schema
+    shown = {
+        name.replace("video", "history"): Input("sequence", (n_history, *x.shape), x.n_ids)
+        for name, x in schema.inputs.items()
+        if x.axis == "candidate" and x.shape != (0,)
+    }
+    return replace(schema, extra=shown | {"history_mask": Input("sequence", (n_history,))})
 
 
 class FeatureStore:
     """The feature tables on the device."""
 
-    def __init__(self, features: Features, device: Device) -> None:
-        self.schema = schema_of(features)
+    def __init__(self, features: Features, device: Device, n_history: int = 0) -> None:
+        self.schema, self.n_history = schema_of(features, n_history), n_history
         inputs = self.schema.inputs
         self._user, self._video = (
             {
@@ -63,12 +72,33 @@ class FeatureStore:
             for side, t in (("user", features.user), ("video", features.video))
         )
 
-    def batch(self, user_SB: Tensor, video_SBC: Tensor) -> Batch:
-        """Inputs for users (rows of the user table) and C videos for each."""
-        return Batch(
+    @property
+    def n_videos(self) -> int:
+        """Rows of the video table."""
+        return len(self._video["video_num"])
+
+    def batch(self, user_SB: Tensor, video_SBC: Tensor, history_SBT: Tensor | None = None) -> Batch:
+        """Inputs for users (rows of the user table) and C videos for each.
+
+        Args:
+            user_SB: the users.
+            video_SBC: the videos.
+            history_SBT: videos that each has had, the latest first; -1 for none. Where models are
+                shown no history: None.
+        """
+        batch = Batch(
             visit={name: _rows(block, user_SB) for name, block in self._user.items()},
             candidate={name: _rows(block, video_SBC) for name, block in self._video.items()},
         )
+        if history_SBT is not None:
+            is_none_SBT = history_SBT < 0
+            for name, block in self._video.items():
+                if block.shape[1]:
+                    rows_SBTX = _rows(block, history_SBT.clamp_min(0))
+                    rows_SBTX = rows_SBTX.masked_fill(is_none_SBT.unsqueeze(-1), 0)
+                    batch.sequence[name.replace("video", "history")] = rows_SBTX
+            batch.sequence["history_mask"] = (~is_none_SBT).to(self._video["video_num"].dtype)
+        return batch
 
 
 def _add_features(
@@ -111,6 +141,13 @@ def _rows(table_XD: Tensor, index: Tensor) -> Tensor:
     return table_XD.index_select(0, index.reshape(-1)).view(*index.shape, table_XD.shape[1])
 
 
+def _videos_before(log: LogTable, row_X: np.ndarray, first_X: np.ndarray, n: int) -> np.ndarray:
+    """The videos of the n rows before each row, the latest first; -1 before the first: X, n."""
+    row_XN = row_X[..., None] - 1 - np.arange(n)
+    video_XN = log.video_N[row_XN.clip(0)].astype(np.int64)
+    return np.where(row_XN >= first_X[..., None], video_XN, -1)
+
+
 class RowReader:
     """Rows of the log as inputs and labels of one network."""
 
@@ -133,7 +170,11 @@ class RowReader:
         user = self._device.tensor(user_B).unsqueeze(0)
         video = self._device.tensor(video_B).view(1, -1, 1)
         labels = [self._device.tensor(t[row_B]).unsqueeze(0) for t in self._targets]
-        return self._store.batch(user, video), labels
+        history = None
+        if n := self._store.n_history:
+            seen_BT = _videos_before(self._log, row_B, self._rows.start_U[user_B], n)
+            history = self._device.tensor(seen_BT).unsqueeze(0)
+        return self._store.batch(user, video, history), labels
 
 
 class ReplayEnvironment:
@@ -148,10 +189,14 @@ class ReplayEnvironment:
         features: Features,
         device: Device,
         seed: int,
+        n_history: int = 0,
     ) -> None:
-        """Join data, each start's split of them, and the features; the seed is the run's."""
+        """Join data, each start's split of them, and the features; the seed is the run's.
+
+        With ``n_history`` models are shown so many of the user's last items.
+        """
         self._data, self._splits, self._device, self._seed = data, splits, device, seed
-        self._features, self._store = features, FeatureStore(features, device)
+        self._features, self._store = features, FeatureStore(features, device, n_history)
         self.schema = self._store.schema
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
@@ -170,7 +215,10 @@ class ReplayEnvironment:
     def held_out(
         self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
     ) -> HeldOut:
-        """Some of the held-out users, with at most ``n_candidates`` of their rows each."""
+        """Some of the held-out users, with at most ``n_candidates`` of their rows each.
+
+        Their history are the rows before the earliest of these.
+        """
         rows, log, tensor = self._splits[start].validation, self._data.log, self._device.tensor
         seed = draws.start_seed(self._seed, start)
         n_rows_U = rows.end_U - rows.start_U
@@ -180,7 +228,13 @@ class ReplayEnvironment:
         n_rows_B = torch.from_numpy(n_rows_U[user_B])
         slot_BC = draws.choose(draws.uniform(keys_B, n_candidates), n_rows_B).numpy()
         row_BC = rows.start_U[user_B][:, None] + slot_BC.clip(0)
-        batch = self._store.batch(tensor(user_B[None]), tensor(log.video_N[row_BC][None]))
+        history = None
+        if n := self._store.n_history:
+            earliest_B = np.where(slot_BC >= 0, row_BC, log.n_rows).min(1)
+            seen_BT = _videos_before(log, earliest_B, rows.start_U[user_B], n)
+            history = tensor(seen_BT[None])
+        video_SBC = tensor(log.video_N[row_BC][None])
+        batch = self._store.batch(tensor(user_B[None]), video_SBC, history)
         y_BCL = np.stack([log.targets[name][row_BC] for name in targets], axis=-1)
         y_BCL = np.where(slot_BC[..., None] >= 0, y_BCL, np.nan)
         return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B))
@@ -212,7 +266,9 @@ class ReplayEnvironment:
 
     def world(self, targets: Sequence[str], settings: WorldSettings) -> ReplayWorld:
         """The replay of the rows of each start's training users that did not pretrain."""
-        replays = [split.replay for split in self._splits]
+        replays, seen = zip(
+            *((split.replay, split.pretrain) for split in self._splits), strict=True
+        )
         return ReplayWorld(
             self._data.log,
             tuple(targets),
@@ -221,6 +277,7 @@ class ReplayEnvironment:
             np.stack([rows.end_U for rows in replays]),
             settings,
             self._device,
+            np.stack([(rows.start_U, rows.end_U) for rows in seen]),
         )
 
     def stats(self) -> dict[str, Any]:
@@ -283,6 +340,7 @@ class ReplayWorld:
         rows_to_XU: np.ndarray,
         settings: WorldSettings,
         device: Device,
+        seen_X2U: np.ndarray | None = None,
     ) -> None:
         """Set up the replay of each user's rows [rows_from, rows_to), which differ between starts.
 
@@ -294,6 +352,8 @@ class ReplayWorld:
             rows_to_XU: int64, the row behind the last; the same for users who do not take part.
             settings: how to draw.
             device: where slates are made; who visits is drawn on the host.
+            seen_X2U: int64, likewise the rows that a user's history begins with, where models are
+                shown one; it goes on with what a world recommended.
         """
         self.schema = store.schema
         self._store, self._settings, self._device = store, settings, device
@@ -330,6 +390,9 @@ class ReplayWorld:
         self._slot_WT = torch.zeros(
             settings.n_blocks * n_replications, n_visits, dtype=torch.int32, device=device.torch
         )
+        # and the videos recommended, where a history is shown; -1 where none was
+        self._log, self._seen_X2U = log, seen_X2U
+        self._shown_WT = torch.full_like(self._slot_WT, -1) if store.n_history else None
 
     @property
     def has_visitors(self) -> bool:
@@ -362,6 +425,10 @@ class ReplayWorld:
         )
         visitor_RB, remaining_RB = to_device(visitor_RB), to_device(remaining_RB)
         start_RB = to_device(self._from_XU[self._start_R1, user_RB])
+        if n := self._store.n_history:
+            assert self._seen_X2U is not None, "a history without the rows that it begins with"
+            first_RB, end_RB = (self._seen_X2U[self._start_R1, i, user_RB] for i in (0, 1))
+            self._seen_RBT = to_device(_videos_before(self._log, end_RB, first_RB, n))
         self._plan = to_device(slot_RBC), start_RB, remaining_RB, to_device(earlier_KRB).long()
         return Visits(
             step,
@@ -440,8 +507,22 @@ class ReplayWorld:
             )
         item_WBC = slot_WBC + start_RB.repeat(n_blocks, 1).unsqueeze(-1)
         video_WBC = self._video_N[item_WBC]
-        batch = self._store.batch(visits.user_RB.repeat(n_blocks, 1), video_WBC)
+        user_WB = visits.user_RB.repeat(n_blocks, 1)
+        batch = self._store.batch(user_WB, video_WBC, self._history(earlier_KRB))
         return Slate(item_WBC, video_WBC, is_candidate_WBC, batch)
+
+    def _history(self, earlier_KRB: Tensor) -> Tensor | None:
+        """The visitors' last videos in each world, the latest first, -1 for none: W, B, T."""
+        if self._shown_WT is None:
+            return None
+        visit_WBK = earlier_KRB.movedim(0, -1).repeat(self._settings.n_blocks, 1, 1)
+        shown_WX = self._shown_WT.gather(1, visit_WBK.clamp_min(0).flatten(1))
+        shown_WBK = shown_WX.view(visit_WBK.shape).long().masked_fill(visit_WBK < 0, -1)
+        seen_WBT = self._seen_RBT.repeat(self._settings.n_blocks, 1, 1)
+        video_WBX = torch.cat([shown_WBK, seen_WBT], dim=-1)
+        # what is none goes to the end; the rest keeps its order
+        order_WBX = (video_WBX < 0).byte().argsort(dim=-1, stable=True)
+        return video_WBX.gather(-1, order_WBX[..., : self._store.n_history])
 
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """The chosen rows' labels W, B, L; NaN where missing or where there is no visit."""
@@ -452,11 +533,16 @@ class ReplayWorld:
         item_WB = slate.item_WBC.gather(2, at_WB1).squeeze(-1)
         y_WBL = torch.stack([target_N[item_WB] for target_N in self._target_N], dim=-1)
         is_visit_WB = slate.is_candidate_WBC.any(-1)
+        if self._shown_WT is not None:
+            video_WB = slate.video_WBC.gather(2, at_WB1).squeeze(-1)
+            shown_WB = video_WB.masked_fill(~is_visit_WB, -1).to(torch.int32)
+            self._shown_WT[:, visits.step * B : (visits.step + 1) * B] = shown_WB
         return torch.where(is_visit_WB.unsqueeze(-1), y_WBL, torch.nan)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while running, as named tensors."""
-        return {
+        shown = {} if self._shown_WT is None else {"shown": self._shown_WT}
+        return shown | {
             "eligible": torch.from_numpy(self._eligible_RU),
             "n_eligible": torch.from_numpy(self._n_eligible_R),
             "n_short": torch.from_numpy(self._n_short_R),
@@ -489,6 +575,8 @@ class ReplayWorld:
             and bool(((self._last_visit_RU >= 0) == (n_RU > 0)).all())
             and bool((self._slot_WT >= 0).all())
         )
+        if self._shown_WT is not None:
+            is_sound &= bool((self._shown_WT < self._store.n_videos).all())
         if is_sound:
             listed_RU[r, user] = True
             is_short_RU = (n_rows_RU > 0) & (left_RU < self._settings.n_candidates)
