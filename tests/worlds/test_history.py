@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from support import CPU, Setting, make_data
@@ -18,8 +19,10 @@ from realdataexp.api import run
 from realdataexp.config import load_config
 from realdataexp.data.features import fit_features
 from realdataexp.data.split import RowRanges, Split
+from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError, Warnings
 from realdataexp.models import Batch, FeatureSchema, Input
+from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.setup import set_up
 from realdataexp.worlds.base import WorldSettings
 from realdataexp.worlds.replay import ReplayEnvironment, ReplayWorld
@@ -212,3 +215,28 @@ def test_a_history_without_effect_or_sense_is_one_line(
     with pytest.raises(InputError) as caught:
         set_up(load_config(settings), Warnings())
     assert [said in line for line in caught.value.faults] == [True]
+
+
+def test_a_run_goes_on_with_the_histories_that_it_had(
+    small_settings: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed between two rounds of training, with lessons that wait for the next."""
+    loop = {"processes": 1, "retrain_every": 4, "save_every": 3}
+    settings = settings_of(small_settings, feature={"history": T}, simulation=loop)
+    alone, real, n = run(settings, out=tmp_path / "alone"), Pooling.weights, 0
+
+    def weights(self: Pooling, outcome: Any) -> Tensor:
+        nonlocal n
+        n += 1
+        if n > 3 * 7:  # of three blocks: the truth's two, and pooling
+            raise KeyboardInterrupt
+        return real(self, outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pooling, "weights", weights)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings, out=tmp_path / "stopped")
+    stopped = resume_experiment(tmp_path / "stopped")
+    assert pl.read_parquet(stopped / "outcomes.parquet").equals(alone.outcomes)
