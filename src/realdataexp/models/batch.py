@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 Axis = Literal["visit", "candidate", "sequence"]
-_AXES: tuple[Axis, ...] = ("visit", "candidate", "sequence")
 _ALWAYS = "video_num"  # says how many candidates there are, even without a column
 
 
@@ -85,7 +84,7 @@ class SideSchema:
         return SideSchema(len(numerical), tuple(fields), n_ids, numerical, tuple(first_ids))
 
     def columns(self, names: Sequence[str]) -> dict[str, list[tuple[slice, int]]]:
-        """Where ``select(names)`` finds its columns: of each block, slices.
+        """Where ``select(names)`` finds the columns of its numbers, ids and weights: slices.
 
         With each slice goes what its ids exceed those of the selection's vocabulary by.
         """
@@ -139,9 +138,9 @@ class FeatureSchema:
         found = {}
         for name, axis, side in self.sides():
             sizes = (side.n_numerical, None), (side.n_slots, side.n_ids), (side.n_slots, None)
-            for block, (n, n_ids) in zip(Side._fields, sizes, strict=True):
-                if n or f"{name}_{block}" == _ALWAYS:
-                    found[f"{name}_{block}"] = Input(axis, (n,), n_ids)
+            for suffix, (n, n_ids) in zip(Side._fields, sizes, strict=True):
+                if n or f"{name}_{suffix}" == _ALWAYS:
+                    found[f"{name}_{suffix}"] = Input(axis, (n,), n_ids)
         return found | dict(self.extra)
 
 
@@ -179,18 +178,20 @@ class Batch:
         """The features of the ``user`` (N = B rows) or of the ``video`` (N = B x C rows)."""
         like = self.candidate[_ALWAYS]
         of, n_axes = (self.visit, 2) if name == "user" else (self.candidate, 3)
-        blocks = []
-        for block in Side._fields:
-            x = of.get(f"{name}_{block}")
+        columns = []
+        for suffix in Side._fields:
+            x = of.get(f"{name}_{suffix}")
             if x is None:
-                dtype = torch.int32 if block == "cat" else like.dtype
+                dtype = torch.int32 if suffix == "cat" else like.dtype
                 x = like.new_empty(*like.shape[:n_axes], 0, dtype=dtype)
-            blocks.append(x.flatten(1, 2) if n_axes == 3 else x)
-        return Side(*blocks)
+            columns.append(x.flatten(1, 2) if n_axes == 3 else x)
+        return Side(*columns)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """A function of every tensor."""
-        return Batch(*({name: change(x) for name, x in of.items()} for of in self._by_axis()))
+        return Batch(
+            **{axis: {name: change(x) for name, x in of.items()} for axis, of in vars(self).items()}
+        )
 
     def __getitem__(self, networks: slice | Tensor) -> Batch:
         """The inputs of some of the networks."""
@@ -207,8 +208,14 @@ class Batch:
     @classmethod
     def stacked(cls, batches: Sequence[Batch]) -> Batch:
         """The inputs of several stacks of networks as those of one; names and sizes must agree."""
-        groups = zip(*(batch._by_axis() for batch in batches), strict=True)
-        return cls(*({k: torch.cat([of[k] for of in group]) for k in group[0]} for group in groups))
+        return cls(
+            **{
+                axis: {
+                    name: torch.cat([vars(batch)[axis][name] for batch in batches]) for name in of
+                }
+                for axis, of in vars(batches[0]).items()
+            }
+        )
 
     def chosen(self, choice_WB: Tensor) -> Batch:
         """The chosen candidates' inputs, S = W and C = 1.
@@ -216,13 +223,12 @@ class Batch:
         Args:
             choice_WB: of W worlds; where there are fewer inputs (S < W), each S worlds share them.
         """
-        n_networks = self.shape[0]
-        groups = choice_WB.split(n_networks)
+        groups = choice_WB.split(self.shape[0])
 
         def at(x_SBCX: Tensor) -> Tensor:
             size = x_SBCX.shape[3:]
             parts = [
-                x_SBCX.gather(2, c.view(*c.shape, 1, *[1] * len(size)).expand(-1, -1, 1, *size))
+                x_SBCX.gather(2, c.reshape(*c.shape, 1, *[1] * len(size)).expand(-1, -1, 1, *size))
                 for c in groups
             ]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -231,11 +237,10 @@ class Batch:
             n = len(groups)
             return x_SBX if n == 1 else x_SBX.repeat(n, *[1] * (x_SBX.dim() - 1))
 
-        visit, candidate, sequence = self._by_axis()
         return Batch(
-            {name: again(x) for name, x in visit.items()},
-            {name: at(x) for name, x in candidate.items()},
-            {name: again(x) for name, x in sequence.items()},
+            {name: again(x) for name, x in self.visit.items()},
+            {name: at(x) for name, x in self.candidate.items()},
+            {name: again(x) for name, x in self.sequence.items()},
         )
 
     def select(self, schema: FeatureSchema, names: Sequence[str]) -> Batch:
@@ -243,10 +248,10 @@ class Batch:
 
         Ids count in the selection's vocabulary; what is no feature stays as it is.
         """
-        by_axis = {axis: dict(of) for axis, of in zip(_AXES, self._by_axis(), strict=True)}
-        for table, axis, side in schema.sides():
-            for block, columns in side.columns(names).items():
-                name, of = f"{table}_{block}", by_axis[axis]
+        by_axis = {axis: dict(of) for axis, of in vars(self).items()}
+        for own, axis, side in schema.sides():
+            for suffix, columns in side.columns(names).items():
+                name, of = f"{own}_{suffix}", by_axis[axis]
                 x = of.pop(name, None)
                 if x is not None and (columns or name == _ALWAYS):
                     kept = [x[..., i] - more if more else x[..., i] for i, more in columns]
@@ -255,20 +260,13 @@ class Batch:
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors, named after kind and name."""
-        return {
-            f"{axis}.{name}": x
-            for axis, of in zip(_AXES, self._by_axis(), strict=True)
-            for name, x in of.items()
-        }
+        return {f"{axis}.{name}": x for axis, of in vars(self).items() for name, x in of.items()}
 
     @classmethod
     def of_state(cls, tensors: Mapping[str, Tensor]) -> Batch:
         """The batch whose state this is."""
-        by_axis: dict[str, dict[str, Tensor]] = {axis: {} for axis in _AXES}
+        batch = cls()
         for key, x in tensors.items():
             axis, _, name = key.partition(".")
-            by_axis[axis][name] = x
-        return cls(**by_axis)
-
-    def _by_axis(self) -> tuple[dict[str, Tensor], ...]:
-        return self.visit, self.candidate, self.sequence
+            vars(batch)[axis][name] = x
+        return batch

@@ -65,9 +65,9 @@ class FeatureStore:
         inputs = self.schema.inputs
         self._user, self._video = (
             {
-                f"{side}_{block}": device.tensor(x)
-                for block, x in (("num", t.num_XD), ("cat", t.cat_XK), ("weight", t.weight_XK))
-                if f"{side}_{block}" in inputs
+                f"{side}_{suffix}": device.tensor(x)
+                for suffix, x in (("num", t.num_XD), ("cat", t.cat_XK), ("weight", t.weight_XK))
+                if f"{side}_{suffix}" in inputs
             }
             for side, t in (("user", features.user), ("video", features.video))
         )
@@ -87,14 +87,14 @@ class FeatureStore:
                 shown no history: None.
         """
         batch = Batch(
-            visit={name: _rows(block, user_SB) for name, block in self._user.items()},
-            candidate={name: _rows(block, video_SBC) for name, block in self._video.items()},
+            visit={name: _rows(table, user_SB) for name, table in self._user.items()},
+            candidate={name: _rows(table, video_SBC) for name, table in self._video.items()},
         )
         if history_SBT is not None:
             is_none_SBT = history_SBT < 0
-            for name, block in self._video.items():
-                if block.shape[1]:
-                    rows_SBTX = _rows(block, history_SBT.clamp_min(0))
+            for name, table in self._video.items():
+                if table.shape[1]:
+                    rows_SBTX = _rows(table, history_SBT.clamp_min(0))
                     rows_SBTX = rows_SBTX.masked_fill(is_none_SBT.unsqueeze(-1), 0)
                     batch.sequence[name.replace("video", "history")] = rows_SBTX
             batch.sequence["history_mask"] = (~is_none_SBT).to(self._video["video_num"].dtype)
