@@ -61,7 +61,9 @@ class OutsideModel:
                     f"returned {'no parameter' if params == {} else described(params)}; wanted a "
                     "dict of parameters by name: a model learns at least one (nn.Parameter)"
                 )
-            _check_parameters(params, (torch.float32,), "float32 tensor: forward can compute in")
+            _check_parameters(
+                params, (torch.float32,), "a float32 tensor: forward can compute in another type"
+            )
             return params
 
     def init_shared(self, key: Tensor) -> dict[str, Tensor]:
@@ -70,7 +72,7 @@ class OutsideModel:
             shared = shared_of(self._model, key)
             if not isinstance(shared, dict):
                 raise Unfit(f"returned {described(shared)}; wanted a dict of parameters by name")
-            _check_parameters(shared, (*FLOATS, *INTEGERS), "tensor of numbers, not of")
+            _check_parameters(shared, (*FLOATS, *INTEGERS), "a tensor of numbers")
             if learning := [name for name, p in shared.items() if p.requires_grad]:
                 raise Unfit(
                     f"returned {', '.join(learning)} with requires_grad: what networks share is "
@@ -103,9 +105,7 @@ def _check_parameters(
 ) -> None:
     for name, p in params.items():
         if not isinstance(p, Tensor) or p.dtype not in kinds:
-            raise Unfit(
-                f"returned {described(p)} as parameter {name}; wanted a {wanted} another type"
-            )
+            raise Unfit(f"returned {described(p)} as parameter {name}; wanted {wanted}")
         check_values(p, f"parameter {name}")
 
 
