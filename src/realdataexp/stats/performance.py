@@ -41,6 +41,7 @@ SECTIONS = {
     ),
     "regret": (*KEYS, "gte", "n_intervals", "launch_share", "wrong_share", "regret"),
 }  # fmt: skip
+# of two groups of worlds: see two_groups
 FAR = 6.0
 MIN_GROUP = 3
 MIN_SHARE = 0.05
