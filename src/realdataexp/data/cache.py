@@ -28,9 +28,9 @@ import numpy as np
 import polars as pl
 
 from realdataexp.data.log import DataSet, LogTable
-from realdataexp.data.parquet import read_parquet
-from realdataexp.data.table import StoredTable
+from realdataexp.data.parquet import StoredTable, read_parquet
 from realdataexp.errors import DiskError, InputError, RunError, Warnings
+from realdataexp.files import sync, sync_names
 
 logger = logging.getLogger("realdataexp")
 
@@ -185,8 +185,9 @@ def write(
         meta["digest"] = _meta_digest(meta)
         text = json.dumps(meta, indent=1, allow_nan=False)
         (temporary / "meta.json").write_text(text, encoding="utf-8")
-        for path in (*files, temporary / "meta.json", temporary):
-            _sync(path)
+        for path in (*files, temporary / "meta.json"):
+            sync(path)
+        sync_names(temporary)
         if replace:
             _remove(cache_path / name)
         return _publish(temporary, cache_path / name)
@@ -225,19 +226,8 @@ def _publish(temporary: Path, entry: Path) -> Path:
         if not entry.is_dir():
             raise
         return entry  # another process was first; its entry has the same content
-    _sync(entry.parent)
+    sync_names(entry.parent)
     return entry
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot flush a directory
-    # Windows flushes only what is open for writing; a directory opens only for reading.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explained(error: Exception, cache_path: Path) -> Exception:

@@ -4,29 +4,49 @@ Numerical features are standardised and categories numbered with what the traini
 show, each row counted as often as it occurs in their logs, so that held-out users do not
 influence what a model sees.
 
-Axes: X rows of a table (users U or videos V), D numerical features, K category slots.
+Axes: X rows of a table (users U or videos V), D numerical features, K category slots, F features.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import polars as pl
 
-from realdataexp.data.categories import MISSING_ID as MISSING_ID
-from realdataexp.data.categories import MULTI_HOT as MULTI_HOT
-from realdataexp.data.categories import UNSEEN_ID as UNSEEN_ID
-from realdataexp.data.categories import CategoricalField, fit_fields, number_entries
 from realdataexp.data.log import DataSet
-from realdataexp.data.rows import Rows
+from realdataexp.data.parquet import StoredTable, blocks
 from realdataexp.data.split import training_blocks
-from realdataexp.data.table import StoredTable, blocks
 from realdataexp.errors import InputError, Warnings
+from realdataexp.files import disk_faults
 
+MISSING_ID = 0
+UNSEEN_ID = 1
+MULTI_HOT = ("tag", "video.tag")
 _BULK = (0.1, 0.9)  # quantiles between which most values are
 _FLAT = 1e-3  # standard deviations: values that all lie this near are as good as one
+
+
+@dataclass(frozen=True)
+class CategoricalField:
+    """A categorical feature's place in its table.
+
+    Attributes:
+        name: the feature.
+        first_slot, end_slot: its columns in ``cat_XK``; several for a multi-hot feature.
+        first_id: where its vocabulary starts: missing, unseen, then its levels.
+        levels: the categories seen in training users' rows, sorted.
+    """
+
+    name: str
+    first_slot: int
+    end_slot: int
+    first_id: int
+    levels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -226,3 +246,125 @@ def _standardised(block: pl.DataFrame, scale: _Scale) -> Iterator[np.ndarray]:
         yield np.where(known, z, 0.0)
     if scale.has_indicator:
         yield (~known).astype(np.float64)
+
+
+# ---- categories ----------------------------------------------------------------------------------
+
+
+def fit_fields(
+    table: pl.DataFrame | StoredTable, names: list[str], is_training_X: np.ndarray
+) -> list[CategoricalField]:
+    """Levels and places of categorical features; a slot for each of the most entries in a row."""
+    seen: dict[str, pl.Series] = {name: pl.Series(name, [], pl.String) for name in names}
+    n_slots = dict.fromkeys(names, 1)
+    for rows, block in blocks(table, names):
+        for name in names:
+            column, is_multi_hot = block[name], name in MULTI_HOT
+            shown, _ = _lists(column.filter(pl.Series(is_training_X[rows])), is_multi_hot)
+            entries = shown.explode().drop_nulls().cast(pl.String)
+            seen[name] = pl.concat([seen[name], entries]).unique()
+            lengths = _lists(column, is_multi_hot)[0].list.len()
+            n_slots[name] = max(n_slots[name], int(lengths.max() or 0))  # type: ignore[arg-type]
+    fields, slot, first_id = [], 0, 0
+    for name in names:
+        levels = tuple(seen[name].sort().to_list())
+        fields.append(CategoricalField(name, slot, slot + n_slots[name], first_id, levels))
+        slot += n_slots[name]
+        first_id += 2 + len(levels)
+    return fields
+
+
+def _lists(column: pl.Series, is_multi_hot: bool) -> tuple[pl.Series, np.ndarray]:
+    """Categories as lists, empty for a missing value; and at which of the lists each row is."""
+    if column.dtype == pl.List:
+        lists, at_X = column, np.arange(len(column))
+    else:  # each value is taken apart once
+        column = column.cast(pl.String).fill_null("").alias("value")
+        values = column.unique()
+        places = values.to_frame().with_row_index("place")
+        rows = column.to_frame().join(places, on="value", how="left", maintain_order="left")
+        at_X = rows["place"].to_numpy()
+        lists = values.str.split(",") if is_multi_hot else values.reshape((-1, 1)).arr.to_list()
+    stripped = pl.element().str.strip_chars().replace("", None).drop_nulls()
+    return lists.list.eval(stripped).fill_null([]), at_X
+
+
+def number_entries(block: pl.DataFrame, field: CategoricalField) -> tuple[np.ndarray, np.ndarray]:
+    """Ids X, K and weights X, K of one feature."""
+    lists, at_X = _lists(block[field.name], field.name in MULTI_HOT)
+    n_slots = field.end_slot - field.first_slot
+    ids = np.full((len(lists), n_slots), MISSING_ID, dtype=np.int32)
+    entries = lists.explode()
+    levels = list(field.levels)
+    number = (
+        entries.replace_strict(
+            levels, range(2, 2 + len(levels)), default=UNSEEN_ID, return_dtype=pl.Int32
+        )
+        if levels
+        else pl.Series([UNSEEN_ID] * len(entries))
+    )
+    slots = np.arange(n_slots)
+    filled = slots < lists.list.len().to_numpy()[:, None]
+    ids[filled] = number.filter(entries.is_not_null()).to_numpy()
+    # a row without any entry is the category "missing", in its first slot
+    weights = (filled | (slots == 0)).astype(np.float32)
+    return ids[at_X] + field.first_id, weights[at_X]
+
+
+# ---- tables made in blocks -----------------------------------------------------------------------
+
+
+class Rows:
+    """Collects blocks of rows; from the second on in a nameless file, to be memory-mapped."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Begin an array whose file, where one is needed, lies in ``folder``."""
+        self._folder = folder
+        self._first: np.ndarray | None = None
+        self._file: IO[bytes] | None = None
+        self._n_rows = 0
+
+    def append(self, block_XD: np.ndarray, dtype: type[np.generic]) -> None:
+        """Write rows behind those that are there.
+
+        Raises:
+            DiskError: the disk is full.
+        """
+        block_XD = np.ascontiguousarray(block_XD, dtype=dtype)
+        self._n_rows += len(block_XD)
+        if self._first is None:
+            self._first = block_XD
+            return
+        place = self._folder or Path(tempfile.gettempdir())
+        with disk_faults(place, "set dataset.cache_path (--cache) to another disk"):
+            if self._file is None:
+                self._file = _nameless_file(self._folder)
+                self._file.write(self._first.tobytes())
+                self._first = self._first[:0]
+            self._file.write(block_XD.tobytes())
+            self._file.flush()
+
+    def array(self) -> np.ndarray:
+        """All rows; read-only where they are on disk."""
+        assert self._first is not None
+        shape = (self._n_rows, self._first.shape[1])
+        if self._file is None or 0 in shape:
+            return self._first if self._file is None else np.zeros(shape, self._first.dtype)
+        return np.memmap(self._file, self._first.dtype, mode="r", shape=shape)
+
+    def __enter__(self) -> Rows:
+        """Begin a block that ends with closing the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file; an array mapped from it stays."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _nameless_file(folder: Path | None) -> IO[bytes]:
+    """A file that is gone once nobody reads it; elsewhere where the folder cannot be written."""
+    try:
+        return tempfile.TemporaryFile(dir=folder)
+    except PermissionError:
+        return tempfile.TemporaryFile()

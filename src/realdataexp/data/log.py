@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from realdataexp.data.table import StoredTable
+from realdataexp.data.parquet import StoredTable
 
 
 @dataclass(frozen=True)
