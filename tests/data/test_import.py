@@ -716,7 +716,7 @@ def test_a_file_where_the_cache_should_be_is_one_line(place: str, folder, import
         (Spill, "append"),
         (Spill, "read"),
         (pq.ParquetWriter, "write_table"),
-        (cache, "_sync"),
+        (cache, "sync"),
         (os, "rename"),
     ],
 )
