@@ -622,6 +622,17 @@ def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bo
             yield f"{prefix}{key}", "float" not in text, "tuple" in text
 
 
+def _of_arm(key: str) -> tuple[str, list[str]]:
+    """The path of a number of an arm, and what must be set for it."""
+    _, arm, *_, own = key.split(".")
+    kind = {"epsilon": "epsilon_greedy", "temperature": "softmax"}.get(own, "none")
+    arms = {name: {"score": {"click": 1.0}} for name in ("control", "treatment")}
+    arms[arm]["explore"] = {"kind": kind, **({own: 0.5} if kind != "none" else {})}
+    alphas = [f"labels.{i}.alpha_{x}=null" for i in (0, 1) for x in "TC"]
+    place = f"arms.{arm}.score.score" if own == "score" else key
+    return place, [*alphas, f"arms={json.dumps(arms)}"]
+
+
 def _hostile() -> Iterator[tuple[str, list[str], str]]:
     """A key, what else must be set for it, and a value that is no number for it."""
     keys = [(key, is_int, is_list, []) for key, is_int, is_list in _numbers(Config)]
@@ -636,6 +647,8 @@ def _hostile() -> Iterator[tuple[str, list[str], str]]:
         if key.startswith("dataset.tables."):
             continue  # texts and dates are times too
         place = key.replace("labels.", "labels.0.")
+        if key.startswith("arms."):
+            place, given = _of_arm(key)
         for value in [*odd, *(["10.0", "1e3", "9223372036854775807"] if is_int else [])]:
             if not (key.endswith("seed") and value.startswith("9223")):  # the largest seed
                 yield place, given, f"{place}={f'[{value}]' if is_list else value}"

@@ -28,6 +28,8 @@ _NOTE = "<!-- Made by tools/reference.py from {}: change that, then run `make do
 _REMARKS = {
     "dataset.tables": "See [Your own data](own-data.md).",
     "feature": "See [What the data mean](data.md#features).",
+    "arms.control": "The block `treatment` has the same keys. One of `score`, `rule` and `policy` "
+    "must be there.",
     "labels": "A list: one of these blocks for each label. In overrides a label goes by its place "
     "or its name: `labels.0.alpha_T`, `labels.click.alpha_T`.",
     "pretrain.scheduler": "`simulation.scheduler` is such a block too.",

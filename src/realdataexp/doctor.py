@@ -10,7 +10,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -362,8 +362,8 @@ def check_data(config: Config) -> Iterator[Finding]:
 
 def _kuairand(config: Config) -> Files:
     path = config.data_dir()
-    assert config.feature is not None and path is not None  # data_faults sees to it
-    names = (*config.feature.numerical, *config.feature.categorical)
+    assert config.features is not None and path is not None  # data_faults sees to it
+    names = config.features.names
     stems = {schema.resolve_feature(name).file for name in names}
     return find_files(path, config.dataset.logs, schema.VIDEO_STATISTIC in stems)
 
@@ -379,22 +379,31 @@ def _check_import(config: Config, n_bytes: int) -> Iterator[Finding]:
 
 def check_alphas(config: Config) -> Iterator[Finding]:
     """Whether the arms can rank differently, and every label's alphas do something."""
-    learned = [label for label in config.labels if label.model != NO_MODEL]
-    yield _compare_arms(learned, config.experiment.aa)
+    yield _compare_arms(config)
     for label in config.labels:
-        if label.model == NO_MODEL and (label.alpha_T, label.alpha_C) != (1.0, 1.0):
+        if label.model == NO_MODEL and {label.alpha_T, label.alpha_C} - {None, 1.0}:
             text = f"{label.name} has no model, so its alphas have no effect"
             yield _warning("alphas", text, "leave them out, or give it a model")
-    for arm in ("T", "C") if any(label.score_unit == "raw" for label in learned) else ():
-        ruling = ruling_label(learned, arm)
+    is_raw = any(label.score_unit == "raw" for label in config.learned)
+    for arm, policy in zip("TC", reversed(config.policies()), strict=True) if is_raw else ():
+        ruling = ruling_label(config.learned, policy.score or {})
         if ruling is not None:
             text = f"arm {arm}: {ruling.name} is likely to rule the score, in raw units"
             remedy = "set score_unit: standard, or smaller alphas for it"
             yield _warning("score_unit", text, remedy)
 
 
-def _compare_arms(learned: Sequence[LabelConfig], is_aa: bool) -> Finding:
-    alpha_TL, alpha_CL = ([getattr(x, f"alpha_{arm}") for x in learned] for arm in "TC")
+def _compare_arms(config: Config) -> Finding:
+    control, treatment = config.policies()
+    is_aa, learned = config.experiment.aa, config.learned
+    if control.score is None or treatment.score is None or control.explore != treatment.explore:
+        if control == treatment and not is_aa:
+            text = "both arms do the same, and every effect is 0"
+            return _warning("arms", text, "change one of them, or set experiment.aa: true")
+        return _ok("arms", "an A/A test" if is_aa else "the arms differ")
+    alpha_TL, alpha_CL = (
+        [arm.score.get(x.name, 0.0) for x in learned] for arm in (treatment, control) if arm.score
+    )
     for arm, alphas in (("T", alpha_TL), ("C", alpha_CL)):
         if not any(alphas) and not (is_aa and arm == "C"):
             text = f"arm {arm}: every alpha is 0, so all candidates tie and the first is shown"
@@ -412,14 +421,14 @@ def _compare_arms(learned: Sequence[LabelConfig], is_aa: bool) -> Finding:
     return _ok("alphas", "the arms can rank differently")
 
 
-def ruling_label(learned: Sequence[LabelConfig], arm: str) -> LabelConfig | None:
+def ruling_label(learned: Sequence[LabelConfig], score: Mapping[str, float]) -> LabelConfig | None:
     """The label that alone decides an arm's ranking, judged by about how far its term scatters.
 
     A standardised prediction scatters by less than 1, a raw time in milliseconds by about 10,000,
     another raw number or probability by about 0.3; a label rules with 30 times the next one's.
     """
     spreads = sorted(
-        ((abs(getattr(x, f"alpha_{arm}")) * _spread(x), x) for x in learned),
+        ((abs(score.get(x.name, 0.0)) * _spread(x), x) for x in learned),
         key=lambda pair: pair[0],
         reverse=True,
     )

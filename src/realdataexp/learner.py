@@ -22,6 +22,7 @@ from realdataexp.graphs import Graphs
 from realdataexp.heads import Head, by_rows
 from realdataexp.models import LOSSES, Batch, StackedModel
 from realdataexp.models.base import restore
+from realdataexp.models.selecting import Selecting
 from realdataexp.optimizers import OptimizerSettings, descend, join
 from realdataexp.registry import is_registered
 from realdataexp.scaling import LossScale
@@ -136,7 +137,8 @@ class Learner:
         They are with this package's models and losses; others may do what they like.
         """
         has_own_losses = all(head.loss in LOSSES.values() for head in self.heads)
-        return is_registered("model", type(self.model)) and has_own_losses
+        model = self.model.model if isinstance(self.model, Selecting) else self.model
+        return is_registered("model", type(model)) and has_own_losses
 
     def network(self, index: int) -> dict[str, Tensor]:
         """A copy of one network's parameters."""
@@ -149,18 +151,21 @@ class Learner:
         params = {**params, **self.shared} if self.shared else params
         return self.model.forward(params, batch, dropout_key_S)
 
-    def predict(self, batch: Batch, networks: slice) -> Tensor:
+    def predict(
+        self, batch: Batch, networks: slice, dropout_key_SB: Tensor | None = None
+    ) -> Tensor:
         """Predictions in the labels' units, without dropout.
 
         Args:
             batch: inputs of the networks in ``networks``, in their order.
             networks: a contiguous range of networks.
+            dropout_key_SB: of these networks: dropout that is drawn for each visit.
 
         Returns:
             float32 of shape (networks), B, C, K.
         """
         predictions = []
-        for _, raw_SBCO in self._score(batch, networks):
+        for _, raw_SBCO in self._score(batch, networks, dropout_key_SB=dropout_key_SB):
             per_head = [by_rows(head.predict, part) for head, part in self._parts(raw_SBCO)]
             predictions.append(_heads(per_head))
         return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
@@ -206,14 +211,19 @@ class Learner:
         return self.evaluate(batch, y_SBCK, networks)[1][:, :, 0]
 
     def _score(
-        self, batch: Batch, networks: slice, place_S: Tensor | None = None
+        self,
+        batch: Batch,
+        networks: slice,
+        place_S: Tensor | None = None,
+        dropout_key_SB: Tensor | None = None,
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Each chunk's place in ``networks``, and its raw outputs without dropout: S, B, C, O."""
+        """Each chunk's place in ``networks``, and its raw outputs: S, B, C, O."""
         for chunk in self._chunks(networks, batch):
             rows = slice(chunk.start - networks.start, chunk.stop - networks.start)
             with torch.no_grad(), self.device.autocast():
                 own = batch[rows if place_S is None else place_S[rows]]
-                raw_SBCO = self.forward(self._views(chunk), own, None)
+                key_SB = None if dropout_key_SB is None else dropout_key_SB[rows]
+                raw_SBCO = self.forward(self._views(chunk), own, key_SB)
             yield rows, raw_SBCO
 
     def update(

@@ -57,10 +57,15 @@ class LabelPolicy:
     Attributes:
         name: the label.
         optimizer: of its networks; the same for labels that share them.
+        arms_A: whether its networks are for the control, and for the treatment; one that both
+            arms share is for either.
+        draws_as: the label whose draws its networks have: its own, or that of its twin.
     """
 
     name: str
     optimizer: OptimizerSettings
+    arms_A: tuple[bool, bool] = (True, True)
+    draws_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Step:
         prediction_SBL: what each network predicted for the items that it is given to learn from,
             in the labels' units.
         target_SBL: their outcomes; NaN where a network learns nothing from them.
+        propensity_WB: how likely the visit's arm was to pick what it picked; None where no arm
+            explores, NaN where that is not known.
         score_share_WAL: each label's share of the variance of the arm's fused score over a
             slate's candidates (the shares of an arm sum to 1); NaN where all scores are equal,
             None in steps that are not diagnosed.
@@ -96,6 +103,7 @@ class Step:
     prediction_SBL: Tensor
     target_SBL: Tensor
     score_share_WAL: Tensor | None
+    propensity_WB: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,8 @@ class Loop:
     """All worlds' data-training loops, in lockstep.
 
     Attributes:
+        is_idle_SL: whether a network of a label is for an arm that does not use it: it is neither
+            asked nor trained; None where none is.
         weights_S, predictions_SL: the extremes of what each network was given as weights, and of
             what it predicted for the chosen items.
     """
@@ -166,6 +176,8 @@ class Loop:
         retrain_every: int = 1,
         running: Sequence[Design | OutsideDesign] | None = None,
         labels_of: Sequence[Sequence[int]] | None = None,
+        label_at: Sequence[int] | None = None,
+        outcome_at: Sequence[int] | None = None,
     ) -> None:
         """Join a world, the designs and the learners.
 
@@ -181,9 +193,15 @@ class Loop:
                 these steps, in their order.
             running: the designs as they started; None for designs without memory.
             labels_of: which labels the heads of each learner predict; None: a learner a label.
+            label_at: where among the world's targets each label is; None: they are the first.
+            outcome_at: likewise what is measured; None: all.
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
         self.labels_of = labels_of or [(i,) for i in range(len(labels))]
+        self._names = [
+            "+".join(labels[i].draws_as or labels[i].name for i in places)
+            for places in self.labels_of
+        ]
         self._seed, self._diagnose_every = seed, diagnose_every
         self._retrain_every = retrain_every
         self._waiting: list[Lesson] = []
@@ -201,6 +219,9 @@ class Loop:
         ).unbind(1)
         to = learners[0].n_updates_S.device
         self._world_S, self._arm_S = world_S.to(to), arm_S.to(to)
+        self._label_at = _places(label_at, len(labels), to)
+        self._outcome_at = _places(outcome_at, None, to)
+        self.is_idle_SL = _idle(blocks, labels, R, to)
         zeros_S = torch.zeros(len(world_S), device=to)
         zeros_SL = torch.zeros(len(world_S), len(labels), device=to)
         self.weights_S = Extremes(zeros_S, zeros_S.clone())
@@ -245,14 +266,18 @@ class Loop:
             ]
         )
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
-        prediction_WABCL, score_WABC, pick_WAB = self._graphs.run(
-            self._score, slate.batch, slate.is_candidate_WBC, R
+        prediction_WABCL, score_WABC, pick_WAB, *logs = self._graphs.run(
+            self._score, slate.batch, slate.is_candidate_WBC, R, *self._luck(visits, slate)
         )
         choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
-        y_WBL = self.world.feedback(visits, slate, choice_WB)
-        weight_SB = self._weights(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
+        log_WAB = _at_choice(logs[0], choice_WB) if logs else None
+        y_WBX = self.world.feedback(visits, slate, choice_WB)
+        y_WBL = y_WBX[..., self._outcome_at]
+        weight_SB = self._weights(
+            visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL, log_WAB
+        )
         batch = slate.batch.chosen(choice_WB)[self._world_S]
-        y_SBL = y_WBL[self._world_S][..., : len(self.labels)]
+        y_SBL = y_WBX[self._world_S][..., self._label_at]
         lesson = Lesson(visits.step, batch, weight_SB, y_SBL)
         loss_SL = self._learn(lesson, visits)
         is_visit_WB = slate.is_candidate_WBC.any(-1)
@@ -273,30 +298,67 @@ class Loop:
             slate.is_candidate_WBC.sum(-1),
             loss_SL,
             prediction_SBL,
-            torch.where((weight_SB > 0).unsqueeze(-1), y_SBL, torch.nan),
+            self._learned(weight_SB, y_SBL),
             shares,
+            None
+            if log_WAB is None
+            else torch.where(is_treated_WB, log_WAB[:, 1], log_WAB[:, 0]).exp(),
         )
 
-    def _score(
-        self, batch: Batch, is_candidate_WBC: Tensor, R: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Lines 4 to 6, for both arms: predictions W, A, B, C, L, scores W, A, B, C, picks."""
-        prediction_WABCL = self._predict(batch, is_candidate_WBC.shape, R)
-        score_WABC = self._arms.score(prediction_WABCL, is_candidate_WBC)
-        return prediction_WABCL, score_WABC, self._arms.pick(score_WABC)
+    def _luck(self, visits: Visits, slate: Slate) -> tuple[Tensor, ...]:
+        """What ``_score`` needs besides, where an arm explores or does not rank by labels."""
+        if not self._arms.needs_scene:
+            return ()
+        step = visits.replication_R.new_full((), visits.step)
+        return visits.replication_R, step, slate.video_WBC
 
-    def _predict(self, batch: Batch, shape: torch.Size, R: int) -> Tensor:
-        """Both arms' predictions W, A, B, C, L; a one-model design's arms share them."""
+    def _score(
+        self, batch: Batch, is_candidate_WBC: Tensor, R: int, *luck: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Lines 4 to 6, for both arms.
+
+        Returns:
+            Predictions W, A, B, C, L, scores W, A, B, C, picks W, A, B; and the logarithms of
+            the propensities W, A, B, C where an arm explores.
+        """
+        prediction_WABCL = self._predict(batch, is_candidate_WBC.shape, R, luck[:2])
+        scene = None
+        if luck:
+            replication_R, step, video_WBC = luck
+            scene = self._arms.scene("pick", replication_R, step, video_WBC, is_candidate_WBC)
+        score_WABC = self._arms.score(prediction_WABCL, is_candidate_WBC, scene)
+        pick_WAB, log_WABC = self._arms.pick(score_WABC, scene)
+        found = prediction_WABCL, score_WABC, pick_WAB
+        return found if log_WABC is None else (*found, log_WABC)
+
+    def _predict(
+        self, batch: Batch, shape: torch.Size, R: int, luck: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """Both arms' predictions W, A, B, C, L; a one-model design's arms share them.
+
+        An arm that draws its networks gets those with dropout.
+        """
         # labels in front, so that each arm's scores of a label lie together
         n_labels, n_arms, (W, B, C) = len(self.labels), 2, shape
-        prediction_LWABC = self._arms.factor_AL.new_empty(n_labels, W, n_arms, B, C)
-        for learner, labels in zip(self.learners, self.labels_of, strict=True):
+        make = torch.empty if self.is_idle_SL is None else torch.zeros
+        prediction_LWABC = make(n_labels, W, n_arms, B, C, device=self._world_S.device)
+        is_drawn_A = self._arms.draws_networks_A
+        for learner, labels, name in zip(self.learners, self.labels_of, self._names, strict=True):
+            arms_A = self.labels[labels[0]].arms_A
+            key_SB = self._thompson_keys(name, B, *luck) if any(is_drawn_A) else None
             for worlds, networks in self._stacks(batch, R):
                 offered = batch[own_rows(worlds, batch.shape[0])]
-                models = [learner.predict(offered, own) for own in networks]
-                for arm, predicted_WBCK in enumerate((models[0], models[-1])):
-                    for label, of_head_WBC in zip(labels, predicted_WBCK.unbind(-1), strict=True):
-                        prediction_LWABC[label, worlds, arm] = of_head_WBC
+                for m, own in enumerate(networks):
+                    is_shared = len(networks) == 1
+                    if not (any(arms_A) if is_shared else arms_A[m]):
+                        continue
+                    arms = (0, 1) if is_shared else (m,)
+                    for is_drawn in sorted({is_drawn_A[arm] for arm in arms}):
+                        key = key_SB[own] if key_SB is not None and is_drawn else None
+                        predicted_WBCK = learner.predict(offered, own, key)
+                        for arm in (a for a in arms if is_drawn_A[a] == is_drawn):
+                            for label, x_WBC in zip(labels, predicted_WBCK.unbind(-1), strict=True):
+                                prediction_LWABC[label, worlds, arm] = x_WBC
         return prediction_LWABC.movedim(0, -1)
 
     def _stacks(self, batch: Batch, R: int) -> Iterator[tuple[slice, list[slice]]]:
@@ -330,6 +392,7 @@ class Loop:
         score_WABC: Tensor,
         pick_WAB: Tensor,
         y_WBL: Tensor,
+        log_WAB: Tensor | None,
     ) -> Tensor:
         """Line 8: how much each network learns from each visit, NaN for padding: S, B."""
         weight = []
@@ -342,12 +405,20 @@ class Loop:
                 score_WABC[w],
                 pick_WAB[w],
                 y_WBL[w],
+                None if log_WAB is None else log_WAB[w],
             )
             weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
         weight_SB = torch.cat(weight)
         is_visit_SB = slate.is_candidate_WBC.any(-1)[self._world_S]
         self.weights_S.see(weight_SB, is_visit_SB)
         return weight_SB.masked_fill(~is_visit_SB, torch.nan)
+
+    def _learned(self, weight_SB: Tensor, y_SBL: Tensor) -> Tensor:
+        """What each network learns of each label: S, B, L, NaN where it learns nothing."""
+        is_learned = (weight_SB > 0).unsqueeze(-1)
+        if self.is_idle_SL is not None:
+            is_learned = is_learned & ~self.is_idle_SL.unsqueeze(1)
+        return torch.where(is_learned, y_SBL, torch.nan)
 
     def _learn(self, lesson: Lesson, visits: Visits) -> Tensor:
         """Line 9, where a round of training is due; returns the training losses S, L."""
@@ -365,21 +436,27 @@ class Loop:
         keys = self._graphs.run(self._dropout_keys, replication_R, step)
         for learner, places, key_S in zip(self.learners, self.labels_of, keys, strict=True):
             y_SBK = torch.stack([lesson.y_SBL[..., i] for i in places], dim=-1)
-            settings = self.labels[places[0]].optimizer
+            settings, weight_SB = self.labels[places[0]].optimizer, lesson.weight_SB
+            if self.is_idle_SL is not None:
+                weight_SB = weight_SB.masked_fill(self.is_idle_SL[:, places[0], None], 0.0)
             losses.append(
-                learner.update(
-                    lesson.batch, y_SBK, lesson.weight_SB, settings, key_S, n_done=lesson.step
-                )
+                learner.update(lesson.batch, y_SBK, weight_SB, settings, key_S, n_done=lesson.step)
             )
         return by_label(losses, self.labels_of)
 
     def _dropout_keys(self, replication_R: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """A key for each network of each learner: S each."""
-        names = ("+".join(self.labels[i].name for i in places) for places in self.labels_of)
         replication_S = replication_R.repeat(len(self.blocks))[self._world_S]
         return tuple(
-            draws.key(self._seed, f"dropout {name}", replication_S, step) for name in names
+            draws.key(self._seed, f"dropout {name}", replication_S, step) for name in self._names
         )
+
+    def _thompson_keys(self, name: str, B: int, replication_R: Tensor, step: Tensor) -> Tensor:
+        """A key for each network of a learner and visit: S, B."""
+        replication_S = replication_R.repeat(len(self.blocks))[self._world_S]
+        place_B = torch.arange(B, device=replication_R.device)
+        purpose = f"thompson {name}"
+        return draws.key(self._seed, purpose, replication_S.unsqueeze(1), step, place_B)
 
 
 def by_label(per_learner: Sequence[Tensor], labels_of: Sequence[Sequence[int]]) -> Tensor:
@@ -392,6 +469,30 @@ def by_label(per_learner: Sequence[Tensor], labels_of: Sequence[Sequence[int]]) 
     places = [i for of_learner in labels_of for i in of_learner]
     heads = [x for of_learner in per_learner for x in of_learner.unbind(-1)]
     return torch.stack([heads[places.index(i)] for i in range(len(places))], dim=-1)
+
+
+def _at_choice(x_WABC: Tensor, choice_WB: Tensor) -> Tensor:
+    """Each arm's numbers of the candidates that were chosen: W, A, B."""
+    at_WAB1 = choice_WB[:, None, :, None].expand(-1, x_WABC.shape[1], -1, 1)
+    return x_WABC.gather(3, at_WAB1).squeeze(3)
+
+
+def _places(at: Sequence[int] | None, n: int | None, to: torch.device) -> slice | Tensor:
+    """Some places of an axis; the first n, or all, as a slice, which costs nothing."""
+    return slice(n) if at is None else torch.tensor(at, device=to)
+
+
+def _idle(
+    blocks: Sequence[Block], labels: Sequence[LabelPolicy], R: int, to: torch.device
+) -> Tensor | None:
+    """Which networks are for an arm that does not use the label: S, L; None where none is."""
+    is_idle_SL = [
+        [not (any(x.arms_A) if b.design.n_models == 1 else x.arms_A[m]) for x in labels]
+        for b in blocks
+        for m in range(b.design.n_models)
+        for _ in range(R)
+    ]
+    return torch.tensor(is_idle_SL, device=to) if any(map(any, is_idle_SL)) else None
 
 
 def n_networks(blocks: Sequence[Block], n_replications: int) -> int:

@@ -160,11 +160,19 @@ def known_metrics(own: Mapping[str, Metric]) -> dict[str, Metric]:
     return METRICS | {short_name(name): metric for name, metric in own.items()}
 
 
-def metric_names(kind: str | None, own: Mapping[str, Metric]) -> tuple[str, ...]:
-    """The metrics of an outcome: of its predictions by type (None: none), and of its rankings."""
+def metric_names(
+    kind: str | None, own: Mapping[str, Metric], *, is_measured: bool
+) -> tuple[str, ...]:
+    """The metrics of a label's predictions by its type, and of rankings by an outcome.
+
+    Args:
+        kind: None where nothing predicts it.
+        own: metrics from outside the package.
+        is_measured: whether it is an outcome.
+    """
     known = known_metrics(own).items()
     of_label = [name for name, metric in known if kind in metric.types]
-    of_ranking = [name for name, metric in known if _RANKING in metric.types]
+    of_ranking = [name for name, metric in known if is_measured and _RANKING in metric.types]
     return (*([LOSS, *of_label] if kind else []), *of_ranking)
 
 

@@ -65,6 +65,7 @@ class Pretraining:
         validate: Callable[[], tuple[float, ...]],
         settings: PretrainSettings,
         labels_of: Sequence[Sequence[int]] | None = None,
+        draws_as: Sequence[int] | None = None,
     ) -> None:
         """Join the learners and their rows.
 
@@ -76,7 +77,9 @@ class Pretraining:
             validate: a value of each label, lower = better, such as the mean validation loss.
             settings: the rest.
             labels_of: which labels the heads of each learner predict; None: a learner a label.
+            draws_as: the learner whose dropout each has; None: its own.
         """
+        self._draws_as = draws_as or range(len(learners))
         self._learners, self._reader, self._validate = learners, reader, validate
         self._settings = settings
         self._labels_of = labels_of or [(i,) for i in range(len(learners))]
@@ -131,7 +134,7 @@ class Pretraining:
         for n, (learner, places) in enumerate(zip(self._learners, self._labels_of, strict=True)):
             if self._has_stopped(n):
                 continue
-            purpose = f"pretrain dropout {n}"
+            purpose = f"pretrain dropout {self._draws_as[n]}"
             y_SBK = torch.stack([y_L[i] for i in places], dim=-1)
             iteration_S = torch.full((1,), self.iteration, device=y_SBK.device)
             key_S = draws.key(self._settings.seed, purpose, iteration_S)

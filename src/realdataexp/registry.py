@@ -15,8 +15,9 @@ from realdataexp.components import calling, reason
 from realdataexp.errors import InputError, did_you_mean
 
 Kind = Literal[
-    "design", "weight model", "model", "loss", "world", "interval method", "metric", "tracker"
-]
+    "design", "weight model", "model", "loss", "policy", "world", "interval method", "metric",
+    "tracker",
+]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -55,6 +56,10 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "MAE": "realdataexp.models.losses:MAE",
         "BCE": "realdataexp.models.losses:BCE",
         "CE": "realdataexp.models.losses:CE",
+    },
+    "policy": {
+        "random": "realdataexp.arms:Random",
+        "most_popular": "realdataexp.arms:MostPopular",
     },
     "world": {
         "KuaiRand-Pure": "realdataexp.worlds.replay:ReplayEnvironment",
@@ -105,7 +110,8 @@ def name_fault(kind: Kind, name: str, *others: str, called: str = "") -> str | N
     known = (*others, *names(kind))
     if name in known or _OUTSIDE.fullmatch(name):
         return None
-    listed = f"known are {', '.join(known)}, or give package.module:Name"
+    listed = f"known are {', '.join(known)}, or " if known else ""
+    listed += "give package.module:Name"
     return f"unknown {called or kind}{did_you_mean(name, known)}; {listed}"
 
 

@@ -5,11 +5,14 @@ One frozen class per block; what a component takes is checked by the class that 
 `InputError`, a line each.
 """
 
+from realdataexp.config.arms import ArmConfig, ArmsConfig, ExploreConfig, OutcomeConfig
 from realdataexp.config.blocks import (
+    ARMS,
     NO_MODEL,
     DatasetConfig,
     FeatureConfig,
     LabelConfig,
+    LabelFeatures,
     PretrainConfig,
     Si2023Config,
     SimulationConfig,
@@ -27,15 +30,21 @@ from realdataexp.config.schema import MODES, Config, default_cache_dir
 from realdataexp.configs import built_in_names
 
 __all__ = [
+    "ARMS",
     "MODES",
     "NO_MODEL",
+    "ArmConfig",
+    "ArmsConfig",
     "Config",
     "DatasetConfig",
     "DesignConfig",
     "ExperimentConfig",
+    "ExploreConfig",
     "FeatureConfig",
     "LabelConfig",
+    "LabelFeatures",
     "LoggingConfig",
+    "OutcomeConfig",
     "PretrainConfig",
     "Si2023Config",
     "SimulationConfig",

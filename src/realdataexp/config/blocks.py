@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -32,6 +32,7 @@ from realdataexp.options import (
 from realdataexp.registry import find, names
 
 NO_MODEL = "none"
+ARMS = ("control", "treatment")
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 64
@@ -46,6 +47,19 @@ def alike(names: Sequence[str]) -> list[str]:
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
+
+
+def identifier(name: str) -> str:
+    """A name that stands in names of metrics and overrides.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not _IDENTIFIER.fullmatch(name):
+        raise ValueError("must be letters, digits and _, not starting with a digit")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
+    return name
 
 
 def result_name(name: str) -> str:
@@ -223,22 +237,20 @@ class DatasetConfig(Options):
         return Si2023Config() if block is None and name == "si2023" else block
 
 
-class FeatureConfig(Options):
-    """The features; only what is listed is used."""
+class LabelFeatures(Options):
+    """The features that the network of a label sees, in place of those of the block `feature`."""
+
+    _place: ClassVar[str] = "features"
 
     numerical: Names = Field((), description="columns used as numbers, standardised")
     categorical: Names = Field(
         (), validate_default=True, description="columns used as categories or lists of tags"
     )
-    missing_indicator: bool = Field(
-        False, description="whether a number that is missing gets an indicator of its own"
-    )
-    history: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="the user's last items, so many, that a model of your own sees as a sequence",
-    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.numerical, *self.categorical)
 
     @field_validator("numerical")
     @classmethod
@@ -253,10 +265,27 @@ class FeatureConfig(Options):
         cls._no_name_twice(names)
         numerical = info.data.get("numerical")
         if numerical is not None and (both := [name for name in names if name in numerical]):
-            raise ValueError(f"{', '.join(both)} is also in feature.numerical: keep one")
+            raise ValueError(f"{', '.join(both)} is also in {cls._place}.numerical: keep one")
         if numerical == () and not names:
-            raise ValueError("feature.numerical and feature.categorical are empty: list a feature")
+            where = f"{cls._place}.numerical and {cls._place}.categorical"
+            raise ValueError(f"{where} are empty: list a feature")
         return names
+
+
+class FeatureConfig(LabelFeatures):
+    """The features; only what is listed is used."""
+
+    _place: ClassVar[str] = "feature"
+
+    missing_indicator: bool = Field(
+        False, description="whether a number that is missing gets an indicator of its own"
+    )
+    history: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="the user's last items, so many, that a model of your own sees as a sequence",
+    )
 
 
 class LabelConfig(Options):
@@ -291,8 +320,22 @@ class LabelConfig(Options):
     weight_decay: Decay | None = Field(
         None, description="weight decay of a phase that gives none of its own; null: 0"
     )
-    alpha_T: Number = Field(1.0, description="weight in the treatment arm's score")
-    alpha_C: Number = Field(1.0, description="weight in the control arm's score")
+    features: LabelFeatures | None = Field(
+        None, description="the features that its network sees; null: those of the block feature"
+    )
+    alpha_T: Number | None = Field(
+        None, description="weight in the treatment arm's score, if there are no arms; null: 1"
+    )
+    alpha_C: Number | None = Field(
+        None, description="weight in the control arm's score, if there are no arms; null: 1"
+    )
+    arms: Annotated[tuple[Literal["control", "treatment"], ...], Field(strict=False)] | None = (
+        Field(
+            None,
+            description="the arms whose score it may enter, for which alone its networks are "
+            "trained and reported; null: those whose score has it, or both without arms",
+        )
+    )
     score_unit: Literal["standard", "raw"] = Field(
         "standard", description="whether predictions enter the score standardised or as they are"
     )
@@ -300,11 +343,33 @@ class LabelConfig(Options):
     @field_validator("name")
     @classmethod
     def _identifier(cls, name: str) -> str:
-        if not _IDENTIFIER.fullmatch(name):
-            raise ValueError("must be letters, digits and _, not starting with a digit")
-        if len(name) > _LONGEST_NAME:
-            raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
-        return name
+        return identifier(name)
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_of_a_model(
+        cls, arms: tuple[str, ...] | None, info: ValidationInfo
+    ) -> tuple[str, ...] | None:
+        if arms is None:
+            return None
+        if info.data.get("model") == NO_MODEL:
+            raise ValueError("has no effect without a model: leave it out")
+        if not arms or repeated(arms):
+            raise ValueError("must be control, treatment or both, each once")
+        for arm in ARMS:
+            alpha = f"alpha_{arm[0].upper()}"
+            if arm not in arms and info.data.get(alpha):
+                raise ValueError(f"lacks {arm}, but {alpha} is not 0: leave it out, or add the arm")
+        return tuple(arm for arm in ARMS if arm in arms)
+
+    @field_validator("features")
+    @classmethod
+    def _features_of_a_model(
+        cls, features: LabelFeatures | None, info: ValidationInfo
+    ) -> LabelFeatures | None:
+        if features is not None and info.data.get("model") == NO_MODEL:
+            raise ValueError("has no effect without a model: leave it out")
+        return features
 
     @field_validator("n_classes")
     @classmethod

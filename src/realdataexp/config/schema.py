@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from realdataexp.config import yaml_text
+from realdataexp.config.arms import ArmConfig, ArmsConfig, OutcomeConfig, outcomes_of
 from realdataexp.config.blocks import (
+    ARMS,
     NO_MODEL,
     DatasetConfig,
     FeatureConfig,
     LabelConfig,
+    LabelFeatures,
     PretrainConfig,
     SimulationConfig,
     ValidationConfig,
@@ -63,6 +67,16 @@ class Config(Options):
     )
     labels: Annotated[tuple[LabelConfig, ...], Field(strict=False, min_length=1)] = Field(
         description="the outcomes, with a model for each"
+    )
+    arms: ArmsConfig | None = Field(
+        None, description="what the arms do; null: they rank by the labels' alpha_T and alpha_C"
+    )
+    outcomes: Annotated[tuple[OutcomeConfig, ...], Field(strict=False, min_length=1)] | None = (
+        Field(
+            None,
+            description="what is measured: names of labels, or {name, target, unit}; null: each "
+            "target of the labels once, named by the first label that has it",
+        )
     )
     pretrain: PretrainConfig = Field(PretrainConfig(), description="the starting models")
     simulation: SimulationConfig = Field(
@@ -121,6 +135,39 @@ class Config(Options):
             )
         return labels
 
+    @field_validator("labels")
+    @classmethod
+    def _one_kind_of_each_feature(
+        cls, labels: tuple[LabelConfig, ...], info: ValidationInfo
+    ) -> tuple[LabelConfig, ...]:
+        own = [(f"{i}.features", x.features) for i, x in enumerate(labels) if x.features]
+        kinds: dict[str, str] = {}
+        for _, features in (("", info.data.get("feature")), *own):
+            for kind in ("numerical", "categorical") if features is not None else ():
+                for name in getattr(features, kind):
+                    if kinds.setdefault(name, kind) != kind:
+                        raise ValueError(
+                            f"{name} is numerical in one list of features and "
+                            "categorical in another: keep one kind"
+                        )
+        return labels
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_fit_labels(cls, arms: ArmsConfig | None, info: ValidationInfo) -> ArmsConfig | None:
+        if arms is not None and "labels" in info.data:
+            arms.check(info.data["labels"])
+        return arms
+
+    @field_validator("outcomes")
+    @classmethod
+    def _with_targets(
+        cls, outcomes: tuple[OutcomeConfig, ...] | None, info: ValidationInfo
+    ) -> tuple[OutcomeConfig, ...] | None:
+        if outcomes is None or "labels" not in info.data:
+            return outcomes
+        return outcomes_of(outcomes, info.data["labels"])
+
     @field_validator("simulation")
     @classmethod
     def _learning_rate_somewhere(cls, loop: SimulationConfig, info: ValidationInfo) -> Any:
@@ -129,6 +176,69 @@ class Config(Options):
         if loop.learning_rate is None and lacking:
             raise ValueError(f"no learning_rate, and none in the labels {', '.join(lacking)}")
         return loop
+
+    @property
+    def learned(self) -> tuple[LabelConfig, ...]:
+        """The labels with a model."""
+        return tuple(label for label in self.labels if label.model != NO_MODEL)
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """The target of each outcome, by name."""
+        outcomes = self.outcomes or outcomes_of(None, self.labels)
+        return {x.name: x.target for x in outcomes if x.target is not None}
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Every target, each once, and the place in the config that first names it."""
+        places: dict[str, str] = {}
+        for i, label in enumerate(self.labels):
+            places.setdefault(label.target, f"labels.{i}.target")
+        for i, target in enumerate(self.measured.values()):
+            places.setdefault(target, f"outcomes.{i}.target")
+        return places
+
+    @property
+    def features(self) -> FeatureConfig | None:
+        """The features that some network sees: those of the block, then labels' own."""
+        if self.feature is None:
+            return None
+        lists = [self.feature, *(x.features for x in self.labels if x.features is not None)]
+        numerical, categorical = (
+            tuple(dict.fromkeys(name for x in lists for name in getattr(x, kind)))
+            for kind in ("numerical", "categorical")
+        )
+        return self.feature.model_copy(update={"numerical": numerical, "categorical": categorical})
+
+    def place_of_feature(self, name: str) -> str:
+        """Where the config first lists a feature."""
+        lists: dict[str, LabelFeatures | None] = {"feature": self.feature}
+        lists |= {f"labels.{i}.features": x.features for i, x in enumerate(self.labels)}
+        return next(
+            f"{where}.{kind}.{getattr(of, kind).index(name)}"
+            for where, of in lists.items()
+            for kind in ("numerical", "categorical")
+            if of is not None and name in getattr(of, kind)
+        )
+
+    def policies(self) -> tuple[ArmConfig, ArmConfig]:
+        """What the control and the treatment do; the same in an A/A test."""
+        if self.arms is not None:
+            control, treatment = self.arms.control, self.arms.treatment
+        else:
+            control, treatment = (
+                ArmConfig(score={x.name: _alpha(x, arm) for x in self.learned}) for arm in ARMS
+            )
+        return (treatment if self.experiment.aa else control), treatment
+
+    def arms_of(self, label: LabelConfig) -> tuple[bool, bool]:
+        """Whether a label's networks are trained for the control, and for the treatment."""
+        arms: Sequence[str] = label.arms or ARMS
+        if label.arms is None and self.arms is not None:
+            both = {arm: getattr(self.arms, arm) for arm in ARMS}
+            arms = [arm for arm, x in both.items() if x.policy or label.name in (x.score or ())]
+        is_control, is_treated = (arm in arms for arm in ARMS)
+        return (is_treated if self.experiment.aa else is_control), is_treated
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults too, as plain values; loading them gives this config again."""
@@ -186,6 +296,14 @@ class Config(Options):
         if self.dataset.cache_path is not None:
             return self.path(self.dataset.cache_path)
         return default_cache_dir()
+
+
+def _alpha(label: LabelConfig, arm: str) -> float:
+    """A label's weight in an arm's score, where the labels say it."""
+    alpha = label.alpha_C if arm == ARMS[0] else label.alpha_T
+    if alpha is None:
+        return 1.0 if label.arms is None or arm in label.arms else 0.0
+    return alpha
 
 
 def _at_home(text: str) -> Path:

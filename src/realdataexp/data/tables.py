@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,22 +32,25 @@ class TablesRequest:
         tables: the files and columns.
         numerical, categorical: features, each a column of users or videos; `user.x` and
             `video.x` say of which.
-        targets: the log's column of each label, in the labels' order.
+        targets: the log's columns that are labels or outcomes, and where the config names them.
+        places: where the config lists each feature.
     """
 
     path: Path
     tables: TablesConfig
     numerical: tuple[str, ...]
     categorical: tuple[str, ...]
-    targets: tuple[str, ...]
+    targets: Mapping[str, str]
+    places: Mapping[str, str]
 
     @classmethod
     def of(cls, config: Config) -> TablesRequest:
         """What a config of the data set `tables` asks for; its folder must be given."""
-        path, tables, feature = config.data_dir(), config.dataset.tables, config.feature
+        path, tables, feature = config.data_dir(), config.dataset.tables, config.features
         assert path is not None and tables is not None and feature is not None
-        targets = tuple(label.target for label in config.labels)
-        return cls(path, tables, feature.numerical, feature.categorical, targets)
+        numerical, categorical = feature.numerical, feature.categorical
+        places = {name: config.place_of_feature(name) for name in (*numerical, *categorical)}
+        return cls(path, tables, numerical, categorical, config.targets, places)
 
     def logs(self) -> dict[str, tuple[int, Path]]:
         """The log's files by their paths within the folder; and to which entry each belongs.
@@ -102,9 +105,9 @@ def _check(request: TablesRequest) -> tuple[dict[str, Path], list[Feature], list
     for entry, path in logs.values():
         header = _columns(f"dataset.tables.log.{entry}", path, wanted, faults)
         faults += [
-            f"labels.{j}.target = {target!r}: {path} has no column {target!r}"
+            f"{where} = {target!r}: {path} has no column {target!r}"
             f"{nearest(target, header)}; name one of the log's"
-            for j, target in enumerate(request.targets)
+            for target, where in request.targets.items()
             if header and target not in header
         ]
     for i, name in enumerate(tables.lists):
@@ -124,11 +127,11 @@ def _features(
     features = []
     kinds = {"numerical": request.numerical, "categorical": request.categorical}
     for kind, names in kinds.items() if all(columns.values()) else ():
-        for i, name in enumerate(names):
+        for name in names:
             try:
                 side, column = _find(name, columns, request)
             except InputError as error:
-                faults.append(f"feature.{kind}.{i} = {name!r}: {error}")
+                faults.append(f"{request.places[name]} = {name!r}: {error}")
                 continue
             is_list = name in request.tables.lists
             features.append(Feature(name, side, column, kind == "numerical", is_list))
@@ -199,7 +202,7 @@ def prepare_tables(
         "tables": request.tables.model_dump(mode="json"),
         "numerical": request.numerical,
         "categorical": request.categorical,
-        "targets": tuple(dict.fromkeys(request.targets)),
+        "targets": tuple(request.targets),
     }
     files = [*logs.values(), *(path for path, _ in request.sides.values())]
     sources = [cache.source_key(path) for path in files]
@@ -222,7 +225,7 @@ def _import(
         name: Side(files[name], path, id_name, tuple(f for f in features if f.side == name))
         for name, (path, id_name) in request.sides.items()
     }
-    targets = tuple(dict.fromkeys(request.targets))
+    targets = tuple(request.targets)
     stats, doubts = import_tables(request.tables, logs, sides, targets, directory)
     return {
         **about,

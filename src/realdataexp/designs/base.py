@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ class Context:
         has_exchangeable_candidates: whether the candidates of a step are independent draws from
             one distribution.
         n_users: how many users there are; None where every visit is a new one.
+        arms: whether arms "pick the best" of a slate, "explore" it with known propensities, or
+            explore with "unknown" ones.
+        assignment: "user" or "visit": what keeps an arm.
     """
 
     label: str
@@ -54,6 +57,8 @@ class Context:
     n_starts: int = 1
     has_exchangeable_candidates: bool = False
     n_users: int | None = None
+    arms: Literal["pick the best", "explore", "unknown"] = "pick the best"
+    assignment: str = "user"
 
     def refuse(self, why: str) -> InputError:
         """An error that says why the design cannot run here, to be raised."""
@@ -71,7 +76,10 @@ class Outcome:
         p: the treatment probability.
         score_RABC: each arm's fused score of each candidate, -inf for padding.
         pick_RAB: the candidate that each arm would choose; the visit's own arm did.
-        y_RBL: the chosen candidate's labels, NaN where missing.
+        y_RBL: the chosen candidate's outcomes, NaN where missing.
+        log_propensity_RAB: the logarithm of the probability with which each arm picks the chosen
+            candidate from this slate; None where no arm explores: then both pick as in
+            ``pick_RAB``.
     """
 
     visits: Visits
@@ -81,6 +89,7 @@ class Outcome:
     score_RABC: Tensor
     pick_RAB: Tensor
     y_RBL: Tensor
+    log_propensity_RAB: Tensor | None = None
 
 
 class Design(BaseModel):

@@ -29,8 +29,14 @@ class Oracle(Design):
         """Itself.
 
         Raises:
-            InputError: E[Z|X] cannot be computed in this world, or one of the arms is missing.
+            InputError: E[Z|X] cannot be computed in this world or with these arms, or one of the
+                arms is missing.
         """
+        if context.arms != "pick the best":
+            raise context.refuse(
+                "E[Z|X] can be computed only where both arms pick the best of a slate; leave "
+                "explore and rule: random out, or use weighting"
+            )
         if not context.has_exchangeable_candidates:
             raise context.refuse(
                 "E[Z|X] can be computed only where all candidates are alike, as in si2023; "

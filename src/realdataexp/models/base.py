@@ -62,7 +62,8 @@ class StackedModel(Protocol):
         Args:
             params: as from ``init``, each with a leading axis S, and as from ``init_shared``.
             batch: the inputs.
-            dropout_key_S: a key per network for dropout while training; None while scoring.
+            dropout_key_S: a key per network for dropout while training; None while scoring; S, B
+                where an arm explores by Thompson sampling: one for all candidates of a visit.
         """
         ...
 

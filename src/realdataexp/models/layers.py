@@ -181,6 +181,20 @@ def _sum(terms: _Terms, start: Tensor | None = None) -> Tensor:
     return start.baddbmm_(x, weight)  # nothing else holds it
 
 
+def dropout_mask(key_S: Tensor, h_SNH: Tensor, drop: float) -> Tensor:
+    """What units are multiplied with, S, N, H; see draws.keep_mask.
+
+    Args:
+        key_S: a key per network; or S, B: per visit, all of whose rows then have the same mask.
+        h_SNH: the units, the rows of a visit one after the other.
+        drop: probability in [0, 1).
+    """
+    if key_S.dim() == 1:
+        return draws.keep_mask(key_S, h_SNH.shape[1:], drop)
+    mask_SBH = draws.keep_mask(key_S, h_SNH.shape[2:], drop)
+    return mask_SBH.repeat_interleave(h_SNH.shape[1] // mask_SBH.shape[1], dim=1)
+
+
 class Tower:
     """Fully connected layers; in front of each: LayerNorm (an option), ReLU, dropout.
 
@@ -240,9 +254,8 @@ class Tower:
             return h_SNH.relu_() if not torch.is_grad_enabled() else h_SNH.relu()
         h_SNH = h_SNH.relu()
         if self.options.dropout:
-            keys_S = draws.key(0, f"layer_{layer}", dropout_key_S)
-            shape = (h_SNH.shape[1], h_SNH.shape[2])
-            h_SNH = h_SNH * draws.keep_mask(keys_S, shape, self.options.dropout)
+            key_S = draws.key(0, f"layer_{layer}", dropout_key_S)
+            h_SNH = h_SNH * dropout_mask(key_S, h_SNH, self.options.dropout)
         return h_SNH
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.models.batch import Batch, FeatureSchema
-from realdataexp.models.layers import DeepParams, SplitLayer, Tower, nest, within
+from realdataexp.models.layers import DeepParams, SplitLayer, Tower, dropout_mask, nest, within
 from realdataexp.options import Depth, Options, Text, Width, Widths, check
 
 
@@ -117,12 +117,11 @@ class MMoE:
         h_ZNH = sums_SNH.view(S, N, E, -1).transpose(1, 2).flatten(0, 1)
         key_Z = None
         if dropout_key_S is not None:
-            key_Z = draws.key(
-                0, "expert", dropout_key_S.unsqueeze(1), torch.arange(E, device=h_ZNH.device)
-            ).flatten()
+            place_E = torch.arange(E, device=h_ZNH.device).view(E, *[1] * (dropout_key_S.dim() - 1))
+            key_Z = draws.key(0, "expert", dropout_key_S.unsqueeze(1), place_E).flatten(0, 1)
         stacked = {name: p.flatten(0, 1) for name, p in within("expert", params).items()}
         h_ZNH = self.expert.forward(stacked, h_ZNH, key_Z).relu()
         if key_Z is not None and self.options.dropout:
-            keys_Z = draws.key(0, "output", key_Z)
-            h_ZNH = h_ZNH * draws.keep_mask(keys_Z, h_ZNH.shape[1:], self.options.dropout)
+            key_Z = draws.key(0, "output", key_Z)
+            h_ZNH = h_ZNH * dropout_mask(key_Z, h_ZNH, self.options.dropout)
         return h_ZNH.view(S, E, N, -1).unbind(1)

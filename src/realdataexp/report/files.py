@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from realdataexp.data.parquet import read_parquet
 from realdataexp.errors import InputError
@@ -148,16 +148,21 @@ class Device(_Row):
         return self.name.startswith("cpu")
 
 
-class Label(_Row):
-    """A label of the config."""
+class Measured(_Row):
+    """An outcome of the config, or a label that names one.
+
+    Attributes:
+        given_unit: its unit, where the config says it.
+    """
 
     name: str
     target: str
+    given_unit: str | None = Field(None, alias="unit")
 
     @property
     def unit(self) -> str:
-        """The unit that the target's name tells, such as "ms", or ""."""
-        return "ms" if self.target.endswith("_ms") else ""
+        """The given unit, or the one that the target's name tells, such as "ms", or ""."""
+        return self.given_unit or ("ms" if self.target.endswith("_ms") else "")
 
     @property
     def title(self) -> str:
@@ -179,9 +184,15 @@ class _Experiment(_Row):
 class Settings(_Row):
     """What readers of a result need of its config."""
 
-    labels: list[Label] = []
+    labels: list[Measured] = []
+    outcomes: list[Measured] | None = None
     simulation: _Loop = _Loop()
     experiment: _Experiment = _Experiment()
+
+    @property
+    def measured(self) -> list[Measured]:
+        """Whatever may be an outcome: the labels, and the outcomes that the config lists."""
+        return [*self.labels, *(self.outcomes or ())]
 
     def replications(self, n: int | None = None) -> str:
         """How many replications a result rests on, and from how many starting models they begin.
@@ -248,13 +259,13 @@ class RunResult(_Row):
 
     @cached_property
     def titles(self) -> dict[str, str]:
-        """What each label is called, with its unit."""
-        return {label.name: label.title for label in self.config.labels}
+        """What each outcome is called, with its unit."""
+        return {x.name: x.title for x in self.config.measured}
 
     @cached_property
     def units(self) -> dict[str, str]:
-        """Each label's unit, or ""."""
-        return {label.name: label.unit for label in self.config.labels}
+        """Each outcome's unit, or ""."""
+        return {x.name: x.unit for x in self.config.measured}
 
     @property
     def designs(self) -> list[str]:

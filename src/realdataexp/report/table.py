@@ -361,10 +361,11 @@ def print_plan(plan_dir: Path, console: Console | None = None) -> None:
     """Print what each design could detect, a table for each label, and the warnings."""
     console = console or Console(highlight=False)
     plan = read_plan(plan_dir)
-    for label in plan.settings.config.labels:
-        rows = [row for row in plan.rows if row.label == label.name]
+    titles = {x.name: x.title for x in plan.settings.config.measured}
+    for label in dict.fromkeys(row.label for row in plan.rows):
+        rows = [row for row in plan.rows if row.label == label]
         n = max((row.n_worlds for row in rows), default=0)
-        _plan(rows, label.title, plan.settings.config.replications(n)).show(console)
+        _plan(rows, titles[label], plan.settings.config.replications(n)).show(console)
     console.print()
     say(console, _PLAN_LEGEND.format(power=100 * plan.settings.power), "dim")
     _print_warnings(console, plan.warnings)

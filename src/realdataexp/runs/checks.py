@@ -25,9 +25,9 @@ def data_faults(config: Config) -> list[str]:
     """What is wrong with the config's columns and files, as far as file headers tell."""
     if config.dataset.si2023 is not None:
         return [
-            f"labels.{i}.target = {label.target!r}: si2023 has the outcomes {', '.join(OUTCOMES)}"
-            for i, label in enumerate(config.labels)
-            if label.target not in OUTCOMES
+            f"{where} = {target!r}: si2023 has the outcomes {', '.join(OUTCOMES)}"
+            for target, where in config.targets.items()
+            if target not in OUTCOMES
         ]
     path = config.data_dir()
     if config.dataset.tables is not None:
@@ -63,17 +63,18 @@ def _named_columns(
 ) -> tuple[list[tuple[str, str]], list[tuple[str, schema.Column]], list[str]]:
     """The label columns and the features that are known, each with its place; and the faults."""
     targets, features, faults = [], [], []
-    for i, label in enumerate(config.labels):
-        where = f"labels.{i}.target = {label.target!r}"
-        if label.target in schema.LABEL_COLUMNS:
-            targets.append((where, label.target))
+    for target, place in config.targets.items():
+        where = f"{place} = {target!r}"
+        if target in schema.LABEL_COLUMNS:
+            targets.append((where, target))
         else:
             known = tuple(schema.LABEL_COLUMNS)
-            hint = schema.nearest(label.target, known) or f"; there are {', '.join(known)}"
+            hint = schema.nearest(target, known) or f"; there are {', '.join(known)}"
             faults.append(f"{where}: no such column in the logs{hint}")
     for kind in ("numerical", "categorical"):
-        for i, name in enumerate(getattr(config.feature, kind)):
-            where = f"feature.{kind}.{i} = {name!r}"
+        for name in getattr(config.features, kind):
+            place = config.place_of_feature(name)
+            where = f"{place} = {name!r}"
             try:
                 column = schema.resolve_feature(name)
             except InputError as error:
@@ -82,7 +83,8 @@ def _named_columns(
                 faults.append(f"{where}: {reason}{hint}")
                 continue
             if column.is_text and kind == "numerical":
-                faults.append(f"{where}: holds words, not numbers; list it in feature.categorical")
+                words = f"{place.partition('.numerical')[0]}.categorical"
+                faults.append(f"{where}: holds words, not numbers; list it in {words}")
             features.append((where, column))
     return targets, features, faults
 

@@ -27,6 +27,7 @@ _NO_COVARIATE = (
     "the covariate of cuped, a unit's mean outcome before the test, is missing or the same for all "
     "units; leave cuped out of experiment.intervals"
 )
+_EQUAL_SCORES = "all scores on a slate were equal"
 _NO_SIGN = "no effect has no sign"
 _AGAINST_TRUTH = (
     "gte", "bias", "bias_mc_se", "bias_df", "rmse", "coverage", "sign_error_rate", "regret",
@@ -244,11 +245,13 @@ def _lacks_covariate(entry: dict[str, Any]) -> bool:
 def _equal_scores(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Shares of a variance that is 0."""
     if result["n_steps_done"]:
-        key = "label_share_of_score_variance"
+        key, arms = "label_share_of_score_variance", result.get("config", {}).get("arms") or {}
+        rules = [arm[0].upper() for arm, policy in arms.items() if policy["score"] is None]
         for name, shares in result["diagnostics"][key].items():
             for arm, by_label in shares.items():
                 if None in by_label.values():
-                    reason = "all scores on a slate were equal"
+                    is_rule = arm in rules
+                    reason = "it does not rank by labels" if is_rule else _EQUAL_SCORES
                     yield "diagnostics", key, f"{name}, arm {arm}", reason
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from realdataexp.config import NO_MODEL, Config, load_config
+from realdataexp.config import Config, load_config
 from realdataexp.device import multiplies_by_place, own_arithmetic
 from realdataexp.errors import DiskError, InputError, RunError, Warnings, is_out_of_memory
 from realdataexp.files import write_text
@@ -86,9 +86,9 @@ def _starting(
 def _test_of(config: Config) -> str:
     """The test in a line: who is treated, and whether the arms differ at all."""
     test = config.experiment
-    learned = [label for label in config.labels if label.model != NO_MODEL]
     text = f"test: p = {test.p_treatment:g} of treatment, by {test.assignment}"
-    if test.aa or all(label.alpha_T == label.alpha_C for label in learned):
+    control, treatment = config.policies()
+    if control == treatment:
         return f"{text}; an A/A test: both arms rank alike"
     return f"{text}; the arms rank differently (no A/A test)"
 
@@ -335,7 +335,7 @@ def _validator(config: Config, setup: Setup, kinds: Sequence[str]) -> Validator:
     """Looks at a fixed sample of held-out visits."""
     held_out = [
         setup.environment.held_out(
-            tuple(setup.outcomes.values()),
+            setup.world_targets,
             config.validation.validation_batches * config.simulation.batch_size,
             config.simulation.n_candidate,
             start,
@@ -349,5 +349,7 @@ def _validator(config: Config, setup: Setup, kinds: Sequence[str]) -> Validator:
         setup.arms,
         tuple(setup.outcomes),
         [network.labels for network in setup.networks],
+        setup.label_at,
+        setup.outcome_at,
         setup.metrics,
     )

@@ -178,12 +178,13 @@ def feature_schema(config: Config) -> FeatureSchema:
     if config.dataset.si2023 is not None:
         n = config.dataset.si2023.n_features + 1
         return FeatureSchema(_side((), (), 0), SideSchema(n, (), 0))
-    assert config.feature is not None  # the config's schema sees to it
+    feature = config.features
+    assert feature is not None  # the config's schema sees to it
     sides: dict[str, tuple[list[str], list[str]]] = {"user": ([], []), "video": ([], [])}
-    for i, names in enumerate((config.feature.numerical, config.feature.categorical)):
+    for i, names in enumerate((feature.numerical, feature.categorical)):
         for name in names:
             sides[_side_of(name, config)][i].append(name)
-    if config.feature.missing_indicator:
+    if feature.missing_indicator:
         sides = {side: (2 * numbers, names) for side, (numbers, names) in sides.items()}
     user, video = (_side(*sides[x], _n_videos(config)) for x in ("user", "video"))
     return FeatureSchema(user, video)

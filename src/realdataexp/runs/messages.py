@@ -23,9 +23,8 @@ from realdataexp.worlds.base import Visits
 
 _LENGTH = 8  # bytes that say how long the JSON is
 _VISITS = tuple(f.name for f in fields(Visits) if f.name != "step")
-_STEP = tuple(
-    f.name for f in fields(Step) if f.name not in ("visits", "unit_XRB", "score_share_WAL")
-)
+_OPTIONAL = ("score_share_WAL", "propensity_WB")
+_STEP = tuple(f.name for f in fields(Step) if f.name not in ("visits", "unit_XRB", *_OPTIONAL))
 
 Tensors = dict[str, Tensor]
 
@@ -69,8 +68,7 @@ def of_step(step: Step) -> tuple[int, Tensors]:
     tensors = {f"visits.{name}": getattr(step.visits, name) for name in _VISITS}
     tensors |= {name: getattr(step, name) for name in _STEP}
     tensors |= {f"unit.{i}": x for i, x in enumerate(step.unit_XRB) if x is not None}
-    if step.score_share_WAL is not None:
-        tensors["score_share_WAL"] = step.score_share_WAL
+    tensors |= {x: own for x in _OPTIONAL if (own := getattr(step, x)) is not None}
     return step.visits.step, tensors
 
 
@@ -80,6 +78,7 @@ def to_step(number: int, tensors: Mapping[str, Tensor], n_blocks: int) -> Step:
         Visits(number, **{name: tensors[f"visits.{name}"] for name in _VISITS}),
         tuple(tensors.get(f"unit.{i}") for i in range(n_blocks)),
         score_share_WAL=tensors.get("score_share_WAL"),
+        propensity_WB=tensors.get("propensity_WB"),
         **{name: tensors[name] for name in _STEP},
     )
 

@@ -40,7 +40,11 @@ Member = tuple[str, int, str]
 
 
 class NetworkCard(BaseModel):
-    """What computes one label's network, or that of several labels that share it."""
+    """What computes one label's network, or that of several labels that share it.
+
+    Attributes:
+        sees: the features that it sees; None: all.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -50,6 +54,7 @@ class NetworkCard(BaseModel):
     losses: tuple[str, ...]
     n_outputs: tuple[int, ...]
     scales: tuple[LabelScale, ...]
+    sees: tuple[str, ...] | None = None
 
 
 class Card(BaseModel):
@@ -87,6 +92,7 @@ def card_of(
                 losses=tuple(label.loss_function or "" for label in labels),
                 n_outputs=tuple(head.n_outputs for head in network.heads),
                 scales=tuple(head.scale for head in network.heads),
+                sees=network.sees,
             )
         )
     return Card(
@@ -143,8 +149,10 @@ class Networks:
         for card, own, shared in of_labels:
             if label is None or label in card.labels:
                 params = {name: t[0] for name, t in own.items()}
+                features = self.card.features
+                features = features if card.sees is None else features.select(card.sees)
                 try:
-                    return Network(card, self.card.features, params, shared, str(self.path))
+                    return Network(card, features, params, shared, str(self.path))
                 except ComponentError as error:
                     raise InputError(*faults_of(error)) from error
         raise InputError(
@@ -451,7 +459,7 @@ def _difference(has: Card, wants: Card) -> str | None:
         other = known.get(own.labels)
         if other is None:
             return f"it has no network for {labels}, but for {', '.join(map('+'.join, known))}"
-        for name in ("model", "model_params", "losses", "n_outputs"):
+        for name in ("model", "model_params", "losses", "n_outputs", "sees"):
             was, now = getattr(other, name), getattr(own, name)
             if was != now:
                 return f"its network for {labels} has {name} {was!r}, and this config's {now!r}"

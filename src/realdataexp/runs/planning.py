@@ -267,7 +267,7 @@ def _write(folder: Path, grid: Grid, cells: list[_Cell]) -> None:
         (_planned(folder, cell) for cell in cells),
         grid.steps,
         [design.label for design in config.designs()],
-        [label.name for label in config.labels],
+        list(config.measured),
         grid.power,
     )
     _warn_of_runs(folder, cells, warnings)

@@ -122,7 +122,10 @@ class PretrainingPhase:
             draws.start_seed(config.seed, start) for start in range(config.experiment.n_starts)
         ]
         self.untrained = parts.starting or [
-            [network.model.init(draws.key(seed, f"init {network.name}")) for seed in self._seeds]
+            [
+                network.model.init(draws.key(seed, f"init {network.draws_as}"))
+                for seed in self._seeds
+            ]
             for network in setup.networks
         ]
         self._done = _Done(len(setup.networks))
@@ -184,6 +187,7 @@ class PretrainingPhase:
 
     def _pretraining(self, start: int, rows: RowSource) -> Pretraining:
         parts, config = self._parts, self._parts.config
+        names = [network.draws_as for network in parts.setup.networks]
         return Pretraining(
             self._learners,
             [network.pretrain_optimizer for network in parts.setup.networks],
@@ -199,6 +203,7 @@ class PretrainingPhase:
                 config.pretrain.early_stopping,
             ),
             [network.labels for network in parts.setup.networks],
+            [names.index(name) for name in names],
         )
 
     def _advance(self, training: Pretraining) -> Iterator[Check]:

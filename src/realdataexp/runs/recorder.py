@@ -92,6 +92,7 @@ class Recorder:
     _n_summed: int = 0
     _metrics: list[pl.DataFrame] = field(default_factory=list)
     _curve: list[dict[str, Any]] = field(default_factory=list)
+    _propensities: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     _visits: list[list[tuple[np.ndarray, ...]]] = field(init=False)
     _files: list[dict[str, str]] = field(default_factory=list)
     _written: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -122,6 +123,8 @@ class Recorder:
     def flush(self) -> None:
         """Read the kept steps from the device into the tables, and look at what was learned."""
         self.read_out()
+        if self._propensities:
+            self._propensity_figures()
         if self._losses:
             self._training_figures()
 
@@ -139,6 +142,8 @@ class Recorder:
             self._n_drawn_R += s.visits.is_visit_RB.sum(1).cpu().numpy()
             n_visits = is_visit.sum(1)
             n_short = (s.n_candidates_WB.cpu().numpy() < self.n_candidate) & is_visit
+            if s.propensity_WB is not None:
+                self._see_propensities(s.propensity_WB.cpu().numpy(), is_treated, is_visit)
             self._n_differ_W += s.differs_WB.sum(1).cpu().numpy()
             self._n_visits_W += n_visits
             if s.score_share_WAL is not None:
@@ -169,6 +174,33 @@ class Recorder:
                 unit_RB = np.where(step.visits.is_visit_RB.cpu().numpy(), unit_RB, _NOBODY)
                 w = slice(i * R, (i + 1) * R)
                 self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
+
+    def _see_propensities(
+        self, propensity_WB: np.ndarray, is_treated_WB: np.ndarray, is_visit_WB: np.ndarray
+    ) -> None:
+        """Count, sum and least of each arm's propensities in a step: W, A each."""
+        is_known_WB = is_visit_WB & np.isfinite(propensity_WB)
+        is_arm_WAB = np.stack([~is_treated_WB, is_treated_WB], axis=1)
+        is_own_WAB = is_arm_WAB & is_known_WB[:, None]
+        own_WAB = np.where(is_own_WAB, propensity_WB[:, None], 0.0)
+        least_WA = np.where(is_own_WAB, propensity_WB[:, None], np.inf).min(-1)
+        self._propensities.append((is_own_WAB.sum(-1), own_WAB.sum(-1), least_WA))
+
+    def _propensity_figures(self) -> None:
+        """Mean and least propensity of what each arm showed since the last flush."""
+        at = self._losses[-1][0] + 1
+        n, total, least = (np.stack(x) for x in zip(*self._propensities, strict=True))
+        self._propensities.clear()
+        n_WA, least_WA = n.sum(0), least.min(0)
+        for w, (i, r) in enumerate(
+            (i, r) for i in range(len(self.blocks)) for r in self.replications
+        ):
+            for a, arm in enumerate("CT"):
+                if n_WA[w, a]:
+                    mean = total.sum(0)[w, a] / n_WA[w, a]
+                    row = ("loop", at, block_name(self.blocks, i), r, arm, "", "picks")
+                    self.metric(*row, "propensity_mean", float(mean), int(n_WA[w, a]))
+                    self.metric(*row, "propensity_least", float(least_WA[w, a]), int(n_WA[w, a]))
 
     def _training_figures(self) -> None:
         """Each network's metrics on the latest of what it learned from since the last flush."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.arms import Arms
+from realdataexp.arms import Arms, Explore, Scorer
 from realdataexp.components import ComponentError, calling, faults_of
 from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
 from realdataexp.config.blocks import SchedulerConfig
@@ -45,11 +45,18 @@ from realdataexp.models import (
     is_shared,
     outside_loss,
 )
-from realdataexp.models.base import shared_of
+from realdataexp.models.base import FeatureSchema, shared_of
+from realdataexp.models.selecting import Selecting
 from realdataexp.optimizers import OptimizerSettings
 from realdataexp.registry import find, is_outside
 from realdataexp.runs.checks import data_faults
 from realdataexp.runs.folder import DETAIL
+from realdataexp.runs.policies import (
+    check_drawn_networks,
+    how_arms_pick,
+    networks_of,
+    scorers_of,
+)
 from realdataexp.runs.rehearsal import Rehearsal
 from realdataexp.runs.sharing import processes_of, shares
 from realdataexp.schedules import Schedule
@@ -95,6 +102,8 @@ class NetworkParts:
         shared: frozen parameters that all its copies share, on the device.
         heads: the labels'.
         pretrain_optimizer: for the starting model; the loop's is in the labels' policies.
+        draws_as: the name that its draws go by.
+        sees: the features that it sees; None: all.
     """
 
     name: str
@@ -103,6 +112,8 @@ class NetworkParts:
     shared: dict[str, Tensor]
     heads: tuple[Head, ...]
     pretrain_optimizer: OptimizerSettings
+    draws_as: str
+    sees: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,8 @@ class Setup:
         n_processes: over how many processes the loop's replications are spread.
         histories: each start's table U, L of users' mean outcomes before the test; None without
             returning users.
-        outcomes: targets of what is measured, by name: the labels first, then those without model.
+        outcomes: targets of what is measured, by name.
+        scorers: what scores for each arm in place of labels; None: nothing.
     """
 
     config: Config
@@ -131,6 +143,7 @@ class Setup:
     context: Context
     started: dict[tuple[int, ...], tuple[Design | OutsideDesign, ...]]
     n_processes: int
+    scorers: tuple[Scorer | None, ...]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def start_designs(self, replications: tuple[int, ...]) -> tuple[Design | OutsideDesign, ...]:
@@ -146,16 +159,43 @@ class Setup:
     @property
     def arms(self) -> Arms:
         """The control, which is the treatment in an A/A test, and the treatment."""
-        is_aa = self.config.experiment.aa
-        alpha_AL = [[x.config.alpha_T if is_aa else x.config.alpha_C for x in self.labels]]
-        alpha_AL.append([x.config.alpha_T for x in self.labels])
-        units = [x.unit for x in self.labels]
-        return Arms([[a / u for a, u in zip(of_arm, units, strict=True)] for of_arm in alpha_AL])
+        policies = self.config.policies()
+        return Arms(
+            [
+                [(p.score or {}).get(x.config.name, 0.0) / x.unit for x in self.labels]
+                for p in policies
+            ],
+            self.scorers,
+            [Explore(**policy.explore.model_dump()) for policy in policies],
+            self.config.seed,
+        )
+
+    @property
+    def world_targets(self) -> tuple[str, ...]:
+        """What the world answers with: the labels' targets, then what else is measured."""
+        return tuple(dict.fromkeys((*self.targets, *self.outcomes.values())))
+
+    @property
+    def label_at(self) -> tuple[int, ...] | None:
+        """Where among them each label with a model is; None: they are the first."""
+        return _places(self.targets, self.world_targets[: len(self.targets)], self.world_targets)
+
+    @property
+    def outcome_at(self) -> tuple[int, ...] | None:
+        """Where among them each outcome is; None: they are all."""
+        outcomes = tuple(self.outcomes.values())
+        return _places(outcomes, self.world_targets, self.world_targets)
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Targets of the labels with a model."""
         return tuple(label.config.target for label in self.labels)
+
+
+def _places(
+    wanted: tuple[str, ...], usual: tuple[str, ...], among: tuple[str, ...]
+) -> tuple[int, ...] | None:
+    return None if wanted == usual else tuple(among.index(name) for name in wanted)
 
 
 def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> Setup:
@@ -206,6 +246,12 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         else None
         for i, loss in zip(learned, losses, strict=True)
     ]
+    labels = [
+        None
+        if label is None
+        else replace(label, policy=replace(label.policy, arms_A=arms, draws_as=name))
+        for label, (arms, name) in zip(labels, networks_of(config, groups), strict=True)
+    ]
     parts = tuple(label for label in labels if label is not None)
     networks = []
     for group in groups:
@@ -215,17 +261,17 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
                 _network_parts, config, environment, device or choose_device("cpu"), group, members
             )
             networks.append(attempt(make))
-    measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
-    outcomes = {label.name: label.target for label in measured}
+    outcomes = config.measured
     histories = _histories(config, environment, tuple(outcomes.values()))
     n_users = None if histories is None else len(histories[0])
+    scorers = attempt(lambda: scorers_of(config, environment, device or choose_device("cpu")))
+    attempt(lambda: check_drawn_networks(config))
     context = _context(config, environment, device or choose_device("cpu"), n_users)
     n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
     own = shares(config.experiment.replications, n_processes or 1)
     started = {r: attempt(partial(_start, blocks or (), context, r)) or () for r in own}
     if not faults:
-        targets = tuple(outcomes.values())
-        faults += _rehearse(config, environment, targets, context, networks, parts, blocks or ())
+        faults += _rehearse(config, environment, context, networks, parts, blocks or ())
     if faults or device is None or blocks is None or n_processes is None:
         raise InputError(*dict.fromkeys(faults))
     _warn_unused_rates(config, warnings)
@@ -241,6 +287,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         context,
         started,
         n_processes,
+        tuple(scorers or ()),
         metrics,
     )
 
@@ -248,7 +295,6 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
 def _rehearse(
     config: Config,
     environment: Environment,
-    targets: tuple[str, ...],
     context: Context,
     networks: Sequence[NetworkParts | None],
     labels: Sequence[LabelParts],
@@ -256,7 +302,7 @@ def _rehearse(
 ) -> list[str]:
     """A step with made-up visits for all components from outside; their faults."""
     faults: list[str] = []
-    loop = config.simulation
+    loop, targets = config.simulation, tuple(config.targets)
     rehearsal = Rehearsal(
         environment,
         targets,
@@ -276,7 +322,8 @@ def _rehearse(
             for x in members
         ]
         optimizer = members[0].policy.optimizer
-        known = network.model, network.shared, network.heads, losses, network.labels, optimizer
+        places = [targets.index(x.config.target) for x in members]
+        known = network.model, network.shared, network.heads, losses, places, optimizer
         checks.append(partial(rehearsal.network, *known))
     for check in checks:
         try:
@@ -331,6 +378,8 @@ def _context(
         tastes=cache(environment.tastes),  # a pass over the log, for each shard that asks
         has_exchangeable_candidates=environment.has_exchangeable_candidates,
         n_users=n_users,
+        arms=how_arms_pick(config),
+        assignment=config.experiment.assignment,
     )
 
 
@@ -347,19 +396,20 @@ def _environment(config: Config, device: Device, warnings: Warnings) -> Environm
     """What the config's data set gives an experiment."""
     if config.dataset.si2023 is not None:
         return Si2023Environment(config.dataset.si2023, config.seed, device)
-    assert config.feature is not None  # the config's schema sees to it
-    data = _open_data(config, config.feature, warnings)
+    feature = config.features
+    assert feature is not None  # the config's schema sees to it
+    data = _open_data(config, feature, warnings)
     starts = range(config.experiment.n_starts)
     splits = [split_users_and_rows(config, data, warnings, start) for start in starts]
     features = fit_features(
         data,
-        config.feature.numerical,
-        config.feature.categorical,
+        feature.numerical,
+        feature.categorical,
         splits[0].is_training_U,
-        missing_indicator=config.feature.missing_indicator,
+        missing_indicator=feature.missing_indicator,
         warnings=warnings,
     )
-    return ReplayEnvironment(data, splits, features, device, config.seed, config.feature.history)
+    return ReplayEnvironment(data, splits, features, device, config.seed, feature.history)
 
 
 def make_blocks(config: Config) -> tuple[Block, ...]:
@@ -434,10 +484,11 @@ def _own_metrics(config: Config) -> dict[str, Metric]:
 
 def _check_primary_metric(config: Config, own: Mapping[str, Metric]) -> None:
     name = config.validation.primary_metric
+    kinds = {x.name: x.type for x in config.learned}
     known = [
-        f"{label.name}.{metric}"
-        for label in config.labels
-        for metric in metric_names(None if label.model == NO_MODEL else label.type, own)
+        f"{label}.{metric}"
+        for label in dict.fromkeys((*kinds, *config.measured))
+        for metric in metric_names(kinds.get(label), own, is_measured=label in config.measured)
     ]
     if name is not None and name not in known:
         raise InputError(
@@ -467,9 +518,9 @@ def _leakage(config: Config) -> str | None:
         InputError: the config forbids them.
     """
     leaking = []
-    if config.feature is None or config.dataset.tables is not None:
+    if config.features is None or config.dataset.tables is not None:
         return None
-    for name in (*config.feature.numerical, *config.feature.categorical):
+    for name in config.features.names:
         try:
             column = resolve_feature(name)
         except InputError:
@@ -541,7 +592,7 @@ def _open_kuairand(config: Config, feature: FeatureConfig, warnings: Warnings) -
         logs=config.dataset.logs,
         numerical=feature.numerical,
         categorical=feature.categorical,
-        targets=tuple(dict.fromkeys(label.target for label in config.labels)),
+        targets=tuple(config.targets),
     )
     if made is not None:
         tables = SyntheticTables(made.version, made.users, made.videos, made.rows, made.seed)
@@ -628,7 +679,7 @@ def _groups(config: Config, learned: list[int]) -> list[tuple[int, ...]]:
         places.setdefault(key, []).append(place)
     for group in places.values():
         first, *others = (config.labels[learned[place]] for place in group)
-        for name in ("model_params", "learning_rate", "weight_decay"):
+        for name in ("model_params", "learning_rate", "weight_decay", "features", "arms"):
             unlike = [x.name for x in others if getattr(x, name) != getattr(first, name)]
             if unlike:
                 raise InputError(
@@ -637,6 +688,34 @@ def _groups(config: Config, learned: list[int]) -> list[tuple[int, ...]]:
                     "give another model_params.group"
                 )
     return [tuple(group) for group in places.values()]
+
+
+def _seen(
+    config: Config, label: LabelConfig, schema: FeatureSchema
+) -> tuple[FeatureSchema, tuple[str, ...]]:
+    """What the network of a label sees of the features: a schema, and their names.
+
+    Raises:
+        InputError: the label's own features are none of the world's, or none of a video's.
+    """
+    own = label.features or config.feature
+    if own is None or set(schema.names) <= set(own.names):
+        return schema, schema.names
+    if label.features is not None:
+        where = f"labels.{config.labels.index(label)}.features"
+        for kind in ("numerical", "categorical"):
+            for i, name in enumerate(getattr(own, kind)):
+                if name not in schema.names:
+                    raise InputError(
+                        f"{where}.{kind}.{i} = {name!r}: no such feature"
+                        f"{did_you_mean(name, schema.names)}; there are {', '.join(schema.names)}"
+                    )
+        if not set(schema.video.names) & set(own.names):
+            raise InputError(
+                f"{where}: no video feature is listed, so a model cannot tell videos apart; add "
+                f"one, such as {schema.video.names[0]}"
+            )
+    return schema.select(own.names), own.names
 
 
 def _network_parts(
@@ -650,10 +729,11 @@ def _network_parts(
     where = f"labels.{config.labels.index(label)}"
     sizes = tuple(member.head.n_outputs for member in members)
     who = f"{where}.model = {label.model!r}"
+    schema, names = _seen(config, label, environment.schema)
     with calling(who, "its constructor", InputError):
-        model = build_model(
-            label.model, environment.schema, sizes, label.model_params, f"{where}.model_params"
-        )
+        model = build_model(label.model, schema, sizes, label.model_params, f"{where}.model_params")
+    if schema is not environment.schema:
+        model = Selecting(model, environment.schema, names)
     if is_outside(label.model):
         model = OutsideModel(model, sum(sizes), who)
     optimizer = OptimizerSettings(
@@ -665,9 +745,11 @@ def _network_parts(
     )
     heads = tuple(member.head for member in members)
     name = "+".join(member.config.name for member in members)
-    shared = shared_of(model, draws.key(config.seed, f"shared {name}"))
+    draws_as = "+".join(member.policy.draws_as for member in members)
+    shared = shared_of(model, draws.key(config.seed, f"shared {draws_as}"))
     shared = {k: p.to(device.torch) for k, p in shared.items()}
-    return NetworkParts(name, group, model, shared, heads, optimizer)
+    sees = None if schema is environment.schema else schema.names
+    return NetworkParts(name, group, model, shared, heads, optimizer, draws_as, sees)
 
 
 def _first(phase: float | None, label: float | None) -> float:

@@ -100,6 +100,8 @@ class Shard:
             retrain_every=settings.retrain_every,
             running=running,
             labels_of=[network.labels for network in setup.networks],
+            label_at=setup.label_at,
+            outcome_at=setup.outcome_at,
         )
 
     def _make_world(self) -> World:
@@ -114,7 +116,7 @@ class Shard:
             min_candidates=loop.min_candidates,
             assignment=config.experiment.assignment,
         )
-        return self._setup.environment.world(tuple(self._setup.outcomes.values()), settings)
+        return self._setup.environment.world(self._setup.world_targets, settings)
 
     @property
     def has_visitors(self) -> bool:
@@ -131,7 +133,7 @@ class Shard:
 
     def look(self) -> Look:
         """Validate, tell the schedules of the networks' losses, and collect what designs tell."""
-        look = self._validator.look(self._learners, self._start_S)
+        look = self._validator.look(self._learners, self._start_S, self._loop.is_idle_SL)
         for network, learner in zip(self._setup.networks, self._learners, strict=True):
             schedule = self._setup.labels[network.labels[0]].policy.optimizer.schedule
             learner.look(look.loss_SK[:, list(network.labels)].sum(1), schedule)

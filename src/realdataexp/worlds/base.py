@@ -119,12 +119,14 @@ class HeldOut:
         y_BCL: their labels, NaN where missing.
         is_candidate_BC: False for padding.
         n_users: how many different users they are.
+        video_BC: the candidates' videos, as in a Slate; None where all are new ones.
     """
 
     batch: Batch
     y_BCL: Tensor
     is_candidate_BC: Tensor
     n_users: int
+    video_BC: Tensor | None = None
 
     @property
     def n_rows(self) -> int:
@@ -138,7 +140,8 @@ class HeldOut:
         y_BCL, is_candidate_BC = self.y_BCL[place_B], self.is_candidate_BC[place_B]
         if n_more:
             y_BCL[-n_more:], is_candidate_BC[-n_more:] = torch.nan, False
-        return HeldOut(self.batch.visits(place_B), y_BCL, is_candidate_BC, self.n_users)
+        video_BC = None if self.video_BC is None else self.video_BC[place_B]
+        return HeldOut(self.batch.visits(place_B), y_BCL, is_candidate_BC, self.n_users, video_BC)
 
 
 class RowSource(Protocol):
@@ -188,6 +191,10 @@ class Environment(Protocol):
 
         None where every visit is a new user.
         """
+        ...
+
+    def popularity(self, start: int) -> np.ndarray | None:
+        """Each video's number of pretraining rows: V; None where every video is a new one."""
         ...
 
     def world(self, targets: Sequence[str], settings: WorldSettings) -> World:

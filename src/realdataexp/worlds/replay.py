@@ -237,7 +237,8 @@ class ReplayEnvironment:
         batch = self._store.batch(tensor(user_B[None]), video_SBC, history)
         y_BCL = np.stack([log.targets[name][row_BC] for name in targets], axis=-1)
         y_BCL = np.where(slot_BC[..., None] >= 0, y_BCL, np.nan)
-        return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B))
+        video_BC = tensor(log.video_N[row_BC])
+        return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B), video_BC)
 
     def tastes(self, start: int) -> np.ndarray:
         """Mean features of the videos in each user's pretraining rows: U, D; 0 without rows.
@@ -263,6 +264,13 @@ class ReplayEnvironment:
                 n_UL[:, i] += np.bincount(user[known], minlength=log.n_users)
                 sum_UL[:, i] += np.bincount(user[known], y[known], minlength=log.n_users)
         return np.where(n_UL > 0, sum_UL / np.maximum(n_UL, 1), np.nan)
+
+    def popularity(self, start: int) -> np.ndarray:
+        """Each video's number of rows in the start's pretraining: V."""
+        log, n_V = self._data.log, np.zeros(self._data.videos.height)
+        for _, row in _in_blocks(self._splits[start].pretrain):
+            n_V += np.bincount(log.video_N[row], minlength=len(n_V))
+        return n_V
 
     def world(self, targets: Sequence[str], settings: WorldSettings) -> ReplayWorld:
         """The replay of the rows of each start's training users that did not pretrain."""

@@ -252,6 +252,10 @@ class Si2023Environment:
         """Every visit is a new user."""
         return None
 
+    def popularity(self, start: int) -> None:
+        """Every video is a new one."""
+        return None
+
     def world(self, targets: Sequence[str], settings: WorldSettings) -> Si2023World:
         """The platform, R times."""
         return Si2023World(self._platform, self._config.n_features, targets, settings, self._device)
