@@ -650,15 +650,11 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     **{
         f"no {key}": (change_state(lambda s, k=key: s.pop(k)), "state")
         for key in (
-            "phase", "identity", "rows", "best", "n_processes", "n_steps_done", "warnings", "clock"
+            "phase", "identity", "rows", "best", "n_steps_done", "warnings", "clock"
         )
     },
     "phase": (change_state(lambda s: s.update(phase="x")), "phase"),
     "steps as a text": (change_state(lambda s: s.update(n_steps_done="9")), "n_steps_done"),
-    "more processes": (
-        change_state(lambda s: s.update(n_processes=2)),
-        "step_9: made by 2 processes: each needs two replications or more",
-    ),
     "another step": (change_state(lambda s: s.update(n_steps_done=3)), "is of step 3"),
     "warnings": (change_state(lambda s: s.update(warnings=[1])), "warnings"),
     "best": (change_state(lambda s: s.update(best={"loop": {"a": {"networks": "x"}}})), "best"),

@@ -16,7 +16,7 @@ from realdataexp.errors import InputError, did_you_mean
 
 Kind = Literal[
     "design", "weight model", "model", "loss", "policy", "world", "interval method", "metric",
-    "tracker",
+    "executor", "tracker",
 ]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -90,6 +90,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "picked": "realdataexp.metrics:PICKED",
         "ndcg": "realdataexp.metrics:NDCG",
     },
+    "executor": {"fork": "realdataexp.runs.executors:Forked"},
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",
         "mlflow": "realdataexp.tracking.mlflow:MLflow",

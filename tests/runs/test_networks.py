@@ -64,7 +64,7 @@ def rows_of(batch: Batch, n_user_ids: int, n_ids: int) -> tuple[torch.Tensor, to
 
 def auc_of(network: Network, setup: Setup, start: int) -> float:
     """What the validation says of a network of clicks, computed through its own forward."""
-    validator = _validator(setup.config, setup, [label.config.type for label in setup.labels])
+    validator = _validator(setup)
     held_out, schema = validator.held_out[start], setup.environment.schema
     num, cat = rows_of(held_out.batch, schema.user.n_ids, schema.user.n_ids + schema.video.n_ids)
     predicted = network(num, cat).detach()[:, 0].unsqueeze(0)

@@ -15,7 +15,7 @@ from realdataexp.config import load_config
 from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.runs import sharing
-from realdataexp.runs.sharing import fault_of_processes, processes_of, shares
+from realdataexp.runs.sharing import processes_of, shares
 
 Settings = Callable[..., dict[str, Any]]
 CPU, CUDA = (Device(torch.device(kind), "a test", chunk_bytes=1 << 20) for kind in ("cpu", "cuda"))
@@ -97,6 +97,20 @@ def test_beside_a_gpu_the_cpu_is_not_shared_as_autograd_would_refuse_to_fork(
         found(2, 20)
 
 
+def test_an_executor_of_ones_own_runs_on_any_device_and_must_be_one(
+    small_settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sharing, "available_devices", lambda: ("cuda", "cpu"))
+    name = "realdataexp.runs.executors:Forked"
+    settings = small_settings(
+        simulation={"processes": 4, "executor": name}, experiment={"replications": 9}
+    )
+    assert processes_of(load_config(settings), CUDA) == 4
+    settings["simulation"]["executor"] = f"{__name__}:CPU"
+    with pytest.raises(InputError, match=r"is no executor: it lacks start, watch, cancel"):
+        processes_of(load_config(settings), CPU)
+
+
 @pytest.mark.parametrize(("n_replications", "most"), [(7, 3), (2, 1), (1, 1)])
 def test_too_many_processes_are_refused_with_every_value(
     n_replications: int, most: int, found: Callable[..., int]
@@ -107,10 +121,6 @@ def test_too_many_processes_are_refused_with_every_value(
         "simulation.processes = 9: each needs two replications or more, and "
         f"experiment.replications = {n_replications}; use at most {most}, or auto"
     )
-
-
-def test_one_process_is_never_a_fault():
-    assert all(fault_of_processes(1, R, device) is None for R in (1, 9) for device in (CPU, CUDA))
 
 
 @pytest.mark.parametrize(

@@ -526,6 +526,11 @@ class SimulationConfig(Options):
         "result; auto: one for each of PyTorch's threads"
     )  # fmt: skip
 
+    executor: Text = Field(
+        "fork", description="what runs these: fork, processes of this machine, or "
+        "package.module:Name; changes no result"
+    )  # fmt: skip
+
     @field_validator("retrain_every")
     @classmethod
     def _within_run(cls, value: int, info: ValidationInfo) -> int:

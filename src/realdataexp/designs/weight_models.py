@@ -236,25 +236,32 @@ class RefittedClassifier(ABC):
                     [history.fit_end, history.fit_step, history.window_start], dtype=np.int64
                 ),
             }
-            tensors.update({f"{r}.{name}": torch.from_numpy(a) for name, a in arrays.items()})
+            own = self._own(r)
+            tensors.update({f"{own}.{name}": torch.from_numpy(a) for name, a in arrays.items()})
         return tensors
+
+    def _own(self, r: int) -> str:
+        """What the state of a replication is named after."""
+        return f"replication_{int(self._context.replication_R[r])}"
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """See WeightModel; the fits in use are made again."""
-        own = {}
+        live = {}
         for r in range(len(self._history_R)):
-            n_rows_K = tensors.get(f"{r}.n_rows", torch.zeros(0))
+            own = self._own(r)
+            n_rows_K = tensors.get(f"{own}.n_rows", torch.zeros(0))
             n = int(n_rows_K.sum())
-            own[f"{r}.x"] = torch.zeros(n, self._n_columns)
-            own[f"{r}.z"] = torch.zeros(n, dtype=torch.bool)
-            own[f"{r}.n_rows"] = torch.zeros(len(n_rows_K), dtype=torch.int64)
-            own[f"{r}.fit"] = torch.zeros(3, dtype=torch.int64)
-        restore(own, tensors)
+            live[f"{own}.x"] = torch.zeros(n, self._n_columns)
+            live[f"{own}.z"] = torch.zeros(n, dtype=torch.bool)
+            live[f"{own}.n_rows"] = torch.zeros(len(n_rows_K), dtype=torch.int64)
+            live[f"{own}.fit"] = torch.zeros(3, dtype=torch.int64)
+        restore(live, tensors)
         for r in range(len(self._history_R)):
-            n_rows = own[f"{r}.n_rows"].tolist()
-            x, z = (own[f"{r}.{name}"].split(n_rows) for name in ("x", "z"))
+            own = self._own(r)
+            n_rows = live[f"{own}.n_rows"].tolist()
+            x, z = (live[f"{own}.{name}"].split(n_rows) for name in ("x", "z"))
             steps = [(x_ND.numpy(), z_N.numpy()) for x_ND, z_N in zip(x, z, strict=True)]
-            self._history_R[r] = _History(steps, *own[f"{r}.fit"].tolist())
+            self._history_R[r] = _History(steps, *live[f"{own}.fit"].tolist())
             if self._history_R[r].fit_end:
                 self._fit(r)
 

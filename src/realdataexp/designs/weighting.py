@@ -117,30 +117,30 @@ class Weighting(Design, WeightModelOptions):
         tensors = self._figures(0, 0)
         if self._seen:
             steps = zip(*self._seen, strict=True)
-            tensors = dict(zip(tensors, map(torch.stack, steps), strict=True))
+            tensors = {k: torch.stack(x, 1) for k, x in zip(tensors, steps, strict=True)}
         return {**self._g.state(), **tensors}
 
     def _figures(self, n_steps: int, batch_size: int) -> dict[str, Tensor]:
-        """Names, shapes and types of what ``_seen`` holds, stacked over steps T."""
-        shape = (n_steps, len(self._context.replication_R), batch_size)
-        on_TRB = torch.zeros(shape, dtype=torch.bool, device=self._context.device.torch)
-        on_TRMB = on_TRB.unsqueeze(2).repeat(1, 1, 2, 1)
+        """Names, shapes and types of what ``_seen`` holds, with steps T after replications."""
+        shape = (len(self._context.replication_R), n_steps, batch_size)
+        on_RTB = torch.zeros(shape, dtype=torch.bool, device=self._context.device.torch)
+        on_RTMB = on_RTB.unsqueeze(2).repeat(1, 1, 2, 1)
         return {
-            "since.g": on_TRB.float(),
-            "since.is_treated": on_TRB.clone(),
-            "since.is_visit": on_TRB,
-            "since.weight": on_TRMB.float(),
-            "since.is_clipped": on_TRMB,
+            "since.g": on_RTB.float(),
+            "since.is_treated": on_RTB.clone(),
+            "since.is_visit": on_RTB,
+            "since.weight": on_RTMB.float(),
+            "since.is_clipped": on_RTMB,
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """See Design."""
         saved = {name: t for name, t in tensors.items() if name.startswith("since.")}
-        g_TRB = saved.get("since.g", torch.zeros(0, 0))
-        figures = self._figures(g_TRB.shape[0], g_TRB.shape[-1])
+        g_RTB = saved.get("since.g", torch.zeros(0, 0, 0))
+        figures = self._figures(*g_RTB.shape[1:])
         restore(figures, saved)
         self._g.load_state({name: t for name, t in tensors.items() if name not in saved})
-        self._seen = list(zip(*(t.unbind() for t in figures.values()), strict=True))
+        self._seen = list(zip(*(t.unbind(1) for t in figures.values()), strict=True))
 
     def evidence(self) -> dict[str, Tensor]:
         """G's predictions, arms and weights of the visits since the last call: R, T, ..."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -27,14 +26,19 @@ from realdataexp.runs.looping import LoopPhase
 from realdataexp.runs.machine import versions
 from realdataexp.runs.memory_need import largest_setting
 from realdataexp.runs.monitor import FILE, Monitor
-from realdataexp.runs.networks import STARTING, starting_networks, write_starting
+from realdataexp.runs.networks import (
+    STARTING,
+    STARTS,
+    read_networks,
+    starting_networks,
+    write_networks,
+)
 from realdataexp.runs.parts import Clock, Parts
 from realdataexp.runs.places import placed, require_modules, write_places
 from realdataexp.runs.pretraining import PretrainingPhase
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
 from realdataexp.runs.setup import Setup, set_up
-from realdataexp.runs.sharing import fault_of_processes
 from realdataexp.runs.validation import Validator
 from realdataexp.tracking.session import begin_tracking, trackers_of
 
@@ -192,13 +196,13 @@ class _Run:
         """Copy the networks that the run starts from, as their own folder may be gone one day."""
         if self._starting is not None:
             (folder / STARTING).parent.mkdir()
-            write_starting(folder / STARTING, self._setup, self._starting)
+            write_networks(folder / STARTING, self._setup, self._starting)
 
     def begin(self, folder: Path) -> None:
         """Bring together what the phases share."""
         config, setup = self._config, self._setup
         logger.info("[run] device %s", setup.device.description)
-        kinds = tuple(label.config.type for label in setup.labels)
+        kinds = _kinds(setup)
         recorder = Recorder(
             setup.blocks,
             tuple(range(config.experiment.replications)),
@@ -215,7 +219,7 @@ class _Run:
             config,
             setup,
             recorder,
-            _validator(config, setup, kinds),
+            _validator(setup),
             self._warnings,
             self._interrupts,
             self._clock,
@@ -241,10 +245,6 @@ class _Run:
                 logger.info("[run] no checkpoint yet: starts anew")
                 return None
             parts.load(checkpoint)
-            n_processes, R = checkpoint.state["n_processes"], self._config.experiment.replications
-            fault = fault_of_processes(n_processes, R, self._setup.device)
-            if fault:
-                raise ForeignError(f"{checkpoint.name}: made by {n_processes} processes: {fault}")
         except ForeignError as error:
             raise self._refusal(error) from error
         logger.info("[run] goes on from %s", checkpoint.name)
@@ -299,7 +299,7 @@ class _Run:
             with self._clock.timed("pretrain"):
                 starts = first.run(checkpoint)
         own = checkpoint if phase == looping.PHASE else None
-        n_processes = own.state["n_processes"] if own else self._setup.n_processes
+        n_processes = self._setup.n_processes
         with self._clock.timed("loop"), LoopPhase(parts, starts, n_processes) as second:
             second.run(own)
 
@@ -331,8 +331,26 @@ class _Run:
         return f"{done}; {parts.folder} {kept}"
 
 
-def _validator(config: Config, setup: Setup, kinds: Sequence[str]) -> Validator:
+def rebuilt(run_dir: Path) -> tuple[Setup, Validator, list[list[dict[str, Tensor]]]]:
+    """What a shard needs, made from its run folder alone: set-up, validator, starting models."""
+    require_modules(run_dir)
+    config = placed(load_config(run_dir / "config.yaml"), run_dir, None)
+    setup = set_up(config, Warnings())
+    found = read_networks(run_dir / STARTS)
+    starts = [
+        [{name: t[k] for name, t in own.items()} for k in range(len(found.card.members))]
+        for own in found.params
+    ]
+    return setup, _validator(setup), starts
+
+
+def _kinds(setup: Setup) -> tuple[str, ...]:
+    return tuple(label.config.type for label in setup.labels)
+
+
+def _validator(setup: Setup) -> Validator:
     """Looks at a fixed sample of held-out visits."""
+    config = setup.config
     held_out = [
         setup.environment.held_out(
             setup.world_targets,
@@ -345,7 +363,7 @@ def _validator(config: Config, setup: Setup, kinds: Sequence[str]) -> Validator:
     return Validator(
         held_out,
         [label.config.name for label in setup.labels],
-        kinds,
+        _kinds(setup),
         setup.arms,
         tuple(setup.outcomes),
         [network.labels for network in setup.networks],

@@ -12,17 +12,18 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from realdataexp.files import disk_faults
 from realdataexp.metrics import Figures, joined
 from realdataexp.runs.checkpoint import LOOP, Checkpoint
+from realdataexp.runs.executors import Executor, Forked, Shards, work
 from realdataexp.runs.folder import DETAIL
-from realdataexp.runs.networks import networks_of
+from realdataexp.runs.networks import STARTS, networks_of, write_networks
 from realdataexp.runs.parts import Parts, of_this_run
 from realdataexp.runs.progress import PhaseProgress, effects_so_far
 from realdataexp.runs.recorder import block_name
-from realdataexp.runs.shard import Look, Shard, Updates
-from realdataexp.runs.sharing import shares
+from realdataexp.runs.shard import Look, Shard, Updates, next_stop
+from realdataexp.runs.sharing import FORK, executor_of
 from realdataexp.runs.skips import refuse_extremes, refuse_predictions, refuse_skips
-from realdataexp.runs.workers import Workers
 
 logger = logging.getLogger("realdataexp")
 
@@ -42,18 +43,33 @@ class LoopPhase:
             starts: parameters of each start's network, for each of the run's networks.
             n_processes: over how many the replications are spread; it changes no result.
         """
-        self._parts, setup = parts, parts.setup
+        self._parts, setup, R = parts, parts.setup, len(parts.recorder.replications)
         parts.n_processes = n_processes
-        own = shares(len(parts.recorder.replications), n_processes)
-        makers = [
-            partial(Shard, setup, parts.validator, starts, r, setup.start_designs(r)) for r in own
-        ]
-        self._shard: Shard | Workers
-        if n_processes == 1:
-            self._shard = makers[0]()
-        else:
-            self._shard = Workers(makers, [len(r) for r in own], len(setup.blocks))
-            logger.info("[run] %d processes for the loop", n_processes)
+        self._shard: Shard | Shards
+        if n_processes == 1 and parts.config.simulation.executor == FORK:
+            own = tuple(range(R))
+            designs = setup.start_designs(own)
+            self._shard = Shard(setup, parts.validator, starts, own, designs)
+            return
+        with parts.interrupts.postponed():
+            with disk_faults(parts.folder):
+                (parts.folder / STARTS).parent.mkdir(exist_ok=True)
+            write_networks(parts.folder / STARTS, setup, starts)
+        self._shard = Shards(
+            parts.folder, setup, n_processes, self._executor(starts), parts.interrupts
+        )
+
+    def _executor(self, starts: Sequence[Sequence[dict[str, Tensor]]]) -> Executor:
+        parts = self._parts
+        if parts.config.simulation.executor != FORK:
+            executor: Executor = executor_of(parts.config)()
+            return executor
+        run = partial(work, setup=parts.setup, validator=parts.validator, starts=starts)
+        return Forked(run)
+
+    def _told(self) -> None:
+        if isinstance(self._shard, Shards):
+            logger.info("[run] %d processes for the loop", self._parts.n_processes)
 
     def __enter__(self) -> LoopPhase:
         return self
@@ -69,6 +85,8 @@ class LoopPhase:
         """
         parts, config = self._parts, self._parts.config.simulation
         if checkpoint is None:
+            self._shard.begin()
+            self._told()
             self._validate(0, self._look_at_shard())
             self._save(0)
         else:
@@ -80,7 +98,7 @@ class LoopPhase:
         ):
             progress.skip(first)
             while first < config.n_steps:
-                last = self._next_stop(first)
+                last = next_stop(config, first)
                 for step in self._shard.steps(first, last):
                     parts.recorder.add(step)
                     parts.n_steps_done = step.visits.step + 1
@@ -98,12 +116,6 @@ class LoopPhase:
                 f"{parts.n_steps_done} of {config.n_steps}: the run ended there",
             )
             self._look_and_save(parts.n_steps_done, is_last=True)
-
-    def _next_stop(self, step: int) -> int:
-        """The next step behind which it is time to look or to save."""
-        config = self._parts.config.simulation
-        due = (every * (step // every + 1) for every in (config.validate_every, config.save_every))
-        return min(config.n_steps, *due)
 
     def _look_and_save(self, step: int, *, is_last: bool) -> None:
         """Validate, save and tell the trackers, where due."""
@@ -160,7 +172,9 @@ class LoopPhase:
     def _look_at_shard(self) -> Look:
         """Validate the networks, which takes time of its own."""
         with self._parts.clock.timed("validation"):
-            return self._shard.look()
+            look = self._shard.look()
+        self._parts.clock.add("validation", self._shard.look_seconds)
+        return look
 
     def _validate(self, step: int, look: Look) -> bool:
         """Record how good networks and rankings are; whether any metric is the best so far."""
@@ -257,9 +271,11 @@ class LoopPhase:
             parts.checkpoints.save(_name(step), tensors, state)
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        n_waiting = self._parts.n_steps_done % self._parts.config.simulation.retrain_every
+        ours = ("recorder.", "shared.")  # and not the shards'
+        own = {k: t for k, t in checkpoint.tensors.items() if not k.startswith(ours)}
         with of_this_run(checkpoint):
-            self._shard.load_state(checkpoint.tensors, n_waiting)
+            self._shard.load_state(own, self._parts.n_steps_done)
+        self._told()
         self._heed(self._shard.updates())
 
 

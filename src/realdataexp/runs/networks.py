@@ -32,6 +32,7 @@ from realdataexp.worlds.base import start_of
 
 _HEADER = "realdataexp"
 _OWN, _SHARED = "params", "shared"  # of each member, and of all
+STARTS = "checkpoints/starts.safetensors"  # the starting models, for shards
 STARTING = "checkpoints/start_from.safetensors"  # in a run folder that has begun from networks
 START = "start"  # the model of a starting model's network; its design is empty
 
@@ -435,10 +436,10 @@ def _of_starts(path: Path) -> list[Networks]:
     return [best_networks(path, name, replication=k) for k in range(len(starts))]
 
 
-def write_starting(
+def write_networks(
     path: Path, setup: Setup, starting: Sequence[Sequence[Mapping[str, Tensor]]]
 ) -> None:
-    """Write what ``starting_networks`` found, so that it finds the same in this file."""
+    """Write the parameters of each start's network, for each of a run's networks."""
     members = [("", k, START) for k in range(len(starting[0]))]
     params = [{k: torch.stack([p[k] for p in of]) for k in of[0]} for of in starting]
     networks_of(setup, "pretrain", 0, members, params).write(path)

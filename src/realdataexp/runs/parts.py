@@ -19,7 +19,6 @@ from pydantic import (
     FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveInt,
     ValidationError,
 )
 from safetensors import SafetensorError
@@ -43,7 +42,10 @@ _FINITE = re.compile(
 )
 _NOT_NEGATIVE = re.compile(r"\.(moment_2|rate_factor|n_\w+)$")
 # settings that no number depends on; which data they are, their digest says
-_MAY_DIFFER = ("config.logging.", "config.base_dir", "config.dataset.path", "config.dataset.cache")
+_MAY_DIFFER = (
+    "config.logging.", "config.base_dir", "config.dataset.path", "config.dataset.cache",
+    "config.simulation.processes", "config.simulation.executor",
+)  # fmt: skip
 # what loading a state that does not fit may raise
 _UNFIT = (
     KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
@@ -76,7 +78,7 @@ class Clock:
         finally:
             if self.device is not None:
                 self.device.synchronize()
-            self._add(phase, time.perf_counter() - self._since.pop(phase))
+            self.add(phase, time.perf_counter() - self._since.pop(phase))
             self._tell()
 
     def _tell(self) -> None:
@@ -84,7 +86,8 @@ class Clock:
         if self.monitor is not None:
             self.monitor.phase = next(reversed(self._since), "")
 
-    def _add(self, phase: str, seconds: float) -> None:
+    def add(self, phase: str, seconds: float) -> None:
+        """Count seconds to a phase."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def state(self) -> dict[str, Any]:
@@ -98,7 +101,7 @@ class Clock:
         """Go on from the seconds of an earlier process."""
         self._before = state["total"]
         for phase, seconds in state["phases"].items():
-            self._add(phase, seconds)
+            self.add(phase, seconds)
 
 
 class _Best(BaseModel):
@@ -121,7 +124,6 @@ class _State(BaseModel):
     rows: list[dict[str, str]]
     best: dict[str, dict[str, _Best]]
     weight_figures: dict[str, dict[str, str]]
-    n_processes: PositiveInt
     n_steps_done: NonNegativeInt
     n_steps_at_look: NonNegativeInt
     n_rows_pretrained: NonNegativeInt
@@ -217,7 +219,6 @@ class Parts:
                 design: {name: str(x) for name, x in figures.items()}
                 for design, figures in self.weight_figures.items()
             },
-            "n_processes": self.n_processes,
             "n_steps_done": self.n_steps_done,
             "n_steps_at_look": self.n_steps_at_look,
             "n_rows_pretrained": self.n_rows_pretrained,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from realdataexp.config.blocks import SimulationConfig
 from realdataexp.designs import Design, OutsideDesign
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, Step, n_networks
@@ -53,12 +54,21 @@ class Look:
     evidence: list[dict[str, Tensor]]
 
 
+def next_stop(loop: SimulationConfig, step: int) -> int:
+    """The next step after which it is time to look or to save."""
+    due = (every * (step // every + 1) for every in (loop.validate_every, loop.save_every))
+    return min(loop.n_steps, *due)
+
+
 class Shard:
     """Replications that run in this process.
 
     Attributes:
         replications: their numbers.
+        look_seconds: of looks that happened elsewhere.
     """
+
+    look_seconds = 0.0
 
     def __init__(
         self,
@@ -179,16 +189,20 @@ class Shard:
             for k, t in part.state().items()
         }
 
-    def load_state(self, tensors: Mapping[str, Tensor], n_waiting: int) -> None:
-        """Go on from a state.
+    def begin(self) -> None:
+        """The worlds begin from the starting models."""
+
+    def load_state(self, tensors: Mapping[str, Tensor], n_steps_done: int) -> None:
+        """Begin from a state.
 
         Args:
             tensors: by name.
-            n_waiting: lessons that wait for training behind the step that it is of.
+            n_steps_done: the steps that it is after.
 
         Raises:
             ValueError: it is none of such a shard.
         """
+        n_waiting = n_steps_done % self._setup.config.simulation.retrain_every
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in self._stateful()}
         for name, tensor in tensors.items():
             own = next((x for x in parts if name.startswith(f"{x}.")), None)

@@ -6,10 +6,15 @@ Axes: R replications.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from realdataexp.config import Config
 from realdataexp.device import Device, available_devices, usable_threads
 from realdataexp.errors import InputError
+from realdataexp.registry import find
+
+FORK = "fork"  # the executor that forks processes here
 
 
 def shares(n_replications: int, n_processes: int) -> list[tuple[int, ...]]:
@@ -27,25 +32,34 @@ def processes_of(config: Config, device: Device) -> int:
     Raises:
         InputError: so many processes cannot share them here.
     """
-    asked, R = config.simulation.processes, config.experiment.replications
-    most = 1 if _obstacle(device) else max(1, R // 2)
+    simulation, R = config.simulation, config.experiment.replications
+    asked, fault = simulation.processes, None
+    if simulation.executor == FORK:
+        fault = _obstacle(device)
+    else:
+        executor_of(config)
+    most = 1 if fault else max(1, R // 2)
     if asked == "auto":
         return min(usable_threads(), most)
-    fault = fault_of_processes(asked, R, device)
-    if fault:
+    if asked > max(1, R // 2):
+        fault = f"each needs two replications or more, and experiment.replications = {R}"
+    if asked > 1 and fault:
         raise InputError(f"simulation.processes = {asked}: {fault}; use at most {most}, or auto")
     return asked
 
 
-def fault_of_processes(n_processes: int, n_replications: int, device: Device) -> str | None:
-    """Why so many processes cannot share the replications here, if so."""
-    if n_processes == 1:
-        return None
-    if n_processes > n_replications // 2:
-        return (
-            f"each needs two replications or more, and experiment.replications = {n_replications}"
-        )
-    return _obstacle(device)
+def executor_of(config: Config) -> Callable[[], Any]:
+    """What makes the executor that a config names: an import path.
+
+    Raises:
+        InputError: it is not there, or lacks a method.
+    """
+    name, where = config.simulation.executor, "simulation.executor"
+    found = find("executor", name, where)
+    lacking = [x for x in ("start", "watch", "cancel") if not callable(getattr(found, x, None))]
+    if lacking or not callable(found):
+        raise InputError(f"{where} = {name!r}: is no executor: it lacks {', '.join(lacking)}")
+    return found
 
 
 def _obstacle(device: Device) -> str | None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
 import psutil
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 from support import TABLES, assert_same_answer, result_of
@@ -29,13 +27,11 @@ from realdataexp.api import run
 from realdataexp.config import load_config
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError, RunError
-from realdataexp.runs import experiment, looping, results, sharing
+from realdataexp.runs import results
+from realdataexp.runs.executors import Forked
 from realdataexp.runs.experiment import resume_experiment
-from realdataexp.runs.messages import join
 from realdataexp.runs.monitor import FILE, Monitor
 from realdataexp.runs.recorder import Recorder
-from realdataexp.runs.sharing import shares
-from realdataexp.runs.workers import Workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
 
@@ -157,52 +153,19 @@ def test_a_run_over_processes_is_that_in_one_to_the_bit(n: int, spread: Callable
     assert set(TABLES) <= {path.name for path in spread(n).iterdir()}
 
 
-def joined_state(tensors: dict[str, torch.Tensor], n_processes: int) -> dict[str, torch.Tensor]:
-    """A checkpoint of several processes as one of a single process would be."""
-    own = shares(7, n_processes)
-    shards: list[dict[str, torch.Tensor]] = [{} for _ in own]
-    found = {}
-    for name, x in tensors.items():
-        of_shard = re.fullmatch(r"shard_(\d+)\.(.+)", name)
-        if of_shard is None:
-            found[name] = x
-        else:
-            shards[int(of_shard[1])][of_shard[2]] = x
-    for name in [*shards[0]]:
-        # a refitted G's history is each replication's, under its number
-        of_one = re.fullmatch(r"(design\.\d+)\.(\d+)\.(x|z|n_rows|fit)", name)
-        if of_one is not None:
-            assert int(of_one[2]) < len(own[0])
-        elif shards[0][name].dim() == 0:
-            assert len({int(shard.pop(name)) for shard in [dict(s) for s in shards]}) == 1
-            found[name] = shards[0][name]
-        elif ".since." in name:  # steps in front
-            parts = [{"x": shard[name].transpose(0, 1)} for shard in shards]
-            found[name] = join(parts, [len(r) for r in own])["x"].transpose(0, 1)
-        else:
-            parts = [{"x": shard[name]} for shard in shards]
-            found[name] = join(parts, [len(r) for r in own])["x"]
-    for replications, shard in zip(own, shards, strict=True):
-        for name, x in shard.items():
-            of_one = re.fullmatch(r"(design\.\d+)\.(\d+)\.(x|z|n_rows|fit)", name)
-            if of_one is not None:
-                found[f"{of_one[1]}.{replications[int(of_one[2])]}.{of_one[3]}"] = x
-    return found
-
-
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize(("step", "n_since_look", "n_waiting"), [(4, 4, 1), (8, 3, 2), (11, 0, 2)])
-def test_checkpoints_of_processes_hold_what_that_of_one_does(
+def test_a_checkpoint_does_not_know_how_many_processes_made_it(
     step: int, n_since_look: int, n_waiting: int, n: int, spread: Callable[[int], Path]
 ):
     place = Path("checkpoints") / f"step_{step}" / "state.safetensors"
     whole = load_file(spread(1) / place)
-    found = joined_state(load_file(spread(n) / place), n)
+    found = load_file(spread(n) / place)
     assert found.keys() == whole.keys()
     for name, x in whole.items():
         assert (found[name].dtype, found[name].shape) == (x.dtype, x.shape), name
         assert found[name].contiguous().numpy().tobytes() == x.contiguous().numpy().tobytes(), name
-    assert {len(x) for name, x in whole.items() if ".since." in name} == {n_since_look}
+    assert {x.shape[1] for name, x in whole.items() if ".since." in name} == {n_since_look}
     assert int(whole["loop.n_waiting"]) == n_waiting
 
 
@@ -263,52 +226,36 @@ def test_a_spread_run_that_was_interrupted_ends_as_if_it_had_not_been(
     assert_same_answer(tmp_path / "r", spread(1))
 
 
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_it_goes_on_with_as_many_processes_as_it_began_whatever_the_threads(
-    n_threads: int,
+@pytest.mark.parametrize(("began", "goes_on"), [(2, 1), (1, 2), (2, 3)])
+def test_a_run_is_resumed_with_any_number_of_processes(
+    began: int,
+    goes_on: int,
     settings: dict[str, Any],
     spread: Callable[[int], Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with at_step(6, interrupt), pytest.raises(KeyboardInterrupt):
-        run(with_processes(settings, "auto"), out=tmp_path / "r")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+        run(with_processes(settings, began), out=tmp_path / "r")
+    path = tmp_path / "r/config.yaml"
+    path.write_text(yaml.safe_dump(with_processes(yaml.safe_load(path.read_text()), goes_on)))
     resume_experiment(tmp_path / "r")
-    assert n_started(tmp_path / "r") == [2, 2]
+    assert n_started(tmp_path / "r") == [n for n in (began, goes_on) if n > 1]
     assert_same_answer(tmp_path / "r", spread(1))
+    assert result_of(tmp_path / "r")["device"]["processes"] == goes_on
 
 
-@pytest.mark.parametrize("kind", ["more than replications allow", "a GPU is seen now"])
-def test_a_checkpoint_of_more_processes_than_can_be_here_is_refused_and_kept(
-    kind: str,
-    settings: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    with at_step(6, interrupt), pytest.raises(KeyboardInterrupt):
-        run(with_processes(settings, 3), out=tmp_path / "r")
-    if kind == "a GPU is seen now":
-        monkeypatch.setattr(sharing, "available_devices", lambda: ("cuda", "cpu"))
-        config = yaml.safe_load((tmp_path / "r/config.yaml").read_text())
-        assert config["simulation"]["processes"] == 3
-        said = "simulation.processes = 3: only on a CPU under Linux where PyTorch sees no GPU"
-    else:
-        monkeypatch.setattr(sharing, "fault_of_processes", lambda n, R, device: None)
-        monkeypatch.setattr(experiment, "fault_of_processes", lambda n, R, device: f"R = {R}")
-        said = "made by 3 processes: R = 7; run the config again"
-    before = (tmp_path / "r/result.json").read_bytes()
-    capsys.readouterr()
-    assert cli.main(["resume", "--quiet", str(tmp_path / "r")]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and said in err
-    assert (tmp_path / "r/result.json").read_bytes() == before
+@contextmanager
+def after_the_fork(what: Callable[[list[psutil.Process]], object]) -> Iterator[None]:
+    """While this is open, something happens as soon as the processes are started."""
+    real = Forked.start
 
+    def start(self: Forked, shards: Sequence[Path]) -> None:
+        real(self, shards)
+        what(sorted(children(), key=lambda process: process.pid))
 
-def kill_second() -> None:
-    max(children(), key=lambda process: process.pid).kill()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Forked, "start", start)
+        yield
 
 
 def test_a_killed_process_ends_the_run_in_one_line_and_nothing_is_lost(
@@ -320,7 +267,7 @@ def test_a_killed_process_ends_the_run_in_one_line_and_nothing_is_lost(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(with_processes(settings, 2)))
     out = tmp_path / "r"
     words = ["run", str(tmp_path / "config.yaml"), "--quiet", "--out", str(out)]
-    with at_step(6, kill_second):
+    with after_the_fork(lambda own: own[1].kill()):
         assert cli.main(words) == 1
     seen = capsys.readouterr()
     assert seen.err.count("\n") == 1 and "Traceback" not in seen.err
@@ -329,6 +276,44 @@ def test_a_killed_process_ends_the_run_in_one_line_and_nothing_is_lost(
     assert (result_of(out)["status"], children()) == ("partial", [])
     assert cli.main(["resume", "--quiet", str(out)]) == 0
     assert_same_answer(out, spread(1))
+
+
+COMMANDS = '''
+import subprocess, sys
+from realdataexp import RunError
+
+
+class Commands:
+    """Runs each shard by a command."""
+
+    def start(self, shards):
+        command = [sys.executable, "-m", "realdataexp.runs.executors"]
+        self.own = [(x, subprocess.Popen([*command, str(x)])) for x in shards]
+
+    def watch(self):
+        for shard, process in self.own:
+            if process.poll() not in (None, 0) and not (shard / "error.json").exists():
+                raise RunError(f"{shard}: its command is gone")
+
+    def cancel(self):
+        for _, process in self.own:
+            process.kill()
+            process.wait()
+'''
+
+
+def test_an_executor_from_outside_runs_shards_from_their_folders_alone(
+    settings: dict[str, Any],
+    spread: Callable[[int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (tmp_path / "my_executor.py").write_text(COMMANDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    own = with_processes(settings, 2)
+    own["simulation"]["executor"] = "my_executor:Commands"
+    assert_same_answer(run(own, out=tmp_path / "r").folder, spread(1))
 
 
 # --- faults of what comes from outside -----------------------------------------------------------
@@ -466,45 +451,36 @@ def test_a_signal_to_the_whole_group_saves_and_ends_all(
 def test_an_interrupt_between_the_start_and_the_first_step_leaves_no_process(
     small_config: Callable[..., Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    real, own = looping.logger.info, []
+    gone = []
 
-    def info(text: str, *args: object, **options: Any) -> None:
-        if "processes for the loop" in text:
-            own.extend(children())
-            raise KeyboardInterrupt
-        real(text, *args, **options)
+    def interrupted(own: list[psutil.Process]) -> NoReturn:
+        gone.extend(own)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(looping.logger, "info", info)
     config = small_config(simulation={"processes": 2}, experiment={"replications": 4})
-    assert cli.main(["run", str(config), "--quiet", "--out", str(tmp_path / "r")]) == 130
+    words = ["run", str(config), "--quiet", "--out", str(tmp_path / "r")]
+    with after_the_fork(interrupted):
+        assert cli.main(words) == 130
     assert capsys.readouterr().err.count("\n") == 1
-    gc.collect()
-    assert_gone(own, 2)
+    assert_gone(gone, 2)
 
 
-class Busy:
-    """In place of a shard: holds memory, and computes until it is told to stop."""
-
-    def __init__(self, n_bytes: int, stop: Any) -> None:
-        self.memory, self._stop = os.urandom(1 << 20) * (n_bytes >> 20), stop
-
-    def updates(self) -> list[Any]:
-        while not self._stop.is_set():
-            sum(range(1000))
-        return []
+def keep_busy(stop: Any, folder: Path, is_wanted: Callable[[], bool]) -> None:
+    """In place of a shard's work: holds memory, and computes until it is told to stop."""
+    memory = os.urandom(1 << 20) * 64
+    while is_wanted() and not stop.is_set() and memory:
+        sum(range(1000))
 
 
 def test_the_monitor_counts_what_the_processes_use(tmp_path: Path):
     stop = multiprocessing.get_context("fork").Event()
     with Monitor(tmp_path / FILE, every=60) as monitor:
         monitor.sample()
-        workers = Workers([lambda: Busy(64 << 20, stop)] * 2, [1, 1], 1)  # type: ignore[misc]
-        asked = threading.Thread(target=workers.updates)
+        executor = Forked(partial(keep_busy, stop))
         try:
-            asked.start()
+            executor.start([tmp_path, tmp_path])
             monitor.sample()  # they count from here
             until = time.monotonic() + 20
             while monitor.table()["cpu_percent"][-1] < 30 or monitor.table().height < 3:
@@ -513,8 +489,7 @@ def test_the_monitor_counts_what_the_processes_use(tmp_path: Path):
                 monitor.sample()
         finally:
             stop.set()
-            asked.join()
-            workers.close()
+            executor.cancel()
         monitor.sample()
     idle, *_, busy, after = monitor.table().iter_rows(named=True)
     assert monitor.n_errors == 0
@@ -526,20 +501,21 @@ def test_the_monitor_counts_what_the_processes_use(tmp_path: Path):
 
 THREADS = """
 import torch
-from realdataexp.runs.workers import Workers
+from pathlib import Path
+from realdataexp.runs.executors import Forked
 
 torch.set_num_threads(4)
 x = torch.ones(2000, 2000)
 
-class Shard:
-    def updates(self):
-        assert float((x + 1).exp().sum()) > 0 and torch.get_num_threads() == 1
-        return []
+def work(folder, is_wanted):
+    assert float((x + 1).exp().sum()) > 0 and torch.get_num_threads() == 1
 
 (x @ x).exp_()  # with threads that do not survive a fork
-workers = Workers([Shard, Shard], [1, 1], 1)
-assert workers.updates() == []
-workers.close()
+executor = Forked(work)
+executor.start([Path(), Path()])
+for _, process in executor._processes:
+    process.join()
+executor.watch()
 """
 
 

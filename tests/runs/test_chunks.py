@@ -1,37 +1,32 @@
-"""What shards tell the run: whole, and put together as one shard would have said it."""
+"""What shards leave in their folders: whole, and merged as one shard would have said it."""
 
 from __future__ import annotations
 
-import json
-import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from realdataexp.errors import InputError
 from realdataexp.loop import Step
 from realdataexp.metrics import Figures
-from realdataexp.runs.messages import dump, join, load, of_look, of_step, to_look, to_step
+from realdataexp.runs.chunks import (
+    Chunk,
+    join,
+    merge,
+    of_look,
+    of_step,
+    of_updates,
+    read_chunk,
+    share_of,
+    to_look,
+    to_updates,
+)
 from realdataexp.runs.shard import Look, Updates
 from realdataexp.worlds.base import Visits
 
 NAN = float("nan")
-WIDE = torch.arange(24, dtype=torch.float32).view(2, 3, 4)
-TENSORS = {
-    "bool": torch.tensor([True, False, True]),
-    "int32": torch.tensor([[-(2**31), 2**31 - 1]], dtype=torch.int32),
-    "int64": torch.tensor([-(2**63), 2**63 - 1]),
-    "float32": torch.tensor([NAN, -0.0, torch.inf, 1e-45, 1 / 3]),
-    "float64": torch.tensor([NAN, -0.0, -torch.inf, 5e-324, 1 / 3], dtype=torch.float64),
-    "a number": torch.tensor(7),
-    "empty": torch.zeros(0, 3),
-    "no columns": torch.zeros(4, 0, dtype=torch.bool),
-    "transposed": WIDE.transpose(0, 2),
-    "every other": WIDE[:, :, ::2],
-    "a later part": WIDE[1, 1:],
-    "expanded": torch.tensor([[1], [2]], dtype=torch.int32).expand(2, 5),
-    "a number expanded": torch.tensor(0.5).expand(3, 2),
-}
 
 
 def assert_same(a: Tensor, b: Tensor) -> None:
@@ -46,57 +41,90 @@ def assert_all_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
         assert_same(a[name], b[name])
 
 
-@pytest.mark.parametrize("kind", TENSORS)
-def test_a_tensor_comes_back_to_the_bit(kind: str):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        text, tensors = load(dump(None, {"x": TENSORS[kind]}))
-    assert text is None
-    assert_all_same(tensors, {"x": TENSORS[kind]})
+def test_a_chunk_comes_back_from_its_file_which_hides_no_code(tmp_path: Path):
+    tensors = {"x": torch.tensor([[NAN, -0.0]]).T, "state.n": torch.tensor(7)}
+    chunk = Chunk((3, 4), 5, 8, 7, {"figures": [["ä", ["auc"]]]}, 0.5, tensors)
+    chunk.write(tmp_path / "c")
+    found = read_chunk(tmp_path / "c")
+    assert_all_same(found.tensors, tensors)
+    rest = [{k: v for k, v in vars(x).items() if k != "tensors"} for x in (found, chunk)]
+    assert rest[0] == rest[1] and [p.name for p in tmp_path.iterdir()] == ["c"]
+    assert found.part("state").keys() == {"n"}
 
 
-@pytest.mark.parametrize(
-    "text", [None, 7, "nobody", "ä\n\ud800", ["steps", 0, 5], {"a": [[1, "b"]]}]
-)
-def test_a_text_comes_back_with_all_tensors_or_none(text: object):
-    assert load(dump(text, {})) == (text, {})
-    found, tensors = load(dump(text, TENSORS))
-    assert found == text
-    assert_all_same(tensors, TENSORS)
+# Two groups (of blocks, or of models): replications 0 and 1 in one shard, 2 in the other.
+ONE = {"R": torch.tensor([0, 1]), "W": torch.tensor([[0, 0], [1, 1], [10, 10], [11, 11]])}
+OTHER = {"R": torch.tensor([2]), "W": torch.tensor([[2, 2], [12, 12]])}
+BOTH = {"R": torch.tensor([0, 1, 2]), "W": torch.tensor([[x, x] for x in (0, 1, 2, 10, 11, 12)])}
 
 
-def test_a_message_is_json_and_safetensors_that_no_code_hides_in():
-    message = dump({"a": 1}, {"x": torch.ones(2)})
-    n = int.from_bytes(message[:8], "little")
-    assert json.loads(message[8 : 8 + n]) == {"a": 1}
-    n_header = int.from_bytes(message[8 + n : 16 + n], "little")
-    header = json.loads(message[16 + n : 16 + n + n_header])
-    assert header["x"]["dtype"] == "F32"
-
-
-def test_worlds_are_joined_group_by_group():
-    """Two groups (of blocks, or of models): replications 0, 1 in one shard and 2 in the other."""
-    one = {"R": torch.tensor([0, 1]), "W": torch.tensor([[0, 0], [1, 1], [10, 10], [11, 11]])}
-    other = {"R": torch.tensor([2]), "W": torch.tensor([[2, 2], [12, 12]])}
-    found = join([one, other], [2, 1])
-    assert found["R"].tolist() == [0, 1, 2]
-    assert found["W"].tolist() == [[0, 0], [1, 1], [2, 2], [10, 10], [11, 11], [12, 12]]
+def test_worlds_are_joined_group_by_group_in_any_order():
+    assert_all_same(join([ONE, OTHER], [(0, 1), (2,)]), BOTH)
+    assert_all_same(join([OTHER, ONE], [(2,), (0, 1)]), BOTH)
 
 
 def test_three_shards_of_uneven_size_are_joined_in_their_order():
-    parts = [
-        {"S": torch.tensor([100 * group + r for group in range(3) for r in own])}
-        for own in ((0, 1), (2, 3, 4), (5, 6))
-    ]
-    found = join(parts, [2, 3, 2])["S"]
+    shares = (0, 1), (2, 3, 4), (5, 6)
+    parts = [{"S": torch.tensor([100 * g + r for g in range(3) for r in own])} for own in shares]
+    found = join(parts, shares)["S"]
     assert found.tolist() == [100 * group + r for group in range(3) for r in range(7)]
 
 
-def test_what_is_empty_or_typed_stays_so_when_joined():
-    parts = [{"x": torch.zeros(n, 0, dtype=torch.bool), "y": torch.ones(n).int()} for n in (2, 4)]
-    found = join(parts, [1, 2])
+def test_what_is_empty_typed_a_number_or_of_one_replication_stays_so_when_joined():
+    parts = [
+        {"x": torch.zeros(2 * n, 0, dtype=torch.bool), "step": torch.tensor(5)}
+        | {f"a.replication_{r}.z": torch.ones(r) for r in own}
+        for n, own in ((1, (0,)), (2, (1, 2)))
+    ]
+    found = join(parts, [(0,), (1, 2)])
     assert (found["x"].shape, found["x"].dtype) == ((6, 0), torch.bool)
-    assert found["y"].dtype == torch.int32
+    assert int(found["step"]) == 5
+    assert [len(found[f"a.replication_{r}.z"]) for r in range(3)] == [0, 1, 2]
+
+
+def test_a_state_is_handed_out_to_any_number_of_shards_and_comes_back():
+    state = BOTH | {"n": torch.tensor(4), "d.replication_1.x": torch.ones(3)}
+    for shares in ([(0, 1, 2)], [(0, 1), (2,)], [(1,), (0,), (2,)]):
+        parts = [share_of(state, own, 3) for own in shares]
+        assert [("d.replication_1.x" in x) for x in parts] == [1 in own for own in shares]
+        assert_all_same(join(parts, shares), state)
+    with pytest.raises(ValueError, match="x counts 4, which 3 replications cannot"):
+        share_of({"x": torch.zeros(4)}, (0,), 3)
+
+
+def chunks() -> tuple[Chunk, Chunk]:
+    return Chunk((0, 1), 0, 0, tensors=ONE), Chunk((2,), 0, 0, 0, tensors=OTHER)
+
+
+def test_a_merge_is_free_of_order_and_changes_nothing_when_done_again():
+    merged = merge(chunks(), 3)
+    assert merged.replications == (0, 1, 2) and merged.idle_from is None
+    assert_all_same(merged.tensors, BOTH)
+    for again in (merge(chunks()[::-1], 3), merge([merged], 3)):
+        assert_all_same(again.tensors, BOTH)
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ((0,), "replication 2 is in no shard"),
+        ((1,), "replication 0, 1 is in no shard"),
+        ((0, 1, 1), "replication 2 is in two shards"),
+        ((0, 0, 1), "replication 0, 1 is in two shards"),
+    ],
+)
+def test_a_merge_refuses_missing_and_doubled_worlds(places: tuple[int, ...], said: str):
+    with pytest.raises(InputError, match=said) as caught:
+        merge([chunks()[i] for i in places], 3)
+    assert len(caught.value.faults) == 1
+
+
+def test_a_shard_that_failed_leaves_the_steps_that_all_have():
+    full = Chunk((0,), 3, 6, None, {}, 0.0, {f"step.{i}.x": torch.ones(1) * i for i in (3, 4, 5)})
+    cut = Chunk((1,), 3, 5, None, None, 0.0, {f"step.{i}.x": torch.ones(1) * i for i in (3, 4)})
+    found = merge([full, cut], 2)
+    assert (found.first, found.last, found.look) == (3, 5, None)
+    assert found.tensors.keys() == {"step.3.x", "step.4.x"}
 
 
 R, B, L, X, S = 2, 3, 2, 3, 5
@@ -135,20 +163,26 @@ def assert_same_step(a: Step, b: Step) -> None:
             assert_same(x, y)
 
 
+def chunk_of(step: Step, replications: tuple[int, ...]) -> Chunk:
+    number = step.visits.step
+    tensors = {f"step.{number}.{name}": x for name, x in of_step(step).items()}
+    return Chunk(replications, number, number + 1, tensors=tensors)
+
+
 @pytest.mark.parametrize("is_diagnosed", [True, False])
 def test_a_step_comes_back_with_what_is_none_in_its_place(is_diagnosed: bool):
     step = a_step(is_diagnosed=is_diagnosed)
-    number, tensors = load(dump(*of_step(step)))
-    assert number == 4
-    found = to_step(number, tensors, X)
+    (found,) = chunk_of(step, (0, 1)).steps(X)
     assert [x is None for x in found.unit_XRB] == [True, False, True]
     assert (found.score_share_WAL is None) == (not is_diagnosed)
     assert_same_step(found, step)
 
 
 def test_a_step_of_two_shards_counts_the_worlds_of_both():
-    steps = a_step(4), a_step(5)
-    found = to_step(4, join([of_step(step)[1] for step in steps], [R, R]), X)
+    steps = a_step(4), a_step(4)
+    own = (0, 1), (2, 3)
+    merged = merge([chunk_of(x, r) for x, r in zip(steps, own, strict=True)], 4)
+    (found,) = merged.steps(X)
     assert found.visits.user_RB.tolist() == [
         *steps[0].visits.user_RB.tolist(), *steps[1].visits.user_RB.tolist()
     ]  # fmt: skip
@@ -186,7 +220,7 @@ def assert_same_figures(a: Figures, b: Figures) -> None:
 
 def test_a_look_comes_back_with_its_metrics_in_their_order():
     look = a_look()
-    found = to_look(*load(dump(*of_look(look))))
+    found = to_look(*of_look(look), to_updates(of_updates(look.updates)))
     for a, b in zip(found.predictions, look.predictions, strict=True):
         assert_same_figures(a, b)
     assert [x[:2] for x in found.rankings] == [(1, 0), (0, 1)]
@@ -201,6 +235,6 @@ def test_a_look_comes_back_with_its_metrics_in_their_order():
 
 def test_a_look_without_rankings_or_evidence_comes_back():
     look = Look([figures("play", "loss")], [], [], [{}])
-    found = to_look(*load(dump(*of_look(look))))
+    found = to_look(*of_look(look), to_updates(of_updates(look.updates)))
     assert (found.rankings, found.updates, found.evidence) == ([], [], [{}])
     assert_same_figures(found.predictions[0], look.predictions[0])
