@@ -21,17 +21,16 @@ from realdataexp.config import Config, load_config
 from realdataexp.data import schema
 from realdataexp.data.kuairand import DTYPES, Files, ImportRequest, find_files, prepare
 from realdataexp.errors import InputError, Warnings
+from realdataexp.worlds.kuairand import KuaiRand
 
 _N_OPENED = 5
 
 
 def request_of(config: Config) -> ImportRequest:
     """What a config of KuaiRand reads."""
-    path = config.data_dir()
-    assert path is not None and config.feature is not None  # the suite's configs have both
-    targets = tuple(dict.fromkeys(label.target for label in config.labels))
-    feature = config.feature
-    return ImportRequest(path, config.dataset.logs, feature.numerical, feature.categorical, targets)
+    path, world = config.data_dir(), config.dataset
+    assert path is not None and isinstance(world, KuaiRand)  # the suite's configs have both
+    return world.request(path, config)
 
 
 def import_data(settings: dict[str, Any], force: bool = True) -> dict[str, Any]:

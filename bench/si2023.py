@@ -14,7 +14,7 @@ from realdataexp.api import run as run_config
 from realdataexp.designs.oracle import Oracle
 from realdataexp.designs.weighting import Weighting
 from realdataexp.learner import Learner
-from realdataexp.worlds.si2023 import Si2023World
+from realdataexp.worlds.simulated import SimulatedWorld
 
 _N_FEATURES, _N_LABELS = 11, 2  # user and video together, and the bias
 _PAPER = (100, 10_000)  # replications, steps
@@ -36,8 +36,8 @@ def run(
         seconds a step.
     """
     parts = Parts()
-    parts.watch(Si2023World, "slate", "random numbers of slates")
-    parts.watch(Si2023World, "feedback", "feedback")
+    parts.watch(SimulatedWorld, "slate", "random numbers of slates")
+    parts.watch(SimulatedWorld, "feedback", "feedback")
     parts.watch(Learner, "predict", "scoring")
     parts.watch(Learner, "update", "learning")
     parts.watch(Oracle, "weights", "weights of the oracle")

@@ -15,16 +15,17 @@ from pydantic import BaseModel
 from realdataexp.config import (
     MODES,
     Config,
-    SyntheticConfig,
     built_in_names,
     design_blocks,
     json_schema,
     load_config,
 )
+from realdataexp.config.dataset import DatasetConfig, any_dataset
 from realdataexp.errors import InputError
 from realdataexp.models.mlp import MLPParams
 from realdataexp.options import check, options_in
 from realdataexp.registry import find, names
+from realdataexp.worlds.synthetic import SyntheticConfig
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "experiment.yaml"
 
@@ -520,6 +521,24 @@ def test_synthetic_data_have_sizes_and_no_folder():
     assert "dataset.synthetic.users" in faults(synthetic, "dataset.synthetic.users=0")[0]
 
 
+def test_a_resolved_config_that_lists_the_keys_of_all_worlds_loads():
+    config = load_config("si2023")
+    values = config.resolved()
+    values["dataset"] |= {"logs": ["random", "standard_early", "standard_late"]}
+    values["dataset"] |= {"leakage": "allow", "tables": None, "synthetic": None}
+    assert load_config(values) == config
+    (line,) = faults({**values, "dataset": {**values["dataset"], "leakage": "forbid"}})
+    assert 'dataset.leakage = "forbid": has no effect on the data set si2023: leave it' in line
+
+
+def test_every_fault_of_a_data_set_is_reported_at_once():
+    dataset = {"name": "KuaiRand-Pure", "synthetic": {"users": 1}, "logs": [], "pth": "x"}
+    lines = faults(small(dataset=dataset))
+    assert [line.split(": ")[1].split(" = ")[0] for line in lines] == [
+        "dataset.synthetic", "dataset.logs", "dataset.pth",
+    ]  # fmt: skip
+
+
 def test_relative_paths_are_relative_to_base_dir(monkeypatch: pytest.MonkeyPatch):
     config = load_config(SMALL, ["base_dir=/srv", "dataset.path=a", "dataset.cache_path=/c"])
     assert config.data_dir() == Path("/srv/a")
@@ -583,6 +602,7 @@ def test_every_setting_has_a_description_in_the_schema():
     json.dumps(schema)
     for block in _blocks(schema):
         is_component = set(block["properties"]) <= {"name", "label"}  # options beside its name
+        is_component |= "cache_path" in block["properties"]  # a world's likewise
         assert is_component or block["additionalProperties"] is False
         for name, setting in block["properties"].items():
             assert setting.get("description"), name
@@ -615,6 +635,7 @@ def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bo
     """Every key that holds numbers: its path, whether they are whole, and whether it is a list."""
     for key, field in model.model_fields.items():
         inner = options_in(field.annotation)
+        inner = any_dataset() if inner is DatasetConfig else inner
         text = str(field.annotation)
         if inner is not None:
             yield from _numbers(inner, f"{prefix}{key}.")

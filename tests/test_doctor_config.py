@@ -13,7 +13,7 @@ import pytest
 from realdataexp import doctor
 from realdataexp.config import Config, load_config
 from realdataexp.doctor import Finding, examine, would_stop
-from realdataexp.runs import memory_need
+from realdataexp.worlds import world_of
 
 Space = namedtuple("Space", "total used free")
 
@@ -86,7 +86,7 @@ def test_ones_own_tables_are_found_or_missed(tmp_path: Path):
         "ok",
         True,
     )
-    features = memory_need.feature_schema(config)
+    features = world_of(config).inputs(config)
     assert (features.user.names, features.video.names) == (("user.age",), ("length", "kind"))
     assert doctor.check_need(config).status == "ok"
 

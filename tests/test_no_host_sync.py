@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from realdataexp import draws
-from realdataexp.config import Si2023Config
 from realdataexp.designs import Design, Outcome
 from realdataexp.designs.base import ones
 from realdataexp.device import Device
@@ -35,7 +34,8 @@ from realdataexp.registry import find, names
 from realdataexp.scaling import LossScale
 from realdataexp.worlds.base import WorldSettings
 from realdataexp.worlds.replay import FeatureStore
-from realdataexp.worlds.si2023 import Si2023Environment
+from realdataexp.worlds.si2023 import Si2023
+from realdataexp.worlds.simulated import SimulatedEnvironment
 
 META = Device(torch.device("meta"), "a test", chunk_bytes=4 << 20, float64=torch.float32)
 SETTING = Setting(device=META)
@@ -229,7 +229,7 @@ def test_world_and_design_fetch_nothing_from_the_host(name: str) -> None:
 
 
 def test_the_simulated_platform_stays_on_the_device() -> None:
-    environment = Si2023Environment(Si2023Config(), 0, META)
+    environment = SimulatedEnvironment(Si2023(name="si2023"), 0, META)
     settings = WorldSettings(0, REPLICATIONS, 2, 4, 5, 3, 1, "visit")
     world = environment.world(("stay_time", "finish"), settings)
     for step in range(3):

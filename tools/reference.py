@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from realdataexp.cli import app
 from realdataexp.config import Config, design_blocks
+from realdataexp.config.dataset import DatasetConfig, any_dataset
 from realdataexp.options import options_in
 from realdataexp.registry import find, names
 
@@ -93,10 +94,11 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[B
 
 
 def _inner(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The class of a block inside a block."""
+    """The class of a block inside a block; of the dataset that of all worlds together."""
     if model is Config and key in design_blocks():
         return design_blocks()[key]
-    return options_in(model.model_fields[key].annotation)
+    found = options_in(model.model_fields[key].annotation)
+    return any_dataset() if found is DatasetConfig else found
 
 
 def _table(model: type[BaseModel], headings: dict[type[BaseModel], str]) -> str:

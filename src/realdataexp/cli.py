@@ -344,30 +344,9 @@ def prepare(
     except ValueError as error:
         raise InputError(f"--cache: {error}") from None
     terminal.log_lines(loaded.logging.level)
-    from realdataexp.data.kuairand import ImportRequest
-    from realdataexp.data.kuairand import prepare as import_data
-    from realdataexp.errors import Warnings
+    from realdataexp.worlds import world_of
 
-    if loaded.feature is None:
-        raise InputError(f"--config {config}: its data set has no files to import")
-    if loaded.dataset.tables is not None:
-        from realdataexp.data.tables import TablesRequest, prepare_tables
-
-        if logs:
-            raise InputError("--logs: the config names its own tables: dataset.tables.log")
-        own = TablesRequest.of(loaded)
-        data = prepare_tables(own, cache_path, Warnings(), force)
-        terminal.print_stats(str(directory), data.stats)
-        return
-    request = ImportRequest(
-        path=directory,
-        logs=loaded.dataset.logs,
-        numerical=loaded.feature.numerical,
-        categorical=loaded.feature.categorical,
-        targets=tuple(dict.fromkeys(label.target for label in loaded.labels)),
-    )
-    data = import_data(request, cache_path, Warnings(), force)
-    terminal.print_stats(f"{directory}: KuaiRand {data.version}", data.stats)
+    terminal.print_stats(*world_of(loaded).prepare(loaded, cache_path, force))
 
 
 @app.command(
@@ -414,8 +393,8 @@ def synth(
     seed: Annotated[int, typer.Option(help="Seed; the same seed writes the same files.")] = 0,
 ) -> None:
     """Write a synthetic data set in KuaiRand's exact file layout."""
-    from realdataexp.config import SyntheticConfig
     from realdataexp.options import check
+    from realdataexp.worlds.synthetic import SyntheticConfig
 
     sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
     check(SyntheticConfig, sizes, "synth")
@@ -450,11 +429,11 @@ def validate(
     try:
         loaded: Config | None = load_config(config, overrides or (), data=data)
     except InputError as error:
-        from realdataexp.runs.checks import without_faults
+        from realdataexp.config.load import without_faults
 
         faults += error.faults
         loaded = without_faults(config, data, overrides or ())
-    has_data = loaded and (loaded.dataset.name == "synthetic" or loaded.dataset.path)
+    has_data = loaded and (loaded.dataset.path or not loaded.dataset.has_folder)
     if loaded and has_data:
         from realdataexp.runs.experiment import check_experiment
 

@@ -10,7 +10,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,16 +21,12 @@ from rich.console import Console
 from rich.text import Text
 
 from realdataexp.config import NO_MODEL, Config, LabelConfig, default_cache_dir, load_config
-from realdataexp.data import schema
-from realdataexp.data.integrity import check_shards
-from realdataexp.data.kuairand import Files, find_files
-from realdataexp.data.tables import TablesRequest
 from realdataexp.device import Device, available_devices, choose_device
 from realdataexp.errors import InputError
 from realdataexp.report.table import wrapped
-from realdataexp.runs.checks import data_faults
 from realdataexp.runs.machine import free_memory, size
 from realdataexp.runs.memory_need import largest_setting, memory_need
+from realdataexp.worlds import world_of
 
 _CONFIG_FOR_DATA = "kuairand-pure"  # as of prepare
 _N = 1024  # rows and columns of the product that is timed
@@ -39,8 +35,6 @@ _TOLERANCE, _AMP_TOLERANCE = 1e-3, 3e-2  # of the norm; rounding to 10 bits give
 _LOW_DISK, _NO_DISK = 1 << 30, 50 << 20
 _LOW_MEMORY = 1 << 30
 _SKLEARN = ("random_forest", "svm", "gradient_boosting")
-# about how far predictions scatter: a time in milliseconds, a probability
-_RAW_TIME, _RAW_OTHER = 1e4, 0.3
 _RULES_FROM = 30.0  # times the next label's spread
 _TIGHT = 0.7  # share of what is free
 _DATA_REMEDY = "give the folder of a whole data set, or fetch one with realdataexp download"
@@ -331,41 +325,17 @@ def installed(package: str) -> str | None:
 
 def check_data(config: Config) -> Iterator[Finding]:
     """Whether the data set's files are there, whole, and with the columns that are asked for."""
-    faults = data_faults(config)
-    if faults:
-        yield from stops("data", InputError(*faults), _DATA_REMEDY)
+    world = world_of(config)
+    try:
+        if faults := world.faults(config):
+            raise InputError(*faults)
+        text, files = world.found(config)
+    except InputError as error:
+        yield from stops("data", error, _DATA_REMEDY)
         return
-    path = config.data_dir()
-    if path is None or config.dataset.synthetic is not None:
-        yield _ok("data", "made by realdataexp: no files needed")
-        return
-    if config.dataset.tables is not None:
-        own = TablesRequest.of(config)
-        files = [file for _, file in own.logs().values()]
-        files += [file for file, _ in own.sides.values()]
-        names = [*own.logs(), *(name for name in (own.tables.videos, own.tables.users) if name)]
-        yield _ok("data", f"{path}: found {', '.join(names)}")
-    else:
-        shards = _kuairand(config)
-        try:
-            check_shards(shards.shards, shards.version)
-        except InputError as error:
-            yield from stops("data", error, _DATA_REMEDY)
-            return
-        files = [file for part in shards.shards.values() for file in part]
-        missing = [stem for stem in schema.STEMS if stem not in shards.shards]
-        not_needed = f"; not asked for: {', '.join(missing)}" if missing else ""
-        found = f"found {', '.join(file.name for file in files)}"
-        yield _ok("data", f"{path}: KuaiRand {shards.version}, {found}{not_needed}")
-    yield from _check_import(config, sum(file.stat().st_size for file in files))
-
-
-def _kuairand(config: Config) -> Files:
-    path = config.data_dir()
-    assert config.features is not None and path is not None  # data_faults sees to it
-    names = config.features.names
-    stems = {schema.resolve_feature(name).file for name in names}
-    return find_files(path, config.dataset.logs, schema.VIDEO_STATISTIC in stems)
+    yield _ok("data", text)
+    if files:
+        yield from _check_import(config, sum(file.stat().st_size for file in files))
 
 
 def _check_import(config: Config, n_bytes: int) -> Iterator[Finding]:
@@ -386,7 +356,7 @@ def check_alphas(config: Config) -> Iterator[Finding]:
             yield _warning("alphas", text, "leave them out, or give it a model")
     is_raw = any(label.score_unit == "raw" for label in config.learned)
     for arm, policy in zip("TC", reversed(config.policies()), strict=True) if is_raw else ():
-        ruling = ruling_label(config.learned, policy.score or {})
+        ruling = ruling_label(config.learned, policy.score or {}, world_of(config).scatter)
         if ruling is not None:
             text = f"arm {arm}: {ruling.name} is likely to rule the score, in raw units"
             remedy = "set score_unit: standard, or smaller alphas for it"
@@ -421,27 +391,26 @@ def _compare_arms(config: Config) -> Finding:
     return _ok("alphas", "the arms can rank differently")
 
 
-def ruling_label(learned: Sequence[LabelConfig], score: Mapping[str, float]) -> LabelConfig | None:
+def ruling_label(
+    learned: Sequence[LabelConfig], score: Mapping[str, float], scatter: Callable[[str], float]
+) -> LabelConfig | None:
     """The label that alone decides an arm's ranking, judged by about how far its term scatters.
 
-    A standardised prediction scatters by less than 1, a raw time in milliseconds by about 10,000,
-    another raw number or probability by about 0.3; a label rules with 30 times the next one's.
+    A standardised prediction scatters by less than 1, a raw one as its world says; a label rules
+    with 30 times the next one's.
     """
+
+    def spread(label: LabelConfig) -> float:
+        return 1.0 if label.score_unit == "standard" else scatter(label.target)
+
     spreads = sorted(
-        ((abs(score.get(x.name, 0.0)) * _spread(x), x) for x in learned),
+        ((abs(score.get(x.name, 0.0)) * spread(x), x) for x in learned),
         key=lambda pair: pair[0],
         reverse=True,
     )
     if len(spreads) < 2 or spreads[1][0] == 0 or spreads[0][0] < _RULES_FROM * spreads[1][0]:
         return None
     return spreads[0][1]
-
-
-def _spread(label: LabelConfig) -> float:
-    if label.score_unit == "standard":
-        return 1.0
-    high = schema.LABEL_COLUMNS.get(label.target, (0.0, 0.0))[1]
-    return _RAW_TIME if math.isinf(high) or label.target.endswith("_ms") else _RAW_OTHER
 
 
 def check_needed_packages(config: Config) -> Iterator[Finding]:

@@ -99,9 +99,9 @@ Loc = tuple[str | int, ...]
 class NestedFaults(ValueError):
     """Faults of a free block that a model of its own has checked inside a validator."""
 
-    def __init__(self, error: ValidationError, model: type[BaseModel]) -> None:
-        super().__init__(str(error))
-        self.error, self.model = error, model
+    def __init__(self, model: type[BaseModel], *errors: ValidationError) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.model, self.errors = model, errors
 
 
 def checked(model: type[_Some], values: Mapping[str, Any]) -> _Some:
@@ -109,7 +109,7 @@ def checked(model: type[_Some], values: Mapping[str, Any]) -> _Some:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise NestedFaults(error, model) from None
+        raise NestedFaults(model, error) from None
 
 
 def check(model: type[_Some], values: Mapping[str, Any], where: str) -> _Some:
@@ -187,7 +187,8 @@ def faults_of(
         context = item.get("ctx", {})
         cause = context.get("error")
         if isinstance(cause, NestedFaults):
-            yield from faults_of(cause.error, cause.model, loc)
+            for inner in cause.errors:
+                yield from faults_of(inner, cause.model, loc)
         elif item["type"] == "missing":
             yield loc, f": missing: must be given{meaning}"
         elif item["type"] in ("extra_forbidden", "invalid_key"):

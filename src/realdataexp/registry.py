@@ -62,12 +62,12 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "most_popular": "realdataexp.arms:MostPopular",
     },
     "world": {
-        "KuaiRand-Pure": "realdataexp.worlds.replay:ReplayEnvironment",
-        "KuaiRand-1K": "realdataexp.worlds.replay:ReplayEnvironment",
-        "KuaiRand-27K": "realdataexp.worlds.replay:ReplayEnvironment",
-        "tables": "realdataexp.worlds.replay:ReplayEnvironment",
-        "synthetic": "realdataexp.worlds.replay:ReplayEnvironment",
-        "si2023": "realdataexp.worlds.si2023:Si2023Environment",
+        "KuaiRand-Pure": "realdataexp.worlds.kuairand:KuaiRand",
+        "KuaiRand-1K": "realdataexp.worlds.kuairand:KuaiRand",
+        "KuaiRand-27K": "realdataexp.worlds.kuairand:KuaiRand",
+        "tables": "realdataexp.worlds.tables:Tables",
+        "synthetic": "realdataexp.worlds.synthetic:Synthetic",
+        "si2023": "realdataexp.worlds.si2023:Si2023",
     },
     "interval method": {
         "welch": "realdataexp.stats.inference:welch",

@@ -16,10 +16,10 @@ import yaml
 from polars.testing import assert_frame_equal
 
 from realdataexp import cli
-from realdataexp.config import load_config
+from realdataexp.config import Config, load_config
 from realdataexp.data.log import DataSet
-from realdataexp.data.tables import TablesRequest, prepare_tables
 from realdataexp.errors import InputError, Warnings
+from realdataexp.worlds import tables
 
 Tables = dict[str, pl.DataFrame]
 
@@ -76,6 +76,11 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def imported(config: Config, cache: Path, warnings: Warnings, force: bool = False) -> DataSet:
+    assert isinstance(config.dataset, tables.Tables)
+    return config.dataset.data(config, cache, warnings, force)
+
+
 class Own:
     """Tables on disk that a test can change, and their import."""
 
@@ -103,9 +108,8 @@ class Own:
             self.mapping["lists"] = ["kind", "genres"]
 
     def read(self, *overrides: str, force: bool = False) -> DataSet:
-        request = TablesRequest.of(load_config(self.settings, overrides))
         self.warnings = Warnings()
-        return prepare_tables(request, self.cache, self.warnings, force)
+        return imported(load_config(self.settings, overrides), self.cache, self.warnings, force)
 
     def codes(self) -> dict[str, str]:
         return {item["code"]: item["message"] for item in self.warnings}
@@ -631,9 +635,7 @@ def test_the_first_example_of_the_page_is_right(tmp_path: Path, monkeypatch: pyt
     pl.DataFrame(items).write_parquet(folder / "items.parquet")
     users = {"user": [1, 2, 3], "age": [1, 2, 3], "country": ["x", "y", "z"], "size": [1, 2, 3]}
     pl.DataFrame(users).write_csv(folder / "users.csv")
-    data = prepare_tables(
-        TablesRequest.of(load_config(EXAMPLES["mine"])), tmp_path / "cache", Warnings()
-    )
+    data = imported(load_config(EXAMPLES["mine"]), tmp_path / "cache", Warnings())
     assert (data.log.n_rows, data.stats["n_early_rows"]) == (4, 2)
 
 
@@ -652,9 +654,7 @@ def test_kuairec_maps_as_the_page_says(tmp_path: Path, monkeypatch: pytest.Monke
         "user_id,user_active_degree,is_video_author,follow_user_num,fans_user_num,"
         "friend_user_num,register_days\n14,full_active,0,5,0,0,107\n15,high_active,1,5,0,0,107\n"
     )
-    data = prepare_tables(
-        TablesRequest.of(load_config(EXAMPLES["KuaiRec"])), tmp_path / "cache", Warnings()
-    )
+    data = imported(load_config(EXAMPLES["KuaiRec"]), tmp_path / "cache", Warnings())
     assert videos_of(data)["feat"].to_list() == [["8"], ["27", "9"]]
     assert data.log.n_early_U.tolist() == [1, 0]
 
@@ -680,9 +680,7 @@ def test_the_open_bandit_dataset_maps_as_the_page_says(
     )
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(block, {})
-    data = prepare_tables(
-        TablesRequest.of(load_config(EXAMPLES["open-bandit"])), tmp_path / "cache", Warnings()
-    )
+    data = imported(load_config(EXAMPLES["open-bandit"]), tmp_path / "cache", Warnings())
     assert data.users["user_id"].to_list() == ["ab|cd|ef|12", "ab||ef|12"]
     assert data.log.offset_U1.tolist() == [0, 2, 3]
     assert data.log.targets["click"].tolist() == [1.0, 0.0, 0.0]

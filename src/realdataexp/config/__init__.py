@@ -9,16 +9,14 @@ from realdataexp.config.arms import ArmConfig, ArmsConfig, ExploreConfig, Outcom
 from realdataexp.config.blocks import (
     ARMS,
     NO_MODEL,
-    DatasetConfig,
     FeatureConfig,
     LabelConfig,
     LabelFeatures,
     PretrainConfig,
-    Si2023Config,
     SimulationConfig,
-    SyntheticConfig,
     ValidationConfig,
 )
+from realdataexp.config.dataset import DatasetConfig
 from realdataexp.config.experiment import (
     DesignConfig,
     ExperimentConfig,
@@ -46,9 +44,7 @@ __all__ = [
     "LoggingConfig",
     "OutcomeConfig",
     "PretrainConfig",
-    "Si2023Config",
     "SimulationConfig",
-    "SyntheticConfig",
     "TrackerConfig",
     "ValidationConfig",
     "built_in_names",

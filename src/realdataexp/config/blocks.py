@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from datetime import date
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -21,7 +20,6 @@ from realdataexp.options import (
     Names,
     Number,
     Options,
-    PathText,
     Rate,
     Share,
     Text,
@@ -78,163 +76,6 @@ def result_name(name: str) -> str:
     if _key(name) in _TRUTH:
         raise ValueError("stands for the truth; use another label")
     return name
-
-
-class SyntheticConfig(Options):
-    """Size of generated data (`dataset.name: synthetic`)."""
-
-    version: Literal["pure", "1k", "27k"] = Field("pure", description="whose file names to use")
-    users: Count = Field(2000, description="number of users")
-    videos: Count = Field(1500, description="number of videos")
-    rows: Count = Field(120_000, description="log rows over all logs")
-    seed: int = Field(
-        0, ge=0, le=2**63 - 1, description="seed of the generated data, apart from the run's seed"
-    )
-
-
-class Si2023Config(Options):
-    """The simulated platform of Si (arXiv 2310.17496); the paper does not give its constants."""
-
-    world_seed: int = Field(
-        4, ge=0, le=2**63 - 1, description="draws the coefficients, apart from the run's seed"
-    )
-    n_features: int = Field(
-        10, ge=1, le=1000, description="features of user and video, each ~U[0, 1]"
-    )
-    long_share: Share = Field(0.5, description="probability that a candidate is a long video")
-    finish_logit_short: Number = Field(1.0, description="logit of finishing an average short video")
-    finish_logit_long: Number = Field(-1.0, description="logit of finishing an average long video")
-    finish_strength: Decay = Field(1.5, description="scale of finishing's coefficients")
-    stay_time_short: Rate = Field(0.6, description="mean stay time of an average short video")
-    stay_time_long: Rate = Field(1.2, description="mean stay time of an average long video")
-    stay_strength: Decay = Field(0.8, description="scale of stay time's coefficients")
-    pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
-
-
-class TablesConfig(Options):
-    """Files and columns of one's own data (`dataset.name: tables`); paths are within its folder."""
-
-    log: Annotated[tuple[PathText, ...], Field(strict=False, min_length=1)] = Field(
-        description="the log's files, .parquet or .csv; or folders of such parts, or patterns"
-    )
-    videos: PathText = Field(description="file with a row for each video, .parquet or .csv")
-    users: PathText | None = Field(
-        None, description="file with a row for each user; null: users have no features"
-    )
-    user_id: Text = Field("user_id", description="column of the user, in the log and in users")
-    video_id: Text = Field(
-        "video_id",
-        validate_default=True,
-        description="column of the video, in the log and in videos",
-    )
-    time: Text = Field(
-        "time",
-        validate_default=True,
-        description="column of the log: a number, or an ISO date and time",
-    )
-    early_before: int | float | Text | None = Field(
-        None, description="rows of an earlier time are the early log; null: there is none"
-    )
-    lists: Names = Field(
-        (), description="categorical features whose texts hold several categories, as a,b,c"
-    )
-
-    @field_validator("early_before", mode="before")
-    @classmethod
-    def _date_as_text(cls, value: Any) -> Any:
-        return value.isoformat() if isinstance(value, date) else value  # YAML reads dates
-
-    @field_validator("video_id", "time")
-    @classmethod
-    def _columns_of_their_own(cls, name: str, info: ValidationInfo) -> str:
-        for other in ("user_id", "video_id"):
-            if info.field_name != other and name == info.data.get(other):
-                raise ValueError(f"is {other} too: name the column of each")
-        return name
-
-    @field_validator("log", "lists")
-    @classmethod
-    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := repeated(names):
-            raise ValueError(f"each name once: remove the second {', '.join(twice)}")
-        return names
-
-
-class DatasetConfig(Options):
-    """Where the logs come from."""
-
-    name: Literal[
-        "KuaiRand-Pure", "KuaiRand-1K", "KuaiRand-27K", "tables", "synthetic", "si2023"
-    ] = Field(description="the data set; tables: one's own")
-    path: PathText | None = Field(None, description="folder with the files; none for synthetic")
-    cache_path: PathText | None = Field(
-        None, description="folder of the imported data; null: the user's cache folder"
-    )
-    logs: Annotated[
-        tuple[Literal["random", "standard_early", "standard_late"], ...],
-        Field(strict=False, min_length=1),
-    ] = Field(("random", "standard_early", "standard_late"), description="the logs to replay")
-    leakage: Literal["allow", "forbid"] = Field(
-        "allow", description="whether monthly video statistics, which see the future, may be used"
-    )
-    tables: TablesConfig | None = Field(
-        None, validate_default=True, description="files and columns of the data set tables"
-    )
-    synthetic: SyntheticConfig | None = Field(
-        None, validate_default=True, description="size of the data of the data set synthetic"
-    )
-    si2023: Si2023Config | None = Field(
-        None, validate_default=True, description="constants of the simulated world si2023"
-    )
-
-    @field_validator("path")
-    @classmethod
-    def _no_path_for_synthetic(cls, path: str | None, info: ValidationInfo) -> str | None:
-        name = info.data.get("name")
-        if path is not None and name in ("synthetic", "si2023"):
-            raise ValueError(f"the data set {name} is generated and has no folder: leave it out")
-        return path
-
-    @field_validator("logs")
-    @classmethod
-    def _no_log_twice(cls, logs: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := repeated(logs):
-            raise ValueError(f"each log once: remove the second {', '.join(twice)}")
-        return logs
-
-    @field_validator("tables")
-    @classmethod
-    def _only_for_tables(
-        cls, block: TablesConfig | None, info: ValidationInfo
-    ) -> TablesConfig | None:
-        name = info.data.get("name")
-        if block is not None and name not in (None, "tables"):
-            raise ValueError(f"has no effect on the data set {name}: leave it out")
-        if block is None and name == "tables":
-            raise ValueError("missing: name the files under log and videos")
-        if block is not None and info.data.get("leakage") == "forbid":
-            raise ValueError("leakage: forbid knows KuaiRand's statistics only: leave it out")
-        return block
-
-    @field_validator("synthetic")
-    @classmethod
-    def _only_for_synthetic(
-        cls, block: SyntheticConfig | None, info: ValidationInfo
-    ) -> SyntheticConfig | None:
-        name = info.data.get("name", "synthetic" if block else None)
-        if block is not None and name != "synthetic":
-            raise ValueError(f"has no effect on the data set {name}: leave it out")
-        return SyntheticConfig() if block is None and name == "synthetic" else block
-
-    @field_validator("si2023")
-    @classmethod
-    def _only_for_si2023(
-        cls, block: Si2023Config | None, info: ValidationInfo
-    ) -> Si2023Config | None:
-        name = info.data.get("name", "si2023" if block else None)
-        if block is not None and name != "si2023":
-            raise ValueError(f"has no effect on the data set {name}: leave it out")
-        return Si2023Config() if block is None and name == "si2023" else block
 
 
 class LabelFeatures(Options):

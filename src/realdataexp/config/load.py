@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from realdataexp.config.blocks import alike
+from realdataexp.config.dataset import takes_features
 from realdataexp.config.draft import Draft, apply_override, read_draft, set_value
 from realdataexp.config.schema import LABEL_TWICE, Config
 from realdataexp.errors import InputError
@@ -63,8 +65,7 @@ def load_config(
     try:
         config = Config.model_validate(draft.values)
     except ValidationError as error:
-        dataset = draft.values.get("dataset")
-        has_features = not (isinstance(dataset, dict) and dataset.get("name") == "si2023")
+        has_features = takes_features(draft.values.get("dataset"))
         draft.faults += [
             draft.line(loc, fault)
             for loc, fault in faults_of(error, Config)
@@ -106,6 +107,52 @@ def json_schema() -> dict[str, Any]:
     params = [find("model", name, name).Params.model_json_schema() for name in names("model")]
     labels["model_params"]["anyOf"] = [*params, {"type": "object", "title": "of others"}]
     return schema
+
+
+def without_faults(source: str, data: Any, overrides: Sequence[str] = ()) -> Config | None:
+    """A config without its faulty settings, so that the rest can be checked; None if none is.
+
+    Args:
+        source: A YAML file or the name of a built-in config.
+        data: Replaces `dataset.path`.
+        overrides: ``key.sub=value`` each; those that cannot be made are left out.
+    """
+    try:
+        draft = read_draft(source)
+    except InputError:
+        return None
+    for text in overrides:
+        with suppress(InputError):
+            apply_override(draft, text)
+    values = draft.values
+    if data is not None and isinstance(values.get("dataset"), dict):
+        values["dataset"]["path"] = str(data)
+    for _ in range(3):  # leaving one setting out can show another fault
+        try:
+            return Config.model_validate(values)
+        except ValidationError as error:
+            for item in error.errors():
+                if not _leave_out(values, item["loc"]):
+                    return None
+    return None
+
+
+def _leave_out(values: Any, loc: tuple[Any, ...]) -> bool:
+    """Take a setting out, or the block it is in; whether that is possible."""
+    path = []
+    for part in loc:
+        is_there = part in values if isinstance(values, dict) else False
+        if isinstance(values, list) and isinstance(part, int):
+            is_there = part < len(values)
+        if not is_there:
+            break
+        path.append((values, part))
+        values = values[part]
+    for parent, part in reversed(path):
+        if isinstance(parent, dict):
+            del parent[part]
+            return True
+    return False
 
 
 def design_blocks() -> dict[str, type[BaseModel]]:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator
 
 from realdataexp.config import yaml_text
 from realdataexp.config.arms import ArmConfig, ArmsConfig, OutcomeConfig, outcomes_of
 from realdataexp.config.blocks import (
     ARMS,
     NO_MODEL,
-    DatasetConfig,
     FeatureConfig,
     LabelConfig,
     LabelFeatures,
@@ -24,6 +23,7 @@ from realdataexp.config.blocks import (
     alike,
     result_name,
 )
+from realdataexp.config.dataset import DatasetConfig, dataset_of
 from realdataexp.config.experiment import DesignConfig, ExperimentConfig, LoggingConfig
 from realdataexp.errors import InputError
 from realdataexp.options import Options, PathText, checked, component_name
@@ -61,9 +61,9 @@ class Config(Options):
     use_amp: bool = Field(
         False, description="whether to compute in bf16, or fp16 where the device has no bf16"
     )
-    dataset: DatasetConfig = Field(description="where the logs come from")
+    dataset: SerializeAsAny[DatasetConfig] = Field(description="where the logs come from")
     feature: FeatureConfig | None = Field(
-        None, validate_default=True, description="the features; none in the world si2023"
+        None, validate_default=True, description="the features; none in a simulated world"
     )
     labels: Annotated[tuple[LabelConfig, ...], Field(strict=False, min_length=1)] = Field(
         description="the outcomes, with a model for each"
@@ -97,6 +97,8 @@ class Config(Options):
             result_name(mode.rpartition(":")[2])
         return mode
 
+    _dataset_of_its_world = field_validator("dataset", mode="before")(dataset_of)
+
     @field_validator("splitting", "weighting", "cluster", "switchback")
     @classmethod
     def _options_of_design(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
@@ -109,9 +111,9 @@ class Config(Options):
         cls, feature: FeatureConfig | None, info: ValidationInfo
     ) -> FeatureConfig | None:
         dataset = info.data.get("dataset")
-        if dataset is not None and dataset.name == "si2023" and feature is not None:
-            raise ValueError("has no effect in the world si2023: leave it out")
-        if feature is None and (dataset is None or dataset.name != "si2023"):
+        if dataset is not None and not dataset.takes_features and feature is not None:
+            raise ValueError(f"has no effect in the world {dataset.name}: leave it out")
+        if feature is None and (dataset is None or dataset.takes_features):
             raise ValueError("missing: list the features under numerical and categorical")
         return feature
 

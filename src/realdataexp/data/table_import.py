@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from realdataexp.config.blocks import TablesConfig
 from realdataexp.data.features import MULTI_HOT
 from realdataexp.data.ingest import (
     BUCKET_ROWS,
@@ -25,6 +24,7 @@ from realdataexp.data.ingest import (
     write_log,
 )
 from realdataexp.data.table_files import TableFile, is_whole, parse_dates
+from realdataexp.data.table_options import TablesConfig
 from realdataexp.errors import InputError
 
 Stats = dict[str, Any]

@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from realdataexp.config import Config
-from realdataexp.config.blocks import TablesConfig
 from realdataexp.data import cache
 from realdataexp.data.log import DataSet
 from realdataexp.data.schema import nearest
 from realdataexp.data.table_files import columns_of, log_files
 from realdataexp.data.table_import import Feature, Side, import_tables
+from realdataexp.data.table_options import TablesConfig
 from realdataexp.errors import InputError, Warnings
 
 logger = logging.getLogger("realdataexp")
@@ -42,15 +41,6 @@ class TablesRequest:
     categorical: tuple[str, ...]
     targets: Mapping[str, str]
     places: Mapping[str, str]
-
-    @classmethod
-    def of(cls, config: Config) -> TablesRequest:
-        """What a config of the data set `tables` asks for; its folder must be given."""
-        path, tables, feature = config.data_dir(), config.dataset.tables, config.features
-        assert path is not None and tables is not None and feature is not None
-        numerical, categorical = feature.numerical, feature.categorical
-        places = {name: config.place_of_feature(name) for name in (*numerical, *categorical)}
-        return cls(path, tables, numerical, categorical, config.targets, places)
 
     def logs(self) -> dict[str, tuple[int, Path]]:
         """The log's files by their paths within the folder; and to which entry each belongs.

@@ -57,7 +57,7 @@ class DeepParams(Options):
             if getattr(self, name) != kind.model_fields[name].default
         ]
         if faults:
-            raise NestedFaults(ValidationError.from_exception_data(kind.__name__, faults), kind)
+            raise NestedFaults(kind, ValidationError.from_exception_data(kind.__name__, faults))
         return self
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,6 @@ import torch
 from realdataexp import draws
 from realdataexp.components import ComponentError, calling
 from realdataexp.config import NO_MODEL, Config, LabelConfig
-from realdataexp.data import schema
-from realdataexp.data.synthetic import made_bytes
 from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.loop import n_networks
@@ -20,23 +17,14 @@ from realdataexp.models import FeatureSchema, SideSchema, StackedModel, build_mo
 from realdataexp.models.base import shared_of
 from realdataexp.runs.machine import memory_limit, size
 from realdataexp.runs.setup import make_blocks
+from realdataexp.worlds import world_of
 
 _BASE = 500 << 20  # Python with all packages, and the tables of a result
 _FLOAT = 4
 _COPIES = 5  # a parameter, its gradient and that in its row, its two moments
 _SAVED = 3  # of these in a checkpoint, on their way through the host's memory
-_DRAWN = 16  # bytes of a number while it is drawn
 _ACTIVATIONS = 3  # forward, backward, and what an operation needs meanwhile
 _INPUT_COPIES = 2
-
-# Categories of KuaiRand's features; others have about a thousand, or as many as there are videos
-_LEVELS = {
-    "user_active_degree": 9, "video_type": 4, "upload_type": 40, "visible_status": 10,
-    "music_type": 20, "tag": 80, "follow_user_num_range": 9, "fans_user_num_range": 10,
-    "friend_user_num_range": 8, "register_days_range": 8,
-}  # fmt: skip
-_PER_VIDEO = ("author_id", "music_id")
-_LEVELS_ELSE, _VIDEOS_ELSE, _TAG_SLOTS = 1_000, 10_000, 4
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,8 @@ def memory_need(config: Config, device: Device) -> Need:
     Raises:
         InputError: the config's models or designs are refused.
     """
-    features, loop = feature_schema(config), config.simulation
+    world, loop = world_of(config), config.simulation
+    features = world.inputs(config)
     groups = label_groups(config)
     S = n_networks(make_blocks(config), config.experiment.replications)
     models = [_model(group, features) for group in groups]
@@ -89,7 +78,7 @@ def memory_need(config: Config, device: Device) -> Need:
     inputs = _INPUT_COPIES * S * (rows * _inputs_of(features) + of_history) * _FLOAT
     learning = _COPIES * S * P * _FLOAT
     computing = learning + inputs + activations + shared
-    n, host = S * len(groups), _BASE + _data(config, _inputs_of(features))
+    n, host = S * len(groups), _BASE + world.made_bytes(config, _inputs_of(features))
     if device.torch.type == "cpu":
         return Need(n, P // len(groups), host + computing, 0)
     return Need(n, P // len(groups), host + _SAVED * S * P * _FLOAT, computing)
@@ -133,33 +122,13 @@ def largest_setting(config: Config) -> tuple[str, int]:
                 numbers = [x for x in _listed(value) if isinstance(x, int)]
                 usual = 1_000 if name == "cross_buckets" else 64
                 sizes.append((f"labels.{i}.model_params.{name}", max(numbers, default=0), usual))
-    if config.dataset.synthetic is not None:
-        made = config.dataset.synthetic
-        sizes += [("dataset.synthetic.users", made.users, 2_000)]
-        sizes += [("dataset.synthetic.videos", made.videos, 2_000)]
-    if config.dataset.si2023 is not None:
-        world = config.dataset.si2023
-        sizes += [("dataset.si2023.pretrain_rows", world.pretrain_rows, 20_000)]
-        sizes += [("dataset.si2023.n_features", world.n_features, 10)]
+    sizes += world_of(config).sizes()
     key, value, _ = max(sizes, key=lambda entry: entry[1] / entry[2])
     return key, value
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _data(config: Config, n_inputs: int) -> int:
-    """Bytes of data that are made, and of the visits of a validation."""
-    loop = config.simulation
-    n_visits = config.validation.validation_batches * loop.batch_size
-    if config.dataset.synthetic is not None:
-        made = config.dataset.synthetic
-        return made_bytes(made.users, made.videos)  # a validation has no more visits than rows
-    if config.dataset.si2023 is not None:
-        rows = max(config.dataset.si2023.pretrain_rows, n_visits * loop.n_candidate)
-        return rows * n_inputs * (_DRAWN + _FLOAT)
-    return 0
 
 
 def label_groups(config: Config) -> list[list[LabelConfig]]:
@@ -171,49 +140,6 @@ def label_groups(config: Config) -> list[list[LabelConfig]]:
             key = label.name if is_alone else (label.model, label.model_params["group"])
             groups.setdefault(key, []).append(label)
     return list(groups.values())
-
-
-def feature_schema(config: Config) -> FeatureSchema:
-    """About what the models will see."""
-    if config.dataset.si2023 is not None:
-        n = config.dataset.si2023.n_features + 1
-        return FeatureSchema(_side((), (), 0), SideSchema(n, (), 0))
-    feature = config.features
-    assert feature is not None  # the config's schema sees to it
-    sides: dict[str, tuple[list[str], list[str]]] = {"user": ([], []), "video": ([], [])}
-    for i, names in enumerate((feature.numerical, feature.categorical)):
-        for name in names:
-            sides[_side_of(name, config)][i].append(name)
-    if feature.missing_indicator:
-        sides = {side: (2 * numbers, names) for side, (numbers, names) in sides.items()}
-    user, video = (_side(*sides[x], _n_videos(config)) for x in ("user", "video"))
-    return FeatureSchema(user, video)
-
-
-def _side_of(name: str, config: Config) -> str:
-    if config.dataset.tables is None:
-        return schema.resolve_feature(name).side
-    return "user" if name.startswith("user.") else "video"  # bare names: known after the import
-
-
-def _n_videos(config: Config) -> int:
-    if config.dataset.synthetic is not None:
-        return config.dataset.synthetic.videos
-    version = config.dataset.name.rpartition("-")[2].lower()
-    return schema.KNOWN_TOTALS.get(version, {}).get("standard_videos", _VIDEOS_ELSE)
-
-
-def _side(numerical: Iterable[str], categorical: Iterable[str], n_videos: int) -> SideSchema:
-    numbers = tuple(numerical)
-    fields, first_ids, slot, n_ids = [], [], 0, 0
-    for name in categorical:
-        bare = name.rpartition(".")[2]
-        slots = _TAG_SLOTS if bare == "tag" else 1
-        fields.append((name, slot, slot + slots))
-        first_ids.append(n_ids)
-        slot += slots
-        n_ids += 2 + (n_videos if bare in _PER_VIDEO else _LEVELS.get(bare, _LEVELS_ELSE))
-    return SideSchema(len(numbers), tuple(fields), n_ids, numbers, tuple(first_ids))
 
 
 def _history_of(config: Config, features: FeatureSchema) -> int:

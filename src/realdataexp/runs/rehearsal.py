@@ -23,6 +23,7 @@ from realdataexp.loop import Block
 from realdataexp.models import OutsideModel, StackedModel
 from realdataexp.optimizers import OptimizerSettings
 from realdataexp.worlds.base import Environment, Slate, Visits, WorldSettings
+from realdataexp.worlds.outside import OutsideEnvironment
 
 _REPLICATIONS, _VISITS = 2, 8
 
@@ -46,15 +47,18 @@ class Rehearsal:
     min_candidates: int
     assignment: str
 
-    @cached_property
-    def _step(self) -> tuple[Visits, Slate, Tensor, Tensor]:
-        """Visits, slates, each arm's scores and picks, and outcomes."""
+    @property
+    def _settings(self) -> WorldSettings:
         replications = tuple(self.context.replication_R[:_REPLICATIONS].tolist())
-        settings = WorldSettings(
+        return WorldSettings(
             self.context.seed, replications, 1, _VISITS, self.n_candidates, 1,
             self.min_candidates, self.assignment,
         )  # fmt: skip
-        world = self.environment.world(self.targets, settings)
+
+    @cached_property
+    def _step(self) -> tuple[Visits, Slate, Tensor, Tensor]:
+        """Visits, slates, each arm's scores and picks, and outcomes."""
+        world = self.environment.world(self.targets, self._settings)
         visits = world.draw(0)
         slate = world.slate(visits)
         R, B, C = slate.is_candidate_WBC.shape
@@ -64,6 +68,15 @@ class Rehearsal:
         score_RABC = score_RABC.masked_fill(~slate.is_candidate_WBC.unsqueeze(1), -torch.inf)
         y_RBL = world.feedback(visits, slate, score_RABC[:, 0].argmax(-1))
         return visits, slate, score_RABC, y_RBL
+
+    def world(self) -> None:
+        """Ask a world from outside what a run would.
+
+        Raises:
+            ComponentError: it failed, or returned what it must not.
+        """
+        if isinstance(self.environment, OutsideEnvironment):
+            self.environment.rehearse(self.targets, self._settings)
 
     # --- designs -----------------------------------------------------------------------------
 

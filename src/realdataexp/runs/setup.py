@@ -5,11 +5,9 @@ Axes: U users, L labels, M models.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,15 +17,8 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.arms import Arms, Explore, Scorer
 from realdataexp.components import ComponentError, calling, faults_of
-from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
+from realdataexp.config import NO_MODEL, Config, LabelConfig
 from realdataexp.config.blocks import SchedulerConfig
-from realdataexp.data.features import fit_features
-from realdataexp.data.kuairand import ImportRequest, prepare
-from realdataexp.data.log import DataSet
-from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
-from realdataexp.data.split import Split, split_log
-from realdataexp.data.synthetic import SyntheticTables, prepare_synthetic
-from realdataexp.data.tables import TablesRequest, prepare_tables
 from realdataexp.designs import Context, Design, OutsideDesign, build_design
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings, did_you_mean
@@ -35,7 +26,6 @@ from realdataexp.heads import Head
 from realdataexp.loop import Block, LabelPolicy
 from realdataexp.metrics import LOSS, Metric, find_metric, metric_names
 from realdataexp.models import (
-    LOSSES,
     LabelScale,
     Loss,
     OutsideModel,
@@ -49,8 +39,6 @@ from realdataexp.models.base import FeatureSchema, shared_of
 from realdataexp.models.selecting import Selecting
 from realdataexp.optimizers import OptimizerSettings
 from realdataexp.registry import find, is_outside
-from realdataexp.runs.checks import data_faults
-from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.policies import (
     check_drawn_networks,
     how_arms_pick,
@@ -62,13 +50,8 @@ from realdataexp.runs.sharing import processes_of, shares
 from realdataexp.schedules import Schedule
 from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.inference import rehearse_method
-from realdataexp.worlds.base import Environment
-from realdataexp.worlds.replay import ReplayEnvironment
-from realdataexp.worlds.si2023 import Si2023Environment
+from realdataexp.worlds import Environment, world_of
 
-logger = logging.getLogger("realdataexp")
-
-_BLOCK_ROWS = 1 << 22
 _T = TypeVar("_T")
 
 
@@ -198,6 +181,51 @@ def _places(
     return None if wanted == usual else tuple(among.index(name) for name in wanted)
 
 
+class _Faults:
+    """Gathers what is wrong, so that one fault does not hide the next."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def attempt(self, make: Callable[[], _T]) -> _T | None:
+        """What is made, or None where that fails."""
+        try:
+            return make()
+        except (InputError, ComponentError) as error:
+            self.lines += [line for line in faults_of(error) if line not in self.lines]
+            return None
+
+    def stop(self) -> None:
+        """Raise InputError if there is a fault, with a line for each."""
+        if self.lines:
+            raise InputError(*self.lines)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What the labels with a model name; None where a name is wrong.
+
+    Attributes:
+        places: the labels, as places in the config.
+        losses, models: theirs.
+        groups: which share a network, as places among them.
+    """
+
+    places: list[int]
+    losses: list[Loss | None]
+    models: list[type | None]
+    groups: list[tuple[int, ...]]
+
+    @classmethod
+    def of(cls, config: Config, faults: _Faults) -> _Named:
+        """Look the names up."""
+        places = [i for i, label in enumerate(config.labels) if label.model != NO_MODEL]
+        losses = [faults.attempt(partial(_loss, config, i)) for i in places]
+        models = [faults.attempt(partial(_check_model, config, i)) for i in places]
+        groups = faults.attempt(lambda: _groups(config, places)) or []
+        return cls(places, losses, models, groups)
+
+
 def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> Setup:
     """Check a config against the machine and the data, and build what a run needs.
 
@@ -210,77 +238,48 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     Raises:
         InputError: with every fault found, a line each.
     """
-    faults: list[str] = []
-
-    def attempt(make: Callable[[], _T]) -> _T | None:
-        try:
-            return make()
-        except (InputError, ComponentError) as error:
-            faults.extend(faults_of(error))
-            return None
-
-    learned = [i for i, label in enumerate(config.labels) if label.model != NO_MODEL]
-    device = attempt(lambda: choose_device(config.device, config.use_amp))
-    blocks = attempt(lambda: make_blocks(config))
-    losses = [attempt(partial(_loss, config, i)) for i in learned]
-    models = [attempt(partial(_check_model, config, i)) for i in learned]
-    groups = attempt(lambda: _groups(config, learned)) or []
-    leakage = attempt(lambda: _leakage(config))
-    metrics = attempt(lambda: _own_metrics(config)) or {}
-    attempt(lambda: _check_primary_metric(config, metrics))
-    attempt(lambda: _check_intervals(config))
-    attempt(lambda: _check_history(config))
-    in_files = data_faults(config)
-    faults += in_files
-    is_small = device is None or blocks is None or attempt(partial(_fits, config, device))
-    if in_files or not is_small or (faults and not every_fault):
-        raise InputError(*faults)
-    if leakage:
-        warnings.add("leakage", leakage)
-    environment = attempt(lambda: _environment(config, device or choose_device("cpu"), warnings))
+    faults = _Faults()
+    device = faults.attempt(lambda: choose_device(config.device, config.use_amp))
+    blocks = faults.attempt(lambda: make_blocks(config))
+    named = _Named.of(config, faults)
+    world = world_of(config)
+    doubts = faults.attempt(lambda: world.doubts(config)) or []
+    metrics = faults.attempt(lambda: _own_metrics(config)) or {}
+    faults.attempt(lambda: _check_primary_metric(config, metrics))
+    faults.attempt(lambda: _check_intervals(config))
+    faults.attempt(lambda: _check_history(config))
+    in_files = faults.attempt(lambda: world.faults(config))
+    faults.lines += in_files or []
+    can_open = in_files == [] and (every_fault or not faults.lines)
+    if device is not None and blocks is not None:
+        can_open &= faults.attempt(partial(_fits, config, device)) is not None
+    if not can_open:
+        faults.stop()
+    for code, message in doubts:
+        warnings.add(code, message)
+    place = device or choose_device("cpu")  # where the data are checked all the same
+    environment = faults.attempt(lambda: world.open(config, place, warnings))
     if environment is None:
-        raise InputError(*faults)
-    labels = [
-        attempt(partial(_label_parts, config, i, loss, environment, warnings))
-        if loss is not None
-        else None
-        for i, loss in zip(learned, losses, strict=True)
-    ]
-    labels = [
-        None
-        if label is None
-        else replace(label, policy=replace(label.policy, arms_A=arms, draws_as=name))
-        for label, (arms, name) in zip(labels, networks_of(config, groups), strict=True)
-    ]
-    parts = tuple(label for label in labels if label is not None)
-    networks = []
-    for group in groups:
-        members = [label for place in group if (label := labels[place]) is not None]
-        if len(members) == len(group) and all(models[place] is not None for place in group):
-            make = partial(
-                _network_parts, config, environment, device or choose_device("cpu"), group, members
-            )
-            networks.append(attempt(make))
+        raise InputError(*faults.lines)
+    labels, networks = _learners(config, named, environment, place, faults, warnings)
     outcomes = config.measured
-    histories = _histories(config, environment, tuple(outcomes.values()))
+    targets = tuple(outcomes.values())
+    histories = faults.attempt(lambda: _histories(config, environment, targets))
     n_users = None if histories is None else len(histories[0])
-    scorers = attempt(lambda: scorers_of(config, environment, device or choose_device("cpu")))
-    attempt(lambda: check_drawn_networks(config))
-    context = _context(config, environment, device or choose_device("cpu"), n_users)
-    n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
+    scorers = faults.attempt(lambda: scorers_of(config, environment, place))
+    faults.attempt(lambda: check_drawn_networks(config))
+    context = _context(config, environment, place, n_users)
+    n_processes = faults.attempt(lambda: processes_of(config, place))
     own = shares(config.experiment.replications, n_processes or 1)
-    started = {r: attempt(partial(_start, blocks or (), context, r)) or () for r in own}
-    if not faults:
-        faults += _rehearse(config, environment, context, networks, parts, blocks or ())
-    if faults or device is None or blocks is None or n_processes is None:
-        raise InputError(*dict.fromkeys(faults))
-    _warn_unused_rates(config, warnings)
-    return Setup(
+    started = {r: faults.attempt(partial(_start, blocks or (), context, r)) or () for r in own}
+    faults.stop()
+    assert blocks is not None and n_processes is not None
+    setup = Setup(
         config,
-        device,
+        place,
         environment,
-        parts,
-        tuple(network for network in networks if network is not None),
+        labels,
+        networks,
         outcomes,
         histories,
         blocks,
@@ -290,31 +289,60 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
         tuple(scorers or ()),
         metrics,
     )
+    _rehearse(setup)
+    _warn_unused_rates(config, warnings)
+    return setup
 
 
-def _rehearse(
+def _learners(
     config: Config,
+    named: _Named,
     environment: Environment,
-    context: Context,
-    networks: Sequence[NetworkParts | None],
-    labels: Sequence[LabelParts],
-    blocks: Sequence[Block],
-) -> list[str]:
-    """A step with made-up visits for all components from outside; their faults."""
-    faults: list[str] = []
-    loop, targets = config.simulation, tuple(config.targets)
+    device: Device,
+    faults: _Faults,
+    warnings: Warnings,
+) -> tuple[tuple[LabelParts, ...], tuple[NetworkParts, ...]]:
+    """The labels with a model and their networks, but for those with a fault."""
+    labels = [
+        faults.attempt(partial(_label_parts, config, i, loss, environment, warnings))
+        if loss is not None
+        else None
+        for i, loss in zip(named.places, named.losses, strict=True)
+    ]
+    labels = [
+        None
+        if label is None
+        else replace(label, policy=replace(label.policy, arms_A=arms, draws_as=name))
+        for label, (arms, name) in zip(labels, networks_of(config, named.groups), strict=True)
+    ]
+    networks = []
+    for group in named.groups:
+        members = [label for place in group if (label := labels[place]) is not None]
+        if len(members) == len(group) and all(named.models[x] is not None for x in group):
+            make = partial(_network_parts, config, environment, device, group, members)
+            networks.append(faults.attempt(make))
+    return tuple(x for x in labels if x is not None), tuple(x for x in networks if x is not None)
+
+
+def _rehearse(setup: Setup) -> None:
+    """A step with made-up visits for all components from outside.
+
+    Raises:
+        InputError: with their faults, a line each.
+    """
+    config, loop, targets = setup.config, setup.config.simulation, setup.world_targets
     rehearsal = Rehearsal(
-        environment,
+        setup.environment,
         targets,
-        context,
+        setup.context,
         loop.n_candidate,
         loop.min_candidates,
         config.experiment.assignment,
     )
-    checks: list[Callable[[], None]] = [partial(rehearsal.design, block) for block in blocks]
-    for network in networks:
-        assert network is not None  # set_up has found no fault
-        members = [labels[place] for place in network.labels]
+    checks: list[Callable[[], None]] = [rehearsal.world]
+    checks += [partial(rehearsal.design, block) for block in setup.blocks]
+    for network in setup.networks:
+        members = [setup.labels[place] for place in network.labels]
         losses = [
             f"labels.{config.labels.index(x.config)}.loss_function = {x.config.loss_function!r}"
             if is_outside(x.config.loss_function or "")
@@ -325,12 +353,10 @@ def _rehearse(
         places = [targets.index(x.config.target) for x in members]
         known = network.model, network.shared, network.heads, losses, places, optimizer
         checks.append(partial(rehearsal.network, *known))
+    faults = _Faults()
     for check in checks:
-        try:
-            check()
-        except (InputError, ComponentError) as error:
-            faults += faults_of(error)
-    return faults
+        faults.attempt(check)
+    faults.stop()
 
 
 def _fits(config: Config, device: Device) -> bool:
@@ -390,26 +416,6 @@ def _histories(
     found = [environment.history(targets, k) for k in range(config.experiment.n_starts)]
     known = tuple(history for history in found if history is not None)
     return known or None
-
-
-def _environment(config: Config, device: Device, warnings: Warnings) -> Environment:
-    """What the config's data set gives an experiment."""
-    if config.dataset.si2023 is not None:
-        return Si2023Environment(config.dataset.si2023, config.seed, device)
-    feature = config.features
-    assert feature is not None  # the config's schema sees to it
-    data = _open_data(config, feature, warnings)
-    starts = range(config.experiment.n_starts)
-    splits = [split_users_and_rows(config, data, warnings, start) for start in starts]
-    features = fit_features(
-        data,
-        feature.numerical,
-        feature.categorical,
-        splits[0].is_training_U,
-        missing_indicator=feature.missing_indicator,
-        warnings=warnings,
-    )
-    return ReplayEnvironment(data, splits, features, device, config.seed, feature.history)
 
 
 def make_blocks(config: Config) -> tuple[Block, ...]:
@@ -509,127 +515,6 @@ def _check_history(config: Config) -> None:
             f"feature.history = {n}: with pretrain.rows = 'overlap' a user's history would hold "
             "the very rows that are replayed; use rows: early or share"
         )
-
-
-def _leakage(config: Config) -> str | None:
-    """What is to be said of features that look into the future, where there are any.
-
-    Raises:
-        InputError: the config forbids them.
-    """
-    leaking = []
-    if config.features is None or config.dataset.tables is not None:
-        return None
-    for name in config.features.names:
-        try:
-            column = resolve_feature(name)
-        except InputError:
-            continue  # reported with the other faults of the import request
-        if column.file == VIDEO_STATISTIC:
-            leaking.append(name)
-    if not leaking:
-        return None
-    text = f"{', '.join(leaking)}: averages over the whole month, so they look into the future"
-    if config.dataset.leakage == "forbid":
-        raise InputError(f"feature: {text}; leave them out or set dataset.leakage: allow")
-    return f"features {text} of every row (dataset.leakage: forbid refuses them)"
-
-
-def _open_data(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
-    """Import the data set, or open its cache."""
-    if config.dataset.tables is not None:
-        data = prepare_tables(TablesRequest.of(config), config.cache_dir(), warnings)
-        _check_transforms(config, data, warnings)
-    else:  # a label's values are in its range, and none of it is below 0
-        data = _open_kuairand(config, feature, warnings)
-    logger.info(
-        "[data] %s rows, %s users, %s videos",
-        f"{data.log.n_rows:,}", f"{data.log.n_users:,}", f"{data.videos.height:,}",
-    )  # fmt: skip
-    return data
-
-
-def _check_transforms(config: Config, data: DataSet, warnings: Warnings) -> None:
-    """Look for values that a label's loss cannot transform, in all rows: log1p(-1) is infinite.
-
-    Raises:
-        InputError: there are some, a line for each label; one makes the label's scale NaN.
-    """
-    faults = []
-    for i, label in enumerate(config.labels):
-        loss = LOSSES.get(label.loss_function or "")
-        if loss is None or loss.transform is LOSSES["MSE"].transform:
-            continue
-        n_without, n_below_zero, least, values = 0, 0, np.inf, data.log.targets[label.target]
-        for start in range(0, len(values), _BLOCK_ROWS):
-            y = values[start : start + _BLOCK_ROWS].astype(np.float64)
-            y = y[y < 0]
-            n_below_zero += y.size
-            n_without += int((~torch.isfinite(loss.transform(torch.from_numpy(y)))).sum())
-            least = min(least, y.min(initial=0.0))
-        if n_without:
-            faults.append(
-                f"labels.{i}.target = {label.target!r}: {n_without:,} values of label "
-                f"{label.name} are -1 or less, the least {least:g}, so {label.loss_function} has "
-                f"no logarithm of 1 + value; set labels.{i}.loss_function to MSE, or make the "
-                "values missing if they stand for none"
-            )
-        elif n_below_zero:
-            warnings.add(
-                "values_below_zero",
-                f"label {label.name}: {n_below_zero:,} values of {label.target} are below 0, the "
-                f"least {least:g}; {label.loss_function} learns them, but never predicts below 0",
-            )
-    if faults:
-        raise InputError(*faults)
-
-
-def _open_kuairand(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
-    """Data in KuaiRand's format; synthetic ones are made on first use."""
-    made, path = config.dataset.synthetic, config.data_dir()
-    request = ImportRequest(
-        path=path or Path("synthetic"),
-        logs=config.dataset.logs,
-        numerical=feature.numerical,
-        categorical=feature.categorical,
-        targets=tuple(config.targets),
-    )
-    if made is not None:
-        tables = SyntheticTables(made.version, made.users, made.videos, made.rows, made.seed)
-        return prepare_synthetic(tables, request, config.cache_dir(), warnings)
-    assert path is not None  # data_faults sees to it
-    data = prepare(request, config.cache_dir(), warnings)
-    wanted = config.dataset.name.rpartition("-")[2].lower()
-    if wanted != data.version:
-        warnings.add(
-            "other_version",
-            f"dataset.name = {config.dataset.name!r} but {path} holds the files of "
-            f"{data.version!r}",
-        )
-    return data
-
-
-def split_users_and_rows(
-    config: Config, data: DataSet, warnings: Warnings, start: int = 0
-) -> Split:
-    """A start's split of users and rows, as a config asks for."""
-    seed = draws.start_seed(config.seed, start)
-    uniform_2U = draws.uniform(draws.key(seed, "split", torch.arange(2)), data.log.n_users).numpy()
-    split = split_log(
-        data.log,
-        uniform_2U=uniform_2U,
-        share_validation=config.simulation.user_p_val,
-        pretrain_rows=config.pretrain.rows if config.pretrain.enabled else "none",
-        pretrain_share=config.pretrain.share,
-        warnings=warnings,
-    )
-    logger.info(
-        "[data] %s training users; rows: %s pretrain (%s), %s replay, %s validation",
-        f"{int(split.is_training_U.sum()):,}", f"{split.pretrain.n_rows:,}", split.kind,
-        f"{split.replay.n_rows:,}", f"{split.validation.n_rows:,}",
-        extra=DETAIL if start else None,
-    )  # fmt: skip
-    return split
 
 
 def _label_parts(

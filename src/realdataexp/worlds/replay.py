@@ -32,7 +32,15 @@ from realdataexp.device import Device
 from realdataexp.graphs import Graphs
 from realdataexp.models import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.base import restore
-from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings, start_of
+from realdataexp.worlds.base import (
+    Environment,
+    HeldOut,
+    Slate,
+    Visits,
+    World,
+    WorldSettings,
+    start_of,
+)
 
 _ROWS_AT_ONCE = 1 << 22
 _BLOCK, _N_BLOCKS = 1 << 16, 64  # rows that are hashed at once, and blocks of an array at most
@@ -177,10 +185,8 @@ class RowReader:
         return self._store.batch(user, video, history), labels
 
 
-class ReplayEnvironment:
+class ReplayEnvironment(Environment):
     """A data set, split and made ready for models: see worlds.base.Environment."""
-
-    has_exchangeable_candidates = False
 
     def __init__(
         self,
@@ -336,7 +342,7 @@ def _in_blocks(rows: RowRanges) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield rows.locate(np.arange(first, min(first + _ROWS_AT_ONCE, rows.n_rows)))
 
 
-class ReplayWorld:
+class ReplayWorld(World):
     """R replications of a log's replay, each lived through by ``n_blocks`` designs at once."""
 
     def __init__(

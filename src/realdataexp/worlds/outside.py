@@ -1,0 +1,309 @@
+"""Worlds from outside the package, held to what they promise.
+
+Axes: R replications, W worlds, B visits, C candidates, L labels, U users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import (
+    InstanceOf,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+from torch import Tensor
+
+from realdataexp.components import Unfit, calling, reason
+from realdataexp.config import Config
+from realdataexp.contracts import BOOLS, FLOATS, INTEGERS, check_values, described, fit
+from realdataexp.device import Device
+from realdataexp.errors import InputError, Warnings
+from realdataexp.models import Batch, FeatureSchema
+from realdataexp.worlds.base import (
+    Environment,
+    HeldOut,
+    RowSource,
+    Slate,
+    Visits,
+    World,
+    WorldConfig,
+    WorldSettings,
+)
+
+_N_LOOKED_AT = 8
+
+
+class OutsideConfig:
+    """A world from outside as a config names it; has the methods of WorldConfig."""
+
+    _RETURNED: ClassVar[dict[str, tuple[Any, str]]] = {
+        "faults": (list[str], "a list of texts"),
+        "doubts": (list[tuple[str, str]], "a list of codes with messages"),
+        "found": (tuple[str, list[Path]], "a text and a list of paths"),
+        "prepare": (tuple[str, dict[str, Any]], "a text and a dict of counts"),
+        "inputs": (InstanceOf[FeatureSchema], "FeatureSchema"),
+        "made_bytes": (NonNegativeInt, "a whole number of bytes"),
+        "sizes": (list[tuple[str, int, PositiveInt]], "a list of (key, value, what is usual)"),
+        "scatter": (NonNegativeFloat, "a number"),
+    }
+
+    def __init__(self, world: WorldConfig) -> None:
+        self._world, self._who = world, f"dataset.name = {world.name!r}"
+
+    def open(self, config: Config, device: Device, warnings: Warnings) -> OutsideEnvironment:
+        """See WorldConfig."""
+        with calling(self._who, "open()", InputError):
+            found = _of_kind(self._world.open(config, device, warnings), Environment)
+        return OutsideEnvironment(found, self._who)
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method not in self._RETURNED:
+            raise AttributeError(method)
+        kind, words = self._RETURNED[method]
+
+        def ask(*args: Any) -> Any:
+            with calling(self._who, f"{method}()", InputError):
+                found = getattr(self._world, method)(*args)
+                try:
+                    return TypeAdapter(kind).validate_python(found)
+                except ValidationError as error:
+                    raise Unfit(f"returned {described(found)}; wanted {words}") from error
+
+        return ask
+
+
+class OutsideEnvironment(Environment):
+    """An environment from outside; see Environment."""
+
+    def __init__(self, environment: Environment, who: str) -> None:
+        self._environment, self.who = environment, who
+        with calling(who, "its schema"):
+            self.schema = _of_kind(environment.schema, FeatureSchema)
+        self.has_exchangeable_candidates = bool(environment.has_exchangeable_candidates)
+
+    def _ask(self, method: str, kind: type | tuple[type, ...], *args: Any) -> Any:
+        with calling(self.who, f"{method}()"):
+            return _of_kind(getattr(self._environment, method)(*args), kind)
+
+    def label_values(self, target: str) -> Iterator[np.ndarray]:
+        """See Environment."""
+        if type(self._environment).label_values is Environment.label_values:
+            yield from super().label_values(target)  # of rows that are looked at
+            return
+        with calling(self.who, "label_values()"):
+            for y_N in self._environment.label_values(target):
+                yield _of_kind(y_N, np.ndarray)
+
+    def pretraining(self, targets: Sequence[str], start: int) -> RowSource:
+        """See Environment."""
+        with calling(self.who, "pretraining()"):
+            rows = self._environment.pretraining(targets, start)
+            if type(getattr(rows, "n_rows", None)) is not int:
+                raise Unfit(f"returned {described(rows)}, whose n_rows is no whole number")
+        return _OutsideRows(rows, len(targets), self)
+
+    def held_out(
+        self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
+    ) -> HeldOut:
+        """See Environment."""
+        with calling(self.who, "held_out()"):
+            args = targets, n_visits, n_candidates, start
+            found: HeldOut = _of_kind(self._environment.held_out(*args), HeldOut)
+            B, C = len(found.y_BCL), found.y_BCL.shape[1] if found.y_BCL.dim() == 3 else 0
+            axes = "visits, candidates, labels"
+            fit(found.y_BCL, FLOATS, (B, C, len(targets)), axes, found.y_BCL)
+            fit(found.is_candidate_BC, BOOLS, (B, C), axes[:18], found.y_BCL)
+            self.check_batch(found.batch, (1,), B, C)
+        return found
+
+    def tastes(self, start: int) -> np.ndarray | None:
+        """See Environment."""
+        return self._ask("tastes", (np.ndarray, type(None)), start)
+
+    def history(self, targets: Sequence[str], start: int) -> np.ndarray | None:
+        """See Environment."""
+        with calling(self.who, "history()"):
+            found = self._environment.history(targets, start)
+            if found is not None and _of_kind(found, np.ndarray).shape[1:] != (len(targets),):
+                raise Unfit(f"returned shape {found.shape}; wanted users, {len(targets)} labels")
+            return found
+
+    def popularity(self, start: int) -> np.ndarray | None:
+        """See Environment."""
+        return self._ask("popularity", (np.ndarray, type(None)), start)
+
+    def world(self, targets: Sequence[str], settings: WorldSettings) -> OutsideWorld:
+        """See Environment."""
+        found = self._ask("world", World, targets, settings)
+        return OutsideWorld(found, len(targets), settings, self)
+
+    def stats(self) -> dict[str, Any]:
+        """See Environment."""
+        return self._ask("stats", dict)
+
+    def identity(self) -> dict[str, Any]:
+        """See Environment."""
+        return self._ask("identity", dict)
+
+    def description(self) -> list[str]:
+        """See Environment."""
+        return self._ask("description", list)
+
+    def check_batch(self, batch: Any, stacks: tuple[int, ...], n_visits: int, n_items: int) -> None:
+        """Refuse inputs that are not those of the schema.
+
+        Args:
+            batch: the inputs.
+            stacks: how many there may be in front.
+            n_visits: B.
+            n_items: C.
+
+        Raises:
+            Unfit: they are not.
+        """
+        given, wanted = _of_kind(batch, Batch).tensors, self.schema.inputs
+        if given.keys() != wanted.keys():
+            said = ", ".join(sorted(given.keys() ^ wanted.keys()))
+            raise Unfit(f"returned inputs that differ from those of its schema: {said}")
+        S = batch.shape[0]
+        if S not in stacks:
+            raise Unfit(f"returned inputs for {S} in front; wanted {' or '.join(map(str, stacks))}")
+        for name, own in wanted.items():
+            of_sequence = given[name].shape[2:3]
+            each = {"visit": (), "candidate": (n_items,), "sequence": of_sequence}[own.axis]
+            kinds = FLOATS if own.n_ids is None else INTEGERS
+            shape = (S, n_visits, *each, *own.shape)
+            fit(given[name], kinds, shape, f"{name}, as the schema has it", given[name])
+
+    # --- before a run ------------------------------------------------------------------------
+
+    def rehearse(self, targets: Sequence[str], settings: WorldSettings) -> None:
+        """Look at values and at draws, which must be a function of the seed.
+
+        Raises:
+            ComponentError: there are some that a run could not work with.
+        """
+        rows = self.pretraining(targets, 0)
+        batch, _ = rows.read(np.arange(min(_N_LOOKED_AT, rows.n_rows)))
+        with calling(self.who, "pretraining()"):
+            check_values(batch.candidate["video_num"], "inputs")
+        self.held_out(targets, settings.batch_size, settings.n_candidates, 0)
+        first, second = (self.world(targets, settings) for _ in range(2))
+        answers = []
+        for world in (first, second):
+            visits = world.draw(0)
+            slate = world.slate(visits)
+            choice_WB = slate.is_candidate_WBC.int().argmax(-1)
+            answers.append((slate, world.feedback(visits, slate, choice_WB)))
+        with calling(self.who, "slate()"):
+            check_values(answers[0][0].batch.candidate["video_num"], "inputs")
+        with calling(self.who, "feedback()"):
+            (slate, y_WBL), (again, other_WBL) = answers
+            is_same = torch.equal(slate.item_WBC, again.item_WBC)
+            if not is_same or not torch.allclose(y_WBL, other_WBL, equal_nan=True):
+                raise Unfit(
+                    "and slate() gave another slate or answer the second time: draw with "
+                    "realdataexp.draws, whose numbers are a function of a key"
+                )
+        with calling(self.who, "load_state()"):
+            second.load_state(first.state())
+
+
+class _OutsideRows:
+    """Rows from outside; see RowSource."""
+
+    def __init__(self, rows: RowSource, n_targets: int, environment: OutsideEnvironment) -> None:
+        self.n_rows = rows.n_rows
+        self._rows, self._n_targets, self._environment = rows, n_targets, environment
+
+    def read(self, place_B: np.ndarray) -> tuple[Batch, list[Tensor]]:
+        """See RowSource."""
+        with calling(self._environment.who, "read() of pretraining()"):
+            batch, y_L = _of_kind(self._rows.read(place_B), tuple)
+            self._environment.check_batch(batch, (1,), len(place_B), 1)
+            if len(y_L) != self._n_targets:
+                raise Unfit(f"returned {len(y_L)} labels; wanted {self._n_targets}")
+            for y_1B in y_L:
+                fit(y_1B, FLOATS, (1, len(place_B)), "1, rows", batch.candidate["video_num"])
+            return batch, [y_1B.float() for y_1B in y_L]
+
+
+class OutsideWorld(World):
+    """A world from outside, its replications running; see World."""
+
+    def __init__(
+        self, world: World, n_targets: int, settings: WorldSettings, environment: OutsideEnvironment
+    ) -> None:
+        self._world, self._n_targets, self._environment = world, n_targets, environment
+        self._settings, self.who = settings, environment.who
+        R = len(settings.replications)
+        self._R, self._W, self._B = R, R * settings.n_blocks, settings.batch_size
+
+    @property
+    def has_visitors(self) -> bool:
+        """See World."""
+        with calling(self.who, "has_visitors"):
+            return bool(self._world.has_visitors)
+
+    def draw(self, step: int) -> Visits:
+        """See World."""
+        with calling(self.who, "draw()"):
+            v: Visits = _of_kind(self._world.draw(step), Visits)
+            shape, axes, like = (self._R, self._B), "replications, visits", v.is_visit_RB
+            for value, kinds in (
+                (v.user_RB, INTEGERS),
+                (v.is_visit_RB, BOOLS),
+                (v.arm_draw_RB, FLOATS),
+                (v.n_candidates_RB, INTEGERS),
+            ):
+                fit(value, kinds, shape, axes, like)
+            fit(v.replication_R, INTEGERS, shape[:1], "replications", v.replication_R)
+            fit(v.share_short_R, FLOATS, shape[:1], "replications", v.share_short_R)
+            return v
+
+    def slate(self, visits: Visits) -> Slate:
+        """See World."""
+        with calling(self.who, "slate()"):
+            s: Slate = _of_kind(self._world.slate(visits), Slate)
+            C = self._settings.n_candidates
+            shape, axes = (self._W, self._B, C), "worlds, visits, candidates"
+            fit(s.is_candidate_WBC, BOOLS, shape, axes, visits.is_visit_RB)
+            fit(s.item_WBC, INTEGERS, shape, axes, visits.is_visit_RB)
+            fit(s.video_WBC, INTEGERS, shape, axes, visits.is_visit_RB)
+            self._environment.check_batch(s.batch, (self._R, self._W), self._B, C)
+            return s
+
+    def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
+        """See World; as float32."""
+        with calling(self.who, "feedback()"):
+            y_WBL = self._world.feedback(visits, slate, choice_WB)
+            shape = (self._W, self._B, self._n_targets)
+            return fit(y_WBL, FLOATS, shape, "worlds, visits, labels", choice_WB).float()
+
+    def state(self) -> dict[str, Tensor]:
+        """See World."""
+        with calling(self.who, "state()"):
+            return _of_kind(self._world.state(), dict)
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See World; whatever it raises says that the state is another's."""
+        try:
+            self._world.load_state(tensors)
+        except Exception as error:
+            raise ValueError(f"{self.who}: load_state() raised {reason(error)}") from error
+
+
+def _of_kind(value: Any, kind: type | tuple[type, ...]) -> Any:
+    if isinstance(value, kind):
+        return value
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    names = " or ".join("None" if x is type(None) else x.__name__ for x in kinds)
+    raise Unfit(f"returned {described(value)}; wanted {names}")
