@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def run(config: Path, out: Path, *, interrupted: bool = False) -> None:
     if interrupted:
         process = subprocess.Popen(first, stdout=subprocess.DEVNULL)
         while process.poll() is None and not any(out.glob("checkpoints/step_*")):
-            pass
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
         first = [*words, "resume", "--quiet", str(out)]
