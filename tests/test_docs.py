@@ -14,7 +14,7 @@ import yaml
 from bench.suite import MEASUREMENTS
 from realdataexp import cli
 from realdataexp.config import load_config
-from realdataexp.config.draft import read_draft
+from realdataexp.config.load import read_draft
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from realdataexp import cli, draws
 from realdataexp.api import run
-from realdataexp.components import calling, reason
 from realdataexp.config import load_config
 from realdataexp.designs import Design
 from realdataexp.designs.base import ones
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError, RunError, Warnings
 from realdataexp.models import MLP, Loss
-from realdataexp.registry import find
+from realdataexp.registry import calling, find, reason
 from realdataexp.runs.setup import set_up
 from realdataexp.tracking import Tracker, Writer
 

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.components import calling
 from realdataexp.contracts import FLOATS, fit
+from realdataexp.registry import calling
 from realdataexp.worlds.base import start_of
 
 _LEAST_UNIFORM = 2.0**-25  # below the least of 24 bits but 0, whose logarithm is none

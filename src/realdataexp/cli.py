@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted afte
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,15 +27,6 @@ from realdataexp.streams import lasting_streams
 if TYPE_CHECKING:
     from realdataexp.config import Config
 
-app = typer.Typer(
-    name="realdataexp",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
 # a pipe whose reader had enough, a terminal that is gone
 _NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)
 # the commands whose answer is in no file
@@ -43,6 +35,24 @@ _PRINTED = ("schema", "doctor", "validate")
 
 class _Interrupted(Exception):
     """A KeyboardInterrupt that says what became of the run; typer would drop that."""
+
+
+class _Commands(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(*error.args) from error
+
+
+app = typer.Typer(
+    name="realdataexp",
+    cls=_Commands,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,34 +161,45 @@ def _root(
         typer.echo(context.get_help())
 
 
+def _argument(help: str, metavar: str | None = None) -> Any:
+    return typer.Argument(metavar=metavar, help=help)
+
+
+def _option(help: str, *names: str, metavar: str | None = None, **bounds: Any) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, **bounds)
+
+
 _CONFIG = f"A YAML file or the name of a built-in config ({', '.join(built_in_names())})"
-_ConfigName = Annotated[str | None, typer.Argument(help=f"{_CONFIG}; default: demo.")]
-_ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="The same as CONFIG.")]
-_Data = Annotated[Path | None, typer.Option(help="Folder with the data set's files.")]
-_Seed = Annotated[int | None, typer.Option(help="Seed of every random draw.")]
-_Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, xpu, mps or dml.")]
+_ConfigName = Annotated[str | None, _argument(f"{_CONFIG}; default: demo.")]
+_ConfigOption = Annotated[str | None, _option("The same as CONFIG.", "--config", "-c")]
+_Data = Annotated[Path | None, _option("Folder with the data set's files.")]
+_Seed = Annotated[int | None, _option("Seed of every random draw.")]
+_Device = Annotated[str | None, _option("auto, cpu, cuda, xpu, mps or dml.")]
 _Overrides = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY.SUB=VALUE", help="Replace a setting (YAML value); repeatable."
-    ),
+    _option("Replace a setting (YAML value); repeatable.", "--set", metavar="KEY.SUB=VALUE"),
 ]
-_Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and the result only.")]
-_Verbose = Annotated[bool, typer.Option("--verbose", help="Show details too.")]
-_RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")]
-_RunDirs = Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")]
+_Quiet = Annotated[bool, _option("Show warnings and the result only.", "--quiet")]
+_Verbose = Annotated[bool, _option("Show details too.", "--verbose")]
+_RunDir = Annotated[Path, _argument("A run folder.", "RUN_DIR")]
+_RunDirs = Annotated[list[Path], _argument("Run folders.", "RUN_DIR...")]
 
 
-def _config_name(config: str | None, config_option: str | None) -> str:
+def _loaded(
+    config: str | None, option: str | None, overrides: list[str] | None, **given: Any
+) -> Config:
     """The config that a command is given."""
-    if config is not None and config_option is not None:
-        raise InputError(f"CONFIG {config} and --config {config_option}: give one of them")
-    return config or config_option or "demo"
+    if config is not None and option is not None:
+        raise InputError(f"CONFIG {config} and --config {option}: give one of them")
+    from realdataexp.config import load_config
+
+    return load_config(config or option or "demo", overrides or (), **given)
 
 
-def _one_of(*, quiet: bool, verbose: bool) -> None:
+def _log(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
     if quiet and verbose:
         raise InputError("--quiet and --verbose: give one of them")
+    terminal.log_lines(level, quiet=quiet, verbose=verbose)
 
 
 @app.command(
@@ -189,39 +210,35 @@ def run(
     config: _ConfigName = None,
     config_option: _ConfigOption = None,
     mode: Annotated[
-        str | None, typer.Option("--mode", "-m", help="global, compare, or a design's name.")
+        str | None, _option("global, compare, or a design's name.", "--mode", "-m")
     ] = None,
     data: _Data = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="The run folder; default: results/<timestamp>-<mode>."),
+        Path | None, _option("The run folder; default: results/<timestamp>-<mode>.")
     ] = None,
     seed: _Seed = None,
     device: _Device = None,
     overrides: _Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Resolve and check everything, run nothing.")
+        bool, _option("Resolve and check everything, run nothing.", "--dry-run")
     ] = False,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
     """Run an experiment; print its result table and its run folder."""
-    _one_of(quiet=quiet, verbose=verbose)
-    name = _config_name(config, config_option)
-    from realdataexp.config import load_config
-
-    loaded = load_config(name, overrides or (), mode=mode, data=data, seed=seed, device=device)
-    terminal.log_lines(loaded.logging.level, quiet=quiet, verbose=verbose)
+    given = {"mode": mode, "data": data, "seed": seed, "device": device}
+    loaded = _loaded(config, config_option, overrides, **given)
+    _log(loaded.logging.level, quiet=quiet, verbose=verbose)
     from realdataexp.runs.experiment import check_experiment, run_experiment
 
     if dry_run:
         for line in check_experiment(loaded, out):
             terminal.say(line)
-        return
-    try:
-        run_dir = run_experiment(loaded, out)
-    except KeyboardInterrupt as error:
-        raise _Interrupted(*error.args) from error
+    else:
+        _show(run_experiment(loaded, out))
+
+
+def _show(run_dir: Path) -> None:
     from realdataexp.report.table import print_result
 
     print_result(run_dir)
@@ -232,29 +249,22 @@ def run(
 def resume(
     run_dir: _RunDir,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Where the data set's files are now; default: where they were."),
+        Path | None, _option("Where the data set's files are now; default: where they were.")
     ] = None,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
     """Continue an interrupted run to its end, as if it had never been interrupted."""
-    _one_of(quiet=quiet, verbose=verbose)
+    _log("INFO", quiet=quiet, verbose=verbose)
     from realdataexp.report.files import is_complete
-    from realdataexp.report.table import print_result
 
     if is_complete(run_dir):
         terminal.say(f"{run_dir}: complete; nothing to resume")
         return
-    terminal.log_lines("INFO", quiet=quiet, verbose=verbose)
     from realdataexp.runs.experiment import resume_experiment
 
-    try:
-        resume_experiment(run_dir, data)
-    except KeyboardInterrupt as error:
-        raise _Interrupted(*error.args) from error
-    print_result(run_dir)
-    terminal.say(f"Run folder: {run_dir}")
+    resume_experiment(run_dir, data)
+    _show(run_dir)
 
 
 @app.command(
@@ -265,27 +275,22 @@ def plan(
     config_option: _ConfigOption = None,
     p: Annotated[
         str | None,
-        typer.Option(
-            "--p", metavar="P,...", help="Treatment probabilities; default: the config's."
-        ),
+        _option("Treatment probabilities; default: the config's.", "--p", metavar="P,..."),
     ] = None,
     steps: Annotated[
         str | None,
-        typer.Option(metavar="N,...", help="Lengths; default: a quarter, half, all of n_steps."),
+        _option("Lengths; default: a quarter, half, all of n_steps.", metavar="N,..."),
     ] = None,
     retrain_every: Annotated[
         str | None,
-        typer.Option(metavar="N,...", help="Steps between trainings; default: the config's."),
+        _option("Steps between trainings; default: the config's.", metavar="N,..."),
     ] = None,
-    power: Annotated[
-        float, typer.Option(help="Chance with which an effect shall be detected.")
-    ] = 0.8,
+    power: Annotated[float, _option("Chance with which an effect shall be detected.")] = 0.8,
     data: _Data = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The plan's folder, new or of an interrupted plan; default: "
-            "results/<timestamp>-plan."
+        _option(
+            "The plan's folder, new or of an interrupted plan; default: results/<timestamp>-plan."
         ),
     ] = None,
     seed: _Seed = None,
@@ -295,20 +300,13 @@ def plan(
     verbose: _Verbose = False,
 ) -> None:
     """Simulate tests of several p, lengths and cadences; print what each design could detect."""
-    _one_of(quiet=quiet, verbose=verbose)
-    name = _config_name(config, config_option)
-    from realdataexp.config import load_config
-
-    loaded = load_config(name, overrides or (), data=data, seed=seed, device=device)
-    terminal.log_lines(loaded.logging.level, quiet=quiet, verbose=verbose)
+    given = {"data": data, "seed": seed, "device": device}
+    loaded = _loaded(config, config_option, overrides, **given)
+    _log(loaded.logging.level, quiet=quiet, verbose=verbose)
+    from realdataexp.report.table import print_plan
     from realdataexp.runs.planning import run_plan
 
-    try:
-        folder = run_plan(loaded, out, p=p, steps=steps, retrain_every=retrain_every, power=power)
-    except KeyboardInterrupt as error:
-        raise _Interrupted(*error.args) from error
-    from realdataexp.report.table import print_plan
-
+    folder = run_plan(loaded, out, p=p, steps=steps, retrain_every=retrain_every, power=power)
     print_plan(folder)
     terminal.say(f"Plan folder: {folder}")
 
@@ -318,34 +316,32 @@ def plan(
 )
 def prepare(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A KuaiRand folder, or that of a config's tables.")
+        Path, _argument("A KuaiRand folder, or that of a config's tables.", "DIR")
     ],
     cache: Annotated[
-        Path | None, typer.Option(help="Cache folder; default: the user's cache folder.")
+        Path | None, _option("Cache folder; default: the user's cache folder.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Import again, cached or not.")] = False,
+    force: Annotated[bool, _option("Import again, cached or not.", "--force")] = False,
     config: Annotated[
-        str, typer.Option("--config", "-c", help="Config whose features and labels to import.")
+        str, _option("Config whose features and labels to import.", "--config", "-c")
     ] = "kuairand-pure",
     logs: Annotated[
         list[str] | None,
-        typer.Option(help="random, standard_early or standard_late; repeatable; default: all."),
+        _option("random, standard_early or standard_late; repeatable; default: all."),
     ] = None,
 ) -> None:
     """Import a data set's folder into the cache, check it, and print what is in it."""
-    from realdataexp.config import load_config
-    from realdataexp.options import usable_path
-
     chosen = [f"dataset.logs=[{', '.join(logs)}]"] if logs else []
-    loaded = load_config(config, chosen, data=directory)
+    loaded = _loaded(config, None, chosen, data=directory)
     cache_path = cache or loaded.cache_dir()
+    from realdataexp.options import usable_path
+    from realdataexp.worlds import world_of
+
     try:
         usable_path(str(cache_path))
     except ValueError as error:
         raise InputError(f"--cache: {error}") from None
-    terminal.log_lines(loaded.logging.level)
-    from realdataexp.worlds import world_of
-
+    _log(loaded.logging.level)
     terminal.print_stats(*world_of(loaded).prepare(loaded, cache_path, force))
 
 
@@ -354,28 +350,23 @@ def prepare(
     "already is checked and unpacked without fetching it again.",
 )
 def download(
-    version: Annotated[str, typer.Argument(metavar="pure|1k|27k", help="Version of KuaiRand.")],
+    version: Annotated[str, _argument("Version of KuaiRand.", "pure|1k|27k")],
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder for the data, as prepare and run want it.")
+        Path, _argument("Folder for the data, as prepare and run want it.", "DIR")
     ],
     url: Annotated[
-        str | None, typer.Option(help="A mirror of the archive; its md5 is checked all the same.")
+        str | None, _option("A mirror of the archive; its md5 is checked all the same.")
     ] = None,
     keep_archive: Annotated[
-        bool, typer.Option("--keep-archive", help="Keep the archive beside the data.")
+        bool, _option("Keep the archive beside the data.", "--keep-archive")
     ] = False,
 ) -> None:
     """Fetch an official archive, check it and unpack it; go on where it broke off."""
-    terminal.log_lines("INFO")
+    _log("INFO")
     from realdataexp.data.download import download as fetch
 
-    try:
-        with terminal.byte_progress() as progress:
-            is_new = fetch(
-                version, directory, url=url, keep_archive=keep_archive, progress=progress
-            )
-    except KeyboardInterrupt as error:
-        raise _Interrupted(*error.args) from error
+    with terminal.byte_progress() as progress:
+        is_new = fetch(version, directory, url=url, keep_archive=keep_archive, progress=progress)
     terminal.say(f"{directory}: {'complete' if is_new else 'was complete already'}")
 
 
@@ -383,14 +374,12 @@ def download(
     epilog="Example: realdataexp synth data/small --version pure --users 2000 --rows 120000",
 )
 def synth(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")],
-    version: Annotated[
-        str, typer.Option(help="Whose file names to use: pure, 1k or 27k.")
-    ] = "pure",
-    users: Annotated[int, typer.Option(help="Number of users.")] = 2000,
-    videos: Annotated[int, typer.Option(help="Number of videos.")] = 1500,
-    rows: Annotated[int, typer.Option(help="Log rows over all logs.")] = 120_000,
-    seed: Annotated[int, typer.Option(help="Seed; the same seed writes the same files.")] = 0,
+    directory: Annotated[Path, _argument("Folder to write into.", "DIR")],
+    version: Annotated[str, _option("Whose file names to use: pure, 1k or 27k.")] = "pure",
+    users: Annotated[int, _option("Number of users.")] = 2000,
+    videos: Annotated[int, _option("Number of videos.")] = 1500,
+    rows: Annotated[int, _option("Log rows over all logs.")] = 120_000,
+    seed: Annotated[int, _option("Seed; the same seed writes the same files.")] = 0,
 ) -> None:
     """Write a synthetic data set in KuaiRand's exact file layout."""
     from realdataexp.options import check
@@ -417,17 +406,15 @@ def synth(
     epilog="Example: realdataexp validate experiment.yaml --data data/KuaiRand-Pure",
 )
 def validate(
-    config: Annotated[str, typer.Argument(help=f"{_CONFIG}.")],
+    config: Annotated[str, _argument(f"{_CONFIG}.")],
     data: _Data = None,
     overrides: _Overrides = None,
 ) -> None:
     """Check a config against the schema and the data; list every fault."""
-    from realdataexp.config import load_config
-
-    terminal.log_lines("ERROR")
+    _log("ERROR")
     faults: list[str] = []
     try:
-        loaded: Config | None = load_config(config, overrides or (), data=data)
+        loaded: Config | None = _loaded(config, None, overrides, data=data)
     except InputError as error:
         from realdataexp.config.load import without_faults
 
@@ -450,8 +437,6 @@ def validate(
 @app.command(epilog="Example: realdataexp schema > realdataexp.schema.json")
 def schema() -> None:
     """Print the JSON schema of the config."""
-    import json
-
     from realdataexp.config import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
@@ -464,9 +449,9 @@ def schema() -> None:
 def report(
     run_dirs: _RunDirs,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page; default: in the run folder.")
+        Path | None, _option("The page; default: in the run folder.", metavar="FILE")
     ] = None,
-    png: Annotated[bool, typer.Option("--png", help="Draw plot.png too, of one run.")] = False,
+    png: Annotated[bool, _option("Draw plot.png too, of one run.", "--png")] = False,
 ) -> None:
     """Make a run's plot and page again from its folder, or compare several runs in one page."""
     for run_dir in run_dirs:
@@ -475,23 +460,23 @@ def report(
             raise InputError(f"{run_dir}: {text}")
     if out and not out.parent.is_dir():
         raise InputError(f"--out {out}: {out.parent} is no folder; make it first")
+    if len(run_dirs) > 1 and png:
+        raise InputError("--png: draws the plot of one run; give one RUN_DIR")
     from realdataexp.report.files import odd_files_named
 
-    if len(run_dirs) > 1:
-        if png:
-            raise InputError("--png: draws the plot of one run; give one RUN_DIR")
-        from realdataexp.report.several import write_comparison
-
-        with odd_files_named(*run_dirs):
-            terminal.say(f"Wrote {write_comparison(run_dirs, out)}")
-        return
-    from realdataexp.report.page import write_report
-    from realdataexp.report.plots import write_plot
-
     with odd_files_named(*run_dirs):
-        plot = write_plot(run_dirs[0], png=png)
-        page = write_report(run_dirs[0], out)
-    for path in (plot, *([plot.with_suffix(".png")] if png else []), page):
+        if len(run_dirs) > 1:
+            from realdataexp.report.several import write_comparison
+
+            paths = [write_comparison(run_dirs, out)]
+        else:
+            from realdataexp.report.page import write_report
+            from realdataexp.report.plots import write_plot
+
+            plot = write_plot(run_dirs[0], png=png)
+            paths = [plot, *([plot.with_suffix(".png")] if png else [])]
+            paths.append(write_report(run_dirs[0], out))
+    for path in paths:
         terminal.say(f"Wrote {path}")
 
 
@@ -501,17 +486,15 @@ def report(
 )
 def export(
     run_dir: _RunDir,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file, which is made.")],
+    file: Annotated[Path, _argument("The file, which is made.", "FILE")],
     best: Annotated[
         str | None,
-        typer.Option(metavar="LABEL.METRIC", help="What by; default: the run's primary metric."),
+        _option("What by; default: the run's primary metric.", metavar="LABEL.METRIC"),
     ] = None,
-    design: Annotated[
-        str | None, typer.Option(help="Whose networks, such as splitting or global_T.")
-    ] = None,
-    replication: Annotated[int, typer.Option(min=0, help="Which of its worlds.")] = 0,
+    design: Annotated[str | None, _option("Whose networks, such as splitting or global_T.")] = None,
+    replication: Annotated[int, _option("Which of its worlds.", min=0)] = 0,
     model: Annotated[
-        str | None, typer.Option(metavar="T|C|shared", help="Which of its models; default: T.")
+        str | None, _option("Which of its models; default: T.", metavar="T|C|shared")
     ] = None,
 ) -> None:
     """Write a run's best networks alone, for rx.load_model or pretrain.start_from."""
@@ -529,24 +512,19 @@ def export(
 
 @app.command(epilog="Example: realdataexp doctor kuairand-pure --data data/KuaiRand-Pure")
 def doctor(
-    config: Annotated[
-        str | None,
-        typer.Argument(help=f"{_CONFIG}, to check it too."),
-    ] = None,
+    config: Annotated[str | None, _argument(f"{_CONFIG}, to check it too.")] = None,
     data: _Data = None,
     overrides: _Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: Annotated[bool, _option("Print the findings as JSON.", "--json")] = False,
 ) -> None:
     """Say what this machine offers, and what would go wrong in a run."""
     if config is None and overrides:
         raise InputError("--set: there is no config to change: give CONFIG")
     from realdataexp.doctor import examine, print_findings, would_stop
 
-    terminal.log_lines("ERROR")
+    _log("ERROR")
     findings = examine(config, data, overrides or ())
     if as_json:
-        import json
-
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
         print_findings(findings)
@@ -558,15 +536,13 @@ def doctor(
 def track(
     run_dirs: _RunDirs,
     to: Annotated[
-        str, typer.Option("--to", metavar="tensorboard|mlflow", help="The tracker that gets them.")
+        str, _option("The tracker that gets them.", "--to", metavar="tensorboard|mlflow")
     ],
     uri: Annotated[
         str | None,
-        typer.Option(help="MLflow's database, sqlite:///FILE; default: mlflow.db in the log_dir."),
+        _option("MLflow's database, sqlite:///FILE; default: mlflow.db in the log_dir."),
     ] = None,
-    experiment: Annotated[
-        str | None, typer.Option(help="MLflow's experiment; default: realdataexp.")
-    ] = None,
+    experiment: Annotated[str | None, _option("MLflow's experiment; default: realdataexp.")] = None,
 ) -> None:
     """Import finished runs into TensorBoard or MLflow; nothing is imported twice."""
     from realdataexp.report.files import odd_files_named
@@ -582,9 +558,7 @@ def track(
 
 
 @app.command(epilog="Example: realdataexp perf results/20260101-120000-compare")
-def perf(
-    run_dir: _RunDir,
-) -> None:
+def perf(run_dir: _RunDir) -> None:
     """Say where a run's time and its device went, and what to change; draw perf.svg."""
     from realdataexp.report.files import odd_files_named
     from realdataexp.report.perf import print_perf, write_perf_plot

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realdataexp.components import Unfit
+from realdataexp.registry import Unfit
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -21,11 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from realdataexp.components import Unfit, calling
 from realdataexp.contracts import described
 from realdataexp.device import WITHOUT_FLOAT64
 from realdataexp.errors import InputError
-from realdataexp.registry import find, names
+from realdataexp.registry import Unfit, calling, find, names
 
 _N_BINS = 10
 _ELEMENTS = 1 << 19  # of predictions that are ranked at once

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from realdataexp.components import calling
 from realdataexp.errors import InputError, did_you_mean
-from realdataexp.registry import Kind, name_fault
+from realdataexp.registry import Kind, calling, name_fault
 
 _MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
 
@@ -75,7 +74,7 @@ Widths = Annotated[tuple[Width, ...], Field(strict=False, max_length=100)]
 
 
 def component_name(kind: Kind, *others: str, called: str = "") -> AfterValidator:
-    """The type of a text that names a component; see ``registry.name_fault``."""
+    """The type of a text that names a component."""
 
     def check_name(name: str) -> str:
         if fault := name_fault(kind, name, *others, called=called):
@@ -96,12 +95,16 @@ Loc = tuple[str | int, ...]
 """Where in a config: keys and list positions."""
 
 
-class NestedFaults(ValueError):
-    """Faults of a free block that a model of its own has checked inside a validator."""
+Fault = tuple[Loc, str]
+"""Where something is wrong, and the rest of the line that says so."""
 
-    def __init__(self, model: type[BaseModel], *errors: ValidationError) -> None:
-        super().__init__("; ".join(map(str, errors)))
-        self.model, self.errors = model, errors
+
+class NestedFaults(ValueError):
+    """Faults of a free block that a class of its own has checked inside a validator."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{place(loc)}{fault}" for loc, fault in self.faults))
 
 
 def checked(model: type[_Some], values: Mapping[str, Any]) -> _Some:
@@ -109,16 +112,11 @@ def checked(model: type[_Some], values: Mapping[str, Any]) -> _Some:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise NestedFaults(model, error) from None
+        raise NestedFaults(faults_of(error, model)) from None
 
 
 def check(model: type[_Some], values: Mapping[str, Any], where: str) -> _Some:
-    """Options by themselves.
-
-    Args:
-        model: their class.
-        values: as given.
-        where: what a fault's line starts with, such as ``labels.click.model_params``.
+    """Options by themselves; ``where`` is what a fault's line starts with.
 
     Raises:
         InputError: With one line for every fault.
@@ -175,20 +173,17 @@ _LOADER = (
 _POINTLESS = {"num_workers": _LOADER, "pin_memory": _LOADER}
 
 
-def faults_of(
-    error: ValidationError, model: type[BaseModel], prefix: Loc = ()
-) -> Iterator[tuple[Loc, str]]:
+def faults_of(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
     """Where each fault is, and the rest of its line: value, bound and what is meant."""
     for item in error.errors():
         # A component's options stand beside its name, not in a block `options`.
-        loc = tuple(part for part in (*prefix, *item["loc"]) if part != "options")
+        loc = tuple(part for part in item["loc"] if part != "options")
         owner, setting = _find(model, item["loc"])
         meaning = f" ({setting.description})" if setting and setting.description else ""
         context = item.get("ctx", {})
         cause = context.get("error")
         if isinstance(cause, NestedFaults):
-            for inner in cause.errors:
-                yield from faults_of(inner, cause.model, loc)
+            yield from (((*loc, *inner), fault) for inner, fault in cause.faults)
         elif item["type"] == "missing":
             yield loc, f": missing: must be given{meaning}"
         elif item["type"] in ("extra_forbidden", "invalid_key"):
@@ -199,9 +194,12 @@ def faults_of(
             rule = _RULES[item["type"]].format(**context).replace("'", "")
             yield loc, f" = {show(item['input'])}: {rule}{meaning}"
         else:
-            whole = isinstance(item["input"], list | dict)  # the fault says what in it is wrong
-            value = "" if whole else f" = {show(item['input'])}"
-            yield loc, f"{value}: {cause or item['msg']}"
+            yield loc, of_value(item["input"], str(cause or item["msg"]))
+
+
+def of_value(value: Any, fault: str) -> str:
+    """What is wrong with a value, as the rest of a line; of a block the fault says what in it."""
+    return f": {fault}" if isinstance(value, list | dict) else f" = {show(value)}: {fault}"
 
 
 def _find(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[type[BaseModel], FieldInfo | None]:

@@ -5,51 +5,17 @@ One frozen class per block; what a component takes is checked by the class that 
 `InputError`, a line each.
 """
 
-from realdataexp.config.arms import ArmConfig, ArmsConfig, ExploreConfig, OutcomeConfig
-from realdataexp.config.blocks import (
-    ARMS,
-    NO_MODEL,
-    FeatureConfig,
-    LabelConfig,
-    LabelFeatures,
-    PretrainConfig,
-    SimulationConfig,
-    ValidationConfig,
-)
-from realdataexp.config.dataset import DatasetConfig
-from realdataexp.config.experiment import (
-    DesignConfig,
-    ExperimentConfig,
-    LoggingConfig,
-    TrackerConfig,
-)
-from realdataexp.config.load import design_blocks, json_schema, load_config
-from realdataexp.config.schema import MODES, Config, default_cache_dir
-from realdataexp.configs import built_in_names
-
-__all__ = [
-    "ARMS",
-    "MODES",
-    "NO_MODEL",
-    "ArmConfig",
-    "ArmsConfig",
-    "Config",
-    "DatasetConfig",
-    "DesignConfig",
-    "ExperimentConfig",
-    "ExploreConfig",
-    "FeatureConfig",
-    "LabelConfig",
-    "LabelFeatures",
-    "LoggingConfig",
-    "OutcomeConfig",
-    "PretrainConfig",
-    "SimulationConfig",
-    "TrackerConfig",
-    "ValidationConfig",
-    "built_in_names",
-    "default_cache_dir",
-    "design_blocks",
-    "json_schema",
-    "load_config",
-]
+from realdataexp.config.blocks import ARMS as ARMS
+from realdataexp.config.blocks import NO_MODEL as NO_MODEL
+from realdataexp.config.blocks import FeatureConfig as FeatureConfig
+from realdataexp.config.blocks import LabelConfig as LabelConfig
+from realdataexp.config.blocks import LabelFeatures as LabelFeatures
+from realdataexp.config.experiment import SimulationConfig as SimulationConfig
+from realdataexp.config.experiment import TrackerConfig as TrackerConfig
+from realdataexp.config.load import design_blocks as design_blocks
+from realdataexp.config.load import json_schema as json_schema
+from realdataexp.config.load import load_config as load_config
+from realdataexp.config.schema import MODES as MODES
+from realdataexp.config.schema import Config as Config
+from realdataexp.config.schema import default_cache_dir as default_cache_dir
+from realdataexp.configs import built_in_names as built_in_names

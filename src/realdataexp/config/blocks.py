@@ -1,4 +1,4 @@
-"""The blocks of a config: every setting with its bounds and its meaning."""
+"""The features, the labels, what the arms do with them, and what is measured."""
 
 from __future__ import annotations
 
@@ -8,56 +8,67 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
+    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
+from realdataexp.errors import did_you_mean
 from realdataexp.options import (
-    MOST,
-    Count,
     Decay,
     Names,
     Number,
     Options,
     Rate,
-    Share,
     Text,
     checked,
     component_name,
     repeated,
 )
-from realdataexp.registry import find, names
+from realdataexp.registry import find, is_outside, names
 
 NO_MODEL = "none"
 ARMS = ("control", "treatment")
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 64
 _TRUTH = ("global", "global_t", "global_c", "truth (gte)")  # its names in tables and on pages
 
 
+class Block(Options):
+    """A block of the config; a default is checked like what is given."""
+
+    model_config = ConfigDict(validate_default=True)
+
+
+def setting(default: Any, meaning: str, **bounds: Any) -> Any:
+    """A key of a block that need not be given."""
+    return Field(default, description=meaning, **bounds)
+
+
 def alike(names: Sequence[str]) -> list[str]:
-    """The names that stand more than once, but for case and for how Unicode writes them."""
+    """The names that stand more than once, but for case and for how Unicode writes them, once."""
     keys = [_key(name) for name in names]
-    return [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]
+    twice = [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]
+    return list(dict.fromkeys(twice))
 
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def identifier(name: str) -> str:
-    """A name that stands in names of metrics and overrides.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if not _IDENTIFIER.fullmatch(name):
-        raise ValueError("must be letters, digits and _, not starting with a digit")
+def _short(name: str) -> str:
     if len(name) > _LONGEST_NAME:
         raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
     return name
+
+
+def _identifier(name: str) -> str:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("must be letters, digits and _, not starting with a digit")
+    return _short(name)
 
 
 def result_name(name: str) -> str:
@@ -71,41 +82,45 @@ def result_name(name: str) -> str:
             "must be characters that print (no newline, tab or direction mark), the first and the "
             "last no space, the first no _"
         )
-    if len(name) > _LONGEST_NAME:
-        raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
-    if _key(name) in _TRUTH:
+    if _key(_short(name)) in _TRUTH:
         raise ValueError("stands for the truth; use another label")
     return name
 
 
-class LabelFeatures(Options):
+def refuse_relative(names: Sequence[str], what: str) -> None:
+    """Refuse names that results need for relative effects."""
+    if clash := [name for name in names if f"{name}_relative" in names]:
+        raise ValueError(
+            f"{clash[0]}_relative: results call the relative effect on {clash[0]} so: give that "
+            f"{what} another name"
+        )
+
+
+Identifier = Annotated[Text, AfterValidator(_identifier)]
+
+# --- features and labels -------------------------------------------------------------------------
+
+
+class LabelFeatures(Block):
     """The features that the network of a label sees, in place of those of the block `feature`."""
 
     _place: ClassVar[str] = "features"
 
-    numerical: Names = Field((), description="columns used as numbers, standardised")
-    categorical: Names = Field(
-        (), validate_default=True, description="columns used as categories or lists of tags"
-    )
+    numerical: Names = setting((), "columns used as numbers, standardised")
+    categorical: Names = setting((), "columns used as categories or lists of tags")
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
         return (*self.numerical, *self.categorical)
 
-    @field_validator("numerical")
+    @field_validator("numerical", "categorical")
     @classmethod
-    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _no_name_twice(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if twice := repeated(names):
             raise ValueError(f"each feature once: remove the second {', '.join(twice)}")
-        return names
-
-    @field_validator("categorical")
-    @classmethod
-    def _no_name_in_both(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        cls._no_name_twice(names)
-        numerical = info.data.get("numerical")
-        if numerical is not None and (both := [name for name in names if name in numerical]):
+        numerical = info.data.get("numerical")  # known where the others are checked
+        if both := [name for name in names if name in (numerical or ())]:
             raise ValueError(f"{', '.join(both)} is also in {cls._place}.numerical: keep one")
         if numerical == () and not names:
             where = f"{cls._place}.numerical and {cls._place}.categorical"
@@ -118,83 +133,76 @@ class FeatureConfig(LabelFeatures):
 
     _place: ClassVar[str] = "feature"
 
-    missing_indicator: bool = Field(
-        False, description="whether a number that is missing gets an indicator of its own"
+    missing_indicator: bool = setting(
+        False, "whether a missing number gets an indicator of its own"
     )
-    history: int = Field(
+    history: int = setting(
         0,
+        "the user's last items, so many, that a model of your own sees as a sequence",
         ge=0,
         le=1000,
-        description="the user's last items, so many, that a model of your own sees as a sequence",
     )
 
 
-class LabelConfig(Options):
+class LabelConfig(Block):
     """An outcome, the model that predicts it, and its weight in each arm's score."""
 
-    name: Text = Field(description="name in results and overrides, an identifier")
+    name: Identifier = Field(description="name in results and overrides, an identifier")
     target: Text = Field(description="log column that holds the outcome")
     type: Literal["numerical", "binary", "categorical"] = Field(description="kind of outcome")
-    n_classes: int | None = Field(
-        None,
-        ge=2,
-        le=10**6,
-        validate_default=True,
-        description="number of classes of a categorical label",
+    n_classes: Annotated[int, Field(ge=2, le=10**6)] | None = setting(
+        None, "number of classes of a categorical label"
     )
-    model: Annotated[str, component_name("model", NO_MODEL)] = Field(
+    model: Annotated[str, component_name("model", NO_MODEL)] = setting(
         "MLP",
-        description=f"one of {', '.join(names('model'))}, or package.module:Name; none: an outcome "
+        f"one of {', '.join(names('model'))}, or package.module:Name; none: an outcome "
         "that is measured, but neither predicted nor ranked by",
     )
-    loss_function: Annotated[str, component_name("loss")] | None = Field(
-        None,
-        validate_default=True,
-        description=f"one of {', '.join(names('loss'))}, or package.module:Name",
+    loss_function: Annotated[str, component_name("loss")] | None = setting(
+        None, f"one of {', '.join(names('loss'))}, or package.module:Name"
     )
-    model_params: dict[str, Any] = Field(
-        default_factory=dict, validate_default=True, description="settings of the model"
+    model_params: dict[str, Any] = setting({}, "settings of the model")
+    learning_rate: Rate | None = setting(None, "of a phase that gives no rate of its own")
+    weight_decay: Decay | None = setting(None, "of a phase that gives none of its own; null: 0")
+    features: LabelFeatures | None = setting(
+        None, "the features that its network sees; null: those of the block feature"
     )
-    learning_rate: Rate | None = Field(
-        None, description="learning rate of a phase that gives none of its own"
+    alpha_T: Number | None = setting(
+        None, "weight in the treatment arm's score, without arms; null: 1"
     )
-    weight_decay: Decay | None = Field(
-        None, description="weight decay of a phase that gives none of its own; null: 0"
-    )
-    features: LabelFeatures | None = Field(
-        None, description="the features that its network sees; null: those of the block feature"
-    )
-    alpha_T: Number | None = Field(
-        None, description="weight in the treatment arm's score, if there are no arms; null: 1"
-    )
-    alpha_C: Number | None = Field(
-        None, description="weight in the control arm's score, if there are no arms; null: 1"
+    alpha_C: Number | None = setting(
+        None, "weight in the control arm's score, without arms; null: 1"
     )
     arms: Annotated[tuple[Literal["control", "treatment"], ...], Field(strict=False)] | None = (
-        Field(
+        setting(
             None,
-            description="the arms whose score it may enter, for which alone its networks are "
+            "the arms whose score it may enter, for which alone its networks are "
             "trained and reported; null: those whose score has it, or both without arms",
         )
     )
-    score_unit: Literal["standard", "raw"] = Field(
-        "standard", description="whether predictions enter the score standardised or as they are"
+    score_unit: Literal["standard", "raw"] = setting(
+        "standard", "whether predictions enter the score standardised or as they are"
     )
 
-    @field_validator("name")
+    @property
+    def alphas(self) -> dict[str, float | None]:
+        """alpha_C and alpha_T, by arm."""
+        return dict(zip(ARMS, (self.alpha_C, self.alpha_T), strict=True))
+
+    @field_validator("loss_function", "features", "arms")
     @classmethod
-    def _identifier(cls, name: str) -> str:
-        return identifier(name)
+    def _of_a_model(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("model") == NO_MODEL:
+            raise ValueError("has no effect without a model: leave it out")
+        return value
 
     @field_validator("arms")
     @classmethod
-    def _arms_of_a_model(
+    def _arms_with_weights(
         cls, arms: tuple[str, ...] | None, info: ValidationInfo
     ) -> tuple[str, ...] | None:
         if arms is None:
             return None
-        if info.data.get("model") == NO_MODEL:
-            raise ValueError("has no effect without a model: leave it out")
         if not arms or repeated(arms):
             raise ValueError("must be control, treatment or both, each once")
         for arm in ARMS:
@@ -202,15 +210,6 @@ class LabelConfig(Options):
             if arm not in arms and info.data.get(alpha):
                 raise ValueError(f"lacks {arm}, but {alpha} is not 0: leave it out, or add the arm")
         return tuple(arm for arm in ARMS if arm in arms)
-
-    @field_validator("features")
-    @classmethod
-    def _features_of_a_model(
-        cls, features: LabelFeatures | None, info: ValidationInfo
-    ) -> LabelFeatures | None:
-        if features is not None and info.data.get("model") == NO_MODEL:
-            raise ValueError("has no effect without a model: leave it out")
-        return features
 
     @field_validator("n_classes")
     @classmethod
@@ -225,14 +224,9 @@ class LabelConfig(Options):
     @field_validator("loss_function")
     @classmethod
     def _fits_type(cls, loss: str | None, info: ValidationInfo) -> str | None:
-        kind, model = info.data.get("type"), info.data.get("model")
-        if model == NO_MODEL and loss is not None:
-            raise ValueError("has no effect without a model: leave it out")
-        if loss is None:
-            if model != NO_MODEL:
-                raise ValueError(f"missing: use one of {', '.join(names('loss'))}")
-            return None
-        known = names("loss")
+        kind, known = info.data.get("type"), names("loss")
+        if loss is None and info.data.get("model") != NO_MODEL:
+            raise ValueError(f"missing: use one of {', '.join(known)}")
         if kind and loss in known and kind not in find("loss", loss, loss).types:
             fitting = [name for name in known if kind in find("loss", name, name).types]
             raise ValueError(f"does not fit type {kind}: use {' or '.join(fitting)}")
@@ -247,180 +241,173 @@ class LabelConfig(Options):
         return checked(find("model", model, model).Params, params).model_dump(mode="json")
 
 
-class SchedulerConfig(Options):
-    """How the learning rate changes within a phase."""
+# --- arms ----------------------------------------------------------------------------------------
 
-    kind: Literal["none", "cosine", "plateau"] = Field(
+_ACTS = {"epsilon_greedy": "epsilon", "softmax": "temperature"}
+
+
+class ExploreConfig(Block):
+    """How an arm departs from showing the candidate with the best score."""
+
+    kind: Literal["none", "epsilon_greedy", "softmax", "thompson"] = setting(
         "none",
-        description="cosine: down over the phase's updates; plateau: down where a network's "
-        "validation stops improving",
+        "none: the best; epsilon_greedy: at times any candidate, each as likely; "
+        "softmax: a candidate with probability proportional to exp(score / temperature); thompson: "
+        "the best by scores that are drawn with the networks' dropout",
     )
-    min_factor: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        validate_default=True,
-        description="the rate falls to this share of learning_rate, no further; null: 0",
+    epsilon: Annotated[float, Field(gt=0, le=1)] | None = setting(
+        None, "epsilon_greedy: how often any candidate is shown"
     )
-    factor: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        validate_default=True,
-        description="what a plateau multiplies the rate with; null: 0.5",
-    )
-    patience: int | None = Field(
-        None,
-        ge=0,
-        le=MOST,
-        validate_default=True,
-        description="validations without improvement that a plateau bears; null: 3",
-    )
+    temperature: Rate | None = setting(None, "softmax: in units of the score")
 
-    @field_validator("min_factor", "factor", "patience")
+    @field_validator("epsilon", "temperature")
     @classmethod
     def _only_where_it_acts(cls, value: float | None, info: ValidationInfo) -> float | None:
-        kind, name = info.data.get("kind"), str(info.field_name)
-        acts = {"cosine": ("min_factor",), "plateau": ("min_factor", "factor", "patience")}
-        if kind is not None and name not in acts.get(kind, ()):
-            if value is not None:
-                raise ValueError(f"has no effect with kind {kind}: leave it out")
-            return None
-        return {"min_factor": 0.0, "factor": 0.5, "patience": 3}[name] if value is None else value
-
-
-Optimizer = Literal["adam", "adamw", "sgd"]
-_GRADIENT_CLIP = "largest gradient norm of a network; null: no clipping"
-_MAX_SKIPPED = "the run fails where a network skips more of its updates as not finite"
-
-
-class PretrainConfig(Options):
-    """Training of the starting models, from which the worlds begin."""
-
-    enabled: bool = Field(True, description="whether to pretrain; otherwise models start untrained")
-    start_from: Text | None = Field(
-        None, description="a run folder, or a file made by export, with the networks that training "
-        "begins from; null: new ones"
-    )  # fmt: skip
-    optimizer: Optimizer = Field("adam", description="optimizer")
-    scheduler: SchedulerConfig = Field(SchedulerConfig(), description="of the learning rate")
-    gradient_clip: Rate | None = Field(None, description=_GRADIENT_CLIP)
-    max_skipped_share: float = Field(0.1, ge=0, le=1, description=_MAX_SKIPPED)
-    batch_size: Count = Field(1024, description="rows of a batch")
-    epochs: Count = Field(1, description="passes over the pretraining rows")
-    learning_rate: Rate = Field(1e-3, description="learning rate")
-    weight_decay: Decay | None = Field(None, description="weight decay; null: each label's own")
-    early_stopping: Count | None = Field(
-        None, description="stop after this many checks without improvement; null: never"
-    )
-    max_rows: Count | None = Field(None, description="use at most this many rows; null: all")
-    rows: Literal["auto", "early", "share", "overlap"] = Field(
-        "auto",
-        description="which rows: the early log, a share of each user's, all (they are replayed "
-        "later: the model has seen its answers), or the early log where there is one",
-    )
-    share: Share = Field(
-        0.3, description="share of each user's rows, the earliest, where rows is share (or falls "
-        "back to it)"
-    )  # fmt: skip
-    validate_every_iters: Count | None = Field(
-        None, description="batches between two checks; null: one check an epoch"
-    )
-    save_every_iters: Count | None = Field(
-        None, description="batches between two checkpoints, besides one at each check"
-    )
-
-
-class SimulationConfig(Options):
-    """The loop's settings, for every mode; `global` is the block's older name."""
-
-    user_p_val: Share = Field(0.2, description="share of users kept for validation")
-    batch_size: Count = Field(64, description="visits a step in each world")
-    n_candidate: Count = Field(
-        10, description="videos on a visit's slate; with 0 there is nothing to recommend"
-    )
-    n_steps: Count = Field(200, description="steps of the loop; with 0 nothing happens")
-    validate_every: Count = Field(25, description="steps between two validations")
-    save_every: Count = Field(50, description="steps between two checkpoints")
-    keep_last: Count = Field(2, description="checkpoints that are kept to resume from")
-    learning_rate: Rate | None = Field(
-        5e-4, description="learning rate in the loop; null: each label's own"
-    )
-    weight_decay: Decay | None = Field(
-        None, description="weight decay in the loop; null: each label's own"
-    )
-    optimizer: Optimizer = Field("adam", description="optimizer in the loop")
-    scheduler: SchedulerConfig = Field(
-        SchedulerConfig(), description="of the learning rate in the loop"
-    )
-    retrain_every: Count = Field(
-        1, description="steps between two rounds of training; a round has an update for each of "
-        "these steps; n_steps: one round, after the last step, so that nothing learned is shown"
-    )  # fmt: skip
-    gradient_clip: Rate | None = Field(None, description=_GRADIENT_CLIP)
-    max_skipped_share: float = Field(0.1, ge=0, le=1, description=_MAX_SKIPPED)
-    min_candidates: Count = Field(
-        1, description="a user with fewer unused videos than this is not drawn"
-    )
-    processes: Literal["auto"] | Count = Field(
-        "auto", description="processes that share the replications, on the CPU; changes no "
-        "result; auto: one for each of PyTorch's threads"
-    )  # fmt: skip
-
-    executor: Text = Field(
-        "fork", description="what runs these: fork, processes of this machine, or "
-        "package.module:Name; changes no result"
-    )  # fmt: skip
-
-    @field_validator("retrain_every")
-    @classmethod
-    def _within_run(cls, value: int, info: ValidationInfo) -> int:
-        n_steps = info.data.get("n_steps")
-        if n_steps is not None and value > n_steps:
-            raise ValueError(f"no training in a run of {n_steps} steps: must be at most n_steps")
+        kind = info.data.get("kind")
+        acts = _ACTS.get(str(kind)) == info.field_name
+        if kind is not None and value is not None and not acts:
+            raise ValueError(f"has no effect with kind {kind}: leave it out")
+        if value is None and acts:
+            raise ValueError(f"missing: kind {kind} needs it")
         return value
 
-    @field_validator("min_candidates")
-    @classmethod
-    def _within_slate(cls, value: int, info: ValidationInfo) -> int:
-        n_candidate = info.data.get("n_candidate")
-        if n_candidate is not None and value > n_candidate:
-            raise ValueError(f"must be at most n_candidate, which is {n_candidate}")
-        return value
 
-    @field_validator("processes", mode="before")
-    @classmethod
-    def _auto_or_count(cls, value: Any) -> Any:
-        if value == "auto" or (type(value) is int and 0 < value <= MOST):
-            return value
-        raise ValueError(f"must be auto or a whole number, from 1 to {MOST:,}")
+class ArmConfig(Block):
+    """An arm's policy: a score that fuses labels, a rule, or a policy from outside."""
 
-
-class ValidationConfig(Options):
-    """Validation of the models on visits of the users who are held out."""
-
-    primary_metric: Text | None = Field(
-        None, description="what the best networks are best by, as label.metric, where nothing else "
-        "is asked for; null: the first label's loss"
-    )  # fmt: skip
-    metrics: Annotated[
-        tuple[Annotated[str, component_name("metric")], ...], Field(strict=False)
-    ] = Field(
-        (),
-        description="metrics of predictions of one's own, as package.module:Name; those of the "
-        "package are always computed",
+    score: dict[str, Number] | None = setting(
+        None, "labels that the arm ranks by, with their weights"
     )
-    validation_batches: Count = Field(
-        6, description="visits of a validation, at most, in batches of simulation.batch_size"
+    rule: Literal["random", "most_popular"] | None = setting(
+        None, "random: any candidate; most_popular: the video with the most pretraining rows"
     )
+    policy: Annotated[str, component_name("policy")] | None = setting(
+        None, "a realdataexp.arms.Policy as package.module:Name"
+    )
+    options: dict[str, Any] = setting({}, "of the policy")
+    explore: ExploreConfig = setting(ExploreConfig(), "how the arm departs from the best score")
 
-    @field_validator("metrics")
+    @field_validator("policy")
     @classmethod
-    def _of_one_s_own(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        known = names("metric")
-        if always := [name for name in metrics if name in known]:
-            raise ValueError(f"{always[0]} is computed for every label that it fits: leave it out")
-        short = [*known, "loss", *(name.rpartition(":")[2] for name in metrics)]
-        if twice := repeated(short):
-            raise ValueError(f"{twice[0]} stands for two metrics in tables: rename one")
-        return metrics
+    def _from_outside(cls, policy: str | None) -> str | None:
+        if policy is not None and not is_outside(policy):
+            raise ValueError(f"is a rule of the package: write rule: {policy}")
+        return policy
+
+    @field_validator("score")
+    @classmethod
+    def _some_label(cls, score: dict[str, float] | None) -> dict[str, float] | None:
+        if score == {}:
+            raise ValueError("is empty: name a label and its weight")
+        return score
+
+    @model_validator(mode="after")
+    def _one_way_to_score(self) -> ArmConfig:
+        given = [name for name in ("score", "rule", "policy") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"has {' and '.join(given)}" if given else "has neither score, rule nor policy"
+            raise ValueError(f"{found}: give one of them")
+        if self.options and self.policy is None:
+            raise ValueError("options have no effect without a policy: leave them out")
+        kind = self.explore.kind
+        if kind != "none" and self.rule == "random":
+            raise ValueError(f"explore: {kind} has no effect on rule: random: leave it out")
+        if kind == "thompson" and self.score is None:
+            raise ValueError("explore: thompson draws from networks: give a score")
+        return self
+
+
+class ArmsConfig(Block):
+    """What the two arms of the test do; in place of the labels' alpha_T and alpha_C."""
+
+    control: ArmConfig = Field(description="the arm as it is")
+    treatment: ArmConfig = Field(description="the arm that is tested")
+
+    @property
+    def by_name(self) -> dict[str, ArmConfig]:
+        """Both of them."""
+        return dict(zip(ARMS, (self.control, self.treatment), strict=True))
+
+    def check(self, labels: Sequence[LabelConfig]) -> None:
+        """See whether the arms and the labels fit.
+
+        Raises:
+            ValueError: they do not; the message begins with the arm and the label.
+        """
+        label_of = {label.name: label for label in labels}
+        known = [label.name for label in labels if label.model != NO_MODEL]
+        used = [(name, arm) for arm, own in self.by_name.items() for name in own.score or ()]
+        for name, arm in used:
+            where = f"{arm}.score.{name}"
+            if name not in label_of:
+                raise ValueError(
+                    f"{where}: no such label{did_you_mean(name, known)}; those with a model "
+                    f"are {', '.join(known)}"
+                )
+            if name not in known:
+                raise ValueError(f"{where}: the label has no model to score by: give it one")
+            if arm not in (its := label_of[name].arms or ARMS):
+                raise ValueError(
+                    f"{where}: the label has arms [{', '.join(its)}]: add {arm} there, or leave "
+                    "the label out here"
+                )
+        if twice := [x.name for x in labels if (x.alpha_T, x.alpha_C) != (None, None)]:
+            raise ValueError(
+                f"stand beside alpha_T or alpha_C of {', '.join(twice)}: keep either arms or these"
+            )
+        is_open = any(arm.policy is not None for arm in self.by_name.values())
+        unused = [name for name in known if name not in dict(used)]
+        if unused and not is_open:
+            raise ValueError(
+                f"no arm's score has the label {', '.join(unused)}: add it to one, or set the "
+                f"label's model to {NO_MODEL}"
+            )
+
+
+# --- outcomes ------------------------------------------------------------------------------------
+
+
+class OutcomeConfig(Block):
+    """An outcome: its name alone, that of a label; or `{name, target, unit}`."""
+
+    name: Identifier = Field(description="name in results, an identifier")
+    target: Text | None = setting(None, "log column that holds it; null: the label's")
+    unit: Text | None = setting(None, "its unit in tables and plots; null: the column's")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+def outcomes_of(
+    given: Sequence[OutcomeConfig] | None, labels: Sequence[LabelConfig]
+) -> tuple[OutcomeConfig, ...]:
+    """The outcomes with their targets; by default the labels' targets, each once.
+
+    Raises:
+        ValueError: a target is missing or not the label's, or two outcomes are the same.
+    """
+    if given is None:
+        first: dict[str, OutcomeConfig] = {}
+        for label in sorted(labels, key=lambda label: label.model == NO_MODEL):
+            first.setdefault(label.target, OutcomeConfig(name=label.name, target=label.target))
+        return tuple(first.values())
+    targets = {label.name: label.target for label in labels}
+    filled = []
+    for i, outcome in enumerate(given):
+        of_label = targets.get(outcome.name)
+        if outcome.target is None and of_label is None:
+            near = did_you_mean(outcome.name, list(targets))
+            raise ValueError(f"{i}.name = {outcome.name}: no such label{near}; or give a target")
+        if of_label is not None and outcome.target not in (None, of_label):
+            raise ValueError(
+                f"{i}.target = {outcome.target}: the label {outcome.name} has the target "
+                f"{of_label}: give the outcome another name"
+            )
+        filled.append(outcome.model_copy(update={"target": outcome.target or of_label}))
+    for what in ("name", "target"):
+        if twice := alike([getattr(x, what) for x in filled]):
+            raise ValueError(f"the {what} {twice[0]} stands more than once: keep one")
+    refuse_relative([outcome.name for outcome in filled], "outcome")
+    return tuple(filled)

@@ -1,7 +1,4 @@
-"""The blocks dataset and feature. What stands in dataset beside the name, its world says.
-
-The worlds' own classes are in the folder worlds: see `worlds.base.WorldConfig`.
-"""
+"""The block dataset: what stands beside the name, its world says (`worlds.base.WorldConfig`)."""
 
 from __future__ import annotations
 
@@ -21,12 +18,11 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema
 
-from realdataexp.components import calling
 from realdataexp.errors import InputError
-from realdataexp.options import NestedFaults, Options, PathText
-from realdataexp.registry import find, is_outside, names
+from realdataexp.options import Fault, NestedFaults, Options, PathText, faults_of, of_value
+from realdataexp.registry import calling, find, is_outside, names
 
 _BASE = "realdataexp.worlds.base:WorldConfig"
 
@@ -106,42 +102,41 @@ def dataset_of(values: Any) -> Any:
     """
     if not isinstance(values, dict):
         return values
+    name, own = values.get("name"), dict(values)
+    faults: list[Fault] = []
     try:
-        world = world_named(values.get("name"))
+        world = world_named(name)
     except ValueError:
         world = _Nameless  # whose name is reported with the other faults
-    own, faults = dict(values), []
-    for key, setting in values.items() if world is not _Nameless else ():
+    for key, setting in values.items():
         field = world.model_fields.get(key)
-        if field is None and (other := any_dataset().model_fields.get(key)) is not None:
+        if field is None and world is not _Nameless and (other := _foreign(key)) is not None:
             del own[key]
             if not _is_unset(setting, other):
-                text = f"has no effect on the data set {values['name']}: leave it out"
-                faults.append(_fault(key, setting, text))
+                said = f"has no effect on the data set {name}: leave it out"
+                faults.append(((key,), of_value(setting, said)))
         elif field is not None and setting is None and isinstance(field.default, Options):
             del own[key]
-    who, made = f"dataset.name = {values.get('name')!r}", None
-    with calling(who, "its options", InputError):
+    made = None
+    with calling(f"dataset.name = {name!r}", "its options", InputError):
         try:
             made = world.model_validate(own)
         except ValidationError as error:
-            faults.append(error)
+            faults += faults_of(error, world)
     if faults:
-        raise NestedFaults(world, *faults)
+        raise NestedFaults(faults)
     return made
+
+
+def _foreign(key: Any) -> FieldInfo | None:
+    """The setting of this name of any other world of the package."""
+    return any_dataset().model_fields.get(key)
 
 
 def _is_unset(setting: Any, field: FieldInfo) -> bool:
     """Whether a key of another world says nothing: resolved configs used to list them all."""
     setting = tuple(setting) if isinstance(setting, list) else setting
     return setting is None or setting == field.default
-
-
-def _fault(key: str, setting: Any, text: str) -> ValidationError:
-    kind = PydanticCustomError("foreign", "{text}", {"text": text})
-    return ValidationError.from_exception_data(
-        "dataset", [InitErrorDetails(type=kind, loc=(key,), input=setting)]
-    )
 
 
 @cache

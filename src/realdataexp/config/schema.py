@@ -10,85 +10,81 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator
 
 from realdataexp.config import yaml_text
-from realdataexp.config.arms import ArmConfig, ArmsConfig, OutcomeConfig, outcomes_of
 from realdataexp.config.blocks import (
     ARMS,
     NO_MODEL,
+    ArmConfig,
+    ArmsConfig,
+    Block,
     FeatureConfig,
     LabelConfig,
     LabelFeatures,
+    OutcomeConfig,
+    alike,
+    outcomes_of,
+    refuse_relative,
+    result_name,
+    setting,
+)
+from realdataexp.config.dataset import DatasetConfig, dataset_of
+from realdataexp.config.experiment import (
+    DesignConfig,
+    ExperimentConfig,
+    LoggingConfig,
     PretrainConfig,
     SimulationConfig,
     ValidationConfig,
-    alike,
-    result_name,
 )
-from realdataexp.config.dataset import DatasetConfig, dataset_of
-from realdataexp.config.experiment import DesignConfig, ExperimentConfig, LoggingConfig
 from realdataexp.errors import InputError
-from realdataexp.options import Options, PathText, checked, component_name
+from realdataexp.options import PathText, checked, component_name
 from realdataexp.registry import find, is_outside, names
 
+_KINDS = ("numerical", "categorical")
 MODES = ("global", "compare", *names("design"))
 LABEL_TWICE = (
     "the name {} stands more than once (in upper or lower case): give each label a name of its own"
 )
 
 
-def _of_design(name: str) -> Any:
-    """A block with a design's options, which its class checks."""
-    return Field(
-        default_factory=dict,
-        validate_default=True,
-        description=f"options of the design {name}, in every mode",
-    )
-
-
-class Config(Options):
+class Config(Block):
     """A whole experiment. Make one with `load_config`."""
 
     _folder: Path = PrivateAttr(Path())
     _data: Path | None = PrivateAttr(None)
 
-    base_dir: PathText = Field(".", description="what relative paths of the config are relative to")
-    mode: Annotated[str, component_name("design", "global", "compare", called="mode")] = Field(
-        "compare", description=f"one of {', '.join(MODES)}, or a design as package.module:Name"
+    base_dir: PathText = setting(".", "what relative paths of the config are relative to")
+    mode: Annotated[str, component_name("design", "global", "compare", called="mode")] = setting(
+        "compare", f"one of {', '.join(MODES)}, or a design as package.module:Name"
     )
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of every random draw")
-    device: Literal["auto", "cpu", "cuda", "xpu", "mps", "dml"] = Field(
-        "auto", description="where to compute"
+    seed: int = setting(0, "seed of every random draw", ge=0, le=2**63 - 1)
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps", "dml"] = setting(
+        "auto", "where to compute"
     )
-    use_amp: bool = Field(
-        False, description="whether to compute in bf16, or fp16 where the device has no bf16"
-    )
+    use_amp: bool = setting(False, "whether to compute in bf16, or in fp16 where there is no bf16")
     dataset: SerializeAsAny[DatasetConfig] = Field(description="where the logs come from")
-    feature: FeatureConfig | None = Field(
-        None, validate_default=True, description="the features; none in a simulated world"
-    )
+    feature: FeatureConfig | None = setting(None, "the features; none in a simulated world")
     labels: Annotated[tuple[LabelConfig, ...], Field(strict=False, min_length=1)] = Field(
         description="the outcomes, with a model for each"
     )
-    arms: ArmsConfig | None = Field(
-        None, description="what the arms do; null: they rank by the labels' alpha_T and alpha_C"
+    arms: ArmsConfig | None = setting(
+        None, "what the arms do; null: they rank by the labels' alpha_T and alpha_C"
     )
     outcomes: Annotated[tuple[OutcomeConfig, ...], Field(strict=False, min_length=1)] | None = (
-        Field(
+        setting(
             None,
-            description="what is measured: names of labels, or {name, target, unit}; null: each "
+            "what is measured: names of labels, or {name, target, unit}; null: each "
             "target of the labels once, named by the first label that has it",
         )
     )
-    pretrain: PretrainConfig = Field(PretrainConfig(), description="the starting models")
-    simulation: SimulationConfig = Field(
-        SimulationConfig(), description="the loop, for every mode (older name: global)"
-    )
-    experiment: ExperimentConfig = Field(ExperimentConfig(), description="the test")
-    splitting: dict[str, Any] = _of_design("splitting")
-    weighting: dict[str, Any] = _of_design("weighting")
-    cluster: dict[str, Any] = _of_design("cluster")
-    switchback: dict[str, Any] = _of_design("switchback")
-    validation: ValidationConfig = Field(ValidationConfig(), description="validation")
-    logging: LoggingConfig = Field(LoggingConfig(), description="logs and run folders")
+    pretrain: PretrainConfig = setting(PretrainConfig(), "the starting models")
+    simulation: SimulationConfig = setting(SimulationConfig(), "the loop (older name: global)")
+    experiment: ExperimentConfig = setting(ExperimentConfig(), "the test")
+    splitting: dict[str, Any] = setting({}, "options of this design, in every mode")
+    weighting: dict[str, Any] = setting({}, "options of this design, in every mode")
+    cluster: dict[str, Any] = setting({}, "options of this design, in every mode")
+    switchback: dict[str, Any] = setting({}, "options of this design, in every mode")
+    validation: ValidationConfig = setting(ValidationConfig(), "validation")
+    logging: LoggingConfig = setting(LoggingConfig(), "logs and run folders")
 
     @field_validator("mode")
     @classmethod
@@ -111,47 +107,31 @@ class Config(Options):
         cls, feature: FeatureConfig | None, info: ValidationInfo
     ) -> FeatureConfig | None:
         dataset = info.data.get("dataset")
-        if dataset is not None and not dataset.takes_features and feature is not None:
+        takes_any = dataset is None or dataset.takes_features
+        if dataset is not None and feature is not None and not takes_any:
             raise ValueError(f"has no effect in the world {dataset.name}: leave it out")
-        if feature is None and (dataset is None or dataset.takes_features):
+        if feature is None and takes_any:
             raise ValueError("missing: list the features under numerical and categorical")
         return feature
 
     @field_validator("labels")
     @classmethod
-    def _some_model(cls, labels: tuple[LabelConfig, ...]) -> tuple[LabelConfig, ...]:
-        if all(label.model == NO_MODEL for label in labels):
-            raise ValueError("no label has a model, so there is nothing to rank by: give one")
-        return labels
-
-    @field_validator("labels")
-    @classmethod
-    def _unique_names(cls, labels: tuple[LabelConfig, ...]) -> tuple[LabelConfig, ...]:
-        names = [label.name for label in labels]
-        if twice := alike(names):
-            raise ValueError(LABEL_TWICE.format(", ".join(dict.fromkeys(twice))))
-        if clash := [name for name in names if f"{name}_relative" in names]:
-            raise ValueError(
-                f"{clash[0]}_relative: results call the relative effect on {clash[0]} so: give "
-                "that label another name"
-            )
-        return labels
-
-    @field_validator("labels")
-    @classmethod
-    def _one_kind_of_each_feature(
+    def _labels_that_fit(
         cls, labels: tuple[LabelConfig, ...], info: ValidationInfo
     ) -> tuple[LabelConfig, ...]:
-        own = [(f"{i}.features", x.features) for i, x in enumerate(labels) if x.features]
-        kinds: dict[str, str] = {}
-        for _, features in (("", info.data.get("feature")), *own):
-            for kind in ("numerical", "categorical") if features is not None else ():
-                for name in getattr(features, kind):
-                    if kinds.setdefault(name, kind) != kind:
-                        raise ValueError(
-                            f"{name} is numerical in one list of features and "
-                            "categorical in another: keep one kind"
-                        )
+        if all(label.model == NO_MODEL for label in labels):
+            raise ValueError("no label has a model, so there is nothing to rank by: give one")
+        names = [label.name for label in labels]
+        if twice := alike(names):
+            raise ValueError(LABEL_TWICE.format(", ".join(twice)))
+        refuse_relative(names, "label")
+        lists = [x for x in (info.data.get("feature"), *(x.features for x in labels)) if x]
+        categories = {name for x in lists for name in x.categorical}
+        if both := [name for x in lists for name in x.numerical if name in categories]:
+            raise ValueError(
+                f"{both[0]} is numerical in one list of features and categorical in another: keep "
+                "one kind"
+            )
         return labels
 
     @field_validator("arms")
@@ -205,40 +185,49 @@ class Config(Options):
         """The features that some network sees: those of the block, then labels' own."""
         if self.feature is None:
             return None
-        lists = [self.feature, *(x.features for x in self.labels if x.features is not None)]
-        numerical, categorical = (
-            tuple(dict.fromkeys(name for x in lists for name in getattr(x, kind)))
-            for kind in ("numerical", "categorical")
-        )
-        return self.feature.model_copy(update={"numerical": numerical, "categorical": categorical})
+        places = self._feature_places
+        both = {
+            kind: tuple(name for name, at in places.items() if f".{kind}." in at) for kind in _KINDS
+        }
+        return self.feature.model_copy(update=both)
 
     def place_of_feature(self, name: str) -> str:
         """Where the config first lists a feature."""
-        lists: dict[str, LabelFeatures | None] = {"feature": self.feature}
-        lists |= {f"labels.{i}.features": x.features for i, x in enumerate(self.labels)}
-        return next(
-            f"{where}.{kind}.{getattr(of, kind).index(name)}"
-            for where, of in lists.items()
-            for kind in ("numerical", "categorical")
-            if of is not None and name in getattr(of, kind)
-        )
+        return self._feature_places[name]
+
+    @property
+    def _feature_places(self) -> dict[str, str]:
+        lists: list[tuple[str, LabelFeatures | None]] = [("feature", self.feature)]
+        lists += [(f"labels.{i}.features", x.features) for i, x in enumerate(self.labels)]
+        places: dict[str, str] = {}
+        for where, features in lists:
+            for kind in _KINDS if features is not None else ():
+                for i, name in enumerate(getattr(features, kind)):
+                    places.setdefault(name, f"{where}.{kind}.{i}")
+        return places
 
     def policies(self) -> tuple[ArmConfig, ArmConfig]:
         """What the control and the treatment do; the same in an A/A test."""
-        if self.arms is not None:
-            control, treatment = self.arms.control, self.arms.treatment
-        else:
-            control, treatment = (
-                ArmConfig(score={x.name: _alpha(x, arm) for x in self.learned}) for arm in ARMS
-            )
+        arms = self.arms.by_name if self.arms is not None else self._arms_of_alphas()
+        control, treatment = (arms[arm] for arm in ARMS)
         return (treatment if self.experiment.aa else control), treatment
+
+    def _arms_of_alphas(self) -> dict[str, ArmConfig]:
+        """The arms, where the labels say with what weight they enter each."""
+        found = {}
+        for arm in ARMS:
+            default = {x.name: float(arm in (x.arms or ARMS)) for x in self.learned}
+            given = [(x.name, x.alphas[arm]) for x in self.learned]
+            score = default | {name: alpha for name, alpha in given if alpha is not None}
+            found[arm] = ArmConfig(score=score)
+        return found
 
     def arms_of(self, label: LabelConfig) -> tuple[bool, bool]:
         """Whether a label's networks are trained for the control, and for the treatment."""
         arms: Sequence[str] = label.arms or ARMS
         if label.arms is None and self.arms is not None:
-            both = {arm: getattr(self.arms, arm) for arm in ARMS}
-            arms = [arm for arm, x in both.items() if x.policy or label.name in (x.score or ())]
+            both = self.arms.by_name.items()
+            arms = [arm for arm, x in both if x.policy or label.name in (x.score or ())]
         is_control, is_treated = (arm in arms for arm in ARMS)
         return (is_treated if self.experiment.aa else is_control), is_treated
 
@@ -298,14 +287,6 @@ class Config(Options):
         if self.dataset.cache_path is not None:
             return self.path(self.dataset.cache_path)
         return default_cache_dir()
-
-
-def _alpha(label: LabelConfig, arm: str) -> float:
-    """A label's weight in an arm's score, where the labels say it."""
-    alpha = label.alpha_C if arm == ARMS[0] else label.alpha_T
-    if alpha is None:
-        return 1.0 if label.arms is None or arm in label.arms else 0.0
-    return alpha
 
 
 def _at_home(text: str) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from realdataexp.components import Unfit, calling, reason
 from realdataexp.contracts import BOOLS, FLOATS, INTEGERS, described, fit, unchanged
 from realdataexp.designs.base import Context, Design, Outcome
+from realdataexp.registry import Unfit, calling, reason
 from realdataexp.worlds.base import Slate, Visits
 
 _METHODS = (

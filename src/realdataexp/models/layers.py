@@ -16,13 +16,12 @@ from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.models.batch import Batch, FeatureSchema, Side, SideSchema
-from realdataexp.options import NestedFaults, Options, Widths
+from realdataexp.options import NestedFaults, Options, Widths, of_value
 
 _MOST_ONE_HOT = 64  # categories; with 4,096 rows and 128 units 400 take four times a look-up's time
 
@@ -46,18 +45,14 @@ class DeepParams(Options):
     @model_validator(mode="after")
     def _refuse_idle(self) -> Self:
         """Idle settings must be as where none are given: a resolved config lists them all."""
-        kind = type(self)
+        fields = type(self).model_fields
         faults = [
-            InitErrorDetails(
-                type=PydanticCustomError("idle", f"has no effect without {what}: leave it out"),
-                loc=(name,),
-                input=getattr(self, name),
-            )
+            ((name,), of_value(getattr(self, name), f"has no effect without {what}: leave it out"))
             for name, what in self.idle().items()
-            if getattr(self, name) != kind.model_fields[name].default
+            if getattr(self, name) != fields[name].default
         ]
         if faults:
-            raise NestedFaults(kind, ValidationError.from_exception_data(kind.__name__, faults))
+            raise NestedFaults(faults)
         return self
 
 

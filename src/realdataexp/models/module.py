@@ -15,11 +15,11 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from realdataexp.components import Unfit, reason
 from realdataexp.contracts import FLOATS, fit
 from realdataexp.errors import InputError
 from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import to_rows
+from realdataexp.registry import Unfit, reason
 
 
 class ModuleStack:

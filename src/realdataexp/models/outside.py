@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realdataexp.components import Unfit, calling
 from realdataexp.contracts import FLOATS, INTEGERS, check_values, described, fit, unchanged
 from realdataexp.models.base import StackedModel, shared_of
 from realdataexp.models.batch import Batch
 from realdataexp.models.losses import LabelScale, Loss
+from realdataexp.registry import Unfit, calling
 
 _METHODS = ("floats_per_row", "init", "forward")
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from realdataexp import draws
-from realdataexp.components import ComponentError, calling
 from realdataexp.config import NO_MODEL, Config, LabelConfig
 from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.loop import n_networks
 from realdataexp.models import FeatureSchema, SideSchema, StackedModel, build_model, is_shared
 from realdataexp.models.base import shared_of
+from realdataexp.registry import ComponentError, calling
 from realdataexp.runs.machine import memory_limit, size
 from realdataexp.runs.setup import make_blocks
 from realdataexp.worlds import world_of

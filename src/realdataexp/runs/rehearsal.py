@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.components import Unfit, calling
 from realdataexp.contracts import check_values, described
 from realdataexp.designs import OutsideDesign
 from realdataexp.designs.base import Context, Outcome
@@ -22,6 +21,7 @@ from realdataexp.learner import Learner
 from realdataexp.loop import Block
 from realdataexp.models import OutsideModel, StackedModel
 from realdataexp.optimizers import OptimizerSettings
+from realdataexp.registry import Unfit, calling
 from realdataexp.worlds.base import Environment, Slate, Visits, WorldSettings
 from realdataexp.worlds.outside import OutsideEnvironment
 

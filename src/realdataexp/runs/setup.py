@@ -16,9 +16,8 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.arms import Arms, Explore, Scorer
-from realdataexp.components import ComponentError, calling, faults_of
 from realdataexp.config import NO_MODEL, Config, LabelConfig
-from realdataexp.config.blocks import SchedulerConfig
+from realdataexp.config.experiment import SchedulerConfig
 from realdataexp.designs import Context, Design, OutsideDesign, build_design
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings, did_you_mean
@@ -38,7 +37,7 @@ from realdataexp.models import (
 from realdataexp.models.base import FeatureSchema, shared_of
 from realdataexp.models.selecting import Selecting
 from realdataexp.optimizers import OptimizerSettings
-from realdataexp.registry import find, is_outside
+from realdataexp.registry import ComponentError, calling, faults_of, find, is_outside
 from realdataexp.runs.policies import (
     check_drawn_networks,
     how_arms_pick,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from realdataexp.config.blocks import SimulationConfig
+from realdataexp.config import SimulationConfig
 from realdataexp.designs import Design, OutsideDesign
 from realdataexp.learner import Learner
 from realdataexp.loop import Loop, Step, n_networks

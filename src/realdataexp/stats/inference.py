@@ -13,9 +13,8 @@ from dataclasses import fields
 import numpy as np
 import polars as pl
 
-from realdataexp.components import ComponentError, Unfit, calling
 from realdataexp.errors import InputError
-from realdataexp.registry import find, is_outside, names
+from realdataexp.registry import ComponentError, Unfit, calling, find, is_outside, names
 from realdataexp.stats.estimates import ESTIMAND, TRUTH
 from realdataexp.stats.intervals import Intervals, adjust_labels
 from realdataexp.stats.tables import DesignTables

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from realdataexp.components import calling
 from realdataexp.errors import InputError
 from realdataexp.options import construct
-from realdataexp.registry import find
+from realdataexp.registry import calling, find
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer
 from realdataexp.tracking.series import Point
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import polars as pl
 
-from realdataexp.components import reason
 from realdataexp.config import Config, TrackerConfig
 from realdataexp.errors import InputError
 from realdataexp.options import check
+from realdataexp.registry import reason
 from realdataexp.report.files import read_result, read_table
 from realdataexp.tracking import build_tracker
 from realdataexp.tracking.base import TrackedRun, Tracker, Writer

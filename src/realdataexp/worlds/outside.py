@@ -21,12 +21,12 @@ from pydantic import (
 )
 from torch import Tensor
 
-from realdataexp.components import Unfit, calling, reason
 from realdataexp.config import Config
 from realdataexp.contracts import BOOLS, FLOATS, INTEGERS, check_values, described, fit
 from realdataexp.device import Device
 from realdataexp.errors import InputError, Warnings
 from realdataexp.models import Batch, FeatureSchema
+from realdataexp.registry import Unfit, calling, reason
 from realdataexp.worlds.base import (
     Environment,
     HeldOut,
