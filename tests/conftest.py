@@ -6,6 +6,7 @@ The fixtures make a tiny data set and one run of it, once for all tests that loo
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ import yaml
 
 # the tensors of the tests are far too small to be worth sharing out among threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what nohup, or a shell's &, makes programs ignore, the runs that tests interrupt would too
+for _signal in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, signal.SIG_DFL)
 
 Settings = dict[str, Any]
 
