@@ -232,6 +232,7 @@ def test_the_simulated_platform_stays_on_the_device() -> None:
     environment = SimulatedEnvironment(Si2023(name="si2023"), 0, META)
     settings = WorldSettings(0, REPLICATIONS, 2, 4, 5, 3, 1, "visit")
     world = environment.world(("stay_time", "finish"), settings)
+    world.slate(world.draw(0))  # the platform, which is drawn once, goes to the device
     for step in range(3):
         with NoCopies(), NoFloat64():
             visits = world.draw(step)

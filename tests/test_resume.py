@@ -829,13 +829,13 @@ def test_a_run_whose_own_module_is_not_found_says_where_it_was(
     capsys: pytest.CaptureFixture[str],
 ):
     (tmp_path / "code").mkdir()
-    (tmp_path / "code/designs_of_mine.py").write_text(OWN)
+    (tmp_path / "code/design_of_my_own.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path / "code")
-    settings = settings_of("pooling", small_settings) | {"mode": "designs_of_mine:Mine"}
+    settings = settings_of("pooling", small_settings) | {"mode": "design_of_my_own:Mine"}
     with stopping(Loop, "step", 5, Killed):
         run(settings, out=tmp_path / "r")
     monkeypatch.undo()
-    monkeypatch.delitem(sys.modules, "designs_of_mine")
+    monkeypatch.delitem(sys.modules, "design_of_my_own")
     code, _, err = resume(tmp_path / "r", capsys)
     assert (code, one_line(err)) == (2, True)
     assert f"it was in {tmp_path}/code: set PYTHONPATH={tmp_path}/code and resume again" in err

@@ -395,6 +395,6 @@ def odd_files_named(*run_dirs: Path) -> Iterator[None]:
 def is_complete(run_dir: Path) -> bool:
     """Whether a run folder holds the result of a run that came to its end."""
     try:
-        return bool(_read_raw(run_dir).get("status") == "complete")
+        return read_run(run_dir).is_complete
     except InputError:
         return False  # none, or one that resuming the run writes anew
