@@ -123,10 +123,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     modules = {
         "realdataexp.runs.experiment": ("run_experiment", "check_experiment", "resume_experiment"),
         "realdataexp.runs.planning": ("run_plan",),
-        "realdataexp.report.table": ("print_plan", "print_result"),
-        "realdataexp.report.page": ("write_report",),
+        "realdataexp.report.tables": ("print_plan", "print_result"),
+        "realdataexp.report.page": ("write_comparison", "write_report"),
         "realdataexp.report.plots": ("write_plot",),
-        "realdataexp.report.several": ("write_comparison",),
     }
     for name, functions in modules.items():
         module = types.ModuleType(name)

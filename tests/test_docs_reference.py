@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from realdataexp.report.advice import _ADVICE
+from realdataexp.report.page import _ADVICE
 from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.monitor import SCHEMA as MONITOR_SCHEMA
 from realdataexp.runs.recorder import METRIC_SCHEMA

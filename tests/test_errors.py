@@ -99,7 +99,7 @@ def test_cells_of_tables_are_plain_and_no_markup(capsys: pytest.CaptureFixture[s
 
 def test_tables_of_results_and_findings_are_plain():
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    table = Table.of(NASTY, "SD")
+    table = Table(NASTY, "SD")
     table.add(NASTY, "[red]1")
     table.show(console)
     finding = Finding("data", "stop", NASTY, NASTY)

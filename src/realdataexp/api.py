@@ -20,8 +20,7 @@ from realdataexp.errors import InputError as InputError
 from realdataexp.errors import RunError as RunError
 from realdataexp.options import construct
 from realdataexp.report.files import read_result, read_table
-from realdataexp.report.notebook import notebook_view, one_line
-from realdataexp.report.page import write_report
+from realdataexp.report.page import notebook_view, one_line, write_report
 from realdataexp.report.plots import Plots
 from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.networks import Network, best_networks, read_networks

@@ -239,7 +239,7 @@ def run(
 
 
 def _show(run_dir: Path) -> None:
-    from realdataexp.report.table import print_result
+    from realdataexp.report.tables import print_result
 
     print_result(run_dir)
     terminal.say(f"Run folder: {run_dir}")
@@ -303,7 +303,7 @@ def plan(
     given = {"data": data, "seed": seed, "device": device}
     loaded = _loaded(config, config_option, overrides, **given)
     _log(loaded.logging.level, quiet=quiet, verbose=verbose)
-    from realdataexp.report.table import print_plan
+    from realdataexp.report.tables import print_plan
     from realdataexp.runs.planning import run_plan
 
     folder = run_plan(loaded, out, p=p, steps=steps, retrain_every=retrain_every, power=power)
@@ -466,7 +466,7 @@ def report(
 
     with odd_files_named(*run_dirs):
         if len(run_dirs) > 1:
-            from realdataexp.report.several import write_comparison
+            from realdataexp.report.page import write_comparison
 
             paths = [write_comparison(run_dirs, out)]
         else:

@@ -15,10 +15,8 @@ from page_reader import Element, charts_of, copy_run, read_page
 
 from realdataexp.errors import InputError
 from realdataexp.report import verdicts
-from realdataexp.report.advice import advice
 from realdataexp.report.files import read_run
-from realdataexp.report.markup import script_json
-from realdataexp.report.page import write_report
+from realdataexp.report.page import advice, script_json, write_report
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -106,7 +104,7 @@ def test_the_answer_comes_first_in_the_words_of_the_rules(page: Element, small_r
         assert verdicts.effect(entry, relative, unit).words in said
     assert all(sentence in said for sentence in verdicts.headline(result))
     for v in verdicts.verdicts(result):
-        assert all(f.words in said for found in v.reasons.values() for f in found)
+        assert all(words in said for found in v.reasons.values() for words in found)
 
 
 def test_the_charts_are_means_and_few_points(page: Element, small_run: Path):

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from realdataexp.report import panels
+from realdataexp.report.charts import chart
 from realdataexp.report.files import read_run
-from realdataexp.report.page import chart
 from realdataexp.report.panels import Panel, Panels
 from realdataexp.report.plots import grid, style
 

@@ -12,7 +12,7 @@ from test_page import result_of, section
 from realdataexp.errors import InputError
 from realdataexp.report import verdicts
 from realdataexp.report.files import read_run
-from realdataexp.report.several import run_names, write_comparison
+from realdataexp.report.page import run_names, write_comparison
 
 
 def other(result: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from realdataexp.report.table import print_result
+from realdataexp.report.tables import print_result
 
 ENTRY = {
     "gte": -278.84, "estimate": -510.6, "bias": -231.8, "bias_mc_se": 244.7, "bias_df": 9,

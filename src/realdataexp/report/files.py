@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -32,11 +32,14 @@ class _Row(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class Effect(_Row):
-    """The effect per visit on a label, as the truth or a design has it: of ``estimates``."""
-
+class _OfDesign(_Row):
     design: str
     label: str
+
+
+class Effect(_OfDesign):
+    """The effect per visit on a label, as the truth or a design has it: of ``estimates``."""
+
     value: float | None = None
     se: float | None = None
     ci_low: float | None = None
@@ -50,11 +53,9 @@ class Effect(_Row):
         return None if self.ci_low is None or self.ci_high is None else (self.ci_low, self.ci_high)
 
 
-class Compared(_Row):
+class Compared(_OfDesign):
     """A design's answers for a label against the truth: of ``comparison``."""
 
-    design: str
-    label: str
     gte: float | None = None
     estimate: float | None = None
     bias: float | None = None
@@ -62,7 +63,6 @@ class Compared(_Row):
     bias_df: int | None = None
     sd: float | None = None
     rmse: float | None = None
-    se_mean: float | None = None
     se_ratio: float | None = None
     coverage: float | None = None
     sign_error_rate: float | None = None
@@ -70,11 +70,9 @@ class Compared(_Row):
     n_worlds: int = 0
 
 
-class IntervalQuality(_Row):
+class IntervalQuality(_OfDesign):
     """Whether a design's interval method covers as often as it says: of ``inference``."""
 
-    design: str
-    label: str
     se_method: str
     coverage: float | None = None
     coverage_low: float | None = None
@@ -85,33 +83,25 @@ class IntervalQuality(_Row):
     trustworthy: bool | None = None
 
 
-class Power(_Row):
+class Power(_OfDesign):
     """What a design could detect of a label: of ``plan``."""
 
-    design: str
-    label: str
     effect: float | None = None
     mde_reported: float | None = None
     mde_honest: float | None = None
     power_at_effect: float | None = None
 
 
-class Planned(_Row):
+class Planned(Power):
     """A row of a plan's table."""
 
     p: float
     retrain_every: int
     steps: int
-    design: str
-    label: str
     n_worlds: int = 0
     control_mean: float | None = None
-    effect: float | None = None
     bias: float | None = None
     bias_mc_se: float | None = None
-    power_at_effect: float | None = None
-    mde_reported: float | None = None
-    mde_honest: float | None = None
     detects: bool | None = None
 
 
@@ -149,11 +139,7 @@ class Device(_Row):
 
 
 class Measured(_Row):
-    """An outcome of the config, or a label that names one.
-
-    Attributes:
-        given_unit: its unit, where the config says it.
-    """
+    """An outcome of the config, or a label that names one."""
 
     name: str
     target: str
@@ -195,27 +181,15 @@ class Settings(_Row):
         return [*self.labels, *(self.outcomes or ())]
 
     def replications(self, n: int | None = None) -> str:
-        """How many replications a result rests on, and from how many starting models they begin.
-
-        Args:
-            n: replications that count; None = all.
-        """
+        """How many replications count (all, if None), and from how many starting models."""
         n = self.experiment.replications if n is None else n
         n_starts = min(self.experiment.starts, n)
-        words = f"{n:,} replication{'' if n == 1 else 's'}"
-        of_starts = (
-            f"of {n_starts} starting models" if n_starts > 1 else "given this starting model"
-        )
-        return f"{words} {of_starts}"
+        of = f"of {n_starts} starting models" if n_starts > 1 else "given this starting model"
+        return f"{n:,} replication{'' if n == 1 else 's'} {of}"
 
 
 class RunResult(_Row):
-    """result.json.
-
-    Attributes:
-        raw: it all, as it stands in the file.
-        config: what readers need of ``raw["config"]``.
-    """
+    """result.json; ``raw`` is it all, as it stands in the file."""
 
     raw: dict[str, Any]
     schema_version: int
@@ -259,7 +233,7 @@ class RunResult(_Row):
 
     @cached_property
     def titles(self) -> dict[str, str]:
-        """What each outcome is called, with its unit."""
+        """The title of each outcome."""
         return {x.name: x.title for x in self.config.measured}
 
     @cached_property
@@ -284,9 +258,13 @@ class RunResult(_Row):
         """The truth's effects, or what the one design of a run answers."""
         return self.truths or list(self.estimates)
 
-    def total(self, name: str, label: str) -> float | None:
-        """Of ``gte_results``: GT, GC or GTE of a label."""
-        return self.gte_results.get(f"{name}_{label}")
+    def title(self, label: str) -> str:
+        """What an outcome is called, with its unit."""
+        return self.titles.get(label, label)
+
+    def totals(self, label: str) -> list[float | None]:
+        """GT, GC and GTE of a label: of ``gte_results``."""
+        return [self.gte_results.get(f"{name}_{label}") for name in ("GT", "GC", "GTE")]
 
     def relative(self, label: str) -> float | None:
         """The true effect on a label in percent of control."""
@@ -373,6 +351,25 @@ def read_table_if_there(run_dir: Path, name: str) -> pl.DataFrame | None:
         InputError: it is damaged.
     """
     return read_table(run_dir, name) if (run_dir / f"{name}.parquet").exists() else None
+
+
+def leaves(
+    value: Any, by_name: bool = False, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The plain values inside of a value, and its lists of plain values, each with its path.
+
+    Items of other lists are called by their place or, where asked and they have one, by their name.
+    """
+    if isinstance(value, Mapping):
+        inner = list(value.items())
+    elif isinstance(value, list) and any(isinstance(x, Mapping | list) for x in value):
+        has_name = [by_name and isinstance(x, Mapping) for x in value]
+        inner = [(x.get("name", i) if has_name[i] else i, x) for i, x in enumerate(value)]
+    else:
+        yield path, value
+        return
+    for key, x in inner:
+        yield from leaves(x, by_name, (*path, str(key)))
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""report.html: one page that opens without a network, made from the files of a run folder."""
+"""What is shown of run folders as HTML: report.html, several runs compared, a view in a notebook.
+
+A page opens without a network. Its words are in the templates beside this file, its numbers in
+``tables``; whatever is put into a template is text, and is escaped.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,82 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
-from string import Template
 from typing import Any
+from urllib.parse import quote
 
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic_core import to_json
+
+from realdataexp.errors import InputError
 from realdataexp.files import write_text
-from realdataexp.report import sections
-from realdataexp.report.files import REMEDY, RunResult, read_run
-from realdataexp.report.markup import Html, joined, script_json, tag
-from realdataexp.report.panels import MARKED, Box, Curve, Panel, Panels, shown
+from realdataexp.report import charts, panels, tables, verdicts
+from realdataexp.report.files import REMEDY, RunResult, odd_files_named, read_run
+from realdataexp.report.numbers import number, percent
+from realdataexp.report.panels import Panel, Panels
 
 _HERE = Path(__file__).parent
-_ROW = 44  # pixels for each design
-_SYMBOLS = {"triangle": "triangle-up", "cross": "x", "none": "circle"}  # what Plotly calls so
+_FILES = (
+    "report.html", "plot.svg", "result.json", "estimates.parquet", "outcomes.parquet",
+    "metrics.parquet", "units.parquet", "config.yaml", "run.log",
+)  # fmt: skip
+_REPLICATIONS = "More experiment.replications (20 or more) give the missing numbers."
+_ADVICE = {
+    "arms_hardly_differ": "Set alpha_T and alpha_C further apart, or add candidates to a slate.",
+    "cache_damaged": "Nothing to do: the cache was made again from the files.",
+    "constant_feature": "Leave the feature out of the config: it says nothing.",
+    "constant_label": "Choose another target: one that never varies cannot be learned.",
+    "damaged_checkpoint": "Nothing to do: an older checkpoint was used. Check the disk.",
+    "data_exhausted": "Lower simulation.n_steps or batch_size, or add logs.",
+    "data_running_out": "Trust the early steps more; lower n_steps, batch_size or n_candidate.",
+    "duplicate_rows": "Usually nothing: repeats were dropped. Many of them hint at a wrong export.",
+    "empty_values": "Usually nothing: rows without a value do not count for their label.",
+    "extreme_feature": "Correct or cut the extreme values: beside them the others are all alike.",
+    "feature_without_values": "Leave the feature out, or add the file that has its values.",
+    "interval_method_failed": "Mend the method, then run again; the other methods are not touched.",
+    "intervals_not_trustworthy": "Run more methods (experiment.intervals); else go by bias and SD.",
+    "intervals_without_units": "Leave these methods out of experiment.intervals for this data.",
+    "label_decay_unused": "Delete the labels' weight_decay, or that of pretrain and simulation.",
+    "label_rate_unused": "Delete the labels' learning_rate, or that of pretrain and simulation.",
+    "leakage": "Leave these features out: they know what a label is about to tell.",
+    "no_number": _REPLICATIONS,
+    "no_pretraining_rows": "Add logs, or set pretrain.rows; models start untrained otherwise.",
+    "no_steps": "Resume the run, or run it again.",
+    "not_finite": "Lower learning rates or set gradient_clip, and look at the losses.",
+    "one_arm_only": "More visits a step, a p_treatment nearer to 0.5, or fewer, larger units.",
+    "other_totals": "Run realdataexp download: it checks the archive and fetches what is missing.",
+    "other_version": "Set dataset.name to the version whose files these are, or give its folder.",
+    "out_of_range_values": "Usually nothing. Many of them hint at another unit or a wrong column.",
+    "pretrain_overlaps_replay": "Choose pretrain.rows early or share to keep the two apart.",
+    "pretrain_sees_later_rows": "Set dataset.tables.early_before, or replay an early log too.",
+    "products_by_place": "Set MKL_CBWR=AUTO,STRICT, or import realdataexp before you multiply "
+    "matrices.",
+    "sample_ratio_mismatch": "Mend what assigns the arms (assign), or name what is randomised as "
+    "one (unit).",
+    "started_from_other_data": "Export networks of a run on the same data, or pretrain new ones.",
+    "unended_file": "Compare the file with its source; download it again if it was cut.",
+    "updates_skipped": "Lower the learning rate or set gradient_clip.",
+    "users_without_features": "Add the file with their features, or live with missing values.",
+    "values_below_zero": "Use the loss MSE for negative values, or make them missing.",
+    "videos_without_features": "Add the file with their features, or live with missing values.",
+    "visits_lost": "Raise simulation.n_candidate or min_candidates.",
+    "weight_model_learned_nothing": "Use shadow, another weighting.model, or more steps.",
+    "weights_off": "Do not trust this design's bias here; use shadow or another weighting.model.",
+    "worlds_in_groups": "Look at the worlds one by one: their mean may be that of no state.",
+}
+
+
+def advice(code: str) -> str:
+    """What to do about a warning."""
+    return _ADVICE.get(code, "Read the message: it names the setting to change.")
+
+
+# --- pages ---------------------------------------------------------------------------------------
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -37,21 +101,17 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         InputError: result.json is missing, or a file is damaged.
     """
     result = read_run(run_dir)
-    panels = list(Panels.read(run_dir, result, is_lenient=True).all())
-    designs = list(dict.fromkeys(e.design for e in result.comparison))
-    body = [
-        sections.answer(result),
-        sections.comparison(result),
-        sections.charts(panels, designs, result.titles),
-        sections.diagnostics(result),
-        sections.data(result),
-        sections.config(result),
-        sections.about(result),
-    ]
+    drawn = list(Panels.read(run_dir, result, is_lenient=True).all())
+    body = _render(
+        "run.html",
+        result=result,
+        config=yaml.safe_dump(result.raw["config"], sort_keys=False, allow_unicode=True),
+        **_shown(drawn, [result]),
+    )
     kind = "A/A test" if result.is_aa else f"mode {result.mode}"
     worlds = result.config.replications()
     about = f"{kind}, seed {result.seed}, {worlds}, {result.n_steps_done} steps"
-    html = page(f"{_question(result)}: {run_dir.resolve().name}", about, body, panels)
+    html = _page(f"{_question(result)}: {run_dir.resolve().name}", about, body, drawn)
     return write_text(out or run_dir / "report.html", html, REMEDY)
 
 
@@ -63,27 +123,77 @@ def _question(result: RunResult) -> str:
     return "The true effect" if result.mode == "global" else f"What {result.mode} answers"
 
 
-def page(title: str, about: str, body: Sequence[Html], panels: Sequence[Panel]) -> str:
+def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write one page about several run folders: effects and biases, and settings that differ.
+
+    Args:
+        run_dirs: the run folders.
+        out: the page; None: report-compare.html in the first folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: one of them is no run folder.
+    """
+    results = [read_run(run_dir) for run_dir in run_dirs]
+    runs = dict(zip(run_names(run_dirs), results, strict=True))
+    shown = _shown(drawn := [], results)
+    for i, (label, title) in enumerate(shown["labels"].items()):
+        found = tables.answers_of(runs, label)
+        own = [panels.run_effects(found, f"effect-{i}", f"{title}: effect")]
+        own += [
+            panels.bias(verdicts.biases(r, label), f"{i}-{j}", f"{title}, {name}")
+            for j, (name, r) in enumerate(runs.items())
+        ]
+        drawn += [replace(panel, label=label) for panel in own if panel.rows]
+    biases = [tables.biases(runs, *x) for x in shown["labels"].items()]
+    body = _render("several.html", runs=runs, biases=[x for x in biases if x.rows], **shown)
+    html = _page(f"{len(runs)} runs compared", ", ".join(runs), body, drawn)
+    return write_text(out or run_dirs[0] / "report-compare.html", html, REMEDY)
+
+
+def run_names(run_dirs: Sequence[Path]) -> list[str]:
+    """What each run is called: the end of its path that tells it from the others."""
+    parts = [path.resolve().parts for path in run_dirs]
+    for n in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-n:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{i}: {path.name}" for i, path in enumerate(run_dirs, start=1)]  # one run, twice
+
+
+def _shown(drawn: list[Panel], results: Sequence[RunResult]) -> dict[str, Any]:
+    """What charts and their filters take."""
+    return {
+        "panels": drawn,
+        "designs": {e.design: e.design for r in results for e in r.comparison},
+        "labels": {label: title for r in results for label, title in r.titles.items()},
+    }
+
+
+def _page(title: str, about: str, content: Markup, drawn: Sequence[Panel]) -> str:
     """The whole page. Only its own two scripts may run: the browser knows their digests."""
-    scripts = _scripts() if panels else _scripts()[1:]
-    digests = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
-    content = joined(body)
-    links = [
-        tag("li", tag("a", Html(name), href=f"#{key}"))
-        for key, name in re.findall(r'<section id="(\w+)"[^>]*><h2[^>]*>(.*?)</h2>', content)
-    ]
-    return Template(_file("page.html")).substitute(
-        title=escape(title),
-        about=escape(about),
-        version=escape(version("realdataexp")),
-        policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-        f"script-src {digests}",
+    scripts = _scripts() if drawn else _scripts()[1:]
+    allowed = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
+    return _render(
+        "page.html",
+        title=title,
+        about=about,
+        content=content,
+        links=re.findall(r'<section id="(\w+)"[^>]*><h2[^>]*>(.*?)</h2>', content),
+        policy="default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+        f"script-src {allowed}",
         style=_file("page.css"),
-        links=joined(links),
-        body=content,
-        charts=script_json([chart(panel) for panel in panels]),
-        scripts="\n".join(f"<script>{code}</script>" for code, _ in scripts),
+        charts=script_json([charts.chart(panel) for panel in drawn]),
+        scripts=scripts,
     )
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that can stand in a script element, whatever texts are in it; null for no number."""
+    packed = to_json(value, inf_nan_mode="null").decode()
+    return Markup(packed.translate({ord(x): f"\\u{ord(x):04x}" for x in "<>&"}))
 
 
 @cache
@@ -102,145 +212,77 @@ def _scripts() -> list[tuple[str, str]]:
     ]
 
 
-# --- a panel as data for Plotly ----------------------------------------------------------------
-# A colour is "@role" or "@role/opacity", which the page turns into that of the theme. A trace's
-# ``meta`` has what the page's filters look for: design, metric. Names go to Plotly escaped, since
-# it reads a few HTML tags.
-
-
-def chart(panel: Panel) -> dict[str, Any]:
-    """What the page's script draws of a panel."""
-    if panel.rows:
-        data = [*map(_box, panel.boxes), *_points(panel)]
-        layout = _across(panel, any("legendgroup" in trace for trace in data))
-    else:
-        data = [trace for curve in panel.curves for trace in _curve(curve, panel)]
-        data.sort(key=lambda trace: trace["mode"] == "markers")
-        layout = _over_steps(panel)
-    return {"key": panel.key, "data": data, "layout": layout, "selects": list(panel.choices)}
-
-
-def _across(panel: Panel, has_legend: bool) -> dict[str, Any]:
-    """The layout of designs from top to bottom, with the truth upright."""
-    names = [escape(shown(row)) for row in panel.rows]
-    if any(point.above for point in panel.points):
-        n = len(names)
-        rows = {"type": "linear", "tickvals": list(range(n)), "ticktext": names,
-                "autorange": False, "range": [n - 0.5, -0.5]}  # fmt: skip
-    else:  # a name like 1 or 2024-01-01 is no number and no date
-        rows = {"type": "category", "categoryarray": names, "autorange": "reversed",
-                "automargin": True}  # fmt: skip
-    return {
-        "height": 130 + _ROW * (len(names) + has_legend),
-        "xaxis": {"title": {"text": panel.axis}, **_range(panel)},
-        "yaxis": rows, "hovermode": "closest", "showlegend": has_legend, "shapes": _truth(panel),
+@cache
+def _templates() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    found.filters["number"] = number
+    found.globals |= {
+        "advice": advice, "tables": tables, "verdicts": verdicts,
+        "version": version("realdataexp"),
     }  # fmt: skip
+    found.globals["parts"] = found.get_template("parts.html").module
+    return found
 
 
-def _range(panel: Panel) -> dict[str, Any]:
-    """The ends of the axis of values, which shapes alone do not widen."""
-    if panel.limits is not None:
-        return {"range": _rounded(panel.limits)}
-    if not panel.points:
-        return {}
-    ends = [x for p in panel.points for x in (p.value, *(p.interval or ()), panel.line or 0.0)]
-    room = 0.06 * (max(ends) - min(ends)) or 1.0
-    return {"range": _rounded([min(ends) - room, max(ends) + room])}
+def _render(name: str, **values: Any) -> Markup:
+    return Markup(_templates().get_template(name).render(values))
 
 
-def _truth(panel: Panel) -> list[dict[str, Any]]:
-    """A green line from top to bottom, and the interval as a band behind it."""
-    if panel.line is None:
-        return []
-    place = {"xref": "x", "yref": "paper", "y0": 0, "y1": 1}
-    line = {"color": "@truth", "width": 2.5}
-    shapes = [{**place, "type": "line", "x0": panel.line, "x1": panel.line, "line": line}]
-    if panel.band is not None:
-        low, high = panel.band
-        shapes.append(
-            {**place, "type": "rect", "x0": low, "x1": high, "layer": "below",
-             "fillcolor": "@truth/0.18", "line": {"width": 0}}
-        )  # fmt: skip
-    return shapes
+# --- a result in Python --------------------------------------------------------------------------
 
 
-def _box(box: Box) -> dict[str, Any]:
-    name = escape(shown(box.row))
-    cuts = zip(("lowerfence", "q1", "median", "q3", "upperfence"), box.cuts, strict=True)
-    return {
-        "type": "box", "orientation": "h", "y": [name], "name": name,
-        **{key: _rounded([cut]) for key, cut in cuts}, "mean": _rounded([box.mean]),
-        "line": {"color": f"@{box.colour}"}, "meta": {"design": box.row},
-    }  # fmt: skip
+def notebook_view(run_dir: Path) -> str:
+    """A run folder's answer as a piece of HTML; of one that is damaged, what is wrong with it."""
+    try:
+        with odd_files_named(run_dir):
+            result = read_run(run_dir)
+            return _render(
+                "notebook.html",
+                fault="",
+                about=_about(result),
+                result=result,
+                folder=run_dir,
+                links=[(x, _address(run_dir / x)) for x in _FILES if (run_dir / x).exists()],
+            )
+    except InputError as error:
+        return _render("notebook.html", fault=error)
 
 
-def _points(panel: Panel) -> list[dict[str, Any]]:
-    traces = []
-    seen: set[str] = set()
-    is_lined_up = not any(point.above for point in panel.points)
-    for p in panel.points:
-        colour, row = f"@{p.colour}", escape(shown(p.row))
-        low, high = p.interval or (p.value, p.value)
-        y = row if is_lined_up else panel.rows.index(p.row) + p.above
-        trace: dict[str, Any] = {
-            "type": "scatter", "mode": "markers", "x": _rounded([p.value]), "y": [y],
-            "name": escape(p.name) or row, "text": [row], "hovertemplate": "%{text}: %{x}",
-            "meta": {"design": p.row},
-            "marker": {"color": colour, "symbol": _SYMBOLS.get(p.symbol, p.symbol), "size": 11},
-            "error_x": {
-                "type": "data", "symmetric": False, "array": _rounded([high - p.value]),
-                "arrayminus": _rounded([p.value - low]), "thickness": 2, "color": colour,
-            },
-        }  # fmt: skip
-        if p.name:
-            trace |= {"legendgroup": p.name, "showlegend": p.name not in seen,
-                      "visible": "legendonly" if p.is_extra else True}  # fmt: skip
-            seen.add(p.name)
-        traces.append(trace)
-    return traces
+def _address(path: Path) -> str:
+    """Of a file, as seen from the notebook where it is below it."""
+    whole, here = path.absolute(), Path.cwd()
+    if whole.is_relative_to(here):
+        return quote(whole.relative_to(here).as_posix())
+    return whole.as_uri()
 
 
-def _over_steps(panel: Panel) -> dict[str, Any]:
-    y = {"title": {"text": panel.axis}, "automargin": True, **_range(panel)}
-    if panel.from_zero:
-        y["rangemode"] = "tozero"
-    return {
-        "height": 360, "xaxis": {"title": {"text": "step"}}, "yaxis": y,
-        "hovermode": "x unified", "showlegend": True,
-    }  # fmt: skip
+def one_line(run_dir: Path) -> str:
+    """A run folder in one line: what was run, how far it came, and the effect on each label."""
+    try:
+        with odd_files_named(run_dir):
+            result = read_run(run_dir)
+            text = f"{run_dir}: {'; '.join([_about(result), *_effects(result)])}"
+    except InputError as error:
+        text = str(error)
+    return " ".join(text.split())
 
 
-def _curve(curve: Curve, panel: Panel) -> list[dict[str, Any]]:
-    """A curve, its band behind it, and marks at the ends of the axis where it is beyond them."""
-    name, colour = escape(curve.name), f"@{curve.colour}"
-    meta = {k: v for k, v in (("design", curve.design), ("metric", curve.metric)) if v}
-    base = {"type": "scatter", "name": name, "legendgroup": " ".join([name, *meta.values()])}
-    extra = {**base, "hoverinfo": "skip", "showlegend": False, "meta": {**meta, "band": True}}
-    traces: list[dict[str, Any]] = []
-    if curve.band.height:
-        x, low, high = (curve.band[c].to_list() for c in ("step", "low", "high"))
-        traces.append(
-            {**extra, "x": x + x[::-1], "y": _rounded(high + low[::-1]), "fill": "toself",
-             "fillcolor": f"{colour}/0.16", "line": {"width": 0}, "mode": "lines"}
-        )  # fmt: skip
-    steps = curve.table["step"].to_list()
-    line = {"color": colour, "dash": curve.dash, "width": 2}
-    has_marks = curve.symbol != "none" and len(steps) < MARKED
-    trace = {**base, "meta": meta, "x": steps, "y": _rounded(curve.table["mean"].to_list()),
-             "mode": "lines+markers" if has_marks else "lines", "line": line}  # fmt: skip
-    if has_marks:
-        trace["marker"] = {"symbol": _SYMBOLS.get(curve.symbol, curve.symbol)}
-    traces.append(trace)
-    if panel.limits is not None and (beyond := curve.beyond(panel.limits)):
-        symbols = ["triangle-up" if above else "triangle-down" for _, above in beyond]
-        traces.append(
-            {**extra, "mode": "markers", "x": [step for step, _ in beyond],
-             "y": _rounded([panel.limits[above] for _, above in beyond]), "cliponaxis": False,
-             "marker": {"color": colour, "size": 8, "symbol": symbols}}
-        )  # fmt: skip
-    return traces
+def _about(result: RunResult) -> str:
+    worlds = result.config.replications()
+    done = f"{result.n_steps_done} steps"
+    return f"mode {result.mode}, {result.status}, {done}, {worlds}, seed {result.seed}"
 
 
-def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    """Seven digits: more than a chart shows, in little room."""
-    return [None if v is None else float(f"{v:.7g}") for v in values]
+def _effects(result: RunResult) -> list[str]:
+    """The effect on each label: the truth in percent, where it is known."""
+    told = []
+    for label in result.titles:
+        own = [e.value for e in result.estimates if e.label == label]
+        if (relative := result.relative(label)) is not None:
+            told.append(f"{label} {percent(relative)}")
+        elif own and own[0] is not None:
+            told.append(f"{label} {number(own[0])} per visit")
+    return told

@@ -2,7 +2,7 @@
 
 A panel is made from the run's tables and says what to draw: boxes and points of designs from top to
 bottom, or curves over steps, with the truth, words, limits and units. ``plots`` draws it with
-matplotlib (plot.svg, figures from Python), ``page`` with Plotly (report.html).
+matplotlib (plot.svg, figures from Python), ``charts`` with Plotly (report.html).
 
 A colour is a role: "truth", "treatment", "control", "plain", or one of six for designs, "d0" to
 "d5". A curve is a mean over worlds with the range of most of them, in few points.
@@ -12,20 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from realdataexp.report.files import (
-    TRUTH,
-    Effect,
-    IntervalQuality,
-    RunResult,
-    read_table,
-    read_table_if_there,
-)
+from realdataexp.report.files import TRUTH, Effect, RunResult, read_table, read_table_if_there
 from realdataexp.report.verdicts import (
     INTERVAL_OF_BIAS,
     JUDGEMENTS,
@@ -37,15 +29,15 @@ from realdataexp.report.verdicts import (
 
 LOW, HIGH = 0.1, 0.9  # the band: the middle 80 % of the worlds
 MAX_POINTS = 200
+MARKED = 30  # points of a curve that still have a marker each
 EARLY = 0.2  # share of the steps, in which estimates still scatter widely
 _MIN_BAND = 3  # worlds
-_ARM_OF_TRUTH = pl.col("design").str.extract(r"^global_([TC])$")
 _BAND = "band: the middle 80 % of the replications"
 
+# what tells designs apart, in the order of a result: six of each
+COLOURS = ("d0", "d1", "d2", "d3", "d4", "d5")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle", "cross", "star")
-MARKED = 30  # points of a curve that still have a marker each
-_N_COLOURS = 6
 _JUDGED: dict[Judgement, tuple[str, str]] = {
     "unbiased": ("control", "circle"),
     "small": ("control", "square"),
@@ -75,26 +67,17 @@ _OF_DATA = (
 )
 
 
-@dataclass(frozen=True)
-class Look:
-    """How designs are told apart: by colour, line and symbol, in the order of a result."""
+def look(design: str, order: Sequence[str]) -> tuple[str, str, str]:
+    """Colour, line and symbol that tell a design apart."""
+    if design == TRUTH:
+        return "truth", "solid", "circle"
+    i = (order.index(design) if design in order else 0) % len(COLOURS)
+    return COLOURS[i], DASHES[i], SYMBOLS[i]
 
-    order: tuple[str, ...]
 
-    def colour(self, design: str) -> str:
-        """The colour's role."""
-        return "truth" if design == TRUTH else f"d{self._at(design) % _N_COLOURS}"
-
-    def dash(self, design: str) -> str:
-        """A line style."""
-        return "solid" if design == TRUTH else DASHES[self._at(design) % len(DASHES)]
-
-    def symbol(self, design: str) -> str:
-        """A marker."""
-        return SYMBOLS[self._at(design) % len(SYMBOLS)]
-
-    def _at(self, design: str) -> int:
-        return self.order.index(design) if design in self.order else 0
+def shown(design: str) -> str:
+    """What a picture calls a design."""
+    return "truth (GTE)" if design == TRUTH else design
 
 
 @dataclass(frozen=True)
@@ -109,39 +92,28 @@ class Box:
 
 @dataclass(frozen=True)
 class Point:
-    """A figure of a row, with its interval where it has one.
-
-    Attributes:
-        name: what the legend calls it and all that are like it; "" for nothing.
-        above: how far it stands from the middle of its row, in rows.
-        is_extra: whether it is hidden until the reader asks for it.
-    """
+    """A figure of a row, with its interval where it has one."""
 
     row: str
     value: float
     interval: tuple[float, float] | None
     colour: str
     symbol: str
-    name: str = ""
-    above: float = 0.0
-    is_extra: bool = False
+    name: str = ""  # in the legend, where it has one
+    above: float = 0.0  # of the middle of its row, in rows
+    is_extra: bool = False  # hidden until the reader asks for it
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve over steps.
-
-    Attributes:
-        table: step, mean, and low and high of the band (null where there is none).
-        design, metric: what it is of, where the reader can choose.
-    """
+    """A curve over steps; its table has step, mean, low and high (of the band, or null)."""
 
     name: str
     table: pl.DataFrame
     colour: str
     dash: str = "solid"
     symbol: str = "circle"
-    design: str = ""
+    design: str = ""  # which it is of, where the reader can choose
     metric: str = ""
 
     @property
@@ -158,33 +130,23 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture.
+    """A picture: designs from top to bottom (``rows``), or curves over steps."""
 
-    Attributes:
-        key: of its element on the page. title: what it is. summary: what it shows, in words.
-        axis: title of the axis of values: across for designs, upright for curves.
-        rows: designs from top to bottom; none for curves.
-        line: the truth, or what is claimed. line_name: what the legend calls it.
-        band: the truth's interval. limits: ends of the axis of values.
-        from_zero: whether the axis of values begins at 0. label: the outcome it is about, or "".
-        choices: by "metric" and "design" what the reader chooses one of.
-    """
-
-    key: str
+    key: str  # of its element on the page
     title: str
-    summary: str
-    axis: str
+    summary: str  # what it shows, in words
+    axis: str  # title of the axis of values: across for designs, upright for curves
     rows: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
     points: tuple[Point, ...] = ()
     curves: tuple[Curve, ...] = ()
-    line: float | None = None
+    line: float | None = None  # the truth, or what is claimed
     line_name: str = ""
-    band: tuple[float, float] | None = None
-    limits: tuple[float, float] | None = None
+    band: tuple[float, float] | None = None  # the truth's interval
+    limits: tuple[float, float] | None = None  # of the axis of values
     from_zero: bool = False
-    label: str = ""
-    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    label: str = ""  # the outcome that it is about
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of "metric" and "design"
 
     def main(self, design: str | None = None) -> list[Panel]:
         """The metric that says best how good predictions are, and the loss, of a design."""
@@ -201,21 +163,16 @@ class Panel:
         return replace(self, title=title, axis=named, curves=own, choices={})
 
 
-def shown(design: str) -> str:
-    """What a picture calls a design."""
-    return "truth (GTE)" if design == TRUTH else design
-
-
-def points(
-    rows: Sequence[tuple[str, float, tuple[float, float] | None]],
-    key: str,
-    title: str,
-    summary: str,
-) -> Panel:
-    """A value with an interval for each name, and a line at 0."""
-    look = Look(tuple(name for name, _, _ in rows))
-    drawn = [Point(name, x, ends, look.colour(name), look.symbol(name)) for name, x, ends in rows]
-    return Panel(key, title, summary, "effect per visit", look.order, points=tuple(drawn), line=0.0)
+def run_effects(found: Sequence[tuple[str, Effect]], key: str, title: str) -> Panel:
+    """The effect in each run, by the runs' names, and a line at 0."""
+    known = [(name, e.value, e.interval) for name, e in found if e.value is not None]
+    order = tuple(name for name, _, _ in known)
+    drawn = []
+    for name, value, interval in known:
+        colour, _, symbol = look(name, order)
+        drawn.append(Point(name, value, interval, colour, symbol))
+    said = "Mean effect of each run with its 95 % interval, by the spread of replications"
+    return Panel(key, title, said, "effect per visit", order, points=tuple(drawn), line=0.0)
 
 
 def bias(found: Sequence[Bias], key: str, title: str) -> Panel:
@@ -255,7 +212,7 @@ class Panels:
         metrics: pl.DataFrame | None = None,
     ) -> None:
         self.result = result
-        self._look = Look(tuple(result.designs))
+        self._order = result.designs
         self._outcomes, self._estimates, self._metrics = outcomes, estimates, metrics
 
     @classmethod
@@ -289,7 +246,7 @@ class Panels:
 
     def answers(self, label: str) -> Panel | None:
         """Each design's estimates of single tests as a box, and the truth."""
-        if self._estimates is None or not self._compared(label):
+        if self._estimates is None:
             return None
         is_own = (pl.col("label") == label) & (pl.col("se_method") == "welch")
         known = self._estimates.filter(is_own & pl.col("value").is_not_null())
@@ -298,22 +255,18 @@ class Panels:
             values = known.filter(pl.col("design") == design)["value"].to_numpy()
             if len(values):
                 cuts = np.quantile(values, (0.0, 0.25, 0.5, 0.75, 1.0)).tolist()
-                colour, mean = self._look.colour(design), float(values.mean())
-                boxes.append(Box(design, colour, tuple(cuts), mean))
+                colour, _, _ = look(design, self._order)
+                boxes.append(Box(design, colour, tuple(cuts), float(values.mean())))
         if not boxes:
             return None
         key, title = self._names(label)
-        truth = next(
-            (e for e in self.result.truths if e.label == label), Effect(design="", label="")
-        )
-        said = (
-            "Estimates of single tests. Box: the middle half, whiskers: least and largest. Green: "
-            "the true effect"
-        )
+        truth = next((e for e in self.result.truths if e.label == label), None)
         return Panel(
-            f"estimates-{key}", f"{title}: estimates", said, "effect per visit",
-            tuple(box.row for box in boxes), tuple(boxes), line=truth.value,
-            line_name="true effect (GTE)", band=truth.interval, label=label,
+            f"estimates-{key}", f"{title}: estimates",
+            "Estimates of single tests. Box: the middle half, whiskers: least and largest. Green: "
+            "the true effect", "effect per visit", tuple(box.row for box in boxes), tuple(boxes),
+            line=truth.value if truth else None, line_name="true effect (GTE)",
+            band=truth.interval if truth else None, label=label,
         )  # fmt: skip
 
     def _compared(self, label: str) -> list[str]:
@@ -328,82 +281,63 @@ class Panels:
 
     def coverage(self, label: str, methods: Sequence[str] | None = None) -> Panel | None:
         """How often intervals hold the truth, or, in an A/A test, err; of all methods if None."""
-        share = "reject" if self.result.is_aa else "coverage"
-        known = [
-            (e, ends)
+        if self.result.is_aa:
+            what, of_what, claimed = "type-I error", "tests whose interval excludes 0", 5.0
+            names = ("reject_share", "reject_low", "reject_high")
+        else:
+            what, of_what, claimed = "coverage", "95 % intervals that hold the truth", 95.0
+            names = ("coverage", "coverage_low", "coverage_high")
+        own = [
+            e
             for e in self.result.inference
-            if e.label == label and (ends := _share(e, share)) is not None
+            if e.label == label and None not in [getattr(e, x) for x in names]
             if methods is None or e.se_method in methods
         ]
-        if not known or not self._compared(label):
+        if not own or not self._compared(label):
             return None
-        run = list(dict.fromkeys(e.se_method for e, _ in known))
-        designs = [d for d in self._look.order if d in {e.design for e, _ in known}]
+        run = list(dict.fromkeys(e.se_method for e in own))
         drawn = []
-        for m, method in enumerate(run):
-            above = 0.7 * ((m + 0.5) / len(run) - 0.5)
-            for e, (x, low, high) in (item for item in known if item[0].se_method == method):
-                is_off = e.trustworthy is False
-                colour, name = f"d{m % _N_COLOURS}", method
-                if len(run) == 1:
-                    colour = "treatment" if is_off else "control"
-                    name = "refuted" if is_off else "not refuted"
-                symbol = "square" if is_off else "circle"
-                drawn.append(
-                    Point(e.design, x, (low, high), colour, symbol, name, above, m >= 2)
-                )  # fmt: skip
+        for e in sorted(own, key=lambda e: run.index(e.se_method)):
+            share, low, high = (100 * getattr(e, x) for x in names)
+            m, is_off = run.index(e.se_method), e.trustworthy is False
+            colour, name = f"d{m % len(COLOURS)}", e.se_method
+            if len(run) == 1:
+                colour = "treatment" if is_off else "control"
+                name = "refuted" if is_off else "not refuted"
+            symbol, above = "square" if is_off else "circle", 0.7 * ((m + 0.5) / len(run) - 0.5)
+            drawn.append(Point(e.design, share, (low, high), colour, symbol, name, above, m >= 2))
         key, title = self._names(label)
-        what = "type-I error" if self.result.is_aa else "coverage"
-        of_what = "tests whose interval excludes 0" if self.result.is_aa else (
-            "95 % intervals that hold the truth")  # fmt: skip
-        said = (
-            f"Each interval method's {what}, with its exact binomial interval; squares: refuted. "
-            "Green: what is claimed"
-        )
         return Panel(
-            f"coverage-{key}", f"{title}: {what}", said, f"% of {of_what}", tuple(designs),
-            points=tuple(drawn), line=5.0 if self.result.is_aa else 95.0, line_name="claimed",
-            limits=(-2.0, 102.0), label=label,
+            f"coverage-{key}", f"{title}: {what}",
+            f"Each interval method's {what}, with its exact binomial interval; squares: refuted. "
+            "Green: what is claimed", f"% of {of_what}",
+            tuple(d for d in self._order if d in {e.design for e in own}), points=tuple(drawn),
+            line=claimed, line_name="claimed", limits=(-2.0, 102.0), label=label,
         )  # fmt: skip
 
     # --- what happened over the steps --------------------------------------------------------
 
-    @cached_property
-    def _totals(self) -> pl.DataFrame:
-        return pl.DataFrame() if self._outcomes is None else totals(self._outcomes)
-
-    @cached_property
-    def _effects(self) -> pl.DataFrame:
-        return pl.DataFrame() if self._outcomes is None else effects(self._outcomes)
-
-    @cached_property
-    def _looks(self) -> pl.DataFrame:
-        return pl.DataFrame() if self._metrics is None else looks(self._metrics)
-
     def effects(self, label: str) -> Panel | None:
         """What each design would report after each step, on average."""
-        order = [TRUTH, *self._look.order]
-        table = _of(self._effects, label, design=order)
+        order = [TRUTH, *self._order]
+        own = _of(self._outcomes, label)
+        table = own if own.is_empty() else effects(own).filter(pl.col("design").is_in(order))
         if table.is_empty():
             return None
-        key, title = self._names(label)
         drawn = []
         for design in order:
             part = table.filter(pl.col("design") == design)
+            if design != TRUTH:  # many bands hide each other
+                part = part.with_columns(low=None, high=None)
             if part.height:
-                if design != TRUTH:  # many bands hide each other
-                    part = part.with_columns(low=None, high=None)
-                look = self._look
-                drawn.append(
-                    Curve(shown(design), part, look.colour(design), look.dash(design),
-                          look.symbol(design), design)
-                )  # fmt: skip
+                drawn.append(Curve(shown(design), part, *look(design, self._order), design))
         said = f"Mean estimate so far, by design; {_BAND} of the truth"
         limits = settled_range(table)
         if limits is not None:
             said += f". The axis fits the steps after the first {100 * EARLY:.0f} %"
             if any(curve.beyond(limits) for curve in drawn):
                 said += "; triangles at its ends: means beyond it"
+        key, title = self._names(label)
         return Panel(
             f"effect-{key}", f"{title}: the answer while the test runs", said,
             "effect per visit so far", curves=tuple(drawn), limits=limits, label=label,
@@ -411,18 +345,20 @@ class Panels:
 
     def totals(self, label: str) -> Panel | None:
         """Cumulative outcome of each arm; of the truth's worlds where there are some."""
-        table = _of(self._totals, label)
+        table = _of(self._outcomes, label)
         if table.is_empty():
             return None
-        key, title = self._names(label)
-        design = table["design"][0]
+        designs = table["design"].unique(maintain_order=True).to_list()
+        design = TRUTH if TRUTH in designs else designs[0]
+        sums = _so_far(table.filter(pl.col("design") == design)).with_columns(value="sum")
+        parts = bands(sums, ["arm"]).partition_by("arm", as_dict=True)
         drawn = []
         for arm, dash in (("T", "solid"), ("C", "dash")):
             name, colour, _ = _WHO[arm]
             name = f"everybody in {name}" if design == TRUTH else f"{name} arm"
-            part = table.filter(pl.col("arm") == arm)
-            if part.height:
-                drawn.append(Curve(name, part, colour, dash, "none"))
+            if (arm,) in parts:
+                drawn.append(Curve(name, parts[(arm,)], colour, dash, "none"))
+        key, title = self._names(label)
         whose = "" if design == TRUTH else f", {design}"
         return Panel(
             f"total-{key}", f"{title}: total so far{whose}",
@@ -432,7 +368,8 @@ class Panels:
 
     def quality(self, label: str) -> Panel | None:
         """Every metric of every design; the first of each choice is what matters most."""
-        table = _of(self._looks, label)
+        own = _of(self._metrics, label)
+        table = own if own.is_empty() else looks(own)
         if table.is_empty():
             return None
         metrics = table["metric"].unique(maintain_order=True).to_list()
@@ -448,33 +385,30 @@ class Panels:
             dash = "solid"
             if split == "train":
                 dash, symbol = "dot", f"{symbol}-open"
-            name = f"{name}, {split}"
-            drawn.append(Curve(name, part, colour, dash, symbol, design, metric))
+            drawn.append(Curve(f"{name}, {split}", part, colour, dash, symbol, design, metric))
         key, title = self._names(label)
-        choices = {"metric": metrics, "design": designs}
         return Panel(
             f"quality-{key}", f"{title}: networks and rankings",
             f"Mean over replications, dotted on training data; {_BAND}", "",
-            curves=tuple(drawn), label=label, choices=choices,
+            curves=tuple(drawn), label=label, choices={"metric": metrics, "design": designs},
         )  # fmt: skip
 
     def weights(self) -> list[Panel]:
         """How good the weight models of designs are."""
         if self._metrics is None:
             return []
-        table = weight_figures(self._metrics)
-        designs = table["design"].unique(maintain_order=True).to_list()
+        own = self._metrics.filter(pl.col("split") == "weights")
+        parts = bands(own, ["design", "metric"]).partition_by("design", "metric", as_dict=True)
+        designs = dict.fromkeys(str(design) for design, _ in parts)
         found = []
         for i, (title, metrics, note) in enumerate(_OF_G):
             drawn = []
             for design in designs:
                 for metric, dash, symbol in zip(metrics, DASHES, SYMBOLS, strict=False):
-                    part = table.filter((pl.col("design") == design) & (pl.col("metric") == metric))
                     name = metric.replace("_", " ").replace("auc", "AUC")
-                    if len(designs) > 1:
-                        name = f"{design}: {name}"
-                    if part.height:
-                        colour = self._look.colour(design)
+                    name = f"{design}: {name}" if len(designs) > 1 else name
+                    if (design, metric) in parts:
+                        colour, part = look(design, self._order)[0], parts[(design, metric)]
                         drawn.append(Curve(name, part, colour, dash, symbol, design))
             if drawn:
                 said = f"Mean over replications; {_BAND}; {note}"
@@ -483,9 +417,11 @@ class Panels:
         return found
 
     def data_left(self) -> Panel | None:
-        """How the data run out, where they do."""
-        table = None if self._metrics is None else data_left(self._metrics)
-        if table is None or not table["mean"].sum() > 0:
+        """How the data run out, where they do: users and slates with too few candidates."""
+        if self._metrics is None:
+            return None
+        table = bands(self._metrics.filter(pl.col("split") == "data"), ["metric"])
+        if not table["mean"].sum() > 0:
             return None
         percent = table.with_columns(100 * pl.col("mean"), low=None, high=None)
         drawn = [
@@ -499,27 +435,12 @@ class Panels:
         )  # fmt: skip
 
 
-def _share(e: IntervalQuality, kind: str) -> tuple[float, float, float] | None:
-    """A share of intervals in percent, and its interval."""
-    if kind == "reject":
-        known = e.reject_share, e.reject_low, e.reject_high
-    else:
-        known = e.coverage, e.coverage_low, e.coverage_high
-    value, low, high = known
-    if value is None or low is None or high is None:
-        return None
-    return 100 * value, 100 * low, 100 * high
-
-
-def _of(table: pl.DataFrame, label: str, design: Sequence[str] | None = None) -> pl.DataFrame:
-    """The rows of a label, and of designs."""
-    if table.is_empty():
-        return table
-    own = table.filter(pl.col("label") == label)
-    return own if design is None else own.filter(pl.col("design").is_in(design))
-
-
 # --- tables of curves ------------------------------------------------------------------------
+
+
+def _of(table: pl.DataFrame | None, label: str) -> pl.DataFrame:
+    """The rows of a label, where there is a table."""
+    return pl.DataFrame() if table is None else table.filter(pl.col("label") == label)
 
 
 def bands(table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
@@ -529,11 +450,11 @@ def bands(table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         The keys, step, mean, low and high, in the order of the steps; low and high are null where
         there are fewer than three worlds.
     """
-    value, by_step = pl.col("value"), [*keys, "step"]
-    table = table.filter(pl.col("step").is_in(thinned(table["step"])))
+    value = pl.col("value")
     is_known = value.count() >= _MIN_BAND
     return (
-        table.group_by(by_step, maintain_order=True)
+        table.filter(pl.col("step").is_in(thinned(table["step"])))
+        .group_by([*keys, "step"], maintain_order=True)
         .agg(
             mean=value.mean(),
             low=pl.when(is_known).then(value.quantile(LOW, "linear")),
@@ -552,54 +473,14 @@ def thinned(steps: pl.Series) -> list[int]:
     return [known[i] for i in at]
 
 
-def totals(outcomes: pl.DataFrame) -> pl.DataFrame:
-    """The sum of outcomes so far: design, label, arm, step, mean, low, high.
-
-    Of the truth where there is one, else of the first design.
-    """
-    designs = outcomes["design"].unique(maintain_order=True).to_list()
-    shown = "global" if "global" in designs else (designs or [""])[0]
-    table = _so_far(outcomes.filter(pl.col("design") == shown))
-    return bands(table.with_columns(value=pl.col("sum")), ["design", "label", "arm"])
-
-
 def effects(outcomes: pl.DataFrame) -> pl.DataFrame:
-    """The effect per visit that each design would report after each step.
-
-    Returns:
-        design, label, step, mean, low, high.
-    """
+    """What each design would report after each step: design, label, step, mean, low, high."""
     table = _so_far(outcomes).with_columns(value=pl.col("sum") / pl.col("n"))
     keys = ["design", "label", "world", "step"]
     arm = {x: table.filter(pl.col("arm") == x).select(*keys, value="value") for x in "TC"}
     both = arm["T"].join(arm["C"], on=keys, suffix="_C", maintain_order="left")
     both = both.with_columns(value=pl.col("value") - pl.col("value_C"))
     return bands(both.filter(pl.col("value").is_finite()), ["design", "label"])
-
-
-def settled_range(table: pl.DataFrame) -> tuple[float, float] | None:
-    """The ends of an axis for curves that start with much noise; None where all of them fits it.
-
-    It holds every mean after the first fifth of the steps, the band of the truth there, and a
-    margin.
-
-    Args:
-        table: design, step, mean, low, high.
-    """
-    late = _shown(table.filter(pl.col("step") > EARLY * pl.col("step").max()))
-    if late.is_empty():
-        return None
-    margin = 0.08 * float(late.max() - late.min())  # type: ignore[operator, arg-type]
-    low, high = float(late.min()) - margin, float(late.max()) + margin  # type: ignore[arg-type]
-    is_beyond = not _shown(table).is_between(low, high).all()
-    return (low, high) if is_beyond and high > low else None
-
-
-def _shown(table: pl.DataFrame) -> pl.Series:
-    """Every mean, and the ends of the truth's band."""
-    of_truth = table.filter(pl.col("design") == "global")
-    parts = [table["mean"], of_truth["low"], of_truth["high"]]
-    return pl.concat([x.cast(pl.Float64).rename("") for x in parts]).drop_nulls()
 
 
 def _so_far(outcomes: pl.DataFrame) -> pl.DataFrame:
@@ -612,6 +493,30 @@ def _so_far(outcomes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def settled_range(table: pl.DataFrame) -> tuple[float, float] | None:
+    """The ends of an axis for curves that start with much noise; None where all of them fits it.
+
+    It holds every mean after the first fifth of the steps, the band of the truth there, and a
+    margin.
+
+    Args:
+        table: design, step, mean, low, high.
+    """
+
+    def values(part: pl.DataFrame) -> pl.Series:
+        of_truth = part.filter(pl.col("design") == TRUTH)
+        columns = (part["mean"], of_truth["low"], of_truth["high"])
+        return pl.concat([x.cast(pl.Float64).rename("") for x in columns]).drop_nulls()
+
+    late = values(table.filter(pl.col("step") > EARLY * pl.col("step").max())).to_numpy()
+    if not len(late):
+        return None
+    margin = 0.08 * float(late.max() - late.min())
+    low, high = float(late.min()) - margin, float(late.max()) + margin
+    is_beyond = not values(table).is_between(low, high).all()
+    return (low, high) if is_beyond and high > low else None
+
+
 def looks(metrics: pl.DataFrame) -> pl.DataFrame:
     """What was measured of the loop's networks and rankings.
 
@@ -619,24 +524,13 @@ def looks(metrics: pl.DataFrame) -> pl.DataFrame:
         design, label, metric, split, who (T, C or shared), step, mean, low, high. The truth's two
         worlds stand under the design "global"; who is then the arm that everybody is in.
     """
+    arm_of_truth = pl.col("design").str.extract(r"^global_([TC])$")
     table = metrics.filter(
         (pl.col("phase") == "loop")
         & pl.col("split").is_in(["train", "validation"])
         & (pl.col("metric") != "n_nonfinite")
-    )
-    table = table.with_columns(who=pl.coalesce(_ARM_OF_TRUTH, "model"))
-    in_truth = _ARM_OF_TRUTH.is_not_null()
-    table = table.with_columns(
-        design=pl.when(in_truth).then(pl.lit("global")).otherwise(pl.col("design"))
+    ).with_columns(
+        who=pl.coalesce(arm_of_truth, "model"),
+        design=pl.when(arm_of_truth.is_null()).then("design").otherwise(pl.lit(TRUTH)),
     )
     return bands(table, ["design", "label", "metric", "split", "who"])
-
-
-def weight_figures(metrics: pl.DataFrame) -> pl.DataFrame:
-    """How good the weight models are: design, metric, step, mean, low, high."""
-    return bands(metrics.filter(pl.col("split") == "weights"), ["design", "metric"])
-
-
-def data_left(metrics: pl.DataFrame) -> pl.DataFrame:
-    """Shares of users and slates with fewer candidates than a full slate: metric, step, mean."""
-    return bands(metrics.filter(pl.col("split") == "data"), ["metric"])

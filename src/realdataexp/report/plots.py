@@ -51,6 +51,18 @@ _MARKERS = {
 }  # fmt: skip
 
 
+_NEEDS = {  # what a kind of figure takes
+    "answers": "mode compare",
+    "bias": "mode compare",
+    "coverage": "mode compare, and these methods",
+    "effects": "a step",
+    "totals": "a step",
+    "curves": "a validation of its networks",
+    "weights": "a design with a weight model",
+    "data_left": "data that run out",
+}
+
+
 class Figure(_Figure):
     """A figure that a notebook shows by itself, without pyplot."""
 
@@ -173,26 +185,25 @@ class Plots:
 
     def answers(self, label: str | None = None) -> Figure:
         """Each design's estimates of single tests, with the truth."""
-        return self._drawn("answers", "mode compare", label, lambda p, x: [p.answers(x)])
+        return self._each("answers", label, lambda p, x: [p.answers(x)])
 
     def bias(self, label: str | None = None) -> Figure:
         """Each design's bias, with the interval that decides whether it is one."""
-        return self._drawn("bias", "mode compare", label, lambda p, x: [p.bias(x)])
+        return self._each("bias", label, lambda p, x: [p.bias(x)])
 
     def coverage(
         self, label: str | None = None, methods: Sequence[str] | None = ("welch",)
     ) -> Figure:
         """How often intervals hold the truth (in an A/A test: exclude 0); None: all methods."""
-        return self._drawn("coverage", "mode compare, and these methods", label,
-                           lambda p, x: [p.coverage(x, methods)])  # fmt: skip
+        return self._each("coverage", label, lambda p, x: [p.coverage(x, methods)])
 
     def effects(self, label: str | None = None) -> Figure:
         """What each design would report after each step, on average."""
-        return self._drawn("effects", "a step", label, lambda p, x: [p.effects(x)])
+        return self._each("effects", label, lambda p, x: [p.effects(x)])
 
     def totals(self, label: str | None = None) -> Figure:
         """Each arm's outcome so far."""
-        return self._drawn("totals", "a step", label, lambda p, x: [p.totals(x)])
+        return self._each("totals", label, lambda p, x: [p.totals(x)])
 
     def curves(
         self, metric: str | None = None, label: str | None = None, design: str | None = None
@@ -205,63 +216,67 @@ class Plots:
             label: one label; None: all.
             design: whose networks; None: the truth's, or those of the run's one design.
         """
+        panels = self._panels()
+        qualities = {x: panels.quality(x) for x in panels.result.titles}
+        if metric is not None:
+            known = [x for p in qualities.values() if p for x in p.choices["metric"]]
+            _known("metric", metric, list(dict.fromkeys(known)))
 
-        def chosen(panels: Panels, label: str) -> list[Panel | None]:
-            panel = panels.quality(label)
+        def chosen(_: Panels, label: str) -> list[Panel]:
+            panel = qualities[label]
             if panel is None:
                 return []
-            own = self._known("design", design, panel.choices["design"])
+            own = _known("design", design, panel.choices["design"])
             if metric is None:
-                return list(panel.main(own))
+                return panel.main(own)
             # another label may have a metric that this one has not
             return [panel.chosen(metric, own)] if metric in panel.choices["metric"] else []
 
-        panels = self._panels()
-        known = [p.choices["metric"] for x in panels.result.titles if (p := panels.quality(x))]
-        if metric is not None:
-            self._known("metric", metric, list(dict.fromkeys(x for of in known for x in of)))
-        return self._drawn("curves", "a look at its networks", label, chosen)
+        return self._each("curves", label, chosen)
 
     def weights(self) -> Figure:
         """How good the weight models of designs are."""
-        found = self._panels().weights()
-        return self._figure("weights", "a design with a weight model", [found])
+        return self._figure("weights", [self._panels().weights()])
 
     def data_left(self) -> Figure:
         """How the data run out."""
         found = self._panels().data_left()
-        return self._figure("data_left", "data that run out", [[found] if found else []])
+        return self._figure("data_left", [[found] if found else []])
 
     def _panels(self) -> Panels:
         return Panels.read(self._folder, read_run(self._folder))
 
-    @staticmethod
-    def _known(what: str, value: str | None, known: Sequence[str]) -> str:
-        if value is not None and value not in known:
-            raise InputError(f"{what} = {value!r}: unknown; use one of {', '.join(known)}")
-        return known[0] if value is None else value
-
-    def _drawn(
-        self, kind: str, needs: str, label: str | None,
+    def _each(
+        self,
+        kind: str,
+        label: str | None,
         make: Callable[[Panels, str], Sequence[Panel | None]],
-    ) -> Figure:  # fmt: skip
+    ) -> Figure:
         """The panels of one label, or of each."""
         panels = self._panels()
         labels = list(panels.result.titles)
         if label is not None:
-            labels = [self._known("label", label, labels)]
-        return self._figure(kind, needs, [[p for p in make(panels, x) if p] for x in labels])
+            labels = [_known("label", label, labels)]
+        return self._figure(kind, [[p for p in make(panels, x) if p] for x in labels])
 
-    def _figure(self, kind: str, needs: str, rows: Sequence[Sequence[Panel]]) -> Figure:
+    def _figure(self, kind: str, rows: Sequence[Sequence[Panel]]) -> Figure:
         """A row for each label; those with one panel side by side."""
         rows = [row for row in rows if row]
         if not rows:
+            needs = _NEEDS[kind]
             raise InputError(f"{self._folder}: has nothing for plot.{kind}(): it takes {needs}")
         if max(map(len, rows)) == 1:
             flat = [row[0] for row in rows]
             rows = [flat[i : i + 2] for i in range(0, len(flat), 2)]
         with style():
             return grid(rows)
+
+
+def _known(what: str, value: str | None, known: Sequence[str]) -> str:
+    """The value, or the first of those that are known."""
+    if value is not None and value not in known:
+        raise InputError(f"{what} = {value!r}: unknown; use one of {', '.join(known)}")
+    return known[0] if value is None else value
 
 
 # --- a panel -----------------------------------------------------------------------------------

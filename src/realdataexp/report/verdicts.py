@@ -36,7 +36,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from scipy import stats
 
@@ -54,7 +54,6 @@ INTERVAL_OF_BIAS = (
 )
 _SURE = float(stats.norm.ppf(0.9))  # so that a bias of 0 is then excluded in 80 % of runs
 
-Kind = Literal["unknown", "few", "found", "small", "doubtful", "none", "unclear"]
 Judgement = Literal["unbiased", "small", "inconclusive", "few", "biased"]
 # what each is called, the best first
 JUDGEMENTS: dict[Judgement, str] = {
@@ -64,16 +63,19 @@ JUDGEMENTS: dict[Judgement, str] = {
     "few": "not judged",
     "biased": "biased",
 }
-_JUDGEMENT_OF: dict[Kind, Judgement] = {
-    "none": "unbiased",
-    "small": "small",
-    "doubtful": "inconclusive",
-    "unclear": "inconclusive",
-    "few": "few",
-    "unknown": "few",
-    "found": "biased",
-}
 _ORDER = list(JUDGEMENTS)
+_HEADLINES: dict[Judgement, str] = {
+    "unbiased": "Unbiased as far as these replications can tell",
+    "small": f"Biased by at most {100 * SMALL:g} % of the effect",
+    "biased": "Biased",
+    "inconclusive": "Inconclusive",
+    "few": "Too few replications to judge",
+}
+Kind = Literal["unknown", "few", "found", "small", "doubtful", "none", "unclear"]
+_JUDGEMENT_OF: dict[Kind, Judgement] = {
+    "none": "unbiased", "small": "small", "doubtful": "inconclusive", "unclear": "inconclusive",
+    "few": "few", "unknown": "few", "found": "biased",
+}  # fmt: skip
 
 
 def limit(df: float, n_biases: int = 1) -> float:
@@ -87,21 +89,8 @@ def limit(df: float, n_biases: int = 1) -> float:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What is found: a kind of the rules, and words."""
-
-    kind: str
-    words: str
-
-
-@dataclass(frozen=True)
 class Bias:
-    """What is known of one of a run's biases.
-
-    Attributes:
-        entry: of ``comparison``.
-        n_biases: how many biases the run looks at.
-    """
+    """What is known of one of the ``n_biases`` biases of a run: an entry of ``comparison``."""
 
     entry: Compared
     n_biases: int = 1
@@ -186,12 +175,9 @@ class Bias:
         unit = "replications" if n == self.entry.n_worlds else "starting models"
         return None if most is None else (_rounded(most), unit)
 
-    @cached_property
-    def finding(self) -> Finding:
-        """What it is, in words."""
-        return Finding(self.kind, self._words())
-
-    def _words(self) -> str:
+    @property
+    def words(self) -> str:
+        """What is found."""
         b, s, gte = self.entry.bias, self.entry.bias_mc_se, self.entry.gte
         if b is None:
             return "no answer: no replication has an estimate"
@@ -281,6 +267,13 @@ def _percent(share: float) -> str:
     return f"{share:,.0f} %" if share >= 10 else f"{share:.2g} %"
 
 
+class Finding(NamedTuple):
+    """What is found of an effect: "unknown", "none" or "found", and words."""
+
+    kind: str
+    words: str
+
+
 def effect(entry: Effect, relative: float | None = None, unit: str = "") -> Finding:
     """What an entry of ``estimates`` says of the effect.
 
@@ -309,26 +302,22 @@ def effect(entry: Effect, relative: float | None = None, unit: str = "") -> Find
     return Finding("found", f"{'raises' if value > 0 else 'lowers'} it {amount}, {interval}")
 
 
-def signs(entry: Compared) -> Finding | None:
+def signs(entry: Compared) -> str | None:
     """Single tests on the wrong side of 0, where there are many."""
     rate = entry.sign_error_rate
     if not entry.gte or rate is None or rate <= WRONG_SIGNS:
         return None
-    return Finding("signs", f"{100 * rate:.0f} % of single tests have the wrong sign")
+    return f"{100 * rate:.0f} % of single tests have the wrong sign"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A design, whether its estimate is biased, and why: for each label its findings.
-
-    Attributes:
-        enough: about how many replications (or starting models) would decide, where not decided.
-    """
+    """A design, whether its estimate is biased, and why: for each label what is found."""
 
     design: str
     judgement: Judgement
-    reasons: dict[str, tuple[Finding, ...]]
-    enough: tuple[int, str] | None
+    reasons: dict[str, tuple[str, ...]]
+    enough: tuple[int, str] | None  # see ``Bias.enough``
 
 
 def verdicts(result: RunResult) -> list[Verdict]:
@@ -338,7 +327,7 @@ def verdicts(result: RunResult) -> list[Verdict]:
     for design in dict.fromkeys(x.entry.design for x in found):
         own = [x for x in found if x.entry.design == design]
         worst = max((x.judgement for x in own), key=_ORDER.index)
-        both = {x.entry.label: (x.finding, signs(x.entry)) for x in own}
+        both = {x.entry.label: (x.words, signs(x.entry)) for x in own}
         reasons = {label: tuple(x for x in said if x) for label, said in both.items()}
         needed = [x.enough for x in own if x.enough]
         judged.append(Verdict(design, worst, reasons, max(needed, default=None)))
@@ -358,15 +347,11 @@ def _errors(comparison: Sequence[Compared]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Belief:
-    """A design's interval methods that were run: to be believed, refuted, and not judged.
-
-    Attributes:
-        refuted: for each method, the share of each label that refutes it.
-    """
+    """A design's interval methods that were run: to be believed, refuted, and not judged."""
 
     design: str
     believed: tuple[str, ...]
-    refuted: dict[str, dict[str, float]]
+    refuted: dict[str, dict[str, float]]  # of each method the share of each label that refutes it
     unjudged: tuple[str, ...]
 
 
@@ -405,20 +390,13 @@ def headline(result: RunResult) -> list[str]:
 
 
 def _of_biases(judged: Sequence[Verdict]) -> list[str]:
-    starts: dict[Judgement, str] = {
-        "unbiased": "Unbiased as far as these replications can tell",
-        "small": f"Biased by at most {100 * SMALL:g} % of the effect",
-        "biased": "Biased",
-        "inconclusive": "Inconclusive",
-        "few": "Too few replications to judge",
-    }
     out = []
-    for judgement, start in starts.items():
+    for judgement, start in _HEADLINES.items():
         own = [v for v in judged if v.judgement == judgement]
+        needed = max((v.enough for v in own if v.enough), default=None)
+        is_open = needed and judgement in ("inconclusive", "few")
+        more = f"; {_about(*needed)} would decide" if needed and is_open else ""
         if own:
-            needed = max((v.enough for v in own if v.enough), default=None)
-            is_open = judgement in ("inconclusive", "few") and needed
-            more = f"; {_about(*needed)} would decide" if is_open and needed else ""
             out.append(f"{start}: {', '.join(v.design for v in own)}{more}.")
     return out
 
