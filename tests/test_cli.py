@@ -259,7 +259,7 @@ def test_run_without_a_config_runs_the_demo(stub: Stub, capsys: pytest.CaptureFi
 def test_resume_goes_on_and_ends_with_the_run_folder(
     stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    partial = {"schema_version": 1, "status": "partial"}
+    partial = {"schema_version": 1, "status": "partial", "config": {}}
     (tmp_path / "result.json").write_text(json.dumps(partial))
     code, out, err = call(capsys, "resume", str(tmp_path))
     assert (code, out, err) == (0, f"the table\nRun folder: {tmp_path}\n", "")

@@ -447,7 +447,7 @@ def test_a_tracker_from_outside_is_one_file_and_one_name(
 
 def test_stores_reads_what_is_there_twice(tmp_path: Path):
     # the oracle of this file must see a point that is written twice
-    from realdataexp.tracking.series import Point
+    from realdataexp.tracking import Point
     from realdataexp.tracking.tensorboard import _Events
 
     (tmp_path / "tensorboard").mkdir()

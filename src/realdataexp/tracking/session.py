@@ -1,11 +1,24 @@
 """A run and its trackers, while it runs or afterwards, from its folder.
 
 While it runs, whatever a tracker meets never ends the run.
+
+A run's tables and result become series of numbers. The parts of a series' name stand in this order,
+those that are empty left out. Steps count steps done, from 1; in pretraining, batches.
+
+    pretrain/<split>/<label>/<metric>/<model>      metrics.parquet of the phase pretrain
+    <split>/<label>/<metric>/<design>/<model>      the same of the loop, a mean over worlds
+    outcome/<label>/<design>_<arm>                 outcomes.parquet: per visit, over all worlds
+    estimate/<label>/<quantity>/<design>           result.json, at the run's last step, as below
+    comparison/<label>/<quantity>/<design>
+    gte/<quantity>, timing/<quantity>
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,26 +29,109 @@ import polars as pl
 
 from realdataexp.config import Config, TrackerConfig
 from realdataexp.errors import InputError
-from realdataexp.options import check
-from realdataexp.registry import reason
-from realdataexp.report.files import read_result, read_table
-from realdataexp.tracking import build_tracker
-from realdataexp.tracking.base import TrackedRun, Tracker, Writer
-from realdataexp.tracking.series import (
-    Point,
-    check_names,
-    metric_points,
-    outcome_points,
-    parameters,
-    result_points,
-    tags,
-)
+from realdataexp.options import check, construct
+from realdataexp.registry import calling, find, reason
+from realdataexp.report.files import leaves, read_result, read_table
+from realdataexp.tracking import Point, TrackedRun, Tracker, Writer
 
 logger = logging.getLogger("realdataexp")
 
 _BATCH = 1000  # points in one transfer
 _PATIENCE = 3  # failures in a row after which a tracker is left alone until the end
 _FILES = ("config.yaml", "result.json", "plot.svg", "report.html")
+
+
+# --- names and numbers -----------------------------------------------------------------------
+
+
+def name_of(*parts: str) -> str:
+    """The name of a series; what a tracker may refuse in a part becomes an underscore."""
+    return "/".join(_clean(part) for part in parts if part)
+
+
+def _clean(part: str) -> str:
+    return re.sub(r"[^\w-]", "_", part)
+
+
+def check_names(designs: Sequence[str]) -> None:
+    """Refuse designs whose series would have the same names.
+
+    Raises:
+        InputError: two labels differ only in what cannot stand in a name.
+    """
+    taken: dict[str, str] = {}
+    for design in designs:
+        other = taken.setdefault(_clean(design), design)
+        if other != design:
+            raise InputError(
+                f"designs {other!r} and {design!r}: both are {_clean(design)!r} to a tracker; "
+                "choose another label for one, of letters, digits, _ and -"
+            )
+
+
+def metric_points(metrics: pl.DataFrame, since: Mapping[str, int]) -> Iterator[Point]:
+    """The series of metrics.parquet: means over worlds.
+
+    Args:
+        metrics: the table so far.
+        since: the step of each phase from which on points are wanted; absent: from the start.
+    """
+    for (phase,), rows in metrics.partition_by("phase", as_dict=True).items():
+        prefix = "pretrain" if phase == "pretrain" else ""
+        wanted = rows.filter(pl.col("step") >= since.get(str(phase), 0))
+        parts = ["split", "label", "metric", "design", "model"]
+        groups = wanted.group_by("step", *parts, maintain_order=True).agg("value")
+        for step, *names, values in groups.iter_rows():
+            # exact sums: the same bits in whatever order the rows come
+            yield Point(name_of(prefix, *names), step, math.fsum(values) / len(values))
+
+
+def outcome_points(outcomes: pl.DataFrame, since: Mapping[str, int]) -> Iterator[Point]:
+    """The series of outcomes.parquet: means per visit, of all worlds together."""
+    wanted = outcomes.filter(pl.col("step") + 1 >= since.get("loop", 0))
+    groups = wanted.group_by("step", "label", "design", "arm", maintain_order=True)
+    for step, label, design, arm, n, sums in groups.agg(pl.sum("n"), "sum").iter_rows():
+        yield Point(name_of("outcome", label, f"{design}_{arm}"), step + 1, math.fsum(sums) / n)
+
+
+def result_points(result: Mapping[str, Any]) -> list[Point]:
+    """The numbers of result.json, at the run's last step; null has no point."""
+    named = [(name_of("gte", key), value) for key, value in result["gte_results"].items()]
+    named += [
+        (name_of(what, row["label"], key, row["design"]), value)
+        for what, part in (("estimate", "estimates"), ("comparison", "comparison"))
+        for row in result[part]
+        for key, value in row.items()
+    ]
+    named += [(name_of("timing", key), value) for key, value in result["timing"].items()]
+    return [
+        Point(name, result["n_steps_done"], float(x))
+        for name, x in named
+        if isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+    ]
+
+
+def parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting of a resolved config by its path, such as simulation.n_steps.
+
+    The trackers are left out: they are no part of what was run.
+    """
+    logging = {key: value for key, value in config["logging"].items() if key != "trackers"}
+    return {
+        re.sub(r"[^\w.\-]", "_", ".".join(path)): x
+        if isinstance(x, str)
+        else json.dumps(x, ensure_ascii=False)
+        for path, x in leaves({**config, "logging": logging})
+    }
+
+
+def tags(mode: str, seed: int, versions: Mapping[str, str | None]) -> dict[str, str]:
+    """What tells runs apart besides the config."""
+    known = {f"version.{name}": version for name, version in versions.items() if version}
+    return {"mode": mode, "seed": str(seed), **known}
+
+
+# --- one tracker ------------------------------------------------------------------------------
 
 
 class Channel:
@@ -47,7 +143,7 @@ class Channel:
     Attributes:
         name: of the tracker.
         hint: how to look at what was sent.
-        n_new, n_before: points that were sent, and series that were there before.
+        n_new: points that were sent.
         failure: what went wrong in the latest attempt; empty where it worked.
     """
 
@@ -78,21 +174,19 @@ class Channel:
         self._last |= {point.name: point.step for point in new}
 
     def finish(self) -> None:
-        """Hand over the files of a finished run, and let go."""
+        """Hand over the files of a finished run, and close."""
         paths = [self._run.folder / name for name in _FILES]
         self.open().files([path for path in paths if path.is_file()])
         self.close(is_finished=True)
 
     def close(self, *, is_finished: bool) -> None:
-        """Let go of the writer; the next transfer would open another."""
+        """Close the writer; the next transfer would open another."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close(is_finished=is_finished)
 
-    # --- beside a run, which must go on ------------------------------------------------------
-
     def attempt(self, transfer: Callable[[], None], *, is_last: bool = False) -> bool:
-        """Make a transfer; returns whether it worked.
+        """Make a transfer of a run that must go on; returns whether it worked.
 
         A tracker that failed several times in a row is left alone until the last transfers, as
         each may have to wait for a lock or a network.
@@ -123,6 +217,9 @@ class Channel:
         )
 
 
+# --- while a run goes on ----------------------------------------------------------------------
+
+
 class Tracking:
     """The trackers of a run; without any, nothing happens."""
 
@@ -132,33 +229,25 @@ class Tracking:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anybody to tell."""
+        """Whether there is any tracker."""
         return bool(self._channels)
 
-    def send(self, metrics: pl.DataFrame, outcomes: pl.DataFrame) -> None:
-        """Send what a run's tables have got since the last time."""
-        if self._send(metrics, outcomes):
-            self._since = dict(metrics.group_by("phase").agg(pl.max("step")).iter_rows())
-
-    def _send(
-        self, metrics: pl.DataFrame, outcomes: pl.DataFrame, last: Sequence[Point] | None = None
-    ) -> bool:
-        """Send what is new, and the last points of all; returns whether every tracker got it."""
+    def send(
+        self, metrics: pl.DataFrame, outcomes: pl.DataFrame, *last: Point, is_last: bool = False
+    ) -> None:
+        """Send what a run's tables have got since the last time, and the last points of all."""
         new = [
-            *metric_points(metrics, self._since),
-            *outcome_points(outcomes, self._since),
-            *(last or ()),
-        ]
-        return all(
-            [x.attempt(partial(x.send, new), is_last=last is not None) for x in self._channels]
-        )
+            *metric_points(metrics, self._since), *outcome_points(outcomes, self._since), *last
+        ]  # fmt: skip
+        if all([x.attempt(partial(x.send, new), is_last=is_last) for x in self._channels]):
+            self._since = dict(metrics.group_by("phase").agg(pl.max("step")).iter_rows())
 
     def send_last(
         self, metrics: pl.DataFrame, outcomes: pl.DataFrame, result: Mapping[str, Any]
     ) -> list[str]:
         """Send the rest of a complete run, and its results; returns what failed so far."""
         if self.is_on:
-            self._send(metrics, outcomes, result_points(result))
+            self.send(metrics, outcomes, *result_points(result), is_last=True)
         return [text for channel in self._channels if (text := channel.report())]
 
     def finish(self) -> list[str]:
@@ -173,7 +262,7 @@ class Tracking:
         return failed
 
     def close(self) -> None:
-        """Let go of the trackers of a run that ends early; once finished, nothing is left to do."""
+        """Close the trackers of a run that ends early; once finished, nothing is left to do."""
         for channel in self._channels:
             with suppress(Exception, SystemExit):
                 channel.close(is_finished=False)
@@ -188,9 +277,19 @@ def trackers_of(config: Config) -> list[tuple[str, Tracker]]:
     if config.logging.trackers:
         check_names([design.label for design in config.designs()])
     return [
-        (tracker.name, build_tracker(tracker.name, tracker.options, f"logging.trackers.{i}"))
+        (tracker.name, _build(tracker, f"logging.trackers.{i}"))
         for i, tracker in enumerate(config.logging.trackers)
     ]
+
+
+def _build(wanted: TrackerConfig, where: str) -> Tracker:
+    component = find("tracker", wanted.name, where)
+    if not (isinstance(component, type) and issubclass(component, Tracker)):
+        raise InputError(f"{where} = {wanted.name!r}: is not a realdataexp.tracking.Tracker")
+    tracker = construct(component, wanted.name, wanted.options, where)
+    with calling(f"{where} = {wanted.name!r}", "check()", InputError):
+        tracker.check()
+    return tracker
 
 
 def begin_tracking(
@@ -199,7 +298,7 @@ def begin_tracking(
     folder: Path,
     versions: Mapping[str, str | None],
 ) -> Tracking:
-    """Open a run's trackers; those of a run that was interrupted go on where they were.
+    """Open a run's trackers; those of a run that was interrupted continue where they were.
 
     Raises:
         InputError: one cannot be written to.
@@ -221,6 +320,9 @@ def begin_tracking(
         tracking.close()
         raise
     return tracking
+
+
+# --- afterwards -------------------------------------------------------------------------------
 
 
 def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]:
@@ -247,8 +349,11 @@ def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]
     check_names(outcomes["design"].unique(maintain_order=True).to_list())
     config = result["config"]
     base_dir = Path(config["base_dir"]).expanduser()
-    given = {"name": name, **_own(config, name), **options}
-    wanted = check(TrackerConfig, given, f"--to {name}")
+    before: dict[str, Any] = {}
+    for tracker in config["logging"].get("trackers", ()):
+        if isinstance(tracker, dict) and tracker["name"] == name:
+            before = tracker
+    wanted = check(TrackerConfig, {**before, **options, "name": name}, f"--to {name}")
     run = TrackedRun(
         folder,
         Path() if "uri" in options else base_dir,
@@ -256,7 +361,7 @@ def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]
         parameters(config),
         tags(result["mode"], result["seed"], result["versions"]),
     )
-    channel = Channel(name, build_tracker(name, wanted.options, "--to"), run)
+    channel = Channel(name, _build(wanted, "--to"), run)
     points = [*metric_points(metrics, {}), *outcome_points(outcomes, {}), *result_points(result)]
     with _writing(str(folder), name, "mend that and import again"):
         channel.send(points)
@@ -278,11 +383,3 @@ def _writing(where: str, name: str, remedy: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         text = f"{where}: {name} cannot be written to: {reason(error)}; {remedy}"
         raise InputError(text) from error
-
-
-def _own(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The options that a run's config gave a tracker."""
-    for tracker in config["logging"].get("trackers", ()):
-        if isinstance(tracker, dict) and tracker["name"] == name:
-            return {key: value for key, value in tracker.items() if key != "name"}
-    return {}
