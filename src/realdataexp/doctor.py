@@ -29,8 +29,7 @@ from realdataexp.runs.memory_need import largest_setting, memory_need
 from realdataexp.worlds import world_of
 
 _CONFIG_FOR_DATA = "kuairand-pure"  # as of prepare
-_N = 1024  # rows and columns of the product that is timed
-_REPEATS = 5
+_N, _REPEATS = 1024, 5  # rows and columns of the product that is timed
 _TOLERANCE, _AMP_TOLERANCE = 1e-3, 3e-2  # of the norm; rounding to 10 bits gives 5e-4, to 8 4e-3
 _LOW_DISK, _NO_DISK = 1 << 30, 50 << 20
 _LOW_MEMORY = 1 << 30
@@ -58,31 +57,13 @@ class Finding:
     remedy: str = ""
 
 
-def _ok(check: str, text: str) -> Finding:
-    return Finding(check, "ok", text)
-
-
-def _warning(check: str, text: str, remedy: str) -> Finding:
-    return Finding(check, "warning", text, remedy)
-
-
-def _stop(check: str, text: str, remedy: str) -> Finding:
-    return Finding(check, "stop", text, remedy)
-
-
 def stops(check: str, error: InputError, remedy: str = "mend this") -> list[Finding]:
-    """A stop for each line of an input error.
-
-    Args:
-        check: what was looked at.
-        error: its lines; behind the last `;` stands what to do, as a rule.
-        remedy: for lines that do not say what to do.
-    """
+    """A stop for each line of an input error, whose end, after the last `;`, says what to do."""
     findings = []
     for line in error.faults:
         text, _, own = line.rpartition("; ")
         has_own = bool(text) and not own.startswith("there is")
-        findings.append(_stop(check, text, own) if has_own else _stop(check, line, remedy))
+        findings.append(Finding(check, "stop", *((text, own) if has_own else (line, remedy))))
     return findings
 
 
@@ -95,8 +76,8 @@ def examine(
 
     Args:
         source: a YAML file or the name of a built-in config.
-        overrides: changes of the config, ``key.sub=value`` each.
         data: folder of a data set; without a config `kuairand-pure` says what is needed of it.
+        overrides: changes of the config, ``key.sub=value`` each.
     """
     if source is None and data is None:
         return check_machine(None)
@@ -118,25 +99,23 @@ def would_stop(findings: Iterable[Finding]) -> bool:
     return any(finding.status == "stop" for finding in findings)
 
 
-def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
+def print_findings(findings: Sequence[Finding]) -> None:
     """Print a line for each finding, what to do about it below, and a verdict."""
-    console = console or Console(highlight=False)
+    console = Console(highlight=False)
     width = max((len(finding.check) for finding in findings), default=0)
     indent = " " * (width + 7)
-
     room = console.width - len(indent)
     for finding in findings:
         sign, style = _SIGNS[finding.status]
         first, *others = wrapped(finding.text, room)
         head = Text.assemble((sign, style), f" {finding.check.ljust(width)}  {first}")
         console.print(head, soft_wrap=True)
-        if finding.remedy:
-            others += wrapped(f"→ {finding.remedy}", room)
+        others += wrapped(f"→ {finding.remedy}", room) if finding.remedy else []
         for line in others:
             console.print(Text(indent + line), soft_wrap=True)
     n = {status: sum(x.status == status for x in findings) for status in ("stop", "warning")}
-    verdict = f"{n['stop']} would stop a run" if n["stop"] else "nothing would stop a run"
-    console.print(Text(f"{verdict}, warnings: {n['warning']}", style="bold"), soft_wrap=True)
+    verdict = f"{n['stop'] or 'nothing'} would stop a run, warnings: {n['warning']}"
+    console.print(Text(verdict, style="bold"), soft_wrap=True)
 
 
 # --- the machine ---------------------------------------------------------------------------------
@@ -144,11 +123,14 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
 
 def check_machine(config: Config | None) -> list[Finding]:
     """All that can be said without data; a config says which device and folders a run uses."""
+    cache = default_cache_dir() if config is None else config.cache_dir()
+    results = Path("results") if config is None else config.path(config.logging.log_dir)
     return [
         *check_versions(),
         *check_devices(config),
         check_threads(),
-        *check_disks(config),
+        check_disk("cache", cache, "set REALDATAEXP_CACHE or dataset.cache_path elsewhere"),
+        check_disk("results", results, "give --out or logging.log_dir elsewhere"),
         check_memory(),
         *check_packages(),
     ]
@@ -156,20 +138,19 @@ def check_machine(config: Config | None) -> list[Finding]:
 
 def check_versions() -> Iterator[Finding]:
     """Python, PyTorch, and the driver of an NVIDIA GPU."""
-    yield _ok("python", f"{platform.python_version()} on {platform.platform()}")
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     build = torch.version.cuda and f"CUDA {torch.version.cuda}"
     build = build or (torch.version.hip and f"ROCm {torch.version.hip}")
-    yield _ok("torch", f"{torch.__version__}, built for {build or 'no CUDA or ROCm'}")
+    yield Finding("torch", "ok", f"{torch.__version__}, built for {build or 'no CUDA or ROCm'}")
     driver, n_gpus = nvidia_driver()
     if driver is None:
-        yield _ok("driver", "no NVIDIA driver answers")
+        yield Finding("driver", "ok", "no NVIDIA driver answers")
     elif n_gpus and "cuda" not in available_devices():
         text = f"NVIDIA {driver} has {n_gpus} GPUs, but this PyTorch uses none"
-        yield _warning(
-            "driver", text, "install a PyTorch built for CUDA, not newer than the driver"
-        )
+        remedy = "install a PyTorch built for CUDA, not newer than the driver"
+        yield Finding("driver", "warning", text, remedy)
     else:
-        yield _ok("driver", f"NVIDIA {driver}, GPUs: {n_gpus}")
+        yield Finding("driver", "ok", f"NVIDIA {driver}, GPUs: {n_gpus}")
 
 
 def nvidia_driver() -> tuple[str | None, int]:
@@ -196,32 +177,32 @@ def check_devices(config: Config | None) -> Iterator[Finding]:
             yield from stops("device", error)
     used = there[0] if wanted == "auto" else wanted
     for kind in there:
-        is_used = kind == used
-        yield check_device(kind, is_used)
-        yield check_device(kind, is_used and config is not None and config.use_amp, use_amp=True)
+        yield check_device(kind, kind == used)
+        wants_amp = kind == used and config is not None and config.use_amp
+        yield check_device(kind, wants_amp, use_amp=True)
 
 
 def check_device(kind: str, is_used: bool, use_amp: bool = False) -> Finding:
     """Whether a device multiplies matrices, rightly, and how fast; or does in mixed precision."""
-    judge = _stop if is_used else _warning
     if use_amp:
         name, tolerance, remedy = f"amp {kind}", _AMP_TOLERANCE, "set use_amp: false"
     else:
         name, tolerance = f"device {kind}", _TOLERANCE
         remedy = "take another with --device" + (" cpu" if kind != "cpu" else ", or mend PyTorch")
+    bad: Literal["stop", "warning"] = "stop" if is_used else "warning"
     try:
         device = choose_device(kind, use_amp)
         error, gflops = prove(device)
     except Exception as fault:
         if use_amp and isinstance(fault, InputError):  # it has no mixed precision
-            return stops(name, fault)[0] if is_used else _ok(name, "none")
+            return stops(name, fault)[0] if is_used else Finding(name, "ok", "none")
         text = f"does not compute: {type(fault).__name__}: {' '.join(str(fault).split())}"
-        return judge(name, text, remedy)
+        return Finding(name, bad, text, remedy)
     what = str(device.amp).removeprefix("torch.") if use_amp else device.name
     if not error <= tolerance:
-        return judge(name, f"{what}: wrong product, off by {error:.2g} of its size", remedy)
+        return Finding(name, bad, f"{what}: wrong product, off by {error:.2g} of its size", remedy)
     used = ", which a run would use" if is_used and not use_amp else ""
-    return _ok(name, f"{what}{used}: product right to {error:.1g}, {gflops:,.0f} GFLOP/s")
+    return Finding(name, "ok", f"{what}{used}: product right to {error:.1g}, {gflops:,.0f} GFLOP/s")
 
 
 def prove(device: Device, n: int = _N) -> tuple[float, float]:
@@ -256,31 +237,24 @@ def check_threads() -> Finding:
     setting = os.environ.get("OMP_NUM_THREADS") or "not set"
     text = f"PyTorch uses {threads} of {usable} cores (OMP_NUM_THREADS {setting}; load {load:.1f})"
     if threads > usable:
-        return _warning("threads", text, f"set OMP_NUM_THREADS={usable}: more only wait")
+        return Finding("threads", "warning", text, f"set OMP_NUM_THREADS={usable}: more only wait")
     if threads > 1 and load + threads > 1.25 * usable:
         text += ": others use them too, and a run waits for its slowest process"
-        return _warning("threads", text, "set OMP_NUM_THREADS=1")
-    return _ok("threads", text)
-
-
-def check_disks(config: Config | None) -> Iterator[Finding]:
-    """Whether cache and results can be written, and how much."""
-    cache = default_cache_dir() if config is None else config.cache_dir()
-    results = Path("results") if config is None else config.path(config.logging.log_dir)
-    yield check_disk("cache", cache, "set REALDATAEXP_CACHE or dataset.cache_path elsewhere")
-    yield check_disk("results", results, "give --out or logging.log_dir elsewhere")
+        return Finding("threads", "warning", text, "set OMP_NUM_THREADS=1")
+    return Finding("threads", "ok", text)
 
 
 def check_disk(check: str, folder: Path, elsewhere: str) -> Finding:
-    """A folder that runs write into, there or not yet."""
+    """Whether a folder that runs write into, there or not yet, can be written, and how much."""
     there = _nearest_existing(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return _stop(check, f"{folder}: {there} cannot be written", elsewhere)
+        return Finding(check, "stop", f"{folder}: {there} cannot be written", elsewhere)
     free = shutil.disk_usage(there).free
-    text, remedy = f"{folder}: {size(free)} free", f"free some, or {elsewhere}"
+    text = f"{folder}: {size(free)} free"
     if free < _LOW_DISK:
-        return (_stop if free < _NO_DISK else _warning)(check, text, remedy)
-    return _ok(check, text)
+        status: Literal["stop", "warning"] = "stop" if free < _NO_DISK else "warning"
+        return Finding(check, status, text, f"free some, or {elsewhere}")
+    return Finding(check, "ok", text)
 
 
 def _nearest_existing(folder: Path) -> Path:
@@ -292,24 +266,24 @@ def check_memory() -> Finding:
     free = free_memory()
     text = f"{size(free)} of {size(psutil.virtual_memory().total)} available"
     if free < _LOW_MEMORY:
-        return _warning("memory", text, "end other programs, or take fewer replications")
-    return _ok("memory", text)
+        return Finding("memory", "warning", text, "end other programs, or take fewer replications")
+    return Finding("memory", "ok", text)
 
 
 def check_packages() -> Iterator[Finding]:
     """What is lost without the optional packages."""
-    if (version := installed("scikit-learn")) is not None:
-        yield _ok("scikit-learn", version)
-    else:
-        lost = "not installed: no cluster design, no random_forest, svm, gradient_boosting"
-        yield _warning("scikit-learn", lost, "pip install 'realdataexp[sklearn]'")
-    if (version := installed("nvidia-ml-py")) is not None:
-        yield _ok("nvidia-ml-py", version)
-    elif "cuda" not in available_devices():
-        yield _ok("nvidia-ml-py", "not installed, and no use for it: no NVIDIA GPU")
-    else:
-        lost = "not installed: runs do not tell the GPU's use, memory and power"
-        yield _warning("nvidia-ml-py", lost, "pip install 'realdataexp[gpu]'")
+    lost = {
+        "scikit-learn": ("no cluster design, no random_forest, svm, gradient_boosting", "sklearn"),
+        "nvidia-ml-py": ("runs do not tell the GPU's use, memory and power", "gpu"),
+    }
+    for package, (what, extra) in lost.items():
+        if (version := installed(package)) is not None:
+            yield Finding(package, "ok", version)
+        elif extra == "gpu" and "cuda" not in available_devices():
+            yield Finding(package, "ok", "not installed, and no use for it: no NVIDIA GPU")
+        else:
+            remedy = f"pip install 'realdataexp[{extra}]'"
+            yield Finding(package, "warning", f"not installed: {what}", remedy)
 
 
 def installed(package: str) -> str | None:
@@ -333,18 +307,12 @@ def check_data(config: Config) -> Iterator[Finding]:
     except InputError as error:
         yield from stops("data", error, _DATA_REMEDY)
         return
-    yield _ok("data", text)
-    if files:
-        yield from _check_import(config, sum(file.stat().st_size for file in files))
-
-
-def _check_import(config: Config, n_bytes: int) -> Iterator[Finding]:
-    """An import writes at most about what it reads."""
-    cache = config.cache_dir().absolute()
-    free = shutil.disk_usage(_nearest_existing(cache)).free
-    if free < n_bytes:
-        text = f"the files take {size(n_bytes)}; {cache} has {size(free)} free for their import"
-        yield _warning("data", text, "free some, or set dataset.cache_path elsewhere")
+    yield Finding("data", "ok", text)
+    # an import writes at most about what it reads
+    needed, cache = sum(file.stat().st_size for file in files), config.cache_dir().absolute()
+    if files and (free := shutil.disk_usage(_nearest_existing(cache)).free) < needed:
+        text = f"the files take {size(needed)}; {cache} has {size(free)} free for their import"
+        yield Finding("data", "warning", text, "free some, or set dataset.cache_path elsewhere")
 
 
 def check_alphas(config: Config) -> Iterator[Finding]:
@@ -353,14 +321,14 @@ def check_alphas(config: Config) -> Iterator[Finding]:
     for label in config.labels:
         if label.model == NO_MODEL and {label.alpha_T, label.alpha_C} - {None, 1.0}:
             text = f"{label.name} has no model, so its alphas have no effect"
-            yield _warning("alphas", text, "leave them out, or give it a model")
+            yield Finding("alphas", "warning", text, "leave them out, or give it a model")
     is_raw = any(label.score_unit == "raw" for label in config.learned)
     for arm, policy in zip("TC", reversed(config.policies()), strict=True) if is_raw else ():
         ruling = ruling_label(config.learned, policy.score or {}, world_of(config).scatter)
         if ruling is not None:
             text = f"arm {arm}: {ruling.name} is likely to rule the score, in raw units"
             remedy = "set score_unit: standard, or smaller alphas for it"
-            yield _warning("score_unit", text, remedy)
+            yield Finding("score_unit", "warning", text, remedy)
 
 
 def _compare_arms(config: Config) -> Finding:
@@ -369,48 +337,45 @@ def _compare_arms(config: Config) -> Finding:
     if control.score is None or treatment.score is None or control.explore != treatment.explore:
         if control == treatment and not is_aa:
             text = "both arms do the same, and every effect is 0"
-            return _warning("arms", text, "change one of them, or set experiment.aa: true")
-        return _ok("arms", "an A/A test" if is_aa else "the arms differ")
+            remedy = "change one of them, or set experiment.aa: true"
+            return Finding("arms", "warning", text, remedy)
+        return Finding("arms", "ok", "an A/A test" if is_aa else "the arms differ")
     alpha_TL, alpha_CL = (
-        [arm.score.get(x.name, 0.0) for x in learned] for arm in (treatment, control) if arm.score
+        [score.get(x.name, 0.0) for x in learned] for score in (treatment.score, control.score)
     )
     for arm, alphas in (("T", alpha_TL), ("C", alpha_CL)):
         if not any(alphas) and not (is_aa and arm == "C"):
             text = f"arm {arm}: every alpha is 0, so all candidates tie and the first is shown"
-            return _warning("alphas", text, f"give a label an alpha_{arm} other than 0")
+            return Finding("alphas", "warning", text, f"give a label an alpha_{arm} other than 0")
     if is_aa:
-        return _ok("alphas", "an A/A test: both arms rank with alpha_T")
+        return Finding("alphas", "ok", "an A/A test: both arms rank with alpha_T")
     if alpha_TL == alpha_CL:
         text = "equal in both arms: they rank alike, and every effect is 0"
-        return _warning("alphas", text, "change an alpha_T or alpha_C, or set experiment.aa: true")
+        remedy = "change an alpha_T or alpha_C, or set experiment.aa: true"
+        return Finding("alphas", "warning", text, remedy)
     t, c = next((t, c) for t, c in zip(alpha_TL, alpha_CL, strict=True) if t or c)
     is_multiple = all(x * c == y * t for x, y in zip(alpha_TL, alpha_CL, strict=True))
     if is_multiple and t * c > 0:
         text = f"those of T are {t / c:g} times those of C: both arms rank alike"
-        return _warning("alphas", text, "change the alphas' proportions")
-    return _ok("alphas", "the arms can rank differently")
+        return Finding("alphas", "warning", text, "change the alphas' proportions")
+    return Finding("alphas", "ok", "the arms can rank differently")
 
 
 def ruling_label(
     learned: Sequence[LabelConfig], score: Mapping[str, float], scatter: Callable[[str], float]
 ) -> LabelConfig | None:
-    """The label that alone decides an arm's ranking, judged by about how far its term scatters.
+    """The label that alone decides an arm's ranking: its term scatters 30 times the next one's.
 
-    A standardised prediction scatters by less than 1, a raw one as its world says; a label rules
-    with 30 times the next one's.
+    A standardised prediction scatters by less than 1, a raw one as its world says.
     """
-
-    def spread(label: LabelConfig) -> float:
-        return 1.0 if label.score_unit == "standard" else scatter(label.target)
-
-    spreads = sorted(
-        ((abs(score.get(x.name, 0.0)) * spread(x), x) for x in learned),
-        key=lambda pair: pair[0],
-        reverse=True,
-    )
-    if len(spreads) < 2 or spreads[1][0] == 0 or spreads[0][0] < _RULES_FROM * spreads[1][0]:
-        return None
-    return spreads[0][1]
+    spread = {
+        x.name: abs(score.get(x.name, 0.0))
+        * (1.0 if x.score_unit == "standard" else scatter(x.target))
+        for x in learned
+    }
+    first, *others = sorted(learned, key=lambda x: spread[x.name], reverse=True)
+    next_one = spread[others[0].name] if others else 0.0
+    return first if next_one and spread[first.name] >= _RULES_FROM * next_one else None
 
 
 def check_needed_packages(config: Config) -> Iterator[Finding]:
@@ -419,7 +384,7 @@ def check_needed_packages(config: Config) -> Iterator[Finding]:
         needs = design.name == "cluster" or design.options.get("model") in _SKLEARN
         if needs and installed("scikit-learn") is None:
             text = f"design {design.label} needs scikit-learn, which is not installed"
-            yield _stop("packages", text, "pip install 'realdataexp[sklearn]'")
+            yield Finding("packages", "stop", text, "pip install 'realdataexp[sklearn]'")
 
 
 def check_need(config: Config) -> Finding:
@@ -432,7 +397,8 @@ def check_need(config: Config) -> Finding:
         return stops("memory need", error)[0]
     except (Exception, SystemExit) as error:  # a model from outside, which only a run can judge
         text = f"not known: {type(error).__name__}: {' '.join(str(error).split())}"
-        return _warning("memory need", text, "see what the run says: timing.peak_memory_mb")
+        remedy = "see what the run says: timing.peak_memory_mb"
+        return Finding("memory need", "warning", text, remedy)
     text = f"about {size(need.host)} for {need.networks:,} networks of {need.parameters:,} numbers"
     tight: list[tuple[int, float, str]] = [(need.host, free_memory(), "memory")]
     if need.device:
@@ -441,11 +407,12 @@ def check_need(config: Config) -> Finding:
     key, value = largest_setting(config)
     remedy = f"lower {key}, which is {value:,}, or the number of designs"
     for wanted, free, what in tight:
-        if wanted > free:
-            return _stop("memory need", f"{text}; {size(free)} of {what} are free", remedy)
         if wanted > _TIGHT * free:
-            return _warning("memory need", f"{text}; {size(free)} of {what} are free", remedy)
-    return _ok("memory need", text)
+            status: Literal["stop", "warning"] = "stop" if wanted > free else "warning"
+            return Finding(
+                "memory need", status, f"{text}; {size(free)} of {what} are free", remedy
+            )
+    return Finding("memory need", "ok", text)
 
 
 def device_free(device: Device) -> float:
