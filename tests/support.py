@@ -26,8 +26,7 @@ from realdataexp.designs.splitting import Splitting
 from realdataexp.designs.weighting import Weighting
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
-from realdataexp.heads import Head
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.learner import Head, Learner, OptimizerSettings
 from realdataexp.loop import Block, LabelPolicy, Loop, Step, n_networks
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
 from realdataexp.worlds.base import Slate, Visits, WorldSettings

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from realdataexp import graphs
 from realdataexp.graphs import Graphs
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.models import LOSSES, MLP, FeatureSchema, LabelScale, Loss, SideSchema
 
 ON = replace(CPU, has_graphs=True)

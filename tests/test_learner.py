@@ -12,9 +12,8 @@ from support import batch_of
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.device import Device, choose_device
-from realdataexp.heads import Head, by_rows
-from realdataexp.learner import Learner, OptimizerSettings, skipped_share
+from realdataexp.device import Device, by_rows, choose_device
+from realdataexp.learner import Head, Learner, OptimizerSettings, skipped_share
 from realdataexp.models import LOSSES, MLP, Batch, FeatureSchema, LabelScale, SideSchema
 from realdataexp.optimizers import cut
 

@@ -24,14 +24,12 @@ from realdataexp import draws
 from realdataexp.designs import Design, Outcome
 from realdataexp.designs.base import ones
 from realdataexp.device import Device
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.loop import Block, Step
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
-from realdataexp.optimizers import OptimizerSettings
+from realdataexp.optimizers import LossScale, OptimizerSettings
 from realdataexp.pretrain import Pretraining, PretrainSettings
 from realdataexp.registry import find, names
-from realdataexp.scaling import LossScale
 from realdataexp.worlds.base import WorldSettings
 from realdataexp.worlds.replay import FeatureStore
 from realdataexp.worlds.si2023 import Si2023

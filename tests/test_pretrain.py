@@ -18,11 +18,10 @@ from realdataexp.data.features import CategoricalField, Features, FeatureTable
 from realdataexp.data.log import LogTable
 from realdataexp.data.split import RowRanges
 from realdataexp.device import Device
-from realdataexp.heads import Head
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.learner import Head, Learner, OptimizerSettings
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
+from realdataexp.optimizers import Schedule
 from realdataexp.pretrain import Check, Pretraining, PretrainSettings
-from realdataexp.schedules import Schedule
 from realdataexp.worlds.replay import FeatureStore, RowReader
 
 CPU = Device(torch.device("cpu"), "test", 1 << 30)

@@ -28,8 +28,7 @@ from support import (
 from realdataexp import cli
 from realdataexp.api import run
 from realdataexp.errors import RunError
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.loop import Loop, n_networks
 from realdataexp.models import LOSSES, MLP
 

@@ -35,13 +35,9 @@ _KEYS = {"answers": "estimates", "power": "plan", "last_metrics": "metrics_summa
 class Result:
     """What a run folder holds; in a notebook it shows its answer.
 
-    Tables and ``summary`` are read from the folder when they are asked for, so a result of an
-    earlier run is ``Result(folder)``. A run that was interrupted has them too, with
-    ``summary["status"]`` "partial". Outcomes are in their label's unit: milliseconds for
-    ``play_time_ms``, 0 or 1 for a click.
-
-    Attributes:
-        folder: the run folder.
+    Tables and ``summary`` are read from ``folder`` when they are asked for, so a result of an
+    earlier run is ``Result(folder)``; of an interrupted one ``summary["status"]`` is "partial".
+    Outcomes are in their label's unit: milliseconds for ``play_time_ms``, 0 or 1 for a click.
 
     Raises:
         InputError: by each property and method, where a file of the folder is missing or damaged.
@@ -94,54 +90,50 @@ class Result:
 
     @property
     def answers(self) -> pl.DataFrame:
-        """The effect as the truth and each design have it: ``estimates`` of result.json.
+        """The effect as the truth ("global") and each design have it: ``estimates`` of result.json.
 
-        A row per design (the truth is "global") and label: value, the mean of its worlds'
-        estimates, with se, ci_low, ci_high and p_value.
+        A row per design and label: value, the mean of its worlds' estimates, with se, ci_low,
+        ci_high and p_value.
         """
         return self._part("answers")
 
     @property
     def comparison(self) -> pl.DataFrame:
-        """Each design and label against the truth; empty unless the mode was compare.
+        """Each design against the truth; empty unless the mode was compare.
 
         A row per design and label: gte, estimate, bias, bias_mc_se (Monte-Carlo standard error of
-        the bias), sd, rmse, se_mean, in the label's unit per visit; bias_df (the degrees of
-        freedom of bias_mc_se); coverage, sign_error_rate (shares); n_worlds. See
-        ``stats.performance.Performance``.
+        the bias, with bias_df degrees of freedom), sd, rmse, se_mean, in the label's unit per
+        visit; coverage, sign_error_rate (shares); n_worlds.
         """
         return self._part("comparison")
 
     @property
     def inference(self) -> pl.DataFrame:
-        """Whether intervals cover as often as they say.
+        """Whether intervals cover as often as they say; empty where the truth was not run.
 
         A row per design, label and interval method: coverage and reject_share with their exact
-        binomial intervals, and trustworthy; empty where the truth was not run.
+        binomial intervals, and trustworthy.
         """
         return self._part("inference")
 
     @property
     def family(self) -> pl.DataFrame:
-        """How often any label's effect is called real.
-
-        A row per design and interval method: any_reject_share with its interval.
-        """
+        """A row per design and interval method: how often any label's effect is called real."""
         return self._part("family")
 
     @property
     def regret(self) -> pl.DataFrame:
-        """What deciding by the interval costs.
+        """What deciding by the interval costs: launch_share, wrong_share and regret.
 
-        A row per design, label and interval method: launch_share, wrong_share and regret.
+        A row per design, label and interval method.
         """
         return self._part("regret")
 
     @property
     def power(self) -> pl.DataFrame:
-        """What a test like these can detect: ``plan`` of result.json.
+        """What a test like these can detect: power_at_effect, mde_reported, mde_honest.
 
-        A row per design, label and interval method: power_at_effect, mde_reported, mde_honest.
+        A row per design, label and interval method: ``plan`` of result.json.
         """
         return self._part("power")
 
@@ -155,19 +147,18 @@ class Result:
 
     @property
     def outcomes(self) -> pl.DataFrame:
-        """Sums of outcomes: outcomes.parquet.
+        """A row per design, world, step, arm ("T", "C") and label: outcomes.parquet.
 
-        A row per design, world, step, arm ("T", "C") and label: n (known outcomes), sum and
-        sum_sq, in the label's unit and its square.
+        n (known outcomes), sum and sum_sq, in the label's unit and its square.
         """
         return read_table(self.folder, "outcomes")
 
     @property
     def units(self) -> pl.DataFrame:
-        """Sums of outcomes of what was randomised as one: units.parquet.
+        """A row per design, world, arm, label and what was randomised as one: units.parquet.
 
-        A row per design, world, arm, label and unit: n, sum, and covariate, the mean outcome
-        before the test. A run whose every visit is a new user has no such table (InputError).
+        n, sum, and covariate, the mean outcome before the test. A run whose every visit is a new
+        user has no such table (InputError).
         """
         if not (path := self.folder / "units.parquet").exists() and self.summary:
             raise InputError(f"{path}: not there; where every visit is a new user a run has none")
@@ -175,37 +166,28 @@ class Result:
 
     @property
     def estimates(self) -> pl.DataFrame:
-        """Each world's estimates: estimates.parquet.
+        """A row per design, world (replication), label and interval method: estimates.parquet.
 
-        A row per design, world (replication), label and interval method (``se_method``): value,
-        se, ci_low, ci_high in the label's unit per visit, p_value, p_adjusted (by Holm over the
-        labels), n_T and n_C (visits in each arm). The truth is the design "global".
+        value, se, ci_low, ci_high in the label's unit per visit, p_value, p_adjusted (by Holm over
+        the labels), n_T and n_C (visits in each arm). The truth is the design "global".
         """
         return read_table(self.folder, "estimates")
 
     @property
     def metrics(self) -> pl.DataFrame:
-        """Losses and validation metrics over steps: metrics.parquet.
+        """A row per phase, step, design, world, model, label, split and metric: metrics.parquet.
 
-        A row per phase, step, design, world, model, label, split ("train", "validation") and
-        metric: its value, and n, what it rests on.
+        Losses and validation metrics over steps: value, and n, what it rests on.
         """
         return read_table(self.folder, "metrics")
 
     @property
     def monitor(self) -> pl.DataFrame:
-        """CPU, memory and GPU in use over time: monitor.parquet.
-
-        A row per second, at most.
-        """
+        """A row per second, at most: CPU, memory and GPU in use, monitor.parquet."""
         return read_table(self.folder, "monitor")
 
     def to_pandas(self, table: str | None = None) -> Any:
         """A table as a ``pandas.DataFrame``; without a name a dictionary of all that this run has.
-
-        Args:
-            table: one of answers, comparison, inference, family, regret, power, last_metrics,
-                outcomes, units, estimates, metrics and monitor.
 
         Raises:
             InputError: there is no such table, or pandas is not installed.
@@ -418,13 +400,12 @@ def _comparing(config: Config, designs: Sequence[_AnyDesign] | Mapping[str, _Any
             "mode compare"
         )
     named: Sequence[tuple[Any, _AnyDesign]]
-    is_named = isinstance(designs, Mapping)
     named = list(designs.items() if isinstance(designs, Mapping) else enumerate(designs))
     chosen = []
     for key, design in named:
         given = _settings_of(design, f"designs.{key}")
-        label = {"label": key} if is_named else {}
-        chosen.append({**({"name": given} if isinstance(given, str) else given), **label})
+        own = {"name": given} if isinstance(given, str) else given
+        chosen.append({**own, "label": key} if isinstance(designs, Mapping) else own)
     settings = config.resolved()
     settings["experiment"]["designs"] = chosen
     return load_config(settings)

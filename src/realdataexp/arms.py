@@ -56,14 +56,6 @@ class Explore:
     temperature: float | None = None
 
 
-class Scorer(Protocol):
-    """What scores in place of labels: a rule, or a `Policy`."""
-
-    def score(self, prediction_WBCL: Tensor, scene: Scene) -> Tensor:
-        """See Policy."""
-        ...
-
-
 class Policy(BaseModel):
     """An arm's policy from outside. Its fields are the options that a config may give it."""
 
@@ -79,39 +71,42 @@ class Policy(BaseModel):
         raise NotImplementedError(f"{type(self).__name__} does not say how it scores")
 
 
-class Random:
+class Scorer(Protocol):
+    """What scores in place of labels: a rule, or a `Policy` (see there)."""
+
+    def score(self, prediction_WBCL: Tensor, scene: Scene) -> Tensor:
+        """See Policy."""
+        ...
+
+
+class Random(Scorer):
     """Any candidate, each as likely."""
 
     def score(self, prediction_WBCL: Tensor, scene: Scene) -> Tensor:
-        """A draw."""
+        """See Policy."""
         return scene.uniform_WBC
 
 
-class MostPopular:
-    """The video with the most pretraining rows of the world's start."""
+class MostPopular(Scorer):
+    """The video with the most pretraining rows of the world's start (X starts)."""
 
     def __init__(self, count_XV: Tensor) -> None:
-        """Take each start's number of rows by video."""
         self._count_XV = count_XV
 
     def score(self, prediction_WBCL: Tensor, scene: Scene) -> Tensor:
-        """The number of rows."""
+        """See Policy."""
         start_W = start_of(scene.replication_W, len(self._count_XV))
         return self._count_XV[start_W.view(-1, 1, 1), scene.video_WBC]
 
 
-class OutsidePolicy:
-    """A policy from outside, held to what it promises."""
+class OutsidePolicy(Scorer):
+    """A policy from outside, held to what it promises; ComponentError where it breaks that."""
 
     def __init__(self, policy: Policy, who: str) -> None:
         self._policy, self._who = policy, who
 
     def score(self, prediction_WBCL: Tensor, scene: Scene) -> Tensor:
-        """See Policy; as float32.
-
-        Raises:
-            ComponentError: it failed, or returned what it must not.
-        """
+        """See Policy."""
         like = scene.is_candidate_WBC
         with calling(self._who, "score()"):
             found = self._policy.score(prediction_WBCL, scene)
@@ -134,7 +129,6 @@ class Arms:
         explores: Sequence[Explore] = (Explore(), Explore()),
         seed: int = 0,
     ) -> None:
-        """Join what each arm does; the seed is of its draws."""
         self.factor_AL = torch.tensor(factor_AL)
         self.scorers, self.explores, self._seed = tuple(scorers), tuple(explores), seed
 
@@ -214,14 +208,15 @@ class Arms:
         log_WABC = _log_of_best(pick_WAB, score_WABC)
         for arm, (explore, scorer) in enumerate(zip(self.explores, self.scorers, strict=True)):
             epsilon = 1.0 if isinstance(scorer, Random) else explore.epsilon
+            score_WBC, found = score_WABC[:, arm], None
             if epsilon is not None:
-                found = _epsilon_greedy(score_WABC[:, arm], scene, epsilon)
-                pick_WAB[:, arm], log_WABC[:, arm] = found
+                found = _epsilon_greedy(score_WBC, scene, epsilon)
             elif explore.temperature is not None:
-                found = _softmax(score_WABC[:, arm], scene, explore.temperature)
-                pick_WAB[:, arm], log_WABC[:, arm] = found
+                found = _softmax(score_WBC, scene, explore.temperature)
             elif explore.kind == "thompson":
                 log_WABC[:, arm] = torch.nan
+            if found is not None:
+                pick_WAB[:, arm], log_WABC[:, arm] = found
         return pick_WAB, log_WABC
 
 

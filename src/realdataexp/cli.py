@@ -22,7 +22,6 @@ from realdataexp import __version__, terminal
 from realdataexp.configs import built_in_names
 from realdataexp.errors import InputError, RunError, is_out_of_memory, one_line
 from realdataexp.runs.interrupts import ENDING, is_ignored
-from realdataexp.streams import lasting_streams
 
 if TYPE_CHECKING:
     from realdataexp.config import Config
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not is_ignored(number):
                 signal.signal(number, signal.default_int_handler)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with lasting_streams() as stdout:
+    with terminal.lasting_streams() as stdout:
         code = _main(arguments)
         stdout.flush()
         lost = stdout.error

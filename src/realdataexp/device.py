@@ -9,7 +9,7 @@ import importlib.util
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, dtype
 
 from realdataexp.errors import InputError
@@ -27,6 +28,8 @@ WITHOUT_FLOAT64 = ("mps", "privateuseone")
 """PyTorch's names of Apple's and DirectML's devices, which have no wider number than float32."""
 
 _PINNED_BYTES = 16 << 20
+_LANES = 64  # a multiple of the elements that any CPU's vector loop takes at once
+_ROWS_BEFORE_THREADS = 32768
 _FLOAT64 = torch.float64
 _TorchDevice = torch.device
 _MKL_BRANCH, _MKL_OFF = 1, 1  # mkl_types.h: MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF
@@ -105,10 +108,7 @@ class Device:
             torch.accelerator.synchronize()
 
     def memory_mb(self) -> float | None:
-        """The most memory of an accelerator that tensors have held so far, in MiB.
-
-        None on the CPU, and where PyTorch keeps no count.
-        """
+        """The most MiB of an accelerator that tensors have held so far; None where not counted."""
         peak = getattr(getattr(torch, self.torch.type, None), "max_memory_allocated", None)
         return None if peak is None else peak() / 2**20
 
@@ -149,8 +149,9 @@ def choose_device(wanted: str, use_amp: bool = False) -> Device:
         if torch.version.hip:
             reason += f"; cuda is AMD's ROCm {torch.version.hip}"
         _make_reproducible()
+    dml = _directml() if kind == "dml" else None
     return Device(
-        _torch_device(kind),
+        torch.device(kind) if dml is None else dml.device(),
         reason,
         chunk_bytes=8 << 20 if kind == "cpu" else 1 << 30,
         amp=amp,
@@ -196,6 +197,32 @@ def own_arithmetic() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_flush_denormal(flushes)
+
+
+def by_rows(function: Callable[..., Tensor], raw_XO: Tensor, *others_X: Tensor) -> Tensor:
+    """Apply a function of rows so that a row's result does not depend on its place, to the bit.
+
+    PyTorch computes exp, log and their kin in SIMD lanes, but the last few elements of a tensor
+    (or of a thread's share of it) one by one, with other last bits. Padded to whole lanes, in
+    blocks below the size from which threads share the work, there are no last few. Accelerators
+    compute each element alike.
+
+    Args:
+        function: (raw_XO, *others_X) -> result_X, each row for itself.
+        raw_XO: any shape X, with a last axis O.
+        others_X: of the shape X.
+    """
+    if not raw_XO.is_cpu:
+        return function(raw_XO, *others_X)
+    shape, n = raw_XO.shape[:-1], raw_XO.shape[:-1].numel()
+    pad = -n % _LANES
+    raw_NO = F.pad(raw_XO.reshape(n, -1), (0, 0, 0, pad))
+    others_N = [F.pad(x.reshape(n), (0, pad)) for x in others_X]
+    starts = range(0, n + pad, _ROWS_BEFORE_THREADS)
+    parts = [
+        function(*(x[i : i + _ROWS_BEFORE_THREADS] for x in (raw_NO, *others_N))) for i in starts
+    ]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[:n].view(shape)
 
 
 def multiplies_by_place() -> bool:
@@ -266,14 +293,6 @@ def _directml() -> ModuleType | None:
     return None
 
 
-def _torch_device(kind: str) -> torch.device:
-    if kind == "dml":
-        module = _directml()
-        assert module is not None  # available_devices has found it
-        return module.device()
-    return torch.device(kind)
-
-
 def _name(kind: str) -> str:
     """What the device is called, and its size."""
     if kind in ("cuda", "xpu"):
@@ -285,27 +304,20 @@ def _name(kind: str) -> str:
 
 
 def _mixed_precision(kind: str) -> tuple[dtype, str]:
-    """The type that matrix products run in, and what to say of it.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The type that matrix products run in, and what to say of it."""
     if kind == "dml":
         raise InputError(
             "use_amp = true: DirectML has no mixed precision in PyTorch; set use_amp: false"
         )
     if kind == "cpu":
         return torch.bfloat16, "bf16 (slower than float32 on a CPU without instructions for it)"
-    if _has_bf16(kind):
+    if kind == "mps":
+        has_bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
+    else:
+        has_bf16 = getattr(torch, kind).is_bf16_supported(including_emulation=False)
+    if has_bf16:
         return torch.bfloat16, "bf16"
     return torch.float16, "fp16 with scaled losses, as this GPU has no bf16"
-
-
-def _has_bf16(kind: str) -> bool:
-    """Whether an accelerator computes in bfloat16 itself."""
-    if kind == "mps":
-        return torch.backends.mps.is_macos_or_newer(14, 0)
-    return getattr(torch, kind).is_bf16_supported(including_emulation=False)
 
 
 def _make_reproducible() -> None:

@@ -99,9 +99,9 @@ def would_stop(findings: Iterable[Finding]) -> bool:
     return any(finding.status == "stop" for finding in findings)
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
+def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
     """Print a line for each finding, what to do about it below, and a verdict."""
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     width = max((len(finding.check) for finding in findings), default=0)
     indent = " " * (width + 7)
     room = console.width - len(indent)

@@ -57,11 +57,8 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 class InputError(Exception):
     """Something the user gave is wrong; the command ends with exit code 2.
 
-    Each fault is one line that names the file or config path, the value, the bound and what to do;
-    the message is those of all faults that were found in one pass, joined by newlines.
-
-    Attributes:
-        faults: the lines.
+    Each of ``faults`` is one line that names the file or config path, the value, the bound and what
+    to do; the message is all that were found in one pass, joined by newlines.
     """
 
     def __init__(self, *faults: str) -> None:

@@ -30,23 +30,15 @@ class Graphs:
     """
 
     def __init__(self, device: Device, *, can_record: bool = True) -> None:
-        """Nothing is recorded yet.
-
-        Args:
-            device: where the tensors are.
-            can_record: whether the functions are as they must be, for all that is known.
-        """
+        """Start without any; ``can_record``: whether the functions are as they must be."""
         self._is_on = device.has_graphs and can_record
         self._n_calls: dict[Hashable, int] = {}
         self._recordings: dict[Hashable, _Recording] = {}
 
     def run(self, function: Callable[..., _Results], *arguments: Any) -> _Results:
-        """What the function gives for the arguments, in tensors that are the caller's own.
+        """What a method gives for the arguments, in tensors that are the caller's own.
 
-        Args:
-            function: a method of the object.
-            arguments: tensors, dicts and dataclasses of tensors alone, and settings, which are
-                hashable.
+        Arguments are tensors, dicts and dataclasses of tensors alone, and hashable settings.
         """
         if not self._is_on:
             return function(*arguments)

@@ -37,13 +37,7 @@ from realdataexp.worlds.base import Slate, Visits, World, own_rows
 
 @dataclass(frozen=True)
 class Block:
-    """One design, run in every replication.
-
-    Attributes:
-        label: its name in the results.
-        design: who gets which arm and what the models learn.
-        p: the treatment probability.
-    """
+    """One design, run in every replication with the treatment probability p."""
 
     label: str
     design: Design | OutsideDesign
@@ -57,8 +51,7 @@ class LabelPolicy:
     Attributes:
         name: the label.
         optimizer: of its networks; the same for labels that share them.
-        arms_A: whether its networks are for the control, and for the treatment; one that both
-            arms share is for either.
+        arms_A: whether its networks are for the control, and for the treatment.
         draws_as: the label whose draws its networks have: its own, or that of its twin.
     """
 
@@ -74,22 +67,17 @@ class Step:
 
     Attributes:
         visits: who visited, the same for all blocks.
-        unit_XRB: for each block X, which visits were randomised as one (see Design.unit); None
-            where the units are the users.
+        unit_XRB: for each block X, which visits were randomised as one; None: the users'.
         is_treated_WB, is_visit_WB: each visit's arm, and whether it took place.
         y_WBL: the outcomes that enter the estimate; NaN = missing, or not to be counted.
         differs_WB: whether the two arms would have picked different candidates.
         n_candidates_WB: candidates on the slate.
-        loss_SL: each network's mean training loss, over the updates that were due after this
-            step; NaN where it learned nothing.
-        prediction_SBL: what each network predicted for the items that it is given to learn from,
-            in the labels' units.
-        target_SBL: their outcomes; NaN where a network learns nothing from them.
+        loss_SL: each network's mean training loss over the updates that were due after this step.
+        prediction_SBL: what each network predicted for what it learns from, in the labels' units.
+        target_SBL: the outcomes of that. Of both, and of the loss, NaN where it learns nothing.
+        score_share_WAL: see ``score_shares``; None in steps that are not diagnosed.
         propensity_WB: how likely the visit's arm was to pick what it picked; None where no arm
             explores, NaN where that is not known.
-        score_share_WAL: each label's share of the variance of the arm's fused score over a
-            slate's candidates (the shares of an arm sum to 1); NaN where all scores are equal,
-            None in steps that are not diagnosed.
     """
 
     visits: Visits
@@ -108,13 +96,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What all networks have to learn from one step.
+    """What all networks have to learn from one step: weights and outcomes of the chosen items.
 
-    Attributes:
-        step: which one.
-        batch: the chosen items (C = 1).
-        weight_SB: how much each network learns from each, NaN for padding.
-        y_SBL: the outcomes, NaN where missing.
+    The batch has C = 1; a weight is NaN for padding, an outcome where it is missing.
     """
 
     step: int
@@ -137,11 +121,7 @@ class Lesson:
 
 @dataclass
 class Extremes:
-    """The least and the greatest of many numbers, NaN once one was: no number waits for a look.
-
-    Attributes:
-        least, greatest: of any shape X; 0 before the first.
-    """
+    """The least and the greatest of many numbers: 0 before the first, NaN once one was."""
 
     least: Tensor
     greatest: Tensor
@@ -160,8 +140,8 @@ class Loop:
     Attributes:
         is_idle_SL: whether a network of a label is for an arm that does not use it: it is neither
             asked nor trained; None where none is.
-        weights_S, predictions_SL: the extremes of what each network was given as weights, and of
-            what it predicted for the chosen items.
+        weights_S, predictions_SL: the extremes of each network's weights, and of what it predicted
+            for the chosen items.
     """
 
     def __init__(
@@ -189,8 +169,7 @@ class Loop:
             learners: their networks, each with ``n_networks(blocks, R)`` of them.
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
-            retrain_every: steps between two rounds of training; a round is an update for each of
-                these steps, in their order.
+            retrain_every: steps between two rounds of training, with an update for each of these.
             running: the designs as they started; None for designs without memory.
             labels_of: which labels the heads of each learner predict; None: a learner a label.
             label_at: where among the world's targets each label is; None: they are the first.
@@ -288,6 +267,9 @@ class Loop:
         shares = None
         if visits.step % self._diagnose_every == 0:
             shares = score_shares(self._arms.terms(prediction_WABCL), slate.is_candidate_WBC)
+        propensity_WB = None
+        if log_WAB is not None:
+            propensity_WB = torch.where(is_treated_WB, log_WAB[:, 1], log_WAB[:, 0]).exp()
         return Step(
             visits,
             tuple(d.unit(visits) for d in self.running),
@@ -300,9 +282,7 @@ class Loop:
             prediction_SBL,
             self._learned(weight_SB, y_SBL),
             shares,
-            None
-            if log_WAB is None
-            else torch.where(is_treated_WB, log_WAB[:, 1], log_WAB[:, 0]).exp(),
+            propensity_WB,
         )
 
     def _luck(self, visits: Visits, slate: Slate) -> tuple[Tensor, ...]:
@@ -315,12 +295,7 @@ class Loop:
     def _score(
         self, batch: Batch, is_candidate_WBC: Tensor, R: int, *luck: Tensor
     ) -> tuple[Tensor, ...]:
-        """Lines 4 to 6, for both arms.
-
-        Returns:
-            Predictions W, A, B, C, L, scores W, A, B, C, picks W, A, B; and the logarithms of
-            the propensities W, A, B, C where an arm explores.
-        """
+        """Lines 4 to 6: predictions WABCL, scores WABC, picks WAB (and WABC log propensities)."""
         prediction_WABCL = self._predict(batch, is_candidate_WBC.shape, R, luck[:2])
         scene = None
         if luck:
@@ -334,10 +309,7 @@ class Loop:
     def _predict(
         self, batch: Batch, shape: torch.Size, R: int, luck: tuple[Tensor, ...] = ()
     ) -> Tensor:
-        """Both arms' predictions W, A, B, C, L; a one-model design's arms share them.
-
-        An arm that draws its networks gets those with dropout.
-        """
+        """Both arms' predictions W, A, B, C, L, with dropout where an arm draws its networks."""
         # labels in front, so that each arm's scores of a label lie together
         n_labels, n_arms, (W, B, C) = len(self.labels), 2, shape
         make = torch.empty if self.is_idle_SL is None else torch.zeros
@@ -397,16 +369,9 @@ class Loop:
         """Line 8: how much each network learns from each visit, NaN for padding: S, B."""
         weight = []
         for design, block, w in zip(self.running, self.blocks, worlds, strict=True):
-            outcome = Outcome(
-                visits,
-                slate.part(w),
-                is_treated_WB[w],
-                block.p,
-                score_WABC[w],
-                pick_WAB[w],
-                y_WBL[w],
-                None if log_WAB is None else log_WAB[w],
-            )
+            log_RAB = None if log_WAB is None else log_WAB[w]
+            own = slate.part(w), is_treated_WB[w], block.p, score_WABC[w], pick_WAB[w], y_WBL[w]
+            outcome = Outcome(visits, *own, log_RAB)
             weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
         weight_SB = torch.cat(weight)
         is_visit_SB = slate.is_candidate_WBC.any(-1)[self._world_S]
@@ -460,12 +425,7 @@ class Loop:
 
 
 def by_label(per_learner: Sequence[Tensor], labels_of: Sequence[Sequence[int]]) -> Tensor:
-    """What the learners' heads give (a last axis), in the order of the labels.
-
-    Args:
-        per_learner: a tensor of each learner.
-        labels_of: which labels its heads predict.
-    """
+    """What the learners' heads give (a last axis), in the order of the labels."""
     places = [i for of_learner in labels_of for i in of_learner]
     heads = [x for of_learner in per_learner for x in of_learner.unbind(-1)]
     return torch.stack([heads[places.index(i)] for i in range(len(places))], dim=-1)

@@ -105,7 +105,6 @@ class Figures:
     """One label's metrics of S networks, or of the rankings in S worlds; all on the host.
 
     Attributes:
-        label: whose.
         values: metric -> float64 S, NaN where it is not defined.
         counts: metric -> int64 S, what each value rests on.
         n_nonfinite: predictions, or visits, that were left out because they were not finite.
@@ -129,20 +128,12 @@ def figures_of(
     loss_S: Tensor | None = None,
     own: Mapping[str, Tensor] | None = None,
 ) -> Figures:
-    """The values and counts of what a function of this module returned, and the mean losses.
-
-    Args:
-        label: whose.
-        found: of ``label_metrics`` or ``ranking_metrics``.
-        loss_S: each network's mean loss.
-        own: of ``own_metrics``.
-    """
-    values = {name: value.cpu() for name, value in found.items() if name in METRICS}
+    """What ``label_metrics`` or ``ranking_metrics`` found, with mean losses and ``own_metrics``."""
+    values = {name: value for name, value in found.items() if name in METRICS}
     counts = {name: found[METRICS[name].count].cpu() for name in values}
-    by_rows = own or {}
-    if loss_S is not None:
-        by_rows = {LOSS: loss_S.double(), **by_rows}
-    values |= {name: value_S.cpu() for name, value_S in by_rows.items()}
+    loss = {} if loss_S is None else {LOSS: loss_S.double()}
+    by_rows = {**loss, **(own or {})}
+    values = {name: value.cpu() for name, value in (values | by_rows).items()}
     counts |= {name: found["n_rows"].cpu() for name in by_rows}
     return Figures(label, values, counts, found["n_nonfinite"].cpu())
 
@@ -164,10 +155,7 @@ def metric_names(
 ) -> tuple[str, ...]:
     """The metrics of a label's predictions by its type, and of rankings by an outcome.
 
-    Args:
-        kind: None where nothing predicts it.
-        own: metrics from outside the package.
-        is_measured: whether it is an outcome.
+    The type is None where nothing predicts it; ``own`` are from outside the package.
     """
     known = known_metrics(own).items()
     of_label = [name for name, metric in known if kind in metric.types]
@@ -192,12 +180,7 @@ def binary_metrics(p_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
       lower edge, the mean of |mean probability - share of positives| weighted by the bin's rows
       (Naeini, Cooper & Hauskrecht 2015, doi 10.1609/aaai.v29i1.9602).
 
-    Args:
-        p_SN: predicted P(y = 1).
-        y_N: labels of all networks, or S, N.
-
-    Returns:
-        The metrics, ``n_rows`` and ``n_nonfinite``, each of shape S.
+    The labels are N for all networks, or S, N. Returns these, ``n_rows`` and ``n_nonfinite``: S.
     """
     epsilon = torch.finfo(p_SN.dtype).eps
     p_SN, y_SN, used_SN, counts = _usable(p_SN, y_N)
@@ -228,12 +211,8 @@ def numerical_metrics(prediction_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
     - ``spearman``: ties share the mean of their ranks (Spearman 1904, doi 10.2307/1412159); NaN
       where all predictions, or all truths, are equal.
 
-    Args:
-        prediction_SN: in the label's units.
-        y_N: labels of all networks, or S, N.
-
-    Returns:
-        The metrics, ``n_rows``, ``n_nonfinite`` and ``n_nonzero``, each of shape S.
+    The labels are N for all networks, or S, N. Returns these, ``n_rows``, ``n_nonfinite`` and
+    ``n_nonzero``: S.
     """
     prediction_SN, y_SN, used_SN, counts = _usable(prediction_SN, y_N)
     error_SN = (prediction_SN - y_SN).abs()
@@ -253,24 +232,13 @@ def numerical_metrics(prediction_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
 def categorical_metrics(expected_class_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
     """Metrics of the expected class, which is what a network of classes predicts.
 
-    It is the mean of the classes' numbers, not the likeliest class: rounded, it may be a class
-    between two likely ones. So there is neither an accuracy nor a log loss of it, but the ``mae``
-    in classes and the ``spearman`` of ``numerical_metrics``; both read the classes as ordered, as
-    the score does.
-
-    Args:
-        expected_class_SN: from 0 to the number of classes - 1.
-        y_N: classes of all networks, or S, N.
-
-    Returns:
-        The metrics, ``n_rows`` and ``n_nonfinite``, each of shape S.
+    It is the mean of the classes' numbers, from 0 on, not the likeliest class: rounded, it may be a
+    class between two likely ones. So there is neither an accuracy nor a log loss of it, but the
+    ``mae`` in classes and the ``spearman`` of ``numerical_metrics``; both read the classes as
+    ordered, as the score does.
     """
-    prediction_SN, y_SN, used_SN, counts = _usable(expected_class_SN, y_N)
-    return {
-        "mae": _mean((prediction_SN - y_SN).abs(), used_SN),
-        "spearman": _spearman(prediction_SN, y_SN, used_SN),
-        **counts,
-    }
+    found = numerical_metrics(expected_class_SN, y_N)
+    return {name: found[name] for name in ("mae", "spearman", "n_rows", "n_nonfinite")}
 
 
 LABEL_METRICS: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {
@@ -281,13 +249,7 @@ LABEL_METRICS: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {
 
 
 def label_metrics(kind: str, prediction_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
-    """The metrics of a label's type, some networks at a time: memory does not grow with S.
-
-    Args:
-        kind: binary, numerical or categorical.
-        prediction_SN: in the label's units.
-        y_N: labels of all networks, or S, N.
-    """
+    """The metrics of a label's type, some networks at a time: memory does not grow with S."""
     S, N = prediction_SN.shape
     size, y_SN = max(1, _ELEMENTS // max(1, N)), y_N.expand(S, N)
     parts = [
@@ -301,8 +263,7 @@ def find_metric(name: str, where: str) -> Metric:
     """A metric from outside the package, asked about a few made-up predictions.
 
     Raises:
-        InputError: there is none, it fails, or it returns what it must not; ``where`` is the
-            config path.
+        InputError: there is none, it fails, or it returns what it must not.
     """
     metric = find("metric", name, where)
     if not isinstance(metric, Metric) or metric.compute is None:
@@ -321,16 +282,9 @@ def short_name(name: str) -> str:
 def own_metrics(
     own: Mapping[str, Metric], kind: str, prediction_SN: Tensor, y_N: Tensor
 ) -> dict[str, Tensor]:
-    """The metrics from outside of a label's type, network by network; see ``label_metrics``.
+    """The metrics from outside of a label's type, float64 S, by their names in tables.
 
-    Args:
-        own: by name, as the config names them.
-        kind: binary, numerical or categorical.
-        prediction_SN: in the label's units.
-        y_N: labels of all networks, or S, N.
-
-    Returns:
-        float64 S of each, by its name in tables; NaN where a network has no row to judge by.
+    Network by network, NaN where one has no row to judge by; see ``label_metrics``.
 
     Raises:
         ComponentError: one fails, or returns what it must not.
@@ -464,9 +418,7 @@ def _ranks(x_SN: Tensor, used_SN: Tensor) -> Tensor:
 class _Places:
     """The values of a last axis in ascending order.
 
-    Attributes:
-        order_XN: where they were.
-        below_XN, up_to_XN: how many values are below each, and how many are not above it.
+    Where they were, how many values are below each, and how many are not above it.
     """
 
     order_XN: Tensor

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from realdataexp import draws
 from realdataexp.device import Device
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.models import (
     LOSSES,
     Batch,

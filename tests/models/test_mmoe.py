@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from realdataexp import draws
 from realdataexp.device import Device
 from realdataexp.errors import InputError
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.models import LOSSES, Batch, FeatureSchema, LabelScale
 from realdataexp.models.layers import DeepParams
 from realdataexp.models.mmoe import MMoE

@@ -19,8 +19,7 @@ from realdataexp.api import run
 from realdataexp.config import load_config
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.models import LOSSES, Batch, FeatureSchema, LabelScale
 from realdataexp.models.layers import bag, start_uniform
 from realdataexp.optimizers import OptimizerSettings

@@ -17,8 +17,7 @@ import realdataexp as rx
 from realdataexp import cli
 from realdataexp.config import load_config
 from realdataexp.errors import Warnings
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.metrics import for_metrics, label_metrics
 from realdataexp.models import Batch, build_loss
 from realdataexp.runs import results

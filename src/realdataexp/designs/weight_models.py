@@ -18,8 +18,7 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.designs.base import Context
 from realdataexp.device import own_scikit_learn
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.models import Batch, LabelScale
 from realdataexp.models.base import restore
 from realdataexp.models.losses import BCE

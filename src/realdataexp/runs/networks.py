@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from realdataexp import draws
+from realdataexp.device import by_rows
 from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.files import read_json, require_regular
-from realdataexp.heads import Head, by_rows
+from realdataexp.learner import Head
 from realdataexp.metrics import LOSS
 from realdataexp.models import Batch, FeatureSchema, LabelScale, build_loss, build_model
 from realdataexp.registry import ComponentError, faults_of

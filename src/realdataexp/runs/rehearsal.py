@@ -16,8 +16,7 @@ from realdataexp import draws
 from realdataexp.contracts import check_values, described
 from realdataexp.designs import OutsideDesign
 from realdataexp.designs.base import Context, Outcome
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.loop import Block
 from realdataexp.models import OutsideModel, StackedModel
 from realdataexp.optimizers import OptimizerSettings

@@ -21,7 +21,7 @@ from realdataexp.config.experiment import SchedulerConfig
 from realdataexp.designs import Context, Design, OutsideDesign, build_design
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import InputError, Warnings, did_you_mean
-from realdataexp.heads import Head
+from realdataexp.learner import Head
 from realdataexp.loop import Block, LabelPolicy
 from realdataexp.metrics import LOSS, Metric, find_metric, metric_names
 from realdataexp.models import (
@@ -36,7 +36,7 @@ from realdataexp.models import (
 )
 from realdataexp.models.base import FeatureSchema, shared_of
 from realdataexp.models.selecting import Selecting
-from realdataexp.optimizers import OptimizerSettings
+from realdataexp.optimizers import OptimizerSettings, Schedule
 from realdataexp.registry import ComponentError, calling, faults_of, find, is_outside
 from realdataexp.runs.policies import (
     check_drawn_networks,
@@ -46,7 +46,6 @@ from realdataexp.runs.policies import (
 )
 from realdataexp.runs.rehearsal import Rehearsal
 from realdataexp.runs.sharing import processes_of, shares
-from realdataexp.schedules import Schedule
 from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.inference import rehearse_method
 from realdataexp.worlds import Environment, world_of
