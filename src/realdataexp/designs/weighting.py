@@ -18,7 +18,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, PrivateAttr
-from scipy.stats import rankdata
 from torch import Tensor
 
 from realdataexp.designs.base import Context, Design, Outcome
@@ -193,6 +192,8 @@ def classifier_figures(g: np.ndarray, z: np.ndarray, p: float) -> dict[str, floa
         "calibration_error": float(np.abs(gap).sum() / len(g)),
     }
     if n_1 and n_0:
+        from scipy.stats import rankdata  # half a second, which checking a config need not wait
+
         rank_sum = rankdata(g)[z > 0.5].sum()
         figures["auc"] = float((rank_sum - n_1 * (n_1 + 1) / 2) / (n_1 * n_0))
     return figures
