@@ -13,6 +13,7 @@ import pytest
 
 from realdataexp import cli
 from realdataexp.errors import InputError
+from realdataexp.report import perf
 from realdataexp.report.perf import (
     advise,
     draw_perf,
@@ -194,19 +195,17 @@ def test_the_command_answers_on_a_real_run(
     out = capsys.readouterr().out
     for words in ("loop: steps", "arm-steps/s", "Did it really run on the GPU?", "perf.svg"):
         assert words in out
-    perf = read_perf(small_run)
+    found = read_perf(small_run)
     result = json.loads((small_run / "result.json").read_text())
-    assert perf.total == pytest.approx(result["timing"]["total_seconds"])
+    assert found.total == pytest.approx(result["timing"]["total_seconds"])
     assert "</svg>" in (tmp_path / "run" / "perf.svg").read_text()
 
 
-def test_every_rule_is_in_the_docstring_and_on_its_page():
+def test_every_rule_is_on_its_page():
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    source = Path(advise.__code__.co_filename).read_text()
-    emitted = set(re.findall(r'Advice\(\s*"(\w+)"', source))
-    assert len(emitted) == 11
-    for code in (*emitted, "validation", "checkpoints"):
-        assert f"`{code}`" in (advise.__doc__ or "")
+    emitted = set(re.findall(r'Advice\(\s*"(\w+)"', Path(perf.__file__ or "").read_text()))
+    assert len(emitted) == 8
+    for code in (*emitted, *(rule[0] for rule in (*perf._LONGEST, *perf._PARTS))):
         assert f"| `{code}` |" in page
 
 

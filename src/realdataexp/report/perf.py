@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 from rich.console import Console
@@ -32,33 +33,32 @@ _CURVES = (  # line styles tell apart in print
 
 # the bounds of the rules: seconds, shares of the time, percent in use
 _SHORT = 10.0
-_SETUP, _PRETRAINING, _RESULTS = 0.3, 0.5, 0.2
-_PARTS = {"validation": 0.2, "checkpoints": 0.1}
+_LONGEST = (  # code, phase, share, what to change
+    ("setup", "setup", 0.3,
+     "import the data once with realdataexp prepare: later runs find them in the cache"),
+    ("pretraining", TRAINING, 0.5,
+     "raise pretrain.batch_size, or lower pretrain.epochs or pretrain.max_rows"),
+    ("results", RESULTS, 0.2, "name fewer methods in experiment.intervals"),
+)  # fmt: skip
+_PARTS = (  # code, of which phase, share of it, what to raise
+    ("validation", "loop", 0.2,
+     "simulation.validate_every, or lower validation.validation_batches"),
+    ("checkpoints", "loop", 0.1, "simulation.save_every"),
+    ("validation", "pretrain", 0.2, "pretrain.validate_every_iters"),
+    ("checkpoints", "pretrain", 0.1, "pretrain.save_every_iters"),
+)  # fmt: skip
 _GPU_IDLE, _GPU_BUSY, _THREADS_BUSY, _MACHINE_FULL, _OTHERS = 30.0, 80.0, 70.0, 60.0, 25.0
-_SETTINGS = {
-    ("loop", "validation"): "simulation.validate_every, or lower validation.validation_batches",
-    ("loop", "checkpoints"): "simulation.save_every",
-    ("pretrain", "validation"): "pretrain.validate_every_iters",
-    ("pretrain", "checkpoints"): "pretrain.save_every_iters",
-}
 
 
 @dataclass(frozen=True)
 class Perf:
-    """What a run folder tells of its speed.
-
-    Attributes:
-        result: result.json.
-        phases: seconds of each phase, in order; they add up to the total.
-        rows: monitor.parquet; None where the run has none.
-        used: means of what was measured while networks learned (cpu_percent, machine_percent,
-            gpu_percent, gpu_memory_mb, gpu_watts, and others_percent: of all cores, by other
-            processes); None where it was not measured. Of all phases where none of these was met.
-    """
+    """What a run folder tells of its speed."""
 
     result: RunResult
-    phases: dict[str, float]
-    rows: pl.DataFrame | None
+    phases: dict[str, float]  # seconds of each, in order; they add up to the total
+    rows: pl.DataFrame | None  # monitor.parquet, where the run has one
+    # means while networks learned (of all phases where they never did), None where not measured;
+    # others_percent: of all cores, by other processes
     used: dict[str, float | None]
 
     @property
@@ -112,12 +112,7 @@ def _used(rows: pl.DataFrame | None) -> dict[str, float | None]:
 
 
 def gpu_answer(perf: Perf) -> str:
-    """Did it really run on the GPU?
-
-    No, where result.json names the CPU. Yes, where it names another device and the monitor saw
-    that one at work; doubtful, where the monitor never saw it above 0 %; and where there is no
-    monitor, or it could not look, what result.json says, with the memory that tensors took there.
-    """
+    """Did it really run on the GPU? By what result.json names, and the monitor saw."""
     device, utilisation = perf.result.device, perf.used["gpu_percent"]
     if device.is_cpu:
         return f"No: it ran on {device.name} ({device.reason})."
@@ -137,8 +132,7 @@ def gpu_answer(perf: Perf) -> str:
 # --- what bounds it -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Advice:
+class Advice(NamedTuple):
     """A rule that holds: its code, what was seen, and what to change."""
 
     code: str
@@ -147,53 +141,23 @@ class Advice:
 
 
 def advise(perf: Perf) -> list[Advice]:
-    """The rules that hold for a run.
-
-    In this order:
-
-    - `short`: under 10 s in all, so mostly starting; the other figures say little.
-    - `setup`: setup took over 30 %: the data were imported.
-    - `pretraining`: its training took over 50 %.
-    - `results`: over 20 %: interval methods.
-    - `validation`, `checkpoints`: over 20 % and 10 % of the loop, or of pretraining.
-    - `gpu_idle`: the GPU was at work under 30 % of the time: steps too small to fill it.
-    - `gpu_busy`: over 80 %: the GPU is the bound.
-    - `crowded`: other processes took over 25 % of the machine's cores.
-    - `threads_wait`: on the CPU, several threads that were busy under 70 % of the time on
-      average: they waited for each other, or others were in the way.
-    - `cpu_bound`: on the CPU, its threads were busy over 70 %, the machine's cores under 60 %.
-    - `cpu_full`: the same, the machine's cores over 60 %.
-    - `not_measured`: there is no row of monitor.parquet, so rules about use cannot be asked.
-    """
-    return [*_by_time(perf), *_by_part(perf), *_by_gpu(perf), *_by_cpu(perf)]
+    """The rules that hold for a run, of those that docs/operations.md lists."""
+    return [*_by_time(perf), *_by_gpu(perf), *_by_cpu(perf)]
 
 
 def _by_time(perf: Perf) -> Iterator[Advice]:
     if perf.total < _SHORT:
         seen = f"the whole run took {perf.total:.1f} s, mostly starting"
         yield Advice("short", seen, "judge its speed by a longer one")
-    share = perf.share("setup")
-    if share > _SETUP:
-        change = "import the data once with realdataexp prepare: later runs find them in the cache"
-        yield Advice("setup", f"setup took {share:.0%} of the time", change)
-    share = perf.share(TRAINING)
-    if share > _PRETRAINING:
-        change = "raise pretrain.batch_size, or lower pretrain.epochs or pretrain.max_rows"
-        yield Advice("pretraining", f"pretraining took {share:.0%} of the time", change)
-    share = perf.share(RESULTS)
-    if share > _RESULTS:
-        change = "name fewer methods in experiment.intervals"
-        yield Advice("results", f"results took {share:.0%} of the time", change)
-
-
-def _by_part(perf: Perf) -> Iterator[Advice]:
-    for (phase, part), setting in _SETTINGS.items():
+    for code, phase, most, change in _LONGEST:
+        if (share := perf.share(phase)) > most:
+            yield Advice(code, f"{code} took {share:.0%} of the time", change)
+    for code, phase, most, setting in _PARTS:
         whole = perf.share(*(p for p in perf.phases if p.startswith(phase)))
-        share = perf.share(f"{phase}: {part}")
-        if share > _PARTS[part] * whole:
-            yield Advice(
-                part, f"{part} took {share / whole:.0%} of the {phase}", f"raise {setting}"
-            )
+        share = perf.share(f"{phase}: {code}")
+        if share > most * whole:
+            seen = f"{code} took {share / whole:.0%} of the {phase}"
+            yield Advice(code, seen, f"raise {setting}")
 
 
 def _by_gpu(perf: Perf) -> Iterator[Advice]:
@@ -270,8 +234,8 @@ def print_perf(run_dir: Path, console: Console | None = None) -> None:
     console.print()
     say(console, "What bounds it, and what to change", "bold")
     found = advise(perf)
-    for advice in found:
-        say(console, f"{advice.code}: {advice.seen} → {advice.change}", "yellow", "  ")
+    for code, seen, change in found:
+        say(console, f"{code}: {seen} → {change}", "yellow", "  ")
     if not found:
         say(console, "No rule finds anything to change.")
 
@@ -328,23 +292,17 @@ def _bars(ax: Axes, perf: Perf) -> None:
     bars = ax.barh(list(shown), list(shown.values()), color=COLOURS["control"])
     ax.bar_label(bars, [f" {perf.share(phase):.0%}" for phase in shown])
     ax.invert_yaxis()
-    ax.set_title("Where the time went")
-    ax.set_xlabel("seconds")
+    ax.set(title="Where the time went", xlabel="seconds")
 
 
 def _curves(ax: Axes, rows: pl.DataFrame) -> None:
     for name, label, colour, line in _CURVES:
         known = rows.drop_nulls(name)
         if known.height:
-            marker = "o" if known.height < 3 else None
             ax.plot(
-                known["seconds"],
-                known[name],
-                line,
-                color=COLOURS[colour],
-                label=label,
-                marker=marker,
-            )
+                known["seconds"], known[name], line, color=COLOURS[colour], label=label,
+                marker="o" if known.height < 3 else None,
+            )  # fmt: skip
     for start in rows.filter(pl.col("process") != pl.col("process").shift())["seconds"]:
         ax.axvline(start, color=COLOURS["plain"], linewidth=0.6)
     changes = rows.filter(pl.col("phase").ne_missing(pl.col("phase").shift()))
@@ -357,7 +315,6 @@ def _curves(ax: Axes, rows: pl.DataFrame) -> None:
                 rotation=90, va="bottom", color=COLOURS["plain"],
             )  # fmt: skip
     ax.set_ylim(bottom=0)
-    ax.set_title("What was used (a line where the run was resumed)")
-    ax.set_xlabel("seconds since the start")
-    ax.set_ylabel("%")
+    title = "What was used (a line where the run was resumed)"
+    ax.set(title=title, xlabel="seconds since the start", ylabel="%")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
