@@ -19,41 +19,24 @@ LEAST_P_VALUE = 1e-4  # how often a right assignment is called a mismatch, at mo
 
 OUTCOME_SCHEMA = pl.Schema(
     {
-        "design": pl.String,
-        "world": pl.Int32,
-        "step": pl.Int32,
-        "arm": pl.String,
-        "label": pl.String,
-        "n": pl.Int32,
-        "sum": pl.Float64,
-        "sum_sq": pl.Float64,
+        "design": pl.String, "world": pl.Int32, "step": pl.Int32, "arm": pl.String,
+        "label": pl.String, "n": pl.Int32, "sum": pl.Float64, "sum_sq": pl.Float64,
     }
-)
-
+)  # fmt: skip
 TOTALS_SCHEMA = pl.Schema(
     {
-        "design": pl.String,
-        "world": pl.Int32,
-        "arm": pl.String,
-        "label": pl.String,
-        "n": pl.Int64,
-        "sum": pl.Float64,
+        "design": pl.String, "world": pl.Int32, "arm": pl.String, "label": pl.String,
+        "n": pl.Int64, "sum": pl.Float64,
     }
-)
-
+)  # fmt: skip
 # Names repeat in millions of rows: categories hold them as numbers.
 UNIT_SCHEMA = pl.Schema(
     {
-        "design": pl.Categorical(),
-        "world": pl.Int32(),
-        "arm": pl.Categorical(),
-        "label": pl.Categorical(),
-        "unit": pl.Int32(),
-        "n": pl.Int32(),
-        "sum": pl.Float64(),
+        "design": pl.Categorical(), "world": pl.Int32(), "arm": pl.Categorical(),
+        "label": pl.Categorical(), "unit": pl.Int32(), "n": pl.Int32(), "sum": pl.Float64(),
         "covariate": pl.Float64(),
     }
-)
+)  # fmt: skip
 
 
 def arm_sums(is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> np.ndarray:

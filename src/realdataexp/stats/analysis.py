@@ -23,22 +23,14 @@ from realdataexp.stats.aggregates import (
 )
 from realdataexp.stats.inference import find_method, inference_table, short_name
 
+_NUMBERS = (
+    "value", "se", "ci_low", "ci_high", "p_value", "p_adjusted", "control_mean", "percent",
+)  # fmt: skip
 ANALYSIS_SCHEMA = pl.Schema(
     {
-        "outcome": pl.String,
-        "method": pl.String,
-        "value": pl.Float64,
-        "se": pl.Float64,
-        "ci_low": pl.Float64,
-        "ci_high": pl.Float64,
-        "p_value": pl.Float64,
-        "p_adjusted": pl.Float64,
-        "control_mean": pl.Float64,
-        "percent": pl.Float64,
-        "n_T": pl.Int64,
-        "n_C": pl.Int64,
-        "units_T": pl.Int64,
-        "units_C": pl.Int64,
+        **dict.fromkeys(("outcome", "method"), pl.String),
+        **dict.fromkeys(_NUMBERS, pl.Float64),
+        **dict.fromkeys(("n_T", "n_C", "units_T", "units_C"), pl.Int64),
         "ratio_p_value": pl.Float64,
     }
 )
@@ -138,7 +130,7 @@ def analyze(
     units = unit_table(unit_N[None], row_1N, is_treated_N[None], y_NL[None], [x_NL], worlds, labels)
     found = inference_table(sums, units, methods)
     return (
-        _shaped(found, _means(frame, outcomes, ~is_treated_N), methods)
+        _shaped(found, frame.filter(~is_treated_N), outcomes, methods)
         .with_columns(**_sample_ratio(unit_N, is_treated_N, p_treatment))
         .select(ANALYSIS_SCHEMA.names())
         .cast(ANALYSIS_SCHEMA)
@@ -277,22 +269,18 @@ def _sums(step_N: np.ndarray, is_treated_N: np.ndarray, y_NL: np.ndarray) -> np.
     return out.reshape(n_steps, 1, 2, -1, 3)
 
 
-def _means(frame: pl.DataFrame, outcomes: Sequence[str], of_N: np.ndarray) -> pl.DataFrame:
-    """The mean of each outcome over some rows."""
-    rows = frame.filter(pl.Series(of_N))
-    means = [rows[name].cast(pl.Float64).fill_nan(None).mean() for name in outcomes]
-    schema = {"outcome": pl.String, "control_mean": pl.Float64}
-    return pl.DataFrame({"outcome": [*outcomes], "control_mean": means}, schema=schema)
-
-
-def _shaped(found: pl.DataFrame, means: pl.DataFrame, methods: Sequence[str]) -> pl.DataFrame:
+def _shaped(
+    found: pl.DataFrame, control: pl.DataFrame, outcomes: Sequence[str], methods: Sequence[str]
+) -> pl.DataFrame:
     """The rows by outcome and method, with what control had."""
+    means = [control[name].cast(pl.Float64).fill_nan(None).mean() for name in outcomes]
+    schema = {"outcome": pl.String, "control_mean": pl.Float64}
     order = pl.col("method").replace_strict({short_name(name): i for i, name in enumerate(methods)})
-    renamed = found.rename({"label": "outcome", "se_method": "method"})
     size = pl.col("control_mean").abs()
     return (
-        means.with_row_index("place")
-        .join(renamed, on="outcome")
+        pl.DataFrame([[*outcomes], means], schema=schema)
+        .with_row_index("place")
+        .join(found.rename({"label": "outcome", "se_method": "method"}), on="outcome")
         .sort("place", order)
         .with_columns(percent=pl.when(size > 0).then(100 * pl.col("value") / size))
     )

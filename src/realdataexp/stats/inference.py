@@ -21,30 +21,20 @@ from realdataexp.stats.tables import DesignTables
 
 Method = Callable[[DesignTables], Intervals]
 
+_ANSWER = ("value", "se", "ci_low", "ci_high", "p_value")
 INFERENCE_SCHEMA = pl.Schema(
     {
-        "design": pl.String,
-        "world": pl.Int32,
-        "label": pl.String,
-        "estimand": pl.String,
-        "se_method": pl.String,
-        "value": pl.Float64,
-        "se": pl.Float64,
-        "ci_low": pl.Float64,
-        "ci_high": pl.Float64,
-        "p_value": pl.Float64,
-        "n_T": pl.Int64,
-        "n_C": pl.Int64,
-        "p_adjusted": pl.Float64,
+        "design": pl.String, "world": pl.Int32,
+        **dict.fromkeys(("label", "estimand", "se_method"), pl.String),
+        **dict.fromkeys(_ANSWER, pl.Float64),
+        "n_T": pl.Int64, "n_C": pl.Int64, "p_adjusted": pl.Float64,
     }
-)
+)  # fmt: skip
 
 
 def welch(tables: DesignTables) -> Intervals:
     """Visits taken as independent (Welch 1947): see ``estimates.world_estimates``."""
-    names = ("value", "se", "ci_low", "ci_high", "p_value")
-    columns = [tables.estimates[name].fill_null(float("nan")).to_numpy() for name in names]
-    return Intervals(*(np.asarray(column, dtype=np.float64) for column in columns))
+    return Intervals(*tables.of_welch(*_ANSWER))
 
 
 def find_method(name: str, where: str) -> Method:

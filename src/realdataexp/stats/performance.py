@@ -45,28 +45,17 @@ SECTIONS = {
 FAR = 6.0
 MIN_GROUP = 3
 MIN_SHARE = 0.05
+_NUMBERS_OF_PLAN = (
+    "n_visits", "control_mean", "effect", "effect_percent", "bias", "bias_mc_se", "sd",
+    "power_at_effect", "mde_reported", "mde_honest", "mde_honest_percent",
+)  # fmt: skip
 PLAN_SCHEMA = pl.Schema(
     {
-        "p": pl.Float64,
-        "retrain_every": pl.Int64,
-        "steps": pl.Int64,
-        "design": pl.String,
-        "label": pl.String,
-        "n_worlds": pl.Int64,
-        "n_visits": pl.Float64,
-        "control_mean": pl.Float64,
-        "effect": pl.Float64,
-        "effect_percent": pl.Float64,
-        "bias": pl.Float64,
-        "bias_mc_se": pl.Float64,
-        "sd": pl.Float64,
-        "power_at_effect": pl.Float64,
-        "mde_reported": pl.Float64,
-        "mde_honest": pl.Float64,
-        "mde_honest_percent": pl.Float64,
-        "detects": pl.Boolean,
+        "p": pl.Float64, "retrain_every": pl.Int64, "steps": pl.Int64, "design": pl.String,
+        "label": pl.String, "n_worlds": pl.Int64,
+        **dict.fromkeys(_NUMBERS_OF_PLAN, pl.Float64), "detects": pl.Boolean,
     }
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,14 +142,15 @@ def gte_results(outcomes: pl.DataFrame) -> dict[str, float | None]:
     results: dict[str, float | None] = {}
     n_worlds = max(1, truth["world"].n_unique())
     for (label,), group in truth.group_by(["label"], maintain_order=True):
-        totals = {
-            arm: float(group.filter(pl.col("arm") == arm)["sum"].sum()) / n_worlds for arm in "TC"
+        sums = (group.filter(pl.col("arm") == arm)["sum"].sum() for arm in "TC")
+        treated, control = (float(x) / n_worlds for x in sums)
+        effect = treated - control
+        results |= {
+            f"GT_{label}": treated,
+            f"GC_{label}": control,
+            f"GTE_{label}": effect,
+            f"GTE_{label}_relative": 100.0 * effect / control if control else None,
         }
-        effect = totals["T"] - totals["C"]
-        results[f"GT_{label}"] = totals["T"]
-        results[f"GC_{label}"] = totals["C"]
-        results[f"GTE_{label}"] = effect
-        results[f"GTE_{label}_relative"] = 100.0 * effect / totals["C"] if totals["C"] else None
     return results
 
 
@@ -236,6 +226,12 @@ def binomial_interval(n_hits: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def _share_with_interval(n_hits: int, n: int, share: str, ends: str) -> dict[str, float | None]:
+    """A share and its exact interval under their names; null where nothing counts."""
+    values = (n_hits / n, *binomial_interval(n_hits, n)) if n else (None,) * 3
+    return dict(zip((share, f"{ends}_low", f"{ends}_high"), values, strict=True))
+
+
 def _spread(group: pl.DataFrame, gte: float | None, n_starts: int) -> dict[str, Any]:
     """How the estimates vary, and how far they are from the truth."""
     known = group.drop_nulls("value")
@@ -274,14 +270,12 @@ def _shares(group: pl.DataFrame, gte: float | None, is_aa: bool) -> dict[str, An
     if n == 0:
         return out
     n_rejected = int(rejects(known).sum())
-    out["reject_share"] = n_rejected / n
-    out["reject_low"], out["reject_high"] = binomial_interval(n_rejected, n)
+    out |= _share_with_interval(n_rejected, n, "reject_share", "reject")
     out["reject_share_adjusted"] = int((known["p_adjusted"] <= ALPHA).sum()) / n
     if gte is not None:
         own = known["own_truth"].to_numpy()
         n_covering = int(((low <= own) & (high >= own)).sum())
-        out["coverage"] = n_covering / n
-        out["coverage_low"], out["coverage_high"] = binomial_interval(n_covering, n)
+        out |= _share_with_interval(n_covering, n, "coverage", "coverage")
         is_wrong = (low > 0) != (own > 0)
         out["launch_share"] = int((low > 0).sum()) / n
         out["wrong_share"] = int(is_wrong.sum()) / n
@@ -316,12 +310,8 @@ def family_rejections(inference: pl.DataFrame) -> list[dict[str, Any]]:
     for names, group in worlds.agg(least).group_by(keys, maintain_order=True):
         known = group["p_adjusted"].drop_nulls()
         n, n_rejected = len(known), int((known <= ALPHA).sum())
-        entry: dict[str, Any] = dict(zip(keys, names, strict=True))
-        entry.update(n_worlds=n, any_reject_share=None, any_reject_low=None, any_reject_high=None)
-        if n:
-            entry["any_reject_share"] = n_rejected / n
-            entry["any_reject_low"], entry["any_reject_high"] = binomial_interval(n_rejected, n)
-        entries.append(entry)
+        shares = _share_with_interval(n_rejected, n, "any_reject_share", "any_reject")
+        entries.append({**dict(zip(keys, names, strict=True)), "n_worlds": n, **shares})
     return entries
 
 
@@ -378,11 +368,7 @@ def two_groups(inference: pl.DataFrame, n_starts: int = 1) -> list[TwoGroups]:
 
 
 def _n_apart(start_W: np.ndarray) -> np.ndarray:
-    """Of worlds in order, cut behind each but the last: how many are not with most of their start.
-
-    Args:
-        start_W: each world's starting model.
-    """
+    """Of worlds in order, cut after each but the last: those not with most of their start."""
     is_of_WK = start_W[:, None] == np.unique(start_W)
     below_WK = is_of_WK.cumsum(0)[:-1]
     return np.minimum(below_WK, is_of_WK.sum(0) - below_WK).sum(1)
@@ -408,14 +394,12 @@ def minimum_detectable_effect(se: float, power: float = 0.8, alpha: float = ALPH
     return float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * se
 
 
-def plan(
-    judged: Iterable[Performance], power: float = 0.8, alpha: float = ALPHA
-) -> list[dict[str, Any]]:
+def plan(judged: Iterable[Performance], power: float = 0.8) -> list[dict[str, Any]]:
     """One entry per design, label and interval method: what a test like these can detect.
 
     - ``p_treatment``, ``n_visits``, ``effect``, ``bias``, ``power_at_effect``: as judged.
-    - ``mde_reported`` = (z_{1-alpha/2} + z_power) se_mean: what an experimenter would be told.
-    - ``mde_honest`` = (z_{1-alpha/2} + z_power) sd + |bias|, with sd that of the estimates over
+    - ``mde_reported`` = (z_0.975 + z_power) se_mean: what an experimenter would be told.
+    - ``mde_honest`` = (z_0.975 + z_power) sd + |bias|, with sd that of the estimates over
       worlds: estimates are about normal around effect + bias, and a bias against the effect must
       be overcome before anything shows.
 
@@ -424,35 +408,26 @@ def plan(
     Args:
         judged: the entries of ``judge``.
         power: the chance with which the effect shall be detected.
-        alpha: the test's chance of a false rejection.
     """
     entries = []
-    for found in judged:
-        sd, se_mean, bias = found.sd, found.se_mean, found.bias
+    for x in judged:
+        reported = honest = None
+        if x.se_mean is not None:
+            reported = minimum_detectable_effect(x.se_mean, power)
+        if x.sd is not None and x.bias is not None:
+            honest = minimum_detectable_effect(x.sd, power) + abs(x.bias)
         names = (*KEYS, "n_worlds", "p_treatment", "n_visits")
-        entry = {name: getattr(found, name) for name in names}
-        entry.update(
-            effect=found.gte,
-            bias=bias,
-            power_at_effect=found.power_at_effect,
-            mde_reported=None,
-            mde_honest=None,
+        entries.append(
+            {name: getattr(x, name) for name in names}
+            | {"effect": x.gte, "bias": x.bias, "power_at_effect": x.power_at_effect}
+            | {"mde_reported": reported, "mde_honest": honest}
         )
-        if se_mean is not None:
-            entry["mde_reported"] = minimum_detectable_effect(se_mean, power, alpha)
-        if sd is not None and bias is not None:
-            entry["mde_honest"] = minimum_detectable_effect(sd, power, alpha) + abs(bias)
-        entries.append(entry)
     return entries
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of mode compare, as one p and training cadence had it: its table outcomes.parquet.
-
-    Attributes:
-        n_starts: how many starting models it has.
-    """
+    """A run of mode compare, as one p and training cadence had it: its table outcomes.parquet."""
 
     p: float
     retrain_every: int
@@ -510,18 +485,15 @@ def _answers(
     effects, controls = true_effects(inference), _control_means(outcomes)
     for design in designs:
         for label in labels:
-            key, effect, control = (design, label), effects.get(label), controls.get(label)
-            row = {"n_worlds": 0, "n_visits": 0.0, **found.get(key, {})}
+            effect, control = effects.get(label), controls.get(label)
+            row = {"n_worlds": 0, "n_visits": 0.0, **found.get((design, label), {})}
             mde = row.get("mde_honest")
-            row.update(
-                design=design,
-                label=label,
-                control_mean=control,
-                effect=effect,
-                effect_percent=_percent(effect, control),
-                mde_honest_percent=_percent(mde, control),
-                detects=None if effect is None or mde is None else abs(effect) >= mde,
-            )
+            row |= {
+                "design": design, "label": label, "control_mean": control, "effect": effect,
+                "effect_percent": _percent(effect, control),
+                "mde_honest_percent": _percent(mde, control),
+                "detects": None if effect is None or mde is None else abs(effect) >= mde,
+            }  # fmt: skip
             yield {name: row[name] for name in PLAN_SCHEMA if name in row}
 
 

@@ -67,6 +67,5 @@ def always_valid(tables: DesignTables) -> Intervals:
         fixed = user_cluster(tables)
         is_enough_K = units.total(np.ones(len(units.cell_U))) >= MIN_UNITS
         return confidence_sequence(fixed.value, np.where(is_enough_K, fixed.se, np.nan))
-    names = ("value", "se")
-    value, se = (tables.estimates[x].fill_null(float("nan")).to_numpy() for x in names)
+    value, se = tables.of_welch("value", "se")
     return confidence_sequence(value, se)
