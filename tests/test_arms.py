@@ -36,8 +36,7 @@ from realdataexp.config import load_config
 from realdataexp.designs.splitting import Splitting
 from realdataexp.errors import InputError
 from realdataexp.loop import Block, Loop, n_networks
-from realdataexp.models.mlp import MLP
-from realdataexp.models.selecting import Selecting
+from realdataexp.models import MLP, Selecting
 from realdataexp.registry import ComponentError
 
 SCORE_C = torch.tensor([0.3, -0.2, 0.5, 0.1, -torch.inf])

@@ -90,7 +90,7 @@ def test_labels_keep_their_order_whoever_predicts_them(groups: tuple[tuple[int, 
                 ours = learner.params[name][..., first : first + n_outputs]
                 torch.testing.assert_close(ours, p, rtol=1e-4, atol=1e-4)
             first += n_outputs
-    assert make_model(SETTING, 1).widths == [2]
+    assert make_model(SETTING, 1).tower.widths == [2]
 
 
 # --- runs ------------------------------------------------------------------------------------

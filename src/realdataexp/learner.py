@@ -19,9 +19,8 @@ from torch import Tensor
 
 from realdataexp.device import Device, by_rows
 from realdataexp.graphs import Graphs
-from realdataexp.models import LOSSES, Batch, LabelScale, Loss, StackedModel
+from realdataexp.models import LOSSES, Batch, LabelScale, Loss, Selecting, StackedModel
 from realdataexp.models.base import restore
-from realdataexp.models.selecting import Selecting
 from realdataexp.optimizers import LossScale, OptimizerSettings, Schedule, descend, join
 from realdataexp.registry import is_registered
 

@@ -161,7 +161,7 @@ def test_all_features_in_any_order_are_as_none_to_the_bit(name: str):
 def test_a_refitted_g_of_few_features_gets_their_columns_alone():
     design = begun("svm", features=["tag", "x2"])
     design.weights(outcome(0, 0.5))
-    x_ND, on_B = design.state()["1.x"], items(0)[2][1]
+    x_ND, on_B = design.state()["replication_1.x"], items(0)[2][1]
     batch = items(0)[0]
     assert x_ND.shape[1] == 1 + 3
     assert torch.equal(x_ND[:, 0], batch.candidate["video_num"][1, on_B, 0, 1])
@@ -318,14 +318,16 @@ def test_a_window_keeps_what_the_fit_in_use_was_made_from():
         design.weights(lopsided(step))
         state = design.state()
         x = [joined(items(s)[0], 0)[items(s)[2][0]] for s in steps]
-        assert torch.equal(state["0.x"], torch.cat(x))
-        assert state["0.n_rows"].tolist() == [len(rows) for rows in x]
-        fit = {0: [0, 0, 0], 1: [0, 0, 0], 2: [2, 2, 0], 3: [2, 2, 1], 4: [2, 2, 2], 5: [2, 5, 0]}
-        assert state["0.fit"].tolist() == fit.get(step, [2, 5, 1])
+        assert torch.equal(state["replication_0.x"], torch.cat(x))
+        expected = [s for s, rows in zip(steps, x, strict=True) for _ in rows]
+        assert state["replication_0.step"].tolist() == expected
+        assert state["replication_0.fit_step"].tolist() == [
+            -1 if step < 2 else 2 if step < 5 else 5
+        ]
     # in the last world the fit behind step 2 is still in use
-    assert state["2.fit"].tolist() == [2, 2, 2]
+    assert state["replication_2.fit_step"].tolist() == [2]
     x = [joined(items(s)[0], 2)[items(s)[2][2]] for s in (1, 2, 5, 6)]
-    assert torch.equal(state["2.x"], torch.cat(x))
+    assert torch.equal(state["replication_2.x"], torch.cat(x))
 
 
 @pytest.mark.parametrize("name", ["mlp", "svm"])
@@ -333,11 +335,10 @@ def test_a_state_of_another_weighting_is_refused_and_named(name: str):
     design = begun(name)
     design.weights(outcome(0, 0.5))
     state = design.state()
-    some = "seen_arms" if name == "mlp" else "1.n_rows"
+    some = "seen_arms" if name == "mlp" else "replication_1.z"
     for change, said in (
-        ({"since.weight": state["since.weight"][:, :2]}, "since.weight is"),
-        ({"since.g": None}, "since.g is missing"),
-        ({"since.other": torch.zeros(1)}, "since.other is unknown"),
+        ({"since": state["since"][:, :, :2]}, "since is"),
+        ({"since": None}, "since is missing"),
         ({"other": torch.zeros(1)}, "other is unknown"),
         ({some: None}, f"{some} is missing"),
         ({some: state[some].double()}, f"{some} is torch.float64"),
@@ -345,7 +346,7 @@ def test_a_state_of_another_weighting_is_refused_and_named(name: str):
         changed = {key: x for key, x in (state | change).items() if x is not None}
         with pytest.raises(ValueError, match=said):
             begun(name).load_state(changed)
-    with pytest.raises(ValueError, match=r"0\.fit is (missing|unknown)"):
+    with pytest.raises(ValueError, match=r"state: tensor .* is (missing|unknown)"):
         begun("svm" if name == "mlp" else "mlp").load_state(state)
 
 

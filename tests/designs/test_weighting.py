@@ -209,9 +209,7 @@ def test_an_unknown_feature_of_g_is_said_with_the_nearest():
 
 
 def test_probabilities_that_are_no_numbers_end_the_run_with_the_setting_to_lower():
-    on = torch.ones(1, 2, 3, dtype=torch.bool)
-    evidence = {"is_visit": on, "g": torch.full((1, 2, 3), torch.nan), "is_treated": on}
-    weights = torch.ones(1, 2, 2, 3)
-    evidence |= {"weight": weights, "is_clipped": weights > 1}
+    since = torch.ones(1, 2, 7, 3)
+    since[:, :, 0] = torch.nan
     with pytest.raises(RunError, match=r"lower weighting\.learning_rate, which is 1e\+30"):
-        Weighting(learning_rate=1e30).diagnostics(evidence, 0.5)
+        Weighting(learning_rate=1e30).diagnostics({"since": since}, 0.5)

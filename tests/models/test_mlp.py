@@ -66,7 +66,9 @@ def plain_network(model: MLP, params: Mapping[str, Tensor]) -> nn.Sequential:
             for i in range(n_fields):
                 first = side.n_numerical + i * dim
                 blocks.append(params[f"{name}_embedding"] @ weight[first : first + dim])
-    weights = [torch.cat(blocks)] + [params[f"weight_{i}"] for i in range(1, len(model.widths))]
+    weights = [torch.cat(blocks)] + [
+        params[f"weight_{i}"] for i in range(1, len(model.tower.widths))
+    ]
     layers: list[nn.Module] = []
     for i, weight in enumerate(weights):
         if i:
@@ -134,13 +136,13 @@ class PlainNormalised(Plain):
 
     def __init__(self, model: MLP) -> None:
         super().__init__(model.schema)
-        dim, width = model.options.embedding_dim, model.widths[0]
+        dim, width = model.options.embedding_dim, model.tower.widths[0]
         if dim is None:
             self.first = self.one_hot_layer(width)
         else:
             self.embeddings = self.tables(dim)
             self.first = self.embedded_layer(width, dim)
-        self.rest = self.hidden(model.widths, model.options, activates_input=True)
+        self.rest = self.hidden(model.tower.widths, model.options, activates_input=True)
 
     def forward(self, rows: Batch) -> Tensor:
         if hasattr(self, "embeddings"):

@@ -16,14 +16,8 @@ from realdataexp.options import construct
 from realdataexp.registry import find, is_outside, names
 
 __all__ = [
-    "CONTROL",
-    "TREATMENT",
-    "Context",
-    "Design",
-    "Outcome",
-    "OutsideDesign",
-    "build_design",
-]
+    "CONTROL", "TREATMENT", "Context", "Design", "Outcome", "OutsideDesign", "build_design",
+]  # fmt: skip
 
 
 def build_design(name: str, options: Mapping[str, Any], where: str) -> Design | OutsideDesign:

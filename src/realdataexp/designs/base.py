@@ -64,6 +64,18 @@ class Context:
         """An error that says why the design cannot run here, to be raised."""
         return InputError(f"design {self.label}: {why}")
 
+    def refuse_one_arm(self) -> None:
+        """For designs whose weights divide by the share of each arm.
+
+        Raises:
+            InputError: nobody gets one of the arms.
+        """
+        if not 0.0 < self.p < 1.0:
+            raise self.refuse(
+                f"experiment.p_treatment = {self.p}: its weights divide by the share of each arm; "
+                "use a share between 0 and 1"
+            )
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -90,6 +102,22 @@ class Outcome:
     pick_RAB: Tensor
     y_RBL: Tensor
     log_propensity_RAB: Tensor | None = None
+
+    @property
+    def choice_RB(self) -> Tensor:
+        """The candidate that each visit's own arm picked."""
+        control_RB, treatment_RB = self.pick_RAB.unbind(1)
+        return torch.where(self.is_treated_RB, treatment_RB, control_RB)
+
+    @property
+    def is_shown_RB(self) -> Tensor:
+        """Which visits take place: there is a candidate."""
+        return self.slate.is_candidate_WBC.any(-1)
+
+    @property
+    def own_RMB(self) -> Tensor:
+        """Whether each visit's arm is that of the model: bool, M = (control, treatment)."""
+        return torch.stack([~self.is_treated_RB, self.is_treated_RB], dim=1)
 
 
 class Design(BaseModel):
@@ -181,18 +209,15 @@ class Design(BaseModel):
 
 def ones(outcome: Outcome, n_models: int) -> Tensor:
     """Every model learns fully from every outcome: R, M, B."""
-    is_treated_RB = outcome.is_treated_RB
-    return torch.ones(
-        is_treated_RB.shape[0], n_models, is_treated_RB.shape[1], device=is_treated_RB.device
-    )
+    R, B = outcome.is_treated_RB.shape
+    return torch.ones(R, n_models, B, device=outcome.is_treated_RB.device)
 
 
 def own_arm(outcome: Outcome) -> Tensor:
-    """1[arm = m] / P(arm = m): R, M, B, M = (control, treatment)."""
-    own_MRB = ~outcome.is_treated_RB, outcome.is_treated_RB
-    # an arm that nobody gets has no outcomes to weigh
+    """1[arm = m] / P(arm = m): R, M, B; nothing for an arm that nobody gets."""
+    shares = 1.0 - outcome.p, outcome.p
     weight_MRB = [
-        own_RB / share if share > 0 else torch.zeros_like(own_RB, dtype=torch.float32)
-        for own_RB, share in zip(own_MRB, (1.0 - outcome.p, outcome.p), strict=True)
+        own_RB / share if share > 0 else own_RB.float().zero_()
+        for own_RB, share in zip(outcome.own_RMB.unbind(1), shares, strict=True)
     ]
     return torch.stack(weight_MRB, dim=1)

@@ -16,13 +16,14 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.designs.base import Context, Design, Outcome, ones
+from realdataexp.designs.base import Context
+from realdataexp.designs.pooling import Pooling
 from realdataexp.device import own_scikit_learn
 from realdataexp.options import Options
 from realdataexp.worlds.base import Visits, start_of
 
 
-class Cluster(Design, Options):
+class Cluster(Pooling, Options):
     """One model; a cluster of users is treated with probability p, apart in each replication.
 
     Clusters are those of the run's seed and of the start, the same in all of its replications.
@@ -90,7 +91,3 @@ class Cluster(Design, Options):
     def unit(self, visits: Visits) -> Tensor:
         """The user's cluster."""
         return self._cluster_XU[self._start_R1, visits.user_RB]
-
-    def weights(self, outcome: Outcome) -> Tensor:
-        """All ones."""
-        return ones(outcome, self.n_models)

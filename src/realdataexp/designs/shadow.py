@@ -86,7 +86,7 @@ class Shadow(Design):
     def _lambda(self, outcome: Outcome, log_RAB: Tensor) -> Tensor:
         """Lambda of each visit, R, B, which users then remember."""
         visits = outcome.visits
-        is_visit_RB = outcome.slate.is_candidate_WBC.any(-1) & visits.is_visit_RB
+        is_visit_RB = outcome.is_shown_RB & visits.is_visit_RB
         log_RAB = log_RAB.float()
         now_RB = torch.where(is_visit_RB, log_RAB[:, TREATMENT] - log_RAB[:, CONTROL], 0.0)
         if self._lambda_RU is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -27,6 +26,4 @@ class Splitting(Design, Options):
 
     def weights(self, outcome: Outcome) -> Tensor:
         """1[arm = m] / P(arm = m), or 1[arm = m]."""
-        if self.normalize:
-            return own_arm(outcome)
-        return torch.stack([~outcome.is_treated_RB, outcome.is_treated_RB], dim=1).float()
+        return own_arm(outcome) if self.normalize else outcome.own_RMB.float()

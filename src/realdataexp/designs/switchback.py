@@ -14,12 +14,13 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.designs.base import Context, Design, Outcome, ones
+from realdataexp.designs.base import Context
+from realdataexp.designs.pooling import Pooling
 from realdataexp.options import MOST, Count, Options
 from realdataexp.worlds.base import Visits
 
 
-class Switchback(Design, Options):
+class Switchback(Pooling, Options):
     """One model; a block of ``block_steps`` steps is treated with probability p.
 
     Where all blocks fall into one arm, that replication has no estimate.
@@ -67,7 +68,3 @@ class Switchback(Design, Options):
     def unit(self, visits: Visits) -> Tensor:
         """The block of steps."""
         return torch.full_like(visits.user_RB, visits.step // self.block_steps)
-
-    def weights(self, outcome: Outcome) -> Tensor:
-        """All ones."""
-        return ones(outcome, self.n_models)

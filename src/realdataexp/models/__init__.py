@@ -7,38 +7,25 @@ from typing import Any
 
 from torch import nn
 
-from realdataexp.models.base import StackedModel
+from realdataexp.models.base import Selecting, StackedModel
 from realdataexp.models.batch import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.losses import LabelScale, Loss
 from realdataexp.models.mlp import MLP
-from realdataexp.models.module import ModuleStack
-from realdataexp.models.outside import OutsideModel, outside_loss
+from realdataexp.models.outside import ModuleStack, OutsideModel, outside_loss
 from realdataexp.registry import find, is_outside, names
 
 LOSSES: dict[str, Loss] = {name: find("loss", name, name) for name in names("loss")}
 
 __all__ = [
-    "LOSSES",
-    "MLP",
-    "Batch",
-    "FeatureSchema",
-    "Input",
-    "LabelScale",
-    "Loss",
-    "ModuleStack",
-    "OutsideModel",
-    "SideSchema",
-    "StackedModel",
-    "build_loss",
-    "build_model",
-    "is_shared",
-    "outside_loss",
-]
+    "LOSSES", "MLP", "Batch", "FeatureSchema", "Input", "LabelScale", "Loss", "ModuleStack",
+    "OutsideModel", "Selecting", "SideSchema", "StackedModel", "build_loss", "build_model",
+    "is_shared", "outside_loss",
+]  # fmt: skip
 
 
 def is_shared(name: str) -> bool:
     """Whether labels that name this model share a network."""
-    return not is_outside(name) and getattr(find("model", name, "model"), "is_shared", False)
+    return not is_outside(name) and find("model", name, "model").is_shared
 
 
 def build_model(

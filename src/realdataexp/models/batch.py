@@ -88,14 +88,14 @@ class SideSchema:
 
         With each slice goes what its ids exceed those of the selection's vocabulary by.
         """
-        new = self.select(names)
-        first_id_of = {name: i for (name, _, _), i in zip(new.fields, new.first_ids, strict=True)}
-        # slices, as a list of columns would have to be copied to the device
-        slots = [
-            (slice(first, end), first_id - first_id_of[name])
+        kept = [
+            (slice(first, end), first_id)
             for (name, first, end), first_id in zip(self.fields, self.first_ids, strict=True)
             if name in names
         ]
+        # slices, as a list of columns would have to be copied to the device
+        new_ids = self.select(names).first_ids
+        slots = [(where, i - new) for (where, i), new in zip(kept, new_ids, strict=True)]
         numbers = [(slice(d, d + 1), 0) for d, name in enumerate(self.numerical) if name in names]
         return {"num": numbers, "cat": slots, "weight": [(where, 0) for where, _ in slots]}
 
@@ -208,12 +208,11 @@ class Batch:
     @classmethod
     def stacked(cls, batches: Sequence[Batch]) -> Batch:
         """The inputs of several stacks of networks as those of one; names and sizes must agree."""
+        first, *_ = batches
         return cls(
             **{
-                axis: {
-                    name: torch.cat([vars(batch)[axis][name] for batch in batches]) for name in of
-                }
-                for axis, of in vars(batches[0]).items()
+                axis: {name: torch.cat([vars(x)[axis][name] for x in batches]) for name in of}
+                for axis, of in vars(first).items()
             }
         )
 
@@ -223,24 +222,19 @@ class Batch:
         Args:
             choice_WB: of W worlds; where there are fewer inputs (S < W), each S worlds share them.
         """
-        groups = choice_WB.split(self.shape[0])
+        (W, B), S, to = choice_WB.shape, self.shape[0], choice_WB.device
+        world_W, visit_B = torch.arange(W, device=to) % S, torch.arange(B, device=to)
+
+        def of_worlds(x_SBX: Tensor) -> Tensor:
+            return x_SBX if W == S else x_SBX[world_W]
 
         def at(x_SBCX: Tensor) -> Tensor:
-            size = x_SBCX.shape[3:]
-            parts = [
-                x_SBCX.gather(2, c.reshape(*c.shape, 1, *[1] * len(size)).expand(-1, -1, 1, *size))
-                for c in groups
-            ]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-        def again(x_SBX: Tensor) -> Tensor:
-            n = len(groups)
-            return x_SBX if n == 1 else x_SBX.repeat(n, *[1] * (x_SBX.dim() - 1))
+            return x_SBCX[world_W.unsqueeze(1), visit_B, choice_WB].unsqueeze(2)
 
         return Batch(
-            {name: again(x) for name, x in self.visit.items()},
+            {name: of_worlds(x) for name, x in self.visit.items()},
             {name: at(x) for name, x in self.candidate.items()},
-            {name: again(x) for name, x in self.sequence.items()},
+            {name: of_worlds(x) for name, x in self.sequence.items()},
         )
 
     def select(self, schema: FeatureSchema, names: Sequence[str]) -> Batch:

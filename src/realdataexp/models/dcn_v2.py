@@ -1,18 +1,17 @@
 """Deep & Cross Network V2 (Wang et al. 2020, arXiv 2008.13535), S of them at once.
 
-Axes: S stacked networks, B visits, C candidates, N = B x C rows, D a row's numbers and
-embeddings, O outputs.
+Axes: S stacked networks, N = visits x candidates, D a row's numbers and embeddings, O outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from realdataexp.models.base import StackedModel, Tensors
 from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import (
     DeepParams,
@@ -22,7 +21,7 @@ from realdataexp.models.layers import (
     start_uniform,
     to_rows,
 )
-from realdataexp.options import Depth, Width, check
+from realdataexp.options import Depth, Width
 
 
 class DCNv2Params(DeepParams):
@@ -36,7 +35,7 @@ class DCNv2Params(DeepParams):
     )
 
 
-class DCNv2:
+class DCNv2(StackedModel):
     """Layers that multiply a row's features with each other, and fully connected ones.
 
     x_0 is the row: the user's and the video's numbers, then each field's embedding. A cross layer
@@ -51,26 +50,25 @@ class DCNv2:
     """
 
     Params = DCNv2Params
+    options: DCNv2Params
 
-    def __init__(
-        self, schema: FeatureSchema, n_outputs: int, params: Mapping[str, Any], where: str
-    ) -> None:
-        self.options = check(self.Params, params, where)
+    def build(self, schema: FeatureSchema, n_outputs: int, where: str) -> None:
+        """See StackedModel."""
         self.embeddings = FieldEmbeddings(schema, self.options.embedding_dim)
-        numbers = schema.user.n_numerical + schema.video.n_numerical
-        self.n_inputs = numbers + self.embeddings.n_fields * self.options.embedding_dim
-        self.n_outputs = n_outputs
+        self.n_numbers = schema.user.n_numerical + schema.video.n_numerical
+        self.n_inputs = self.n_numbers + self.embeddings.floats_per_row
         widths = [self.n_inputs, *self.options.hidden_layers, n_outputs]
         self.tower = Tower(widths, self.options, activates_input=False)
+        self.parts = [("", self.embeddings), ("", self.tower)]
 
     @property
     def floats_per_row(self) -> int:
-        """About how many activations one row needs: of a cross layer its factor and its result."""
+        """See StackedModel; of a cross layer its factor and its result."""
         inner = 2 * self.n_inputs + (self.options.rank or 0)
-        return self.n_inputs + self.options.n_cross_layers * inner + self.tower.floats_per_row
+        return super().floats_per_row + self.n_numbers + self.options.n_cross_layers * inner
 
     def init(self, key: Tensor) -> dict[str, Tensor]:
-        """Weights and biases U(-1, 1) / sqrt(fan-in), as torch.nn.Linear; embeddings N(0, 1)."""
+        """See StackedModel; of the cross layers as the tower's."""
         D, rank = self.n_inputs, self.options.rank
         shapes: dict[str, tuple[int, ...]] = {}
         for i in range(self.options.n_cross_layers):
@@ -84,10 +82,8 @@ class DCNv2:
         cross = {name: start_uniform(key, name, shape, shape[0]) for name, shape in shapes.items()}
         return self.embeddings.init(key) | cross | self.tower.init(key)
 
-    def forward(
-        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
-    ) -> Tensor:
-        """Raw outputs of shape S, B, C, O."""
+    def forward(self, params: Tensors, batch: Batch, dropout_key_S: Tensor | None) -> Tensor:
+        """See StackedModel."""
         numbers = [to_rows(batch.side("user").num, batch.shape[2]), batch.side("video").num]
         start_SND = torch.cat([*numbers, *self.embeddings.forward(params, batch)], dim=-1)
         x_SND = start_SND
@@ -100,7 +96,7 @@ class DCNv2:
             raw_SNO = deep_SNO + torch.bmm(x_SND, params["cross_head"])
         return raw_SNO.view(*batch.shape, -1)
 
-    def _factor(self, params: Mapping[str, Tensor], x_SND: Tensor, i: int) -> Tensor:
+    def _factor(self, params: Tensors, x_SND: Tensor, i: int) -> Tensor:
         """What a cross layer multiplies the row with: S, N, D."""
         bias = params[f"cross_bias_{i}"]
         if self.options.rank is None:

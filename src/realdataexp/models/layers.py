@@ -20,13 +20,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from realdataexp import draws
+from realdataexp.models.base import Tensors
 from realdataexp.models.batch import Batch, FeatureSchema, Side, SideSchema
 from realdataexp.options import NestedFaults, Options, Widths, of_value
 
 _MOST_ONE_HOT = 64  # categories; with 4,096 rows and 128 units 400 take four times a look-up's time
-
-
-_OF_LAYERS = ("dropout", "normalization")
 
 
 class DeepParams(Options):
@@ -40,7 +38,8 @@ class DeepParams(Options):
 
     def idle(self) -> dict[str, str]:
         """The settings that act on nothing here, and what they would act on."""
-        return {} if self.hidden_layers else dict.fromkeys(_OF_LAYERS, "hidden layers")
+        of_layers = ("dropout", "normalization")
+        return {} if self.hidden_layers else dict.fromkeys(of_layers, "hidden layers")
 
     @model_validator(mode="after")
     def _refuse_idle(self) -> Self:
@@ -86,24 +85,24 @@ class SplitLayer:
 
         The fan-in counts a one-hot feature's columns as one: only one is not zero.
         """
-        one_hot = self.embedding_dim is None
+        one_hot, shapes = self.embedding_dim is None, {}
         fan_in = sum(
             self._n_inputs(side) + (side.n_slots if one_hot else 0) for side in self.sides.values()
         )
-        params = {}
         for name, side in self.sides.items():
-            if self._n_inputs(side):
-                shape = (self._n_inputs(side), self.width)
-                params[f"{name}_weight"] = start_uniform(key, f"{name}_weight", shape, fan_in)
+            if n := self._n_inputs(side):
+                shapes[f"{name}_weight"] = (n, self.width)
             if side.fields and one_hot:
-                shape = (side.n_ids, self.width)
-                params[f"{name}_one_hot"] = start_uniform(key, f"{name}_one_hot", shape, fan_in)
-        params["bias_0"] = start_uniform(key, "bias_0", (self.width,), fan_in)
+                shapes[f"{name}_one_hot"] = (side.n_ids, self.width)
+        params = {
+            name: start_uniform(key, name, shape, fan_in)
+            for name, shape in {**shapes, "bias_0": (self.width,)}.items()
+        }
         if self.embedding_dim is not None:
             params |= start_embeddings(key, self.sides, self.embedding_dim)
         return params
 
-    def forward(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def forward(self, params: Tensors, batch: Batch) -> Tensor:
         """The layer's sums S, N, H; while scoring in memory of their own."""
         _, B, C = batch.shape
         user, video = (self._terms(name, params, batch.side(name)) for name in self.sides)
@@ -114,9 +113,12 @@ class SplitLayer:
         user_SBH = _sum(user, bias_S1H).expand(-1, B, -1)
         if not any(video):
             return user_SBH.unsqueeze(2).repeat(1, 1, C, 1).flatten(1, 2)
-        return _add(_sum(video), user_SBH, B, C)
+        video_SBCH = _sum(video).unflatten(1, (B, C))
+        user_SB1H, in_place = user_SBH.unsqueeze(2), not torch.is_grad_enabled()
+        h_SBCH = video_SBCH.add_(user_SB1H) if in_place else video_SBCH + user_SB1H
+        return h_SBCH.flatten(1, 2)
 
-    def _terms(self, name: str, params: Mapping[str, Tensor], rows: Side) -> _Terms:
+    def _terms(self, name: str, params: Tensors, rows: Side) -> _Terms:
         """One side's share of the sum.
 
         With no more categories than rows, each category's embedding is multiplied with the layer
@@ -136,13 +138,12 @@ class SplitLayer:
                 if is_one_hot
                 else _project(params[f"{name}_embedding"], embedded_SDH, side)
             )
-            is_learning_few = torch.is_grad_enabled() and side.n_ids <= _MOST_ONE_HOT
-            if is_small and is_learning_few:
+            if is_small and torch.is_grad_enabled() and side.n_ids <= _MOST_ONE_HOT:
                 terms.add(one_hot(cat_SNK, weight_SNK, side.n_ids), table_SVH)
             else:
                 terms.looked_up.append(bag(table_SVH, cat_SNK, weight_SNK))
         elif side.fields:
-            embedded = embed(params[f"{name}_embedding"], side, cat_SNK, weight_SNK)
+            embedded = embed(params[f"{name}_embedding"], side, rows)
             terms.add(torch.cat(embedded, dim=-1), embedded_SDH)
         return terms
 
@@ -215,8 +216,7 @@ class Tower:
     def init(self, key: Tensor) -> dict[str, Tensor]:
         """Weights and biases U(-1, 1) / sqrt(fan-in); LayerNorm's scales 1, its shifts 0."""
         params = {}
-        for i in range(1, len(self.widths)):
-            n, width = self.widths[i - 1], self.widths[i]
+        for i, (n, width) in enumerate(pairwise(self.widths), 1):
             if self.options.normalization == "layer" and self._is_activated(i):
                 params[f"norm_scale_{i}"] = torch.ones(n)
                 params[f"norm_shift_{i}"] = torch.zeros(n)
@@ -224,9 +224,7 @@ class Tower:
             params[f"bias_{i}"] = start_uniform(key, f"bias_{i}", (width,), n)
         return params
 
-    def forward(
-        self, params: Mapping[str, Tensor], h_SNH: Tensor, dropout_key_S: Tensor | None
-    ) -> Tensor:
+    def forward(self, params: Tensors, h_SNH: Tensor, dropout_key_S: Tensor | None) -> Tensor:
         """The last layer's sums. While scoring, an activated input is overwritten."""
         for i in range(1, len(self.widths)):
             if self._is_activated(i):
@@ -238,7 +236,7 @@ class Tower:
         return layer > 1 or self.activates_input
 
     def _activate(
-        self, params: Mapping[str, Tensor], h_SNH: Tensor, layer: int, dropout_key_S: Tensor | None
+        self, params: Tensors, h_SNH: Tensor, layer: int, dropout_key_S: Tensor | None
     ) -> Tensor:
         if self.options.normalization == "layer":
             scale, shift = params[f"norm_scale_{layer}"], params[f"norm_shift_{layer}"]
@@ -263,24 +261,20 @@ class FieldEmbeddings:
     def __init__(self, schema: FeatureSchema, dim: int, sd: float = 1.0) -> None:
         self.sides = {"user": schema.user, "video": schema.video}
         self.dim, self.sd = dim, sd
-
-    @property
-    def n_fields(self) -> int:
-        """Categorical features of a row."""
-        return sum(len(side.fields) for side in self.sides.values())
+        self.n_fields = len(schema.user.fields) + len(schema.video.fields)
+        self.floats_per_row = self.n_fields * dim
 
     def init(self, key: Tensor) -> dict[str, Tensor]:
         """Embeddings N(0, sd²)."""
         tables = start_embeddings(key, self.sides, self.dim)
         return {name: table * self.sd for name, table in tables.items()}
 
-    def forward(self, params: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+    def forward(self, params: Tensors, batch: Batch) -> list[Tensor]:
         """S, N, E for each field of the user, then of the video."""
         vectors = []
         for name, side in self.sides.items():
             if side.fields:
-                _, cat, weight = batch.side(name)
-                own = embed(params[f"{name}_embedding"], side, cat, weight)
+                own = embed(params[f"{name}_embedding"], side, batch.side(name))
                 vectors += own if name == "video" else [to_rows(x, batch.shape[2]) for x in own]
         return vectors
 
@@ -306,17 +300,6 @@ def to_rows(x_SBX: Tensor, C: int) -> Tensor:
     return x_SBX.unsqueeze(2).expand(-1, -1, C, -1).flatten(1, 2)
 
 
-def nest(prefix: str, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A part's parameters under a name of their own."""
-    return {f"{prefix}.{name}": p for name, p in params.items()}
-
-
-def within(prefix: str, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters that ``nest`` put under a name."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): p for name, p in params.items() if name.startswith(start)}
-
-
 def start_uniform(key: Tensor, name: str, shape: tuple[int, ...], fan_in: int) -> Tensor:
     """U(-1, 1) / sqrt(fan-in), as torch.nn.Linear starts; its own draws for each name."""
     u = draws.uniform(draws.key(0, name, key), torch.Size(shape).numel()).reshape(shape)
@@ -334,10 +317,10 @@ def start_embeddings(key: Tensor, sides: Mapping[str, SideSchema], dim: int) -> 
     return params
 
 
-def embed(table_SVE: Tensor, side: SideSchema, cat_SNK: Tensor, weight_SNK: Tensor) -> list[Tensor]:
+def embed(table_SVE: Tensor, side: SideSchema, rows: Side) -> list[Tensor]:
     """Each field's embedding: S, N, E."""
     return [
-        bag(table_SVE, cat_SNK[..., first:end], weight_SNK[..., first:end])
+        bag(table_SVE, rows.cat[..., first:end], rows.weight[..., first:end])
         for _, first, end in side.fields
     ]
 
@@ -350,13 +333,6 @@ def bag(table_SVH: Tensor, cat_SNK: Tensor, weight_SNK: Tensor) -> Tensor:
     ids_XK = (cat_SNK + start_S.view(S, 1, 1)).reshape(-1, n_slots)
     rows_XH = _Bag.apply(table_SVH.reshape(S * V, H), ids_XK, weight_SNK.reshape(-1, n_slots))
     return rows_XH.view(S, -1, H)
-
-
-def _add(video_SNH: Tensor, user_SBH: Tensor, B: int, C: int) -> Tensor:
-    """Add each visit's user part to its C candidates' video parts."""
-    h = video_SNH.view(video_SNH.shape[0], B, C, -1)
-    h = h + user_SBH.unsqueeze(2) if torch.is_grad_enabled() else h.add_(user_SBH.unsqueeze(2))
-    return h.flatten(1, 2)
 
 
 def one_hot(cat_SNK: Tensor, weight_SNK: Tensor, n_ids: int) -> Tensor:

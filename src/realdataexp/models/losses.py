@@ -59,25 +59,25 @@ def _unscaled(raw_XO: Tensor, scale: LabelScale) -> Tensor:
     return raw_XO[..., 0] * scale.sd + scale.mean
 
 
-def _log_mae(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
-    return (_unscaled(raw_XO, scale) - torch.log1p(y_X)).abs()
-
-
-def _log_mse(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
-    return (raw_XO[..., 0] - (torch.log1p(y_X) - scale.mean) / scale.sd).square()
-
-
-def _expm1(raw_XO: Tensor, scale: LabelScale) -> Tensor:
-    # exp overflows float32 past 88; no label of these data is near e**60
-    return torch.expm1(_unscaled(raw_XO, scale).clamp(0.0, 60.0))
-
-
 def _mse(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
     return (raw_XO[..., 0] - (y_X - scale.mean) / scale.sd).square()
 
 
 def _mae(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
     return (raw_XO[..., 0] - (y_X - scale.mean) / scale.sd).abs()
+
+
+def _log_mse(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
+    return _mse(raw_XO, torch.log1p(y_X), scale)
+
+
+def _log_mae(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
+    return (_unscaled(raw_XO, scale) - torch.log1p(y_X)).abs()
+
+
+def _expm1(raw_XO: Tensor, scale: LabelScale) -> Tensor:
+    # exp overflows float32 past 88; no label of these data is near e**60
+    return torch.expm1(_unscaled(raw_XO, scale).clamp(0.0, 60.0))
 
 
 def _bce(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:

@@ -6,17 +6,18 @@ all networks, K labels, H a layer's width, O outputs of all labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from realdataexp import draws
+from realdataexp.models.base import StackedModel, Tensors, nest, within
 from realdataexp.models.batch import Batch, FeatureSchema
-from realdataexp.models.layers import DeepParams, SplitLayer, Tower, dropout_mask, nest, within
-from realdataexp.options import Depth, Options, Text, Width, Widths, check
+from realdataexp.models.layers import DeepParams, SplitLayer, Tower, dropout_mask
+from realdataexp.options import Depth, Options, Text, Width, Widths
 
 
 class MMoEParams(Options):
@@ -34,7 +35,7 @@ class MMoEParams(Options):
     group: Text = Field("all", description="labels of the same group share one network")
 
 
-class MMoE:
+class MMoE(StackedModel):
     """Experts that all labels share; each label mixes them by a gate and has a tower of its own.
 
     Of a row x, label k gets raw_k = tower_k(sum over experts e of g_ke f_e(x)), with the gate
@@ -49,16 +50,10 @@ class MMoE:
 
     Params = MMoEParams
     is_shared = True
+    options: MMoEParams
 
-    def __init__(
-        self,
-        schema: FeatureSchema,
-        n_outputs: int | Sequence[int],
-        params: Mapping[str, Any],
-        where: str,
-    ) -> None:
-        """As any StackedModel, but ``n_outputs`` may name the outputs of each of several labels."""
-        self.options = check(self.Params, params, where)
+    def build(self, schema: FeatureSchema, n_outputs: int | Sequence[int], where: str) -> None:
+        """See StackedModel; ``n_outputs`` may name the outputs of each of several labels."""
         sizes = [n_outputs] if isinstance(n_outputs, int) else list(n_outputs)
         widths, deep = list(self.options.expert_layers), DeepParams(dropout=self.options.dropout)
         self.n_expert_units = self.options.n_experts * widths[0]
@@ -72,13 +67,13 @@ class MMoE:
 
     @property
     def floats_per_row(self) -> int:
-        """About how many activations one row needs; of an expert its output a label, too."""
+        """See StackedModel; of an expert its output a label, too."""
         E, towers = self.options.n_experts, sum(tower.floats_per_row for tower in self.towers)
         mixed = (1 + len(self.towers)) * self.options.expert_layers[-1]
         return self.first.floats_per_row + E * (self.expert.floats_per_row + mixed) + towers
 
     def init(self, key: Tensor) -> dict[str, Tensor]:
-        """Weights and biases U(-1, 1) / sqrt(fan-in), as torch.nn.Linear; embeddings N(0, 1)."""
+        """See StackedModel."""
         experts = [
             self.expert.init(draws.key(0, "expert", key, e)) for e in range(self.options.n_experts)
         ]
@@ -88,10 +83,8 @@ class MMoE:
             params |= nest(f"tower_{k}", tower.init(draws.key(0, "tower", key, k)))
         return params
 
-    def forward(
-        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
-    ) -> Tensor:
-        """Raw outputs of shape S, B, C, O: the labels', one after the other."""
+    def forward(self, params: Tensors, batch: Batch, dropout_key_S: Tensor | None) -> Tensor:
+        """See StackedModel; the outputs of the labels are one after the other."""
         h_SNH = self.first.forward(params, batch)
         S, N, _ = h_SNH.shape
         E, K = self.options.n_experts, len(self.towers)
@@ -109,7 +102,7 @@ class MMoE:
         return torch.cat(raws, dim=-1).view(*batch.shape, -1)
 
     def _experts(
-        self, params: Mapping[str, Tensor], sums_SNH: Tensor, dropout_key_S: Tensor | None
+        self, params: Tensors, sums_SNH: Tensor, dropout_key_S: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Each expert's output S, N, H, from the sums of the experts' first layers."""
         S, N, _ = sums_SNH.shape

@@ -34,8 +34,7 @@ from realdataexp.models import (
     is_shared,
     outside_loss,
 )
-from realdataexp.models.base import FeatureSchema, shared_of
-from realdataexp.models.selecting import Selecting
+from realdataexp.models.base import FeatureSchema, Selecting, shared_of
 from realdataexp.optimizers import OptimizerSettings, Schedule
 from realdataexp.registry import ComponentError, calling, faults_of, find, is_outside
 from realdataexp.runs.policies import (
