@@ -26,10 +26,8 @@ from realdataexp.runs.interrupts import ENDING, is_ignored
 if TYPE_CHECKING:
     from realdataexp.config import Config
 
-# a pipe whose reader had enough, a terminal that is gone
-_NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)
-# the commands whose answer is in no file
-_PRINTED = ("schema", "doctor", "validate")
+_NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)  # a pipe or terminal that is gone
+_PRINTED = ("schema", "doctor", "validate")  # the commands whose answer is in no file
 
 
 class _Interrupted(Exception):
@@ -83,16 +81,12 @@ def _main(arguments: list[str]) -> int:
         return _fail(2, *error.faults)
     except RunError as error:
         return _fail(1, str(error))
-    except _Interrupted as error:
+    except (_Interrupted, KeyboardInterrupt, typer.Abort) as error:
         return _fail(130, str(error) or "interrupted")
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # panics of Polars are no Exception
         return _fail_unforeseen(error)
-    if code == 130:
-        return _fail(130, "interrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -145,10 +139,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    invoke_without_command=True,
-    epilog="Example: realdataexp run demo",
-)
+@app.callback(invoke_without_command=True, epilog="Example: realdataexp run demo")
 def _root(
     context: typer.Context,
     version: Annotated[
@@ -158,6 +149,10 @@ def _root(
     """Replay real logs through a recommender's training loop, and test A/B designs on them."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def _command(example: str) -> Any:
+    return app.command(epilog=f"Example: realdataexp {example}")
 
 
 def _argument(help: str, metavar: str | None = None) -> Any:
@@ -182,6 +177,48 @@ _Quiet = Annotated[bool, _option("Show warnings and the result only.", "--quiet"
 _Verbose = Annotated[bool, _option("Show details too.", "--verbose")]
 _RunDir = Annotated[Path, _argument("A run folder.", "RUN_DIR")]
 _RunDirs = Annotated[list[Path], _argument("Run folders.", "RUN_DIR...")]
+# of one command each
+_Mode = Annotated[str | None, _option("global, compare, or a design's name.", "--mode", "-m")]
+_Out = Annotated[Path | None, _option("The run folder; default: results/<timestamp>-<mode>.")]
+_DryRun = Annotated[bool, _option("Resolve and check everything, run nothing.", "--dry-run")]
+_ResumeData = Annotated[
+    Path | None, _option("Where the data set's files are now; default: where they were.")
+]
+_P = Annotated[
+    str | None, _option("Treatment probabilities; default: the config's.", "--p", metavar="P,...")
+]
+_Steps = Annotated[
+    str | None, _option("Lengths; default: a quarter, half, all of n_steps.", metavar="N,...")
+]
+_RetrainEvery = Annotated[
+    str | None, _option("Steps between trainings; default: the config's.", metavar="N,...")
+]
+_PlanOut = Annotated[
+    Path | None,
+    _option("The plan's folder, new or of an interrupted plan; default: results/<timestamp>-plan."),
+]
+_Directory = Annotated[Path, _argument("A KuaiRand folder, or that of a config's tables.", "DIR")]
+_Cache = Annotated[Path | None, _option("Cache folder; default: the user's cache folder.")]
+_Config = Annotated[str, _option("Config whose features and labels to import.", "--config", "-c")]
+_Logs = Annotated[
+    list[str] | None, _option("random, standard_early or standard_late; repeatable; default: all.")
+]
+_DownloadDirectory = Annotated[
+    Path, _argument("Folder for the data, as prepare and run want it.", "DIR")
+]
+_Url = Annotated[str | None, _option("A mirror of the archive; its md5 is checked all the same.")]
+_KeepArchive = Annotated[bool, _option("Keep the archive beside the data.", "--keep-archive")]
+_ReportOut = Annotated[
+    Path | None, _option("The page; default: in the run folder.", metavar="FILE")
+]
+_Best = Annotated[
+    str | None, _option("What by; default: the run's primary metric.", metavar="LABEL.METRIC")
+]
+_Model = Annotated[str | None, _option("Which of its models; default: T.", metavar="T|C|shared")]
+_To = Annotated[str, _option("The tracker that gets them.", "--to", metavar="tensorboard|mlflow")]
+_Uri = Annotated[
+    str | None, _option("MLflow's database, sqlite:///FILE; default: mlflow.db in the log_dir.")
+]
 
 
 def _loaded(
@@ -201,26 +238,17 @@ def _log(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
     terminal.log_lines(level, quiet=quiet, verbose=verbose)
 
 
-@app.command(
-    epilog="Example: realdataexp run kuairand-pure --data data/KuaiRand-Pure --mode global "
-    "--set simulation.n_steps=50",
-)
+@_command("run kuairand-pure --data data/KuaiRand-Pure --mode global --set simulation.n_steps=50")
 def run(
     config: _ConfigName = None,
     config_option: _ConfigOption = None,
-    mode: Annotated[
-        str | None, _option("global, compare, or a design's name.", "--mode", "-m")
-    ] = None,
+    mode: _Mode = None,
     data: _Data = None,
-    out: Annotated[
-        Path | None, _option("The run folder; default: results/<timestamp>-<mode>.")
-    ] = None,
+    out: _Out = None,
     seed: _Seed = None,
     device: _Device = None,
     overrides: _Overrides = None,
-    dry_run: Annotated[
-        bool, _option("Resolve and check everything, run nothing.", "--dry-run")
-    ] = False,
+    dry_run: _DryRun = False,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
@@ -244,12 +272,10 @@ def _show(run_dir: Path) -> None:
     terminal.say(f"Run folder: {run_dir}")
 
 
-@app.command(epilog="Example: realdataexp resume results/20260101-120000-compare")
+@_command("resume results/20260101-120000-compare")
 def resume(
     run_dir: _RunDir,
-    data: Annotated[
-        Path | None, _option("Where the data set's files are now; default: where they were.")
-    ] = None,
+    data: _ResumeData = None,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
@@ -266,32 +292,16 @@ def resume(
     _show(run_dir)
 
 
-@app.command(
-    epilog="Example: realdataexp plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10",
-)
+@_command("plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10")
 def plan(
     config: _ConfigName = None,
     config_option: _ConfigOption = None,
-    p: Annotated[
-        str | None,
-        _option("Treatment probabilities; default: the config's.", "--p", metavar="P,..."),
-    ] = None,
-    steps: Annotated[
-        str | None,
-        _option("Lengths; default: a quarter, half, all of n_steps.", metavar="N,..."),
-    ] = None,
-    retrain_every: Annotated[
-        str | None,
-        _option("Steps between trainings; default: the config's.", metavar="N,..."),
-    ] = None,
+    p: _P = None,
+    steps: _Steps = None,
+    retrain_every: _RetrainEvery = None,
     power: Annotated[float, _option("Chance with which an effect shall be detected.")] = 0.8,
     data: _Data = None,
-    out: Annotated[
-        Path | None,
-        _option(
-            "The plan's folder, new or of an interrupted plan; default: results/<timestamp>-plan."
-        ),
-    ] = None,
+    out: _PlanOut = None,
     seed: _Seed = None,
     device: _Device = None,
     overrides: _Overrides = None,
@@ -310,24 +320,13 @@ def plan(
     terminal.say(f"Plan folder: {folder}")
 
 
-@app.command(
-    epilog="Example: realdataexp prepare data/KuaiRand-Pure --logs standard_late",
-)
+@_command("prepare data/KuaiRand-Pure --logs standard_late")
 def prepare(
-    directory: Annotated[
-        Path, _argument("A KuaiRand folder, or that of a config's tables.", "DIR")
-    ],
-    cache: Annotated[
-        Path | None, _option("Cache folder; default: the user's cache folder.")
-    ] = None,
+    directory: _Directory,
+    cache: _Cache = None,
     force: Annotated[bool, _option("Import again, cached or not.", "--force")] = False,
-    config: Annotated[
-        str, _option("Config whose features and labels to import.", "--config", "-c")
-    ] = "kuairand-pure",
-    logs: Annotated[
-        list[str] | None,
-        _option("random, standard_early or standard_late; repeatable; default: all."),
-    ] = None,
+    config: _Config = "kuairand-pure",
+    logs: _Logs = None,
 ) -> None:
     """Import a data set's folder into the cache, check it, and print what is in it."""
     chosen = [f"dataset.logs=[{', '.join(logs)}]"] if logs else []
@@ -344,21 +343,15 @@ def prepare(
     terminal.print_stats(*world_of(loaded).prepare(loaded, cache_path, force))
 
 
-@app.command(
-    epilog="Example: realdataexp download pure data/KuaiRand-Pure. An archive that lies in DIR "
-    "already is checked and unpacked without fetching it again.",
+@_command(
+    "download pure data/KuaiRand-Pure. An archive that lies in DIR "
+    "already is checked and unpacked without fetching it again."
 )
 def download(
     version: Annotated[str, _argument("Version of KuaiRand.", "pure|1k|27k")],
-    directory: Annotated[
-        Path, _argument("Folder for the data, as prepare and run want it.", "DIR")
-    ],
-    url: Annotated[
-        str | None, _option("A mirror of the archive; its md5 is checked all the same.")
-    ] = None,
-    keep_archive: Annotated[
-        bool, _option("Keep the archive beside the data.", "--keep-archive")
-    ] = False,
+    directory: _DownloadDirectory,
+    url: _Url = None,
+    keep_archive: _KeepArchive = False,
 ) -> None:
     """Fetch an official archive, check it and unpack it; go on where it broke off."""
     _log("INFO")
@@ -369,9 +362,7 @@ def download(
     terminal.say(f"{directory}: {'complete' if is_new else 'was complete already'}")
 
 
-@app.command(
-    epilog="Example: realdataexp synth data/small --version pure --users 2000 --rows 120000",
-)
+@_command("synth data/small --version pure --users 2000 --rows 120000")
 def synth(
     directory: Annotated[Path, _argument("Folder to write into.", "DIR")],
     version: Annotated[str, _option("Whose file names to use: pure, 1k or 27k.")] = "pure",
@@ -401,9 +392,7 @@ def synth(
     terminal.print_stats(str(directory), counts)
 
 
-@app.command(
-    epilog="Example: realdataexp validate experiment.yaml --data data/KuaiRand-Pure",
-)
+@_command("validate experiment.yaml --data data/KuaiRand-Pure")
 def validate(
     config: Annotated[str, _argument(f"{_CONFIG}.")],
     data: _Data = None,
@@ -433,7 +422,7 @@ def validate(
     terminal.say(f"{config}: ok{hint}")
 
 
-@app.command(epilog="Example: realdataexp schema > realdataexp.schema.json")
+@_command("schema > realdataexp.schema.json")
 def schema() -> None:
     """Print the JSON schema of the config."""
     from realdataexp.config import json_schema
@@ -441,15 +430,13 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-@app.command(
-    epilog="Example: realdataexp report results/20260101-120000-compare. Several RUN_DIRs are "
-    "compared in one page, report-compare.html in the first of them.",
+@_command(
+    "report results/20260101-120000-compare. Several RUN_DIRs are "
+    "compared in one page, report-compare.html in the first of them."
 )
 def report(
     run_dirs: _RunDirs,
-    out: Annotated[
-        Path | None, _option("The page; default: in the run folder.", metavar="FILE")
-    ] = None,
+    out: _ReportOut = None,
     png: Annotated[bool, _option("Draw plot.png too, of one run.", "--png")] = False,
 ) -> None:
     """Make a run's plot and page again from its folder, or compare several runs in one page."""
@@ -479,22 +466,17 @@ def report(
         terminal.say(f"Wrote {path}")
 
 
-@app.command(
-    epilog="Example: realdataexp export results/20260101-120000-compare --best click.auc "
-    "click.safetensors. Without --design it is the starting model's network.",
+@_command(
+    "export results/20260101-120000-compare --best click.auc "
+    "click.safetensors. Without --design it is the starting model's network."
 )
 def export(
     run_dir: _RunDir,
     file: Annotated[Path, _argument("The file, which is made.", "FILE")],
-    best: Annotated[
-        str | None,
-        _option("What by; default: the run's primary metric.", metavar="LABEL.METRIC"),
-    ] = None,
+    best: _Best = None,
     design: Annotated[str | None, _option("Whose networks, such as splitting or global_T.")] = None,
     replication: Annotated[int, _option("Which of its worlds.", min=0)] = 0,
-    model: Annotated[
-        str | None, _option("Which of its models; default: T.", metavar="T|C|shared")
-    ] = None,
+    model: _Model = None,
 ) -> None:
     """Write a run's best networks alone, for rx.load_model or pretrain.start_from."""
     if file.exists() or file.is_symlink():
@@ -509,7 +491,7 @@ def export(
     terminal.say(f"Wrote {file}: {labels}, after {found.card.phase} step {found.card.step}")
 
 
-@app.command(epilog="Example: realdataexp doctor kuairand-pure --data data/KuaiRand-Pure")
+@_command("doctor kuairand-pure --data data/KuaiRand-Pure")
 def doctor(
     config: Annotated[str | None, _argument(f"{_CONFIG}, to check it too.")] = None,
     data: _Data = None,
@@ -531,16 +513,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: realdataexp track results/20260101-120000-compare --to mlflow")
+@_command("track results/20260101-120000-compare --to mlflow")
 def track(
     run_dirs: _RunDirs,
-    to: Annotated[
-        str, _option("The tracker that gets them.", "--to", metavar="tensorboard|mlflow")
-    ],
-    uri: Annotated[
-        str | None,
-        _option("MLflow's database, sqlite:///FILE; default: mlflow.db in the log_dir."),
-    ] = None,
+    to: _To,
+    uri: _Uri = None,
     experiment: Annotated[str | None, _option("MLflow's experiment; default: realdataexp.")] = None,
 ) -> None:
     """Import finished runs into TensorBoard or MLflow; nothing is imported twice."""
@@ -556,7 +533,7 @@ def track(
             terminal.say(line)
 
 
-@app.command(epilog="Example: realdataexp perf results/20260101-120000-compare")
+@_command("perf results/20260101-120000-compare")
 def perf(run_dir: _RunDir) -> None:
     """Say where a run's time and its device went, and what to change; draw perf.svg."""
     from realdataexp.report.files import odd_files_named
