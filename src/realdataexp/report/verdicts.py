@@ -1,38 +1,19 @@
-"""Judgements and words that follow from the numbers of a result, by these rules and no others.
+"""Judgements and words that follow from the numbers of a result by fixed rules.
 
-**The effect** (`effect`): of the truth, or of the one design of a run.
-
-- no estimate: "no answer".
-- no interval (one replication): the estimate, and that its error is unknown.
-- the 95 % interval excludes 0: "raises" or "lowers". Otherwise: "no effect found".
-- both ends of the interval are 0 (an A/A test): "no effect, by construction".
-
-**Is a design's estimate biased?** (`Bias`): one rule for verdicts, stars, bold figures and charts.
-An entry of ``comparison`` is one of n biases that a run looks at (designs times labels). Without a
-bias, ``bias`` over ``bias_mc_se`` is Student's t with ``bias_df`` degrees of freedom. So a bias is
-statistically significant where its interval bias ± t s excludes 0, with t the limit of 5 % / n
-(Bonferroni): at most 5 % of runs without any bias show one, whatever n, the number of replications
-and the correlation of the designs. The n intervals hold all n biases in 95 % of runs.
-
-In words: "overstates" where the mean estimate is on the truth's side of 0 and further out,
-"understates" where it is nearer, "turns the sign" where it is on the other side; "off" where the
-truth is 0. What is not decided says about how many replications would decide. More than 5 % of
-single tests on the wrong side of 0 are reported (`signs`).
-
-The verdict on a design (`verdicts`) is the last of these that one of its labels has: `unbiased`,
-`small` (a bias of at most 5 % of the effect), `inconclusive`, `few` (not judged), `biased`. Among
-equal ones, the design with the smallest RMSE (summed over labels, each in units of the smallest) is
-named first.
-
-**Which of its intervals can be believed?** (`beliefs`), apart from that: an interval method that
-was run is believed where the result calls it trustworthy (not shown to cover less, or in an A/A
-test to err more often, than it claims) for some label and untrustworthy for none. With fewer than
-20 intervals it is not judged.
+The effect (`effect`) is found where its 95 % interval excludes 0. Whether a design's estimate is
+biased (`Bias`, `verdicts`) is one rule for words, stars, bold figures and charts: docs/designs.md
+states it. A run looks at n biases, designs times labels. Without a bias, ``bias`` over
+``bias_mc_se`` is Student's t with ``bias_df`` degrees of freedom; so a bias is statistically
+significant where its interval bias ± t s excludes 0, with t the limit of 5 % / n (Bonferroni): at
+most 5 % of runs without any bias show one, whatever n, the number of replications and the
+correlation of the designs. Apart from that, an interval method can be believed (`beliefs`) where
+the result calls it trustworthy for some label and untrustworthy for none.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +22,7 @@ from typing import Literal, NamedTuple
 from scipy import stats
 
 from realdataexp.registry import names
-from realdataexp.report.files import Compared, Effect, RunResult
+from realdataexp.report.files import Compared, Effect, IntervalQuality, RunResult
 from realdataexp.report.numbers import Scale, number, percent
 
 FALSE_FINDS = 0.05  # chance that a run without any bias shows one, over all its biases
@@ -190,11 +171,9 @@ class Bias:
             n = self.df + 1
             what = "replications" if n == self.entry.n_worlds else f"starting model{'s' * (n > 1)}"
             return f"not judged with {n} {what} ({size}){more}"
-        if self.kind == "doubtful":
-            chance = f"perhaps by chance, as one of the {self.n_biases} biases of this run"
-            return f"{self._direction()} ({size}), {chance}{more}"
-        if self.is_significant:
-            return f"{self._direction()} ({size})"
+        chance = f", perhaps by chance, as one of the {self.n_biases} biases of this run{more}"
+        if self.is_significant or self.kind == "doubtful":
+            return f"{self._direction()} ({size}){chance if self.kind == 'doubtful' else ''}"
         largest = max(map(abs, self.interval or (b,)))
         share = f", {_percent(100 * largest / abs(gte))} of the effect" if gte else ""
         most = f"{scale.text(largest)}{share}"
@@ -208,9 +187,8 @@ class Bias:
             return "off, where there is no effect"
         if share < -100:
             return f"turns the sign, at {percent(share)} of the effect"
-        return (
-            f"{'overstates' if share > 0 else 'understates'} the effect by {_percent(abs(share))}"
-        )
+        way = "overstates" if share > 0 else "understates"
+        return f"{way} the effect by {_percent(abs(share))}"
 
 
 def biases(result: RunResult, label: str | None = None) -> list[Bias]:
@@ -240,16 +218,8 @@ def _needed(spread: float, half: float, n_biases: int) -> int:
     def is_enough(n: int) -> bool:
         return (limit(n - 1, n_biases) + _SURE) * spread <= half * math.sqrt(n)
 
-    high = MIN_REPLICATIONS
-    while not is_enough(high):
-        high *= 2
-        if high >= MANY:
-            return MANY
-    low = MIN_REPLICATIONS - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
+    candidates = range(MIN_REPLICATIONS, MANY)
+    return MIN_REPLICATIONS + bisect_left(candidates, True, key=is_enough)
 
 
 def _rounded(n: int) -> int:
@@ -357,24 +327,23 @@ class Belief:
 
 def beliefs(result: RunResult) -> list[Belief]:
     """Which of each design's interval methods can be believed, in the order of the result."""
+    by_method: dict[str, dict[str, list[IntervalQuality]]] = {}
+    for e in result.inference:
+        by_method.setdefault(e.design, {}).setdefault(e.se_method, []).append(e)
     out = []
-    for design in dict.fromkeys(e.design for e in result.inference):
-        believed: list[str] = []
-        unjudged: list[str] = []
-        refuted = {}
-        own = [e for e in result.inference if e.design == design]
-        for method in dict.fromkeys(e.se_method for e in own):
-            judged = [e for e in own if e.se_method == method and e.trustworthy is not None]
-            shares = {
+    for design, methods in by_method.items():
+        judged = {x: [e for e in own if e.trustworthy is not None] for x, own in methods.items()}
+        refuted = {
+            method: {
                 e.label: (e.reject_share if result.is_aa else e.coverage) or 0.0
-                for e in judged
+                for e in own
                 if not e.trustworthy
             }
-            if shares:
-                refuted[method] = shares
-            else:
-                (believed if judged else unjudged).append(method)
-        out.append(Belief(design, tuple(believed), refuted, tuple(unjudged)))
+            for method, own in judged.items()
+            if not all(e.trustworthy for e in own)
+        }
+        believed = tuple(x for x, own in judged.items() if own and x not in refuted)
+        out.append(Belief(design, believed, refuted, tuple(x for x in judged if not judged[x])))
     return out
 
 

@@ -144,16 +144,14 @@ class Channel:
         name: of the tracker.
         hint: how to look at what was sent.
         n_new: points that were sent.
-        failure: what went wrong in the latest attempt; empty where it worked.
     """
 
     def __init__(self, name: str, tracker: Tracker, run: TrackedRun) -> None:
         self.name, self._tracker, self._run = name, tracker, run
         self._writer: Writer | None = None
         self._last: dict[str, int] = {}
-        self.n_new, self.hint, self.failure = 0, "", ""
-        self._n_attempts = self._n_failed = self._n_in_a_row = 0
-        self._last_failure = ""
+        self.n_new, self.hint = 0, ""
+        self._tried: list[str] = []  # what went wrong in each attempt; empty where it worked
 
     def open(self) -> Writer:
         """The writer, which is opened if need be."""
@@ -191,29 +189,34 @@ class Channel:
         A tracker that failed several times in a row is left alone until the last transfers, as
         each may have to wait for a lock or a network.
         """
-        if self._n_in_a_row >= _PATIENCE and not is_last:
+        recent = self._tried[-_PATIENCE:]
+        if len(recent) == _PATIENCE and all(recent) and not is_last:
             return False
-        self._n_attempts += 1
+        failure = ""
         try:
             transfer()
         except (Exception, SystemExit) as error:
-            self._n_failed, self._n_in_a_row = self._n_failed + 1, self._n_in_a_row + 1
-            self.failure = self._last_failure = reason(error)
-            logger.warning("[track] %s: a transfer failed: %s", self.name, self.failure)
+            failure = reason(error)
+            logger.warning("[track] %s: a transfer failed: %s", self.name, failure)
             with suppress(Exception, SystemExit):
                 self.close(is_finished=False)
-            return False
-        self._n_in_a_row, self.failure = 0, ""
-        return True
+        self._tried.append(failure)
+        return not failure
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the latest attempt failed."""
+        return bool(self._tried and self._tried[-1])
 
     def report(self) -> str:
         """What failed, and what to do; empty where nothing did."""
-        if not self._n_failed:
+        failed = [x for x in self._tried if x]
+        if not failed:
             return ""
         remedy = f"send what is missing with: realdataexp track RUN_DIR --to {self.name}"
         return (
-            f"{self.name}: {self._n_failed} of {self._n_attempts} transfers failed, the last with "
-            f"{self._last_failure}; {remedy if self.failure else 'what they lacked came later'}"
+            f"{self.name}: {len(failed)} of {len(self._tried)} transfers failed, the last with "
+            f"{failed[-1]}; {remedy if self.is_failing else 'what they lacked came later'}"
         )
 
 
@@ -254,7 +257,7 @@ class Tracking:
         """Hand over the files of a complete run; returns what failed in that."""
         failed = []
         for channel in self._channels:
-            if not channel.failure:  # else that is reported already
+            if not channel.is_failing:  # else that is reported already
                 if channel.attempt(channel.finish, is_last=True):
                     logger.info("[track] %s: look with: %s", channel.name, channel.hint)
                 else:
