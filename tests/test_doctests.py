@@ -26,7 +26,7 @@ EXAMPLES = {
         "minimum_detectable_effect",
     ),
     "realdataexp.stats.intervals": ("adjust",),
-    "realdataexp.stats.sequential": ("confidence_sequence",),
+    "realdataexp.stats.clustered": ("confidence_sequence",),
 }
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -83,7 +83,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "block": "realdataexp.stats.blocks:block",
         "bootstrap": "realdataexp.stats.resampling:bootstrap",
         "randomisation": "realdataexp.stats.resampling:randomisation",
-        "always_valid": "realdataexp.stats.sequential:always_valid",
+        "always_valid": "realdataexp.stats.clustered:always_valid",
     },
     "metric": {
         "auc": "realdataexp.metrics:AUC",

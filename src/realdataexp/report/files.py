@@ -295,18 +295,6 @@ def read_run(run_dir: Path) -> RunResult:
     Raises:
         InputError: there is none, or it is not what a run writes.
     """
-    raw = _read_raw(run_dir)
-    try:
-        return RunResult.of(raw)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise InputError(
-            f"{run_dir / 'result.json'}: {where}: not what a run writes ({fault['msg']}); run again"
-        ) from error
-
-
-def _read_raw(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "result.json"
     try:
         raw = read_json(path)
@@ -317,15 +305,18 @@ def _read_raw(run_dir: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as JSON ({reason}); run again") from error
     if not isinstance(raw, dict) or "schema_version" not in raw:
         raise InputError(f"{path}: is not a result of realdataexp; pass a run folder made by run")
-    return raw
+    try:
+        return RunResult.of(raw)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise InputError(
+            f"{path}: {where}: not what a run writes ({fault['msg']}); run again"
+        ) from error
 
 
 def read_result(run_dir: Path) -> dict[str, Any]:
-    """result.json of a run folder, as it stands there.
-
-    Raises:
-        InputError: there is none, or it is not what a run writes.
-    """
+    """result.json of a run folder, as it stands there; raises as ``read_run``."""
     return read_run(run_dir).raw
 
 
@@ -345,11 +336,7 @@ def read_table(run_dir: Path, name: str) -> pl.DataFrame:
 
 
 def read_table_if_there(run_dir: Path, name: str) -> pl.DataFrame | None:
-    """A table of the run folder, or None where there is no such file.
-
-    Raises:
-        InputError: it is damaged.
-    """
+    """A table of the run folder, or None where there is no such file; raises as ``read_table``."""
     return read_table(run_dir, name) if (run_dir / f"{name}.parquet").exists() else None
 
 
@@ -374,11 +361,7 @@ def leaves(
 
 @contextmanager
 def odd_files_named(*run_dirs: Path) -> Iterator[None]:
-    """Say of files that are sound, but hold what no run writes, that they do.
-
-    Raises:
-        InputError: instead of what a reader stumbled over.
-    """
+    """An InputError for files that are sound, but hold what no run writes."""
     try:
         yield
     except _ODD as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -238,9 +239,13 @@ class Panels:
         left = self.data_left()
         return [*self.weights(), *([left] if left else [])]
 
-    def _names(self, label: str) -> tuple[str, str]:
-        """The number of a label, for keys, and its title."""
-        return str(list(self.result.titles).index(label)), self.result.titles[label]
+    def _panel(
+        self, kind: str, label: str, what: str, summary: str, axis: str, **drawn: Any
+    ) -> Panel:
+        """The panel of a kind and a label."""
+        titles = self.result.titles
+        key, title = f"{kind}-{list(titles).index(label)}", f"{titles[label]}: {what}"
+        return Panel(key, title, summary, axis, label=label, **drawn)
 
     # --- what designs answer -----------------------------------------------------------------
 
@@ -259,14 +264,13 @@ class Panels:
                 boxes.append(Box(design, colour, tuple(cuts), float(values.mean())))
         if not boxes:
             return None
-        key, title = self._names(label)
         truth = next((e for e in self.result.truths if e.label == label), None)
-        return Panel(
-            f"estimates-{key}", f"{title}: estimates",
+        return self._panel(
+            "estimates", label, "estimates",
             "Estimates of single tests. Box: the middle half, whiskers: least and largest. Green: "
-            "the true effect", "effect per visit", tuple(box.row for box in boxes), tuple(boxes),
-            line=truth.value if truth else None, line_name="true effect (GTE)",
-            band=truth.interval if truth else None, label=label,
+            "the true effect", "effect per visit", rows=tuple(box.row for box in boxes),
+            boxes=tuple(boxes), line=truth.value if truth else None,
+            line_name="true effect (GTE)", band=truth.interval if truth else None,
         )  # fmt: skip
 
     def _compared(self, label: str) -> list[str]:
@@ -277,7 +281,9 @@ class Panels:
         """Each design's bias."""
         if not self._compared(label):
             return None
-        return replace(bias(biases(self.result, label), *self._names(label)), label=label)
+        titles = self.result.titles
+        key = str(list(titles).index(label))
+        return replace(bias(biases(self.result, label), key, titles[label]), label=label)
 
     def coverage(self, label: str, methods: Sequence[str] | None = None) -> Panel | None:
         """How often intervals hold the truth, or, in an A/A test, err; of all methods if None."""
@@ -306,13 +312,12 @@ class Panels:
                 name = "refuted" if is_off else "not refuted"
             symbol, above = "square" if is_off else "circle", 0.7 * ((m + 0.5) / len(run) - 0.5)
             drawn.append(Point(e.design, share, (low, high), colour, symbol, name, above, m >= 2))
-        key, title = self._names(label)
-        return Panel(
-            f"coverage-{key}", f"{title}: {what}",
+        return self._panel(
+            "coverage", label, what,
             f"Each interval method's {what}, with its exact binomial interval; squares: refuted. "
             "Green: what is claimed", f"% of {of_what}",
-            tuple(d for d in self._order if d in {e.design for e in own}), points=tuple(drawn),
-            line=claimed, line_name="claimed", limits=(-2.0, 102.0), label=label,
+            rows=tuple(d for d in self._order if d in {e.design for e in own}),
+            points=tuple(drawn), line=claimed, line_name="claimed", limits=(-2.0, 102.0),
         )  # fmt: skip
 
     # --- what happened over the steps --------------------------------------------------------
@@ -337,10 +342,9 @@ class Panels:
             said += f". The axis fits the steps after the first {100 * EARLY:.0f} %"
             if any(curve.beyond(limits) for curve in drawn):
                 said += "; triangles at its ends: means beyond it"
-        key, title = self._names(label)
-        return Panel(
-            f"effect-{key}", f"{title}: the answer while the test runs", said,
-            "effect per visit so far", curves=tuple(drawn), limits=limits, label=label,
+        return self._panel(
+            "effect", label, "the answer while the test runs", said, "effect per visit so far",
+            curves=tuple(drawn), limits=limits,
         )  # fmt: skip
 
     def totals(self, label: str) -> Panel | None:
@@ -358,12 +362,10 @@ class Panels:
             name = f"everybody in {name}" if design == TRUTH else f"{name} arm"
             if (arm,) in parts:
                 drawn.append(Curve(name, parts[(arm,)], colour, dash, "none"))
-        key, title = self._names(label)
         whose = "" if design == TRUTH else f", {design}"
-        return Panel(
-            f"total-{key}", f"{title}: total so far{whose}",
-            f"Mean over replications; {_BAND}", "per replication", curves=tuple(drawn),
-            from_zero=True, label=label,
+        return self._panel(
+            "total", label, f"total so far{whose}", f"Mean over replications; {_BAND}",
+            "per replication", curves=tuple(drawn), from_zero=True,
         )  # fmt: skip
 
     def quality(self, label: str) -> Panel | None:
@@ -386,11 +388,10 @@ class Panels:
             if split == "train":
                 dash, symbol = "dot", f"{symbol}-open"
             drawn.append(Curve(f"{name}, {split}", part, colour, dash, symbol, design, metric))
-        key, title = self._names(label)
-        return Panel(
-            f"quality-{key}", f"{title}: networks and rankings",
+        return self._panel(
+            "quality", label, "networks and rankings",
             f"Mean over replications, dotted on training data; {_BAND}", "",
-            curves=tuple(drawn), label=label, choices={"metric": metrics, "design": designs},
+            curves=tuple(drawn), choices={"metric": metrics, "design": designs},
         )  # fmt: skip
 
     def weights(self) -> list[Panel]:

@@ -185,25 +185,26 @@ class Plots:
 
     def answers(self, label: str | None = None) -> Figure:
         """Each design's estimates of single tests, with the truth."""
-        return self._each("answers", label, lambda p, x: [p.answers(x)])
+        return self._each("answers", label)
 
     def bias(self, label: str | None = None) -> Figure:
         """Each design's bias, with the interval that decides whether it is one."""
-        return self._each("bias", label, lambda p, x: [p.bias(x)])
+        return self._each("bias", label)
 
     def coverage(
         self, label: str | None = None, methods: Sequence[str] | None = ("welch",)
     ) -> Figure:
         """How often intervals hold the truth (in an A/A test: exclude 0); None: all methods."""
-        return self._each("coverage", label, lambda p, x: [p.coverage(x, methods)])
+        panels = self._panels()
+        return self._each("coverage", label, lambda x: panels.coverage(x, methods))
 
     def effects(self, label: str | None = None) -> Figure:
         """What each design would report after each step, on average."""
-        return self._each("effects", label, lambda p, x: [p.effects(x)])
+        return self._each("effects", label)
 
     def totals(self, label: str | None = None) -> Figure:
         """Each arm's outcome so far."""
-        return self._each("totals", label, lambda p, x: [p.totals(x)])
+        return self._each("totals", label)
 
     def curves(
         self, metric: str | None = None, label: str | None = None, design: str | None = None
@@ -222,7 +223,7 @@ class Plots:
             known = [x for p in qualities.values() if p for x in p.choices["metric"]]
             _known("metric", metric, list(dict.fromkeys(known)))
 
-        def chosen(_: Panels, label: str) -> list[Panel]:
+        def chosen(label: str) -> list[Panel]:
             panel = qualities[label]
             if panel is None:
                 return []
@@ -247,17 +248,15 @@ class Plots:
         return Panels.read(self._folder, read_run(self._folder))
 
     def _each(
-        self,
-        kind: str,
-        label: str | None,
-        make: Callable[[Panels, str], Sequence[Panel | None]],
+        self, kind: str, label: str | None, make: Callable[[str], Any] | None = None
     ) -> Figure:
-        """The panels of one label, or of each."""
+        """The panels of one label, or of each: those of a kind, or what is made."""
         panels = self._panels()
         labels = list(panels.result.titles)
         if label is not None:
             labels = [_known("label", label, labels)]
-        return self._figure(kind, [[p for p in make(panels, x) if p] for x in labels])
+        found = map(make or getattr(panels, kind), labels)
+        return self._figure(kind, [x if isinstance(x, list) else [x] for x in found if x])
 
     def _figure(self, kind: str, rows: Sequence[Sequence[Panel]]) -> Figure:
         """A row for each label; those with one panel side by side."""
