@@ -236,7 +236,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"arm": "twos"}, "treatment = None: must be one of the arms 1 and 2"),
     ({"treatment": "T"}, "treatment = 'T': must be one of the arms 'control' and 'treatment'"),
     ({"covariates": {"clik": "before"}}, "covariates: 'clik' is no outcome; did you mean click"),
-    ({"covariates": ["before"]}, "covariates = .*give a column, or one for each outcome"),
+    ({"covariates": ["before"]}, "covariates = .*pass a column, or one for each outcome"),
     ({"covariates": "user"}, "covariates = 'user': has dtype String"),
     ({"methods": ["cuped"]}, "methods: 'cuped' needs covariates"),
     ({"methods": ["block"]}, "methods: 'block' needs time"),

@@ -38,7 +38,7 @@ _LEGEND = (
 _MORE_LEGEND = (
     " bias, % of effect: bias / GTE; negative where the design understates the effect. SE / SD: a "
     "test's own standard error divided by its true spread; should be 1. wrong sign: single tests "
-    "on the wrong side of 0. regret: mean cost per visit of launching where the interval lies "
+    "on the wrong side of 0. regret: mean cost per visit of launching where the interval is "
     "above 0. A click on a header sorts."
 )
 _PLAN_LEGEND = (

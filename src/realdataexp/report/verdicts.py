@@ -383,9 +383,9 @@ def _of_intervals(found: Sequence[Belief]) -> list[str]:
         groups.setdefault(said, []).append(x.design)
     if not groups:
         return [f"Intervals are not judged: that takes {MIN_INTERVALS} replications."]
-    told = "; ".join(f"{', '.join(designs)}: {said}" for said, designs in groups.items())
+    known = "; ".join(f"{', '.join(designs)}: {said}" for said, designs in groups.items())
     lacking = not_run(found)
     return [
-        f"Intervals to believe: {told}.",
+        f"Intervals to believe: {known}.",
         *([f"Interval methods not run: {', '.join(lacking)}."] if lacking else []),
     ]

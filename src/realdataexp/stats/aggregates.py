@@ -42,9 +42,7 @@ UNIT_SCHEMA = pl.Schema(
 def arm_sums(is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> np.ndarray:
     """Count, sum and sum of squares of the known outcomes of each arm: float64 W, A, L, 3.
 
-    Args:
-        is_treated_WB: bool, each visit's arm.
-        y_WBL: outcomes; NaN where a label is missing or there was no visit.
+    An outcome is NaN where a label is missing or there was no visit.
     """
     known = np.isfinite(y_WBL)
     y = np.where(known, y_WBL, 0.0).astype(np.float64)
@@ -63,11 +61,7 @@ def outcome_table(
 ) -> pl.DataFrame:
     """Rows of outcomes.parquet: one for each world, step, arm with outcomes, and label.
 
-    Args:
-        sums_TWAL3: ``arm_sums`` of several steps.
-        steps: their numbers.
-        worlds: each world's design and replication.
-        labels: the labels' names.
+    The sums are ``arm_sums`` of the steps; a world is its design and replication.
     """
     T, W, A, L, _ = sums_TWAL3.shape
     index = [x.ravel() for x in np.indices((T, W, A, L))]
@@ -88,11 +82,7 @@ def outcome_table(
 
 
 def world_totals(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Sums over steps: a row of TOTALS_SCHEMA for each design, world, arm and label.
-
-    Args:
-        tables: outcomes, or totals of other steps; each has the columns of TOTALS_SCHEMA.
-    """
+    """Sums over steps of outcomes, or of totals: a row for each design, world, arm and label."""
     parts = [table.select(TOTALS_SCHEMA.names()).cast(TOTALS_SCHEMA) for table in tables]
     keys = ["design", "world", "arm", "label"]
     return pl.concat(parts).group_by(keys, maintain_order=True).agg(pl.col("n", "sum").sum())
@@ -115,8 +105,8 @@ def unit_table(
         unit_WX: which unit a visit belongs to: whole numbers from 0 (any number where there was
             no visit).
         user_WX: whose visit it was, as rows of ``covariates``; not looked at without these.
-        is_treated_WX: bool, each visit's arm.
-        y_WXL: outcomes; NaN where a label is missing or there was no visit.
+        is_treated_WX: each visit's arm.
+        y_WXL: as for ``arm_sums``.
         covariates: for each world a table U, L of each user's mean outcome of each label before
             the experiment, NaN where unknown; None where nobody's is known.
         worlds: each world's design and replication.
@@ -183,10 +173,8 @@ def _check(whose: str, number_x: np.ndarray, end: int | None) -> None:
 
 
 def _mean_by_unit(x_x: np.ndarray, unit_x: np.ndarray, n_units: int) -> np.ndarray:
-    """The mean over each unit's visits of what is known; NaN where nothing is.
-
-    Summed as distances from one of the values, so that the mean of equal ones is exactly theirs.
-    """
+    """The mean over each unit's visits of what is known; NaN where nothing is."""
+    # as distances from one of the values, so that the mean of equal ones is exactly theirs
     known_x = np.isfinite(x_x)
     unit_k, x_k = unit_x[known_x], x_x[known_x].astype(np.float64)
     one_G = np.full(n_units, np.nan)
@@ -201,15 +189,10 @@ def _repeated(names: list[str], index: np.ndarray) -> pl.Series:
 
 
 def units_by_arm(unit_RX: np.ndarray, is_treated_RX: np.ndarray) -> dict[str, int]:
-    """How many units had the treatment, and the control, over all replications.
+    """How many units had the treatment (T), and the control (C), over all replications.
 
-    Args:
-        unit_RX: what was randomised as one, from 0; less for what is no visit.
-        is_treated_RX: each visit's arm. Where visits of one unit have both arms, they were not
-            randomised as one: the visits are counted then.
-
-    Returns:
-        Those of T and those of C.
+    A unit is a number from 0, or less for what is no visit. Where visits of one unit have both
+    arms, they were not randomised as one: the visits are counted then.
     """
     n_units, n_visits = np.zeros(2, dtype=int), np.zeros(2, dtype=int)
     is_mixed = False

@@ -155,7 +155,7 @@ def _covariates(
     if covariates is None or isinstance(covariates, str):
         return dict.fromkeys(outcomes, covariates) if covariates else {}
     if not isinstance(covariates, Mapping):
-        raise InputError(f"covariates = {covariates!r}: give a column, or one for each outcome")
+        raise InputError(f"covariates = {covariates!r}: pass a column, or one for each outcome")
     for name in covariates:
         if name not in outcomes:
             near = did_you_mean(name, outcomes)
@@ -193,7 +193,9 @@ def _methods(methods: Sequence[str] | None, has_covariates: bool, has_time: bool
     for name in chosen:
         find_method(name, "methods")
         if name in lacking:
-            raise InputError(f"methods: {name!r} needs {lacking[name]}; give it, or leave it out")
+            raise InputError(
+                f"methods: {name!r} needs {lacking[name]}; pass it, or leave the method out"
+            )
     return chosen
 
 
@@ -297,7 +299,7 @@ def _sample_ratio(
     if n_both:
         warnings.warn(
             f"{n_both:,} units have rows in both arms: rows were counted, not units, to compare "
-            "the arms' sizes, and 'randomisation' cannot tell",
+            "the arms' sizes, and 'randomisation' has no answer",
             stacklevel=3,
         )
     if p_value < LEAST_P_VALUE:

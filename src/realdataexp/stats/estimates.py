@@ -26,13 +26,9 @@ def world_estimates(outcomes: pl.DataFrame) -> pl.DataFrame:
     Visits are taken as independent, as a plain two-sample test does (Welch 1947, Biometrika
     34:28); a training loop correlates an arm's visits, so the interval may be too narrow.
 
-    Args:
-        outcomes: the table of outcomes.parquet.
-
-    Returns:
-        One row per design, world and label: design, world, label, estimand, value, se, ci_low,
-        ci_high, p_value, se_method, n_T, n_C; value and what follows are null where an arm has
-        no outcome, se and what follows where an arm has fewer than two.
+    A row per design, world and label of outcomes.parquet: design, world, label, estimand, value,
+    se, ci_low, ci_high, p_value, se_method, n_T, n_C; value and what follows are null where an arm
+    has no outcome, se and what follows where an arm has fewer than two.
 
     Examples:
         Three of four treated visits clicked, one of four in control:
@@ -118,11 +114,6 @@ def summarise(estimates: pl.DataFrame, n_starts: int = 1) -> list[dict[str, Any]
         else:
             value, world = known["value"].to_numpy(), known["world"].to_numpy()
             entries.append({**base, **between_worlds(value, world, n_starts)})
-    return _adjusted(entries)
-
-
-def _adjusted(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries, with each design's p-values adjusted for its labels."""
     for design in dict.fromkeys(entry["design"] for entry in entries):
         ours = [entry for entry in entries if entry["design"] == design]
         p = adjust(np.array([entry["p_value"] for entry in ours], dtype=np.float64))
@@ -155,16 +146,10 @@ def between_worlds(value_W: np.ndarray, world_W: np.ndarray, n_starts: int = 1) 
 
 
 class Mean(NamedTuple):
-    """A mean over worlds.
+    """A mean over worlds with its standard error and the error's degrees of freedom."""
 
-    Attributes:
-        value: the mean; None without a world.
-        se: its standard error; None where there is only one world, or starting model.
-        df: the error's degrees of freedom; None without a world.
-    """
-
-    value: float | None
-    se: float | None
+    value: float | None  # None without a world
+    se: float | None  # None where there is only one world, or starting model
     df: int | None
 
 
@@ -182,10 +167,7 @@ def mean_over_worlds(value_W: np.ndarray, world_W: np.ndarray, n_starts: int = 1
     with K - 1 degrees of freedom (the cluster-robust variance of a mean, Liang & Zeger 1986), which
     is the standard deviation of the m_k over sqrt(K) where the n_k are equal.
 
-    Args:
-        value_W: finite.
-        world_W: the worlds' numbers; world w begins from starting model w mod n_starts.
-        n_starts: how many starting models the run has.
+    Values are finite; world w begins from starting model w mod n_starts.
 
     Examples:
         Two starting models, with means 1 and 3; the sd of these over sqrt(2) is 1:
@@ -238,13 +220,12 @@ def relative_effects(totals: pl.DataFrame, n_starts: int = 1) -> list[RelativeEf
     T - C - rho C, over |mean(C)|.
 
     Args:
-        totals: sums as ``aggregates.world_totals`` gives, of the truth or of one design, or of
-            both, where only the truth is looked at.
+        totals: as of ``aggregates.world_totals``.
         n_starts: how many starting models the run has.
 
     Returns:
-        An entry for each label, in the order of the table, whose effect has a number: some world
-        has outcomes in both arms, and the mean of C is not 0.
+        An entry for each label whose effect has a number: some world has outcomes in both arms, and
+        the mean of C is not 0.
 
     Examples:
         Everybody treated brought 12 and 9 minutes in two worlds, nobody treated 10 and 10:

@@ -296,10 +296,7 @@ def family_rejections(inference: pl.DataFrame) -> list[dict[str, Any]]:
     (Holm 1979), is at most 0.05, with its exact binomial 95 % interval as ``any_reject_low`` and
     ``any_reject_high``. Under A/A it is the chance of any false rejection, which Holm's method
     keeps to 5 % where each label's test does. ``n_worlds`` counts the worlds with a p-value; where
-    there is none the shares are null.
-
-    Args:
-        inference: the table of ``inference.inference_table``; the truth's own rows are left out.
+    there is none the shares are null. The truth's own rows are left out.
     """
     least = pl.col("p_adjusted").min()
     keys = ["design", "se_method"]
@@ -339,10 +336,6 @@ def two_groups(inference: pl.DataFrame, n_starts: int = 1) -> list[TwoGroups]:
     degrees of freedom) or very skewed (log-normal, sigma 1.5) too; where it is three times too
     small, normal ones less than once in 500 times. Starting models have effects of their own; so
     with several of them 3 worlds or more must also be in another group than most of their start.
-
-    Args:
-        inference: the table of ``inference.inference_table``.
-        n_starts: how many starting models the run has.
     """
     found = []
     for (design, label), group in inference.group_by(["design", "label"], maintain_order=True):
@@ -404,10 +397,6 @@ def plan(judged: Iterable[Performance], power: float = 0.8) -> list[dict[str, An
       be overcome before anything shows.
 
     Null where too few worlds tell. Other p, lengths and cadences are other runs.
-
-    Args:
-        judged: the entries of ``judge``.
-        power: the chance with which the effect shall be detected.
     """
     entries = []
     for x in judged:
@@ -451,12 +440,12 @@ def plan_grid(
     Args:
         runs: a run for each p and cadence.
         steps: the lengths.
-        designs: the labels of the designs.
+        designs: those that get a row in each case.
         labels: the names of the outcomes.
         power: the chance with which the effect shall be detected.
 
     Returns:
-        PLAN_SCHEMA, sorted by p, retrain_every, steps and design. Beside what ``plan`` says:
+        PLAN_SCHEMA, sorted by p, retrain_every, steps and design. Besides what ``plan`` says:
         ``bias_mc_se`` and ``sd`` as in ``judge``; ``control_mean``, what a visit of
         the control world yields; ``_percent``, relative to its size; ``detects``, whether the
         true effect is as large as ``mde_honest``. Null where too few worlds tell.

@@ -2,15 +2,8 @@
 
 While it runs, whatever a tracker meets never ends the run.
 
-A run's tables and result become series of numbers. The parts of a series' name stand in this order,
-those that are empty left out. Steps count steps done, from 1; in pretraining, batches.
-
-    pretrain/<split>/<label>/<metric>/<model>      metrics.parquet of the phase pretrain
-    <split>/<label>/<metric>/<design>/<model>      the same of the loop, a mean over worlds
-    outcome/<label>/<design>_<arm>                 outcomes.parquet: per visit, over all worlds
-    estimate/<label>/<quantity>/<design>           result.json, at the run's last step, as below
-    comparison/<label>/<quantity>/<design>
-    gte/<quantity>, timing/<quantity>
+A run's tables and result become series of numbers, whose names docs/tracking.md lists. Steps count
+steps done, from 1; in pretraining, batches.
 """
 
 from __future__ import annotations
