@@ -48,7 +48,7 @@ class Device:
         amp: the type that matrix products run in (automatic mixed precision); None = float32.
         name: what it is, such as "cuda: NVIDIA H200 (140 GiB)".
         float64: float64, or float32 where the device has nothing wider.
-        has_graphs: whether operations can be recorded and started as one; see graphs.
+        has_graphs: whether operations can be recorded and started as one.
     """
 
     torch: torch.device
@@ -175,7 +175,8 @@ def own_arithmetic() -> Iterator[None]:
     at full precision, made on the host; gradients; no mixed precision; denormal numbers.
     """
     threads, dtype, home = usable_threads(), torch.get_default_dtype(), torch.get_default_device()
-    flushes = _flushes_denormals()
+    least = torch.tensor(2.0**-1074, dtype=torch.float64, device="cpu")
+    flushes = bool(least * 1.0 == 0.0)
     autocasts = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     token = _CALLERS_THREADS.set(threads)
     try:
@@ -265,12 +266,6 @@ def _full_precision() -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, precisions, strict=True):
             backend.fp32_precision = precision
-
-
-def _flushes_denormals() -> bool:
-    """Whether this thread's CPU takes numbers too small for full precision as 0."""
-    least = torch.tensor(2.0**-1074, dtype=torch.float64, device="cpu")
-    return bool(least * 1.0 == 0.0)
 
 
 def _tensor_of(array: np.ndarray) -> Tensor:

@@ -14,7 +14,6 @@ logger = logging.getLogger("realdataexp")
 _LONGEST_LINE = 1_000
 _LONGEST_NAME = 100
 _LONG_WORD = re.compile(r"(\S{100})\S{100,}(\S{97})")
-_NEEDS_ESCAPE = re.compile(r"[^\x20-\x7e]")
 
 
 def one_line(text: str, *, is_cut: bool = True) -> str:
@@ -31,7 +30,7 @@ def one_line(text: str, *, is_cut: bool = True) -> str:
     """
     if is_cut and len(text) > 200:
         text = _cut(_LONG_WORD.sub(r"\1...\2", _cut(text, 20 * _LONGEST_LINE)), _LONGEST_LINE)
-    return text if text.isprintable() else _NEEDS_ESCAPE.sub(_escaped, text)
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def _cut(text: str, n: int) -> str:
@@ -39,8 +38,7 @@ def _cut(text: str, n: int) -> str:
     return text if len(text) <= n else f"{text[:half]}...{text[-half:]}"
 
 
-def _escaped(match: re.Match[str]) -> str:
-    character = match.group()
+def _escaped(character: str) -> str:
     is_shown = character.isprintable() or unicodedata.category(character) == "Zs"
     return character if is_shown else repr(character)[1:-1]
 

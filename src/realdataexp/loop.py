@@ -159,14 +159,14 @@ class Loop:
         label_at: Sequence[int] | None = None,
         outcome_at: Sequence[int] | None = None,
     ) -> None:
-        """Join a world, the designs and the learners.
+        """Join a world of R replications for each block, and learners with their networks.
 
         Args:
-            world: R replications for as many designs as there are blocks.
+            world: see there.
             blocks: the designs.
             labels: L labels.
             arms: how the labels' predictions become picks.
-            learners: their networks, each with ``n_networks(blocks, R)`` of them.
+            learners: each with ``n_networks(blocks, R)`` networks.
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
             retrain_every: steps between two rounds of training, with an update for each of these.
@@ -245,8 +245,12 @@ class Loop:
             ]
         )
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
+        luck: tuple[Tensor, ...] = ()
+        if self._arms.needs_scene:
+            step = visits.replication_R.new_full((), visits.step)
+            luck = visits.replication_R, step, slate.video_WBC
         prediction_WABCL, score_WABC, pick_WAB, *logs = self._graphs.run(
-            self._score, slate.batch, slate.is_candidate_WBC, R, *self._luck(visits, slate)
+            self._score, slate.batch, slate.is_candidate_WBC, R, *luck
         )
         choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
         log_WAB = _at_choice(logs[0], choice_WB) if logs else None
@@ -285,17 +289,13 @@ class Loop:
             propensity_WB,
         )
 
-    def _luck(self, visits: Visits, slate: Slate) -> tuple[Tensor, ...]:
-        """What ``_score`` needs besides, where an arm explores or does not rank by labels."""
-        if not self._arms.needs_scene:
-            return ()
-        step = visits.replication_R.new_full((), visits.step)
-        return visits.replication_R, step, slate.video_WBC
-
     def _score(
         self, batch: Batch, is_candidate_WBC: Tensor, R: int, *luck: Tensor
     ) -> tuple[Tensor, ...]:
-        """Lines 4 to 6: predictions WABCL, scores WABC, picks WAB (and WABC log propensities)."""
+        """Lines 4 to 6: predictions WABCL, scores WABC, picks WAB (and log propensities WABC).
+
+        ``luck`` is what the arms' scene needs, where they explore or do not rank by labels.
+        """
         prediction_WABCL = self._predict(batch, is_candidate_WBC.shape, R, luck[:2])
         scene = None
         if luck:

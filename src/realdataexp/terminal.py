@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from realdataexp.errors import one_line
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
     from rich.table import Table
     from rich.text import Text
 
@@ -118,8 +117,7 @@ def say(text: str) -> None:
 def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
     """Show the package's log lines on stderr, from ``level`` or as quiet or verbose says.
 
-    Quiet leaves the warnings to the result, which ends with them. Details, such as each network's
-    metrics, are in run.log in any case, and here only for verbose.
+    Quiet leaves the warnings to the result. Details are in run.log in any case.
     """
     handler = _StderrHandler("ERROR" if quiet else "DEBUG" if verbose else level)
     if not verbose:
@@ -132,8 +130,7 @@ def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None
 def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """Show how many bytes a phase is through: a bar on a terminal, a line now and then elsewhere.
 
-    Yields:
-        What to call with the phase, its bytes so far and in all (None: unknown).
+    Yields what to call with the phase, its bytes so far and in all (None: unknown).
     """
     from realdataexp.runs.progress import bar_console
 
@@ -141,19 +138,17 @@ def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     if console is None:
         yield _byte_lines()
         return
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich import progress
 
-    tasks: dict[str, TaskID] = {}
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    text = TextColumn("{task.description}", style="bold", markup=False)
-    with Progress(text, *columns, console=console, transient=True) as bar:
+    tasks: dict[str, progress.TaskID] = {}
+    columns = (
+        progress.TextColumn("{task.description}", style="bold", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console, transient=True) as bar:
 
         def show(phase: str, done: int, total: int | None) -> None:
             if phase not in tasks:
