@@ -152,6 +152,13 @@ class Side(NamedTuple):
     weight: Tensor
 
 
+_DTYPES = (torch.float32, torch.int32, torch.float32)
+_COLUMNS = {
+    name: [(f"{name}_{x}", dtype) for x, dtype in zip(Side._fields, _DTYPES, strict=True)]
+    for name in ("user", "video")
+}
+
+
 @dataclass(frozen=True)
 class Batch:
     """The inputs of S networks: a user per visit and C videos to judge for each.
@@ -172,17 +179,16 @@ class Batch:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(S, B, C)."""
-        return tuple(self.candidate[_ALWAYS].shape[:3])  # type: ignore[return-value]
+        return self.candidate[_ALWAYS].shape[:3]  # type: ignore[return-value]
 
     def side(self, name: str) -> Side:
         """The features of the ``user`` (N = B rows) or of the ``video`` (N = B x C rows)."""
         like = self.candidate[_ALWAYS]
         of, n_axes = (self.visit, 2) if name == "user" else (self.candidate, 3)
         columns = []
-        for suffix in Side._fields:
-            x = of.get(f"{name}_{suffix}")
+        for column, dtype in _COLUMNS[name]:
+            x = of.get(column)
             if x is None:
-                dtype = torch.int32 if suffix == "cat" else like.dtype
                 x = like.new_empty(*like.shape[:n_axes], 0, dtype=dtype)
             columns.append(x.flatten(1, 2) if n_axes == 3 else x)
         return Side(*columns)
@@ -195,6 +201,8 @@ class Batch:
 
     def __getitem__(self, networks: slice | Tensor) -> Batch:
         """The inputs of some of the networks."""
+        if networks == slice(0, len(self.candidate[_ALWAYS])):
+            return self
         return self.map(lambda x_SBX: x_SBX[networks])
 
     def visits(self, place_B: Tensor | slice) -> Batch:
