@@ -48,6 +48,25 @@ def setting(default: Any, meaning: str, **bounds: Any) -> Any:
     return Field(default, description=meaning, **bounds)
 
 
+class ByKind(Block):
+    """A block whose keys act with some kinds only: there they have a default, or must be given."""
+
+    _acts: ClassVar[dict[str, dict[str, float | None]]] = {}
+
+    @field_validator("*")
+    @classmethod
+    def _only_where_it_acts(cls, value: Any, info: ValidationInfo) -> Any:
+        kind, name = info.data.get("kind"), str(info.field_name)
+        if kind is None:  # it comes first
+            return value
+        acts = cls._acts.get(kind, {})
+        if value is not None and name not in acts:
+            raise ValueError(f"has no effect with kind {kind}: leave it out")
+        if value is None and name in acts and acts[name] is None:
+            raise ValueError(f"missing: kind {kind} needs it")
+        return acts.get(name) if value is None else value
+
+
 def alike(names: Sequence[str]) -> list[str]:
     """The names that stand more than once, but for case and for how Unicode writes them, once."""
     keys = [_key(name) for name in names]
@@ -243,11 +262,11 @@ class LabelConfig(Block):
 
 # --- arms ----------------------------------------------------------------------------------------
 
-_ACTS = {"epsilon_greedy": "epsilon", "softmax": "temperature"}
 
-
-class ExploreConfig(Block):
+class ExploreConfig(ByKind):
     """How an arm departs from showing the candidate with the best score."""
+
+    _acts: ClassVar = {"epsilon_greedy": {"epsilon": None}, "softmax": {"temperature": None}}
 
     kind: Literal["none", "epsilon_greedy", "softmax", "thompson"] = setting(
         "none",
@@ -259,17 +278,6 @@ class ExploreConfig(Block):
         None, "epsilon_greedy: how often any candidate is shown"
     )
     temperature: Rate | None = setting(None, "softmax: in units of the score")
-
-    @field_validator("epsilon", "temperature")
-    @classmethod
-    def _only_where_it_acts(cls, value: float | None, info: ValidationInfo) -> float | None:
-        kind = info.data.get("kind")
-        acts = _ACTS.get(str(kind)) == info.field_name
-        if kind is not None and value is not None and not acts:
-            raise ValueError(f"has no effect with kind {kind}: leave it out")
-        if value is None and acts:
-            raise ValueError(f"missing: kind {kind} needs it")
-        return value
 
 
 class ArmConfig(Block):

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from realdataexp.config.blocks import Block, alike, result_name, setting
+from realdataexp.config.blocks import Block, ByKind, alike, result_name, setting
 from realdataexp.options import (
     MOST,
     Count,
@@ -34,11 +34,10 @@ COMPARED = ("pooling", "snapshot", "splitting", "weighting", "shadow")  # by def
 # --- the phases ----------------------------------------------------------------------------------
 
 
-class SchedulerConfig(Block):
+class SchedulerConfig(ByKind):
     """How the learning rate changes within a phase."""
 
-    _acts: ClassVar[dict[str, dict[str, float]]] = {  # what acts, and its default
-        "none": {},
+    _acts: ClassVar = {
         "cosine": {"min_factor": 0.0},
         "plateau": {"min_factor": 0.0, "factor": 0.5, "patience": 3},
     }
@@ -55,16 +54,6 @@ class SchedulerConfig(Block):
     patience: Annotated[int, Field(ge=0, le=MOST)] | None = setting(
         None, "validations without improvement that a plateau bears; null: 3"
     )
-
-    @field_validator("min_factor", "factor", "patience")
-    @classmethod
-    def _only_where_it_acts(cls, value: float | None, info: ValidationInfo) -> float | None:
-        kind, name = info.data.get("kind"), str(info.field_name)
-        if kind is None:
-            return value
-        if value is not None and name not in cls._acts[kind]:
-            raise ValueError(f"has no effect with kind {kind}: leave it out")
-        return cls._acts[kind].get(name) if value is None else value
 
 
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -140,20 +129,12 @@ class SimulationConfig(Block):
         "package.module:Name; changes no result",
     )
 
-    @field_validator("retrain_every")
+    @field_validator("retrain_every", "min_candidates")
     @classmethod
-    def _within_run(cls, value: int, info: ValidationInfo) -> int:
-        n_steps = info.data.get("n_steps")
-        if n_steps is not None and value > n_steps:
-            raise ValueError(f"no training in a run of {n_steps} steps: must be at most n_steps")
-        return value
-
-    @field_validator("min_candidates")
-    @classmethod
-    def _within_slate(cls, value: int, info: ValidationInfo) -> int:
-        n_candidate = info.data.get("n_candidate")
-        if n_candidate is not None and value > n_candidate:
-            raise ValueError(f"must be at most n_candidate, which is {n_candidate}")
+    def _within_run_and_slate(cls, value: int, info: ValidationInfo) -> int:
+        bound = "n_steps" if info.field_name == "retrain_every" else "n_candidate"
+        if value > info.data.get(bound, value):
+            raise ValueError(f"must be at most {bound}, which is {info.data[bound]}")
         return value
 
     @field_validator("processes", mode="before")
