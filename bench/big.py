@@ -12,8 +12,8 @@ from bench.figures import Figure, Reference
 from bench.process import measure
 from bench.sizes import Place, logs_in
 from realdataexp.config import load_config
-from realdataexp.data.disk import require_space
 from realdataexp.data.synthetic import write_synthetic
+from realdataexp.files import require_space
 from realdataexp.runs.setup import make_blocks
 
 _MILLION = 1_000_000

@@ -25,8 +25,7 @@ from realdataexp import draws
 from realdataexp.config import Config, LabelConfig, load_config
 from realdataexp.data.features import Features, FeatureTable, fit_features
 from realdataexp.data.kuairand import prepare
-from realdataexp.data.log import DataSet
-from realdataexp.data.split import Split
+from realdataexp.data.log import DataSet, Split
 from realdataexp.device import choose_device
 from realdataexp.errors import InputError, Warnings
 from realdataexp.models import LOSSES, MLP, FeatureSchema, LabelScale

@@ -25,9 +25,9 @@ from bench import big, importing, loop, report, resuming, si2023
 from bench.figures import Figure, rates
 from bench.sizes import SIZES, Place
 from realdataexp import terminal
-from realdataexp.data.disk import require_space
 from realdataexp.data.synthetic import write_synthetic
 from realdataexp.errors import InputError, RunError, did_you_mean, one_line
+from realdataexp.files import require_space
 from realdataexp.report.numbers import number
 from realdataexp.runs.folder import Folder, make_folder
 from realdataexp.runs.machine import versions

@@ -25,7 +25,7 @@ from realdataexp.errors import InputError
 from realdataexp.models.mlp import MLPParams
 from realdataexp.options import check, options_in
 from realdataexp.registry import find, names
-from realdataexp.worlds.synthetic import SyntheticConfig
+from realdataexp.worlds.kuairand import SyntheticConfig
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "experiment.yaml"
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.data.features import CategoricalField, Features, FeatureTable
-from realdataexp.data.log import LogTable
-from realdataexp.data.split import RowRanges
+from realdataexp.data.log import LogTable, RowRanges
 from realdataexp.device import Device
 from realdataexp.learner import Head, Learner, OptimizerSettings
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale

@@ -373,7 +373,7 @@ def synth(
 ) -> None:
     """Write a synthetic data set in KuaiRand's exact file layout."""
     from realdataexp.options import check
-    from realdataexp.worlds.synthetic import SyntheticConfig
+    from realdataexp.worlds.kuairand import SyntheticConfig
 
     sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
     check(SyntheticConfig, sizes, "synth")

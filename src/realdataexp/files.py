@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -126,6 +127,16 @@ def disk_faults(path: Path, remedy: str = "choose another --out") -> Iterator[No
             said = f"cannot be written: {getattr(error, 'strerror', None) or text}; {remedy}"
             kind = InputError if number in OF_PLACE else DiskError
         raise kind(f"{path}: {said}") from error
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise an InputError where fewer bytes are free than needed."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: {free / 1e9:,.1f} GB are free, about {needed / 1e9:,.1f} GB are needed; "
+            "free some or give a folder on another disk"
+        )
 
 
 def write_atomically(

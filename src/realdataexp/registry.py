@@ -73,7 +73,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "KuaiRand-1K": "realdataexp.worlds.kuairand:KuaiRand",
         "KuaiRand-27K": "realdataexp.worlds.kuairand:KuaiRand",
         "tables": "realdataexp.worlds.tables:Tables",
-        "synthetic": "realdataexp.worlds.synthetic:Synthetic",
+        "synthetic": "realdataexp.worlds.kuairand:Synthetic",
         "si2023": "realdataexp.worlds.si2023:Si2023",
     },
     "interval method": {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realdataexp.data import schema
-from realdataexp.data.integrity import MARKER
+from realdataexp.data.kuairand import MARKER
 
 Row = dict[str, Any]
 

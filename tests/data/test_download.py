@@ -27,9 +27,7 @@ import pytest
 
 from realdataexp import cli
 from realdataexp.data import download as module
-from realdataexp.data.disk import locked
-from realdataexp.data.download import ARCHIVES, Archive, download
-from realdataexp.data.transfer import Patience
+from realdataexp.data.download import ARCHIVES, Archive, Patience, download, locked
 from realdataexp.errors import DiskError, InputError, RunError
 
 LOG = random.Random(0).randbytes(300_000)
@@ -385,7 +383,7 @@ def test_a_server_says_when_to_come_back(
         handler.end_headers()
 
     waits: list[float] = []
-    monkeypatch.setattr("realdataexp.data.transfer.time.sleep", waits.append)
+    monkeypatch.setattr("realdataexp.data.download.time.sleep", waits.append)
     server.script = [busy]
     get(server, tmp_path, patience=Patience(attempts=3, timeout_s=5))
     assert waits[0] == 7.0
@@ -406,7 +404,7 @@ def test_a_host_that_is_not_found_ends_soon_and_asks_for_a_network(
 
 def test_waits_grow_and_end(monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path):
     waits: list[float] = []
-    monkeypatch.setattr("realdataexp.data.transfer.time.sleep", waits.append)
+    monkeypatch.setattr("realdataexp.data.download.time.sleep", waits.append)
     server.script = [500] * 20
     with pytest.raises(RunError, match=r"gave up after 8 attempts.*500"):
         get(server, tmp_path, patience=Patience())
@@ -605,7 +603,7 @@ def test_space_is_checked_before_a_byte_is_written(
     free: int, n_requests: int, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     usage = types.SimpleNamespace(free=free)
-    monkeypatch.setattr("realdataexp.data.disk.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("realdataexp.files.shutil.disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"GB are free, about 0\.\d GB are needed; free some"):
         get(server, tmp_path)
     assert len(server.requests) == n_requests

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from kuairand_folder import EARLY, LATE, RANDOM, KuaiRandFolder, log_row
 
-from realdataexp.data import cache, disk, schema
-from realdataexp.data.integrity import MARKER
-from realdataexp.data.kuairand import ImportRequest, prepare
+from realdataexp import files
+from realdataexp.data import cache, schema
+from realdataexp.data.kuairand import MARKER, ImportRequest, prepare
 from realdataexp.data.log import DataSet
 from realdataexp.data.synthetic import write_synthetic
 from realdataexp.errors import InputError, Warnings
@@ -102,10 +102,10 @@ def test_a_disk_that_is_too_small_is_an_input_error_before_anything_is_read(fold
     folder.write()
     usage = namedtuple("usage", "total used free")
     rows_and_arrays = 10_009 * (50 + 4 + 4)
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage(0, 0, rows_and_arrays))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(0, 0, rows_and_arrays))
     refused(folder.path, folder.path.parent / "cache", "GB are free", "are needed")
     free = 2 * rows_and_arrays
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage(0, 0, free))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(0, 0, free))
     assert open_data(folder.path)[0].log.n_rows == 10_009
 
 

@@ -18,7 +18,7 @@ from realdataexp import draws
 from realdataexp.api import run
 from realdataexp.config import load_config
 from realdataexp.data.features import fit_features
-from realdataexp.data.split import RowRanges, Split
+from realdataexp.data.log import RowRanges, Split
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError, Warnings
 from realdataexp.models import Batch, FeatureSchema, Input

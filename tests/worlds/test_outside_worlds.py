@@ -285,6 +285,37 @@ def test_a_wrong_world_is_one_line_before_the_run(name: str):
     assert f"dataset.name = '{__name__}:{name}'" in line.replace('"', "'")
 
 
+POPULARITY = {
+    "Market": (None, "rule = 'most_popular': every item of this world is new"),
+    "Listed": (lambda *_: [1.0], "popularity() returned an object of type list; wanted ndarray"),
+    "Table": (lambda *_: np.ones((9, 1)), "returned float64 of shape (9, 1); wanted a finite numb"),
+    "Unknown": (lambda *_: np.full(99, np.nan), "wanted a finite number for each video"),
+    "Growing": (lambda _, start: np.ones(99 + start), "100 videos for start 1 and of 99 for start"),
+    "Half": (lambda _, start: None if start else np.ones(99), "None videos for start 1"),
+    "Short": (lambda *_: np.ones(31), "slate() showed video 31; popularity() numbers only 31"),
+    "Right": (lambda *_: np.arange(99), ""),
+}
+
+
+@pytest.mark.parametrize("name", POPULARITY)
+def test_a_rule_by_popularity_asks_the_world_or_is_a_line(name: str):
+    popularity, said = POPULARITY[name]
+    globals()[f"{name}Popularity"] = opened({"popularity": popularity} if popularity else {})
+    own = settings(f"{__name__}:{name}Popularity", "market_world:Market")
+    own["labels"] = [
+        {k: v for k, v in label.items() if not k.startswith("alpha")} for label in own["labels"]
+    ]
+    own["arms"] = {"control": {"rule": "most_popular"}, "treatment": {"score": {"paid": 1.0}}}
+    own["experiment"] = {"replications": 2, "starts": 2, "designs": ["pooling"]}
+    if not said:
+        set_up(load_config(own, ["device=cpu"]), Warnings())
+        return
+    with pytest.raises(InputError) as caught:
+        set_up(load_config(own, ["device=cpu"]), Warnings())
+    (line,) = caught.value.faults
+    assert said in line
+
+
 def test_what_a_wrong_world_says_of_its_size_is_a_line():
     globals()["Sized"] = changed(sizes=lambda self: [("dataset.x", 1, 0)])
     own = load_config(settings(f"{__name__}:Sized", "market_world:Market"))
@@ -326,7 +357,7 @@ def test_a_target_that_is_no_outcome_is_a_line():
 
 OWN = {
     "registry.py", "configs/__init__.py", "data/download.py", "data/synthetic.py", "data/tables.py",
-    "worlds/kuairand.py", "worlds/si2023.py", "worlds/synthetic.py", "worlds/tables.py",
+    "worlds/kuairand.py", "worlds/si2023.py", "worlds/tables.py",
 }  # fmt: skip
 
 

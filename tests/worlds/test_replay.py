@@ -29,8 +29,7 @@ from support import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from realdataexp.data.features import fit_features
-from realdataexp.data.log import LogTable
-from realdataexp.data.split import RowRanges, Split
+from realdataexp.data.log import LogTable, RowRanges, Split
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import Warnings
 from realdataexp.worlds.base import WorldSettings

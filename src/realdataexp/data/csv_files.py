@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -47,14 +46,9 @@ _NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 @dataclass(frozen=True)
 class Piece:
-    """Some lines of a CSV file.
+    """Some lines of a CSV file, after its header line, which may break inside quotes.
 
-    Attributes:
-        path: the file.
-        text: the file's header line and the lines.
-        offset: where in the file the lines start, in bytes.
-        n_header_lines: lines of the header, which may break inside quotes.
-        n_columns: fields of the header.
+    ``offset`` is where in the file the lines start, in bytes.
     """
 
     path: Path
@@ -75,10 +69,7 @@ class Piece:
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Each line's fields, the header's first, with its row in the file (the header is 1).
 
-        A blank line has none.
-
-        Raises:
-            InputError: a field of unbearable length.
+        A blank line has none. Raises an InputError for a field of unbearable length.
         """
         before = self.line_before
         text = self.text.decode("utf-8-sig", errors="replace")
@@ -95,19 +86,18 @@ class Piece:
     def may_be_ragged(self, n_rows: int | None) -> bool:
         """Whether some line may have not as many fields as the header; else it is sure that none.
 
-        Blank lines, and quotes where there should be none, make it unsure.
-
-        Args:
-            n_rows: how many lines there are, if it is known that none has too many fields: then
-                it is enough to count all commas, which costs far less.
+        Blank lines, and quotes where there should be none, make it unsure. Where it is known that
+        none of the ``n_rows`` lines has too many, counting all commas is enough, and costs far
+        less.
         """
         n_commas = self.n_columns - 1
-        if (
-            n_rows is not None
-            and b'"' not in self.text
-            and _count_commas(self.text) == n_commas * (n_rows + 1)
-        ):
-            return False
+        if n_rows is not None and b'"' not in self.text:
+            bytes_X = np.frombuffer(self.text, np.uint8)
+            # five times as fast as ``bytes.count``, which is made for rare ones
+            starts = range(0, len(bytes_X), _CACHED)
+            parts = (bytes_X[i : i + _CACHED] == _COMMA for i in starts)
+            if sum(map(np.count_nonzero, parts)) == n_commas * (n_rows + 1):
+                return False
         # what stands inside quotes does not count: behind an odd number of them
         marks_X = np.frombuffer(self.text.translate(None, _UNMARKED), np.uint8)
         is_quote_X = marks_X == _QUOTE
@@ -118,14 +108,7 @@ class Piece:
         return marks != line * (len(marks) // len(line))
 
 
-def _count_commas(text: bytes) -> int:
-    """Commas in a text; five times as fast as ``bytes.count``, which is made for rare ones."""
-    bytes_X = np.frombuffer(text, np.uint8)
-    starts = range(0, len(bytes_X), _CACHED)
-    return sum(int(np.count_nonzero(bytes_X[i : i + _CACHED] == _COMMA)) for i in starts)
-
-
-def read_header_line(file: IO[bytes]) -> bytes:
+def _header_line(file: IO[bytes]) -> bytes:
     """A CSV file's first line, with all lines that it breaks into inside quotes."""
     line = file.readline(_MOST_HEADER_BYTES)
     while line.count(b'"') % 2 and len(line) < _MOST_HEADER_BYTES:
@@ -142,7 +125,7 @@ def pieces(path: Path) -> Iterator[Piece]:
     A line break inside quotes does not end a line.
     """
     with path.open("rb") as file:
-        header = read_header_line(file)
+        header = _header_line(file)
         if not header.endswith(b"\n"):
             return
         names = next(csv.reader(io.StringIO(header.decode("utf-8-sig", errors="replace"))), [])
@@ -162,21 +145,13 @@ def pieces(path: Path) -> Iterator[Piece]:
 def _end_of_lines(text: bytes, start: int) -> int:
     """Where the last line break behind ``start`` and not inside quotes ends; start without any."""
     end = max(start, text.rfind(b"\n", start) + 1)
-    # whether there is any is told far sooner than how many
+    # finding whether there is any is far quicker than counting them
     is_inside = text.find(b'"', start, end) >= 0 and text.count(b'"', start, end) % 2 == 1
     while end > start and is_inside:
         before = max(start, text.rfind(b"\n", start, end - 1) + 1)
         is_inside ^= text.count(b'"', before, end) % 2 == 1
         end = before
     return end
-
-
-def last_line(path: Path) -> str:
-    """What stands behind a file's last line break; "" where the file ends with one."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - (1 << 16)))
-        return file.read().rpartition(b"\n")[2].decode("utf-8", errors="replace")
 
 
 def in_order(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
@@ -206,7 +181,7 @@ def read_header(path: Path) -> tuple[str, ...]:
     require_file(path)
     try:
         with path.open("rb") as file:
-            line = read_header_line(file)
+            line = _header_line(file)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
@@ -221,7 +196,12 @@ def read_header(path: Path) -> tuple[str, ...]:
     if '"' not in text and "\r" in text.rstrip("\r\n"):
         raise InputError(f"{path}: its lines end with carriage returns alone; save it with \\n")
     header = tuple(next(csv.reader(io.StringIO(text, newline=""))))
-    _refuse_other_separator(path, header)
+    for separator, name in _OTHER_SEPARATORS.items() if len(header) == 1 else ():
+        if separator in header[0]:
+            raise InputError(
+                f"{path}: its header is separated by {name}, not by commas: {header[0][:200]!r}; "
+                "write the file with commas between the columns and points in the numbers"
+            )
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has two columns {', '.join(twice)}; rename one")
@@ -239,21 +219,8 @@ def _not_utf8(byte: int) -> str:
     return f"byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
 
 
-def _refuse_other_separator(path: Path, header: Sequence[str]) -> None:
-    for separator, name in _OTHER_SEPARATORS.items() if len(header) == 1 else ():
-        if separator in header[0]:
-            raise InputError(
-                f"{path}: its header is separated by {name}, not by commas: {header[0][:200]!r}; "
-                "write the file with commas between the columns and points in the numbers"
-            )
-
-
 def shared_header(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return the one header of all shards of a file.
-
-    Raises:
-        InputError: a shard's header differs from the first's.
-    """
+    """Return the one header of all shards of a file; raises an InputError where one differs."""
     first = read_header(paths[0])
     for path in paths[1:]:
         header = read_header(path)
@@ -289,7 +256,7 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str] = ()) -> pl.DataFra
     fractions ("3.0"); it then comes back as Int64, or as Float64 if some value is not whole.
 
     Args:
-        piece: lines of a CSV file with a header that has all the columns.
+        piece: its header has all the columns.
         dtypes: type per column; integer types are the narrow ones expected.
         ids: columns that must hold a whole number >= 0 in every row.
 
@@ -303,13 +270,14 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str] = ()) -> pl.DataFra
     except pl.exceptions.PolarsError:
         frame = _read_wide(piece, dtypes, ids)
     # only where all columns are read does Polars find a row that has more
-    if piece.may_be_ragged(frame.height if len(dtypes) == piece.n_columns else None):
-        fault = diagnose(piece, [], [])
-        if fault:
-            raise InputError(fault)
+    n_rows = frame.height if len(dtypes) == piece.n_columns else None
+    if piece.may_be_ragged(n_rows) and (fault := diagnose(piece, [], [])):
+        raise InputError(fault)
     if frame.height and frame.to_series().null_count():
-        frame = _without_blank_lines(frame, piece)
-    if any(frame[name].null_count() or _below_zero(frame[name]) for name in ids):
+        # a blank line is no row, but a line of commas alone is one
+        is_row = pl.Series([bool(row) for _, row in piece.rows()][1:], dtype=pl.Boolean)
+        frame = frame if is_row.all() else frame.filter(is_row)
+    if any(frame[name].null_count() or (frame[name] < 0).any() for name in ids):
         raise InputError(diagnose(piece, [], ids) or f"{piece.path}: an id is missing")
     return frame
 
@@ -317,12 +285,6 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str] = ()) -> pl.DataFra
 def _scan(piece: Piece, dtypes: DTypes) -> pl.DataFrame:
     lazy = pl.scan_csv(io.BytesIO(piece.text), schema_overrides=dict(dtypes), infer_schema=False)
     return lazy.select(list(dtypes)).collect()
-
-
-def _without_blank_lines(frame: pl.DataFrame, piece: Piece) -> pl.DataFrame:
-    """Rows but those of blank lines; a line of commas alone is a row."""
-    is_row = pl.Series([bool(row) for _, row in piece.rows()][1:], dtype=pl.Boolean)
-    return frame if is_row.all() else frame.filter(is_row)
 
 
 def _read_wide(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
@@ -355,18 +317,10 @@ def _undecodable(piece: Piece) -> str | None:
     return None
 
 
-def _below_zero(column: pl.Series) -> bool:
-    least = column.min()
-    return isinstance(least, int | float) and least < 0
-
-
 def diagnose(piece: Piece, numbers: Collection[str], ids: Collection[str]) -> str | None:
-    """Find the first cell of some lines of a CSV file that cannot be what it should be.
+    """Find the first cell that cannot be what it should be, or a row with too many or few.
 
-    Args:
-        piece: the lines.
-        numbers: columns that must hold a number or nothing.
-        ids: columns that must hold a whole number >= 0.
+    ``numbers`` are columns that must hold a number or nothing, ``ids`` a whole number >= 0.
 
     Returns:
         One line: file, row, column, value, what to do; None when nothing is wrong.

@@ -5,6 +5,9 @@ in typed blocks. The blocks are spilled to disk, each sorted by its key (a user;
 and read back a range of keys at a time: an external sort, whose result is the same whatever the
 sizes and the order of the blocks.
 
+A log's blocks have the columns `user_id` and `video_id` (whole numbers >= 0), `time_ms` (a whole
+number), `LATE`, and the source's own.
+
 Axes: N rows, U users.
 """
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +39,12 @@ LATE = "_late"
 PLACE = "_place"
 """Column of a feature table, Int32: an id's number among those of the log."""
 
+Target = tuple[str, float, float]
+"""A label target's column in the log, and the range of its valid values."""
+
 _COUNTS_HELD = 1 << 22
 _DENSE = 1 << 26  # ids below are looked up in a table, those above by bisection
+_OLDEST = pl.CompatLevel.oldest()
 
 
 # ---- ids, arrays and tables on disk -------------------------------------------------------------
@@ -46,17 +53,14 @@ _DENSE = 1 << 26  # ids below are looked up in a table, those above by bisection
 class IdSet:
     """Collects ids (whole numbers >= 0); then numbers them from 0 in ascending order.
 
-    Attributes:
-        members: the ids, int64, ascending; once it is frozen.
+    Once it is frozen, ``members`` are the ids, int64, ascending.
     """
 
     def __init__(self) -> None:
-        """Start empty."""
         self._is_in_I = np.zeros(min(1 << 16, _DENSE), dtype=bool)
-        self._high_H = np.zeros(0, dtype=np.int64)
         self._number_I = np.zeros(0, dtype=np.int32)
+        self._high_H = self.members = np.zeros(0, dtype=np.int64)
         self._n_low = 0
-        self.members = np.zeros(0, dtype=np.int64)
 
     def add(self, ids_N: np.ndarray) -> None:
         """Add ids, in any order, repeated or not."""
@@ -67,9 +71,9 @@ class IdSet:
             ids_N = ids_N[~is_high_N]
         if not ids_N.size:
             return
-        lacking = int(ids_N.max()) + 1 - len(self._is_in_I)  # low ids, so at most _DENSE in all
+        size = len(self._is_in_I)
+        lacking = int(ids_N.max()) + 1 - size  # low ids, so at most _DENSE in all
         if lacking > 0:
-            size = len(self._is_in_I)
             more = np.zeros(max(lacking, min(size, _DENSE - size)), dtype=bool)
             self._is_in_I = np.concatenate([self._is_in_I, more])
         self._is_in_I[ids_N] = True
@@ -103,7 +107,6 @@ class NpyWriter:
     """Appends to a NumPy file of one axis; closing it writes the final length into the header."""
 
     def __init__(self, path: Path, dtype: type[np.generic]) -> None:
-        """Begin a file."""
         self._file = path.open("wb")
         self._dtype, self._n = np.dtype(dtype), 0
         self._write_header()
@@ -115,17 +118,15 @@ class NpyWriter:
         self._n += len(values_N)
 
     def __enter__(self) -> NpyWriter:
-        """Begin a block that ends with closing the file."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write the length and close the file."""
         with self._file:
             self._file.seek(0)
             self._write_header()
 
     def _write_header(self) -> None:
-        """The header; NumPy leaves room in it for any length."""
+        """NumPy leaves room in it for any length."""
         described = npy_format.dtype_to_descr(self._dtype)
         header = {"descr": described, "fortran_order": False, "shape": (self._n,)}
         npy_format.write_array_header_1_0(self._file, header)
@@ -135,61 +136,56 @@ class Spill:
     """Batches of rows on disk, each sorted by a whole-numbered key without gaps (no nulls).
 
     Columns and their types may differ between batches: each combination has a file of its own.
-    Ranges may be read by several threads at once, once ``seal`` was called.
+    Ranges may be read by several threads at once, once ``seal`` was called. Leaving the context
+    deletes the files.
     """
 
     def __init__(self, directory: Path, name: str, key: str) -> None:
-        """Spill into ``directory`` under names that start with ``name``."""
         self._directory, self._name, self._key = directory, name, key
-        self._paths: list[Path] = []
-        self._writers: dict[pa.Schema, pa.RecordBatchFileWriter] = {}
-        self._bounds: list[list[tuple[int, int]]] = []  # per file: each batch's least and greatest
+        self._files: dict[pa.Schema, tuple[Path, pa.RecordBatchFileWriter]] = {}
+        self._bounds: dict[pa.Schema, list[tuple[int, int]]] = {}  # of each batch's keys
 
     def append(self, frame: pl.DataFrame) -> None:
         """Write a batch, sorted by the key."""
         if frame.is_empty():
             return
-        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        if table.schema not in self._writers:
-            path = self._directory / f"{self._name}-{len(self._paths)}.arrow"
-            self._paths.append(path)
-            self._bounds.append([])
-            self._writers[table.schema] = pa.ipc.new_file(path, table.schema)
-        bounds = self._bounds[list(self._writers).index(table.schema)]
+        table = frame.to_arrow(compat_level=_OLDEST)
+        schema = table.schema
+        if schema not in self._files:
+            path = self._directory / f"{self._name}-{len(self._files)}.arrow"
+            self._files[schema] = path, pa.ipc.new_file(path, schema)
+            self._bounds[schema] = []
         for batch in table.combine_chunks().to_batches():
-            self._writers[table.schema].write_batch(batch)
+            self._files[schema][1].write_batch(batch)
             key = batch.column(self._key)
-            bounds.append((key[0].as_py(), key[-1].as_py()))
+            self._bounds[schema].append((key[0].as_py(), key[-1].as_py()))
 
     def seal(self) -> None:
         """End writing; from here on ranges can be read."""
-        for writer in self._writers.values():
+        for _, writer in self._files.values():
             writer.close()
 
     def read(self, low: int, high: int) -> pl.DataFrame | None:
         """All rows with low <= key < high, in no particular order; None where there is none."""
         frames = []
-        for path, bounds in zip(self._paths, self._bounds, strict=True):
-            wanted = [i for i, (first, last) in enumerate(bounds) if last >= low and first < high]
+        for schema, (path, _) in self._files.items():
+            bounds = enumerate(self._bounds[schema])
+            wanted = [i for i, (first, last) in bounds if last >= low and first < high]
             if not wanted:
                 continue
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            for i in wanted:
-                batch = reader.get_batch(i)
-                key = batch.column(self._key).to_numpy()
-                start, end = key.searchsorted((low, high))
+            for batch in map(reader.get_batch, wanted):
+                start, end = batch.column(self._key).to_numpy().searchsorted((low, high))
                 if start < end:
                     frames.append(pl.DataFrame(batch.slice(start, end - start)))
         return pl.concat(frames, how="diagonal_relaxed", rechunk=True) if frames else None
 
     def __enter__(self) -> Spill:
-        """Begin a block that ends with deleting the files."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close and delete the files."""
         self.seal()
-        for path in self._paths:
+        for path, _ in self._files.values():
             path.unlink(missing_ok=True)
 
 
@@ -202,78 +198,11 @@ def sorted_by(frame: pl.DataFrame, key: str) -> pl.DataFrame:
 # ---- the log ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LogLayout:
-    """The columns of a log's blocks, besides `LATE`.
-
-    Attributes:
-        user, video: of whole numbers >= 0.
-        time: of whole numbers.
-        targets: of each label target, its column and the range of its valid values.
-        content: two rows that agree in these (those that a source has) are one row, and rows of
-            one user and time are sorted by them, in this order.
-    """
-
-    user: str
-    video: str
-    time: str
-    targets: Mapping[str, tuple[str, float, float]]
-    content: Sequence[str]
-
-
-@dataclass
-class TargetSums:
-    """What is said of a label's values; adding up in another order gives the same."""
-
-    totals: list[float] = field(default_factory=list)
-    n_valid: int = 0
-    n_empty: int = 0
-    n_out_of_range: int = 0
-
-    def add(self, other: TargetSums) -> None:
-        """Add those of other rows."""
-        self.totals += other.totals
-        self.n_valid += other.n_valid
-        self.n_empty += other.n_empty
-        self.n_out_of_range += other.n_out_of_range
-
-    def stats(self) -> dict[str, float | int | None]:
-        """The label's part of the stats."""
-        return {
-            "mean": math.fsum(self.totals) / self.n_valid if self.n_valid else None,
-            "n_missing": self.n_empty + self.n_out_of_range,
-            "n_empty": self.n_empty,
-            "n_out_of_range": self.n_out_of_range,
-        }
-
-
-@dataclass(frozen=True)
-class _SortedRows:
-    """Distinct rows of some users, in the order of the `LogTable`.
-
-    Attributes:
-        user_U: ids, int64, ascending.
-        n_rows_U, n_early_U: each user's rows, and early rows, int64.
-        video_N: int32, numbers of the videos.
-        targets: float32 N, NaN = missing.
-        sums: of the targets.
-        n_dropped, n_across: rows that repeated another one; of them, one of another log.
-    """
-
-    user_U: np.ndarray
-    n_rows_U: np.ndarray
-    n_early_U: np.ndarray
-    video_N: np.ndarray
-    targets: dict[str, np.ndarray]
-    sums: dict[str, TargetSums]
-    n_dropped: int
-    n_across: int
-
-
 def write_log(
     blocks: Iterable[tuple[str, pl.DataFrame]],
     files: Sequence[str],
-    layout: LogLayout,
+    targets: Mapping[str, Target],
+    content: Sequence[str],
     directory: Path,
 ) -> tuple[IdSet, IdSet, dict[str, Any]]:
     """Write the arrays of a `LogTable` from blocks of rows in any order.
@@ -281,7 +210,9 @@ def write_log(
     Args:
         blocks: each sorted by user, with the name of the file that it comes from.
         files: their names; each is in the stats, with the number of its rows.
-        layout: the blocks' columns.
+        targets: the labels.
+        content: two rows that agree in these columns (those that a source has) are one row, and
+            rows of one user and time are sorted by them, in this order.
         directory: takes `<field>.npy` per field of `LogTable`, `target_<name>.npy` per target,
             and meanwhile the blocks.
 
@@ -289,23 +220,23 @@ def write_log(
         The users and the videos that occur, and the log's part of the stats; no users where there
         is no row.
     """
-    counts = [pl.DataFrame(schema={"user": pl.Int64, "n": pl.Int64})]
+    counts = [pl.DataFrame(schema={"user_id": pl.Int64, "n": pl.Int64})]
     users, videos, n_rows = IdSet(), IdSet(), dict.fromkeys(files, 0)
-    with Spill(directory, ".log", layout.user) as spill:
+    with Spill(directory, ".log", "user_id") as spill:
         for name, frame in blocks:
             n_rows[name] += frame.height
             spill.append(frame)
-            videos.add(frame[layout.video].to_numpy())
-            counts.append(_count_users(frame[layout.user].to_numpy()))
+            videos.add(frame["video_id"].to_numpy())
+            counts.append(_count_users(frame["user_id"].to_numpy()))
             if sum(map(len, counts)) > _COUNTS_HELD:
                 counts = [_add_up(counts)]
         spill.seal()
         videos.freeze()
-        total = _add_up(counts).sort("user")
+        total = _add_up(counts).sort("user_id")
         if not total.height:
             return users.freeze(), videos, {"files": n_rows, "n_rows_read": 0}
-        user_U, stats = _write_arrays(spill, total, videos, layout, directory)
-    if not np.array_equal(user_U, total["user"]):
+        user_U, stats = _write_arrays(spill, total, videos, targets, content, directory)
+    if not np.array_equal(user_U, total["user_id"]):
         raise RunError(f"the log has {total.height} users, of whom {len(user_U)} were written")
     n_read = sum(n_rows.values())
     if stats["n_rows"] + stats["duplicate_rows"] != n_read:
@@ -319,16 +250,16 @@ def _count_users(user_N: np.ndarray) -> pl.DataFrame:
     """How many rows each user has, from rows sorted by user."""
     starts = np.flatnonzero(np.diff(user_N, prepend=-1))
     n = np.diff(starts, append=len(user_N))
-    return pl.DataFrame({"user": user_N[starts].astype(np.int64), "n": n.astype(np.int64)})
+    return pl.DataFrame({"user_id": user_N[starts].astype(np.int64), "n": n.astype(np.int64)})
 
 
 def _add_up(counts: list[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat(counts).group_by("user").agg(pl.col("n").sum())
+    return pl.concat(counts).group_by("user_id").agg(pl.col("n").sum())
 
 
 def _ranges(users: pl.DataFrame) -> Iterator[tuple[int, int]]:
     """Ranges of users with at most BUCKET_ROWS rows together (one user at least)."""
-    user_U, last_U = users["user"].to_numpy(), users["n"].cum_sum().to_numpy()
+    user_U, last_U = users["user_id"].to_numpy(), users["n"].cum_sum().to_numpy()
     first = 0
     while first < len(user_U):
         done = last_U[first - 1] if first else 0
@@ -337,82 +268,105 @@ def _ranges(users: pl.DataFrame) -> Iterator[tuple[int, int]]:
         first = end
 
 
+@dataclass(frozen=True)
+class _Bucket:
+    """Distinct rows of some users in order: their users, and what is to be said of them."""
+
+    users: pl.DataFrame  # user_id, n, n_early
+    n_dropped: int
+    n_across: int  # of the dropped, those that repeat a row of another log
+    sums: dict[str, tuple[float, int, int, int]]  # of a target: total, n valid, empty, odd
+
+
 def _write_arrays(
-    spill: Spill, users: pl.DataFrame, videos: IdSet, layout: LogLayout, directory: Path
+    spill: Spill,
+    users: pl.DataFrame,
+    videos: IdSet,
+    targets: Mapping[str, Target],
+    content: Sequence[str],
+    directory: Path,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Sort the rows a range of users at a time and write them; return users and stats."""
 
-    def bucket(bounds: tuple[int, int]) -> _SortedRows:
+    def sort(bounds: tuple[int, int]) -> tuple[dict[str, np.ndarray], _Bucket]:
         rows = spill.read(*bounds)
         assert rows is not None  # each range has a user, each user a row
-        return _sort_rows(rows, videos, layout)
+        return _sort_rows(rows, videos, targets, content)
 
-    parts: list[_SortedRows] = []
-    sums = {name: TargetSums() for name in layout.targets}
+    dtypes: dict[str, type[np.generic]] = {"video_N": np.int32}
+    dtypes |= {f"target_{name}": np.float32 for name in targets}
+    buckets: list[_Bucket] = []
     with ExitStack() as stack:
-        video_N = stack.enter_context(NpyWriter(directory / "video_N.npy", np.int32))
-        target_N = {
-            name: stack.enter_context(NpyWriter(directory / f"target_{name}.npy", np.float32))
-            for name in layout.targets
+        writers = {
+            name: stack.enter_context(NpyWriter(directory / f"{name}.npy", dtype))
+            for name, dtype in dtypes.items()
         }
-        for rows in in_order(bucket, _ranges(users)):
-            video_N.append(rows.video_N)
-            for name, values in rows.targets.items():
-                target_N[name].append(values)
-                sums[name].add(rows.sums[name])
-            parts.append(replace(rows, video_N=rows.video_N[:0], targets={}))
-    n_rows_U = np.concatenate([part.n_rows_U for part in parts])
-    n_early_U = np.concatenate([part.n_early_U for part in parts])
-    offset_U1 = np.append(0, np.cumsum(n_rows_U))
-    np.save(directory / "offset_U1.npy", offset_U1.astype(np.int64), allow_pickle=False)
-    np.save(directory / "n_early_U.npy", n_early_U.astype(np.int64), allow_pickle=False)
-    return np.concatenate([part.user_U for part in parts]), {
+        for arrays, bucket in in_order(sort, _ranges(users)):
+            for name, values in arrays.items():
+                writers[name].append(values)
+            buckets.append(bucket)
+    written = pl.concat([bucket.users for bucket in buckets])
+    n_early_U = written["n_early"].to_numpy()
+    offset_U1 = np.append(0, np.cumsum(written["n"].to_numpy())).astype(np.int64)
+    np.save(directory / "offset_U1.npy", offset_U1, allow_pickle=False)
+    np.save(directory / "n_early_U.npy", n_early_U, allow_pickle=False)
+    return written["user_id"].to_numpy(), {
         "n_rows": int(offset_U1[-1]),
         "n_early_rows": int(n_early_U.sum()),
-        "n_users": len(n_rows_U),
-        "duplicate_rows": sum(part.n_dropped for part in parts),
-        "duplicate_rows_across_logs": sum(part.n_across for part in parts),
-        "targets": {name: total.stats() for name, total in sums.items()},
+        "n_users": written.height,
+        "duplicate_rows": sum(bucket.n_dropped for bucket in buckets),
+        "duplicate_rows_across_logs": sum(bucket.n_across for bucket in buckets),
+        "targets": {name: _said([bucket.sums[name] for bucket in buckets]) for name in targets},
     }
 
 
-def _sort_rows(frame: pl.DataFrame, videos: IdSet, layout: LogLayout) -> _SortedRows:
-    """Sort rows by user, early first, then time, then content; drop those equal in content."""
-    order_N, n_across = _distinct_in_order(frame, layout)
-    user_N = frame[layout.user].to_numpy()[order_N].astype(np.int64)
+def _said(sums: Sequence[tuple[float, int, int, int]]) -> dict[str, float | int | None]:
+    """A label's part of the stats; buckets in another order make the same."""
+    totals, *counts = zip(*sums, strict=True)
+    n_valid, n_empty, n_odd = map(sum, counts)
+    return {
+        "mean": math.fsum(totals) / n_valid if n_valid else None,
+        "n_missing": n_empty + n_odd,
+        "n_empty": n_empty,
+        "n_out_of_range": n_odd,
+    }
+
+
+def _sort_rows(
+    frame: pl.DataFrame, videos: IdSet, targets: Mapping[str, Target], content: Sequence[str]
+) -> tuple[dict[str, np.ndarray], _Bucket]:
+    """Sort rows by user, early first, then time, then content; drop those equal in content.
+
+    Returns:
+        What is to be written, by the names of the files; and the counts.
+    """
+    order_N, n_across = _distinct_in_order(frame, content)
+    user_N = frame["user_id"].to_numpy()[order_N].astype(np.int64)
     is_early_N = frame[LATE].to_numpy()[order_N] == 0
-    starts = np.flatnonzero(np.diff(user_N, prepend=-1) != 0)
-    values = {
-        name: _target(frame[column].gather(order_N), low, high)
-        for name, (column, low, high) in layout.targets.items()
-    }
-    return _SortedRows(
-        user_U=user_N[starts],
-        n_rows_U=np.diff(starts, append=len(user_N)),
-        n_early_U=np.add.reduceat(is_early_N, starts, dtype=np.int64),
-        video_N=videos.numbers(frame[layout.video].to_numpy()[order_N]),
-        targets={name: value for name, (value, _) in values.items()},
-        sums={name: sums for name, (_, sums) in values.items()},
-        n_dropped=frame.height - len(order_N),
-        n_across=n_across,
-    )
+    starts = np.flatnonzero(np.diff(user_N, prepend=-1))
+    n_early_U = np.add.reduceat(is_early_N, starts, dtype=np.int64)
+    users = _count_users(user_N).with_columns(n_early=n_early_U)
+    arrays, sums = {"video_N": videos.numbers(frame["video_id"].to_numpy()[order_N])}, {}
+    for name, (column, low, high) in targets.items():
+        y = frame[column].gather(order_N)
+        arrays[f"target_{name}"], sums[name] = _target(y, low, high)
+    return arrays, _Bucket(users, frame.height - len(order_N), n_across, sums)
 
 
-def _distinct_in_order(frame: pl.DataFrame, layout: LogLayout) -> tuple[np.ndarray, int]:
+def _distinct_in_order(frame: pl.DataFrame, content: Sequence[str]) -> tuple[np.ndarray, int]:
     """Which rows stay, in their order; and how many of the others repeat a row of another log.
 
     Few rows agree in user and time, so only those are sorted, and compared, by all columns.
     """
-    order_N = _by_user_and_time(frame, layout)
-    user_N = frame[layout.user].to_numpy()[order_N]
-    time_N = frame[layout.time].to_numpy()[order_N]
+    order_N = _by_user_and_time(frame)
+    user_N, time_N = (frame[name].to_numpy()[order_N] for name in ("user_id", "time_ms"))
     is_tied_N = np.zeros(len(order_N), dtype=bool)
     is_like_last = (user_N[1:] == user_N[:-1]) & (time_N[1:] == time_N[:-1])
     is_tied_N[1:] |= is_like_last
     is_tied_N[:-1] |= is_like_last
     places = np.flatnonzero(is_tied_N)
-    content = [name for name in layout.content if name in frame.columns]
-    keys = dict.fromkeys((layout.user, layout.time, *content, LATE))
+    content = [name for name in content if name in frame.columns]
+    keys = dict.fromkeys(("user_id", "time_ms", *content, LATE))
     ties = frame[order_N[places]].with_columns(_row=order_N[places]).sort(list(keys))
     repeats = ties.select(
         row=pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in content),
@@ -421,20 +375,17 @@ def _distinct_in_order(frame: pl.DataFrame, layout: LogLayout) -> tuple[np.ndarr
     order_N[places] = ties["_row"].to_numpy()
     stays_N = np.ones(len(order_N), dtype=bool)
     stays_N[places] = ~repeats["row"].to_numpy()
-    order_N = order_N[stays_N]
     n_across = int((repeats["row"] & repeats["log"]).sum())
-    return _early_first(frame, order_N, layout), n_across
+    return _early_first(frame, order_N[stays_N]), n_across
 
 
-def _by_user_and_time(frame: pl.DataFrame, layout: LogLayout) -> np.ndarray:
+def _by_user_and_time(frame: pl.DataFrame) -> np.ndarray:
     """The rows' order by user and time.
 
     A stable sort merges what is in order already, as each file's rows mostly are; it takes one
     key, so user and time must fit into 63 bits together.
     """
-    user_N, time_N = (
-        frame[name].to_numpy().astype(np.int64) for name in (layout.user, layout.time)
-    )
+    user_N, time_N = (frame[name].to_numpy().astype(np.int64) for name in ("user_id", "time_ms"))
     least, most = int(time_N.min()), int(time_N.max())
     bits = (most - least).bit_length()
     user_N -= user_N.min()
@@ -443,55 +394,39 @@ def _by_user_and_time(frame: pl.DataFrame, layout: LogLayout) -> np.ndarray:
     return np.lexsort((time_N, user_N))
 
 
-def _early_first(frame: pl.DataFrame, order_N: np.ndarray, layout: LogLayout) -> np.ndarray:
+def _early_first(frame: pl.DataFrame, order_N: np.ndarray) -> np.ndarray:
     """Move each user's early rows to the front, where they are not there by their time."""
-    user_N = frame[layout.user].to_numpy()[order_N]
+    user_N = frame["user_id"].to_numpy()[order_N]
     is_late_N = frame[LATE].to_numpy()[order_N] != 0
     if ((user_N[1:] == user_N[:-1]) & is_late_N[:-1] & ~is_late_N[1:]).any():
         return order_N[np.lexsort((is_late_N, user_N))]
     return order_N
 
 
-def _target(column: pl.Series, low: float, high: float) -> tuple[np.ndarray, TargetSums]:
-    """A label's values as float32, NaN where missing or out of range; and what to say of them."""
+def _target(
+    column: pl.Series, low: float, high: float
+) -> tuple[np.ndarray, tuple[float, int, int, int]]:
+    """A label's values as float32, NaN where missing or out of range; and their sums."""
     is_valid = column.is_between(low, high) & column.cast(pl.Float64).is_finite()
-    n_empty, n_out_of_range = column.null_count(), int((~is_valid).sum())
-    valid = column.set(~is_valid, None) if n_out_of_range else column
-    total = float(valid.cast(pl.Float64).sum())
-    sums = TargetSums([total], len(column) - n_empty - n_out_of_range, n_empty, n_out_of_range)
+    n_empty, n_odd = column.null_count(), int((~is_valid).sum())
+    valid = column.set(~is_valid, None) if n_odd else column
+    sums = float(valid.cast(pl.Float64).sum()), len(column) - n_empty - n_odd, n_empty, n_odd
     return valid.cast(pl.Float32).fill_null(float("nan")).to_numpy(), sums
 
 
 # ---- the features -------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class FeatureBlock:
-    """Some rows of a feature table.
-
-    Attributes:
-        file: the file that they come from.
-        n_rows: rows read.
-        frame: `PLACE` and the features, of the ids that the log has, sorted by `PLACE`.
-        n_unknown: of each feature, how many rows say "unknown".
-    """
-
-    file: str
-    n_rows: int
-    frame: pl.DataFrame
-    n_unknown: Mapping[str, int] = field(default_factory=dict)
+FeatureBlock = tuple[str, int, pl.DataFrame, Mapping[str, int]]
+"""Some rows of a feature table: the file that they come from; how many were read; `PLACE` and the
+features of the ids that the log has, sorted by `PLACE`; how many rows say "unknown", by feature."""
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """A feature table of a source.
+    """A feature table of a source: its files' names, each feature's type, its rows in any order.
 
-    Attributes:
-        files: the names of its files.
-        features: the type of each feature.
-        blocks: its rows, in any order.
-        repeated: what to raise for an id, by its number, that has two rows; None where the source
-            has seen to it that none has.
+    ``repeated`` makes what to raise for an id, by its number, that has two rows; None where the
+    source has seen to it that none has.
     """
 
     files: Sequence[str]
@@ -520,61 +455,51 @@ def write_features(
     Raises:
         InputError: an id has two rows.
     """
-    stats: dict[str, Any] = {"files": {}, "without_features": {}, "features": {}}
+    stats: dict[str, Any] = {"files": {}, "without_features": dict.fromkeys(tables, len(ids))}
     stats["features"] = {name: {"n_missing": 0, "n_unknown": 0} for name in order}
+    types = {name: dtype for table in tables.values() for name, dtype in table.features.items()}
+    types = {ids.name: ids.dtype, **{name: types[name] for name in order}}
+    schema = pl.DataFrame(schema=types).to_arrow(compat_level=_OLDEST).schema
     with ExitStack() as stack:
         spills: dict[str, Spill] = {}
         for key, table in tables.items():
-            spills[key] = stack.enter_context(Spill(path.parent, f".features-{len(spills)}", PLACE))
+            spill = stack.enter_context(Spill(path.parent, f".features-{len(spills)}", PLACE))
             stats["files"] |= dict.fromkeys(table.files, 0)
-            for block in table.blocks:
-                stats["files"][block.file] += block.n_rows
-                spills[key].append(block.frame)
-                for name, n in block.n_unknown.items():
+            for file, n_rows, frame, n_unknown in table.blocks:
+                stats["files"][file] += n_rows
+                spill.append(frame)
+                for name, n in n_unknown.items():
                     stats["features"][name]["n_unknown"] += n
-            spills[key].seal()
-            stats["without_features"][key] = len(ids)
-        _write_blocks(ids, tables, spills, order, path, stats)
+            spill.seal()
+            spills[key] = spill
+        with pq.ParquetWriter(path, schema) as writer:
+            for first in range(0, len(ids), BLOCK_ROWS):
+                block = ids[first : first + BLOCK_ROWS].to_frame()
+                for key, spill in spills.items():
+                    rows = spill.read(first, first + block.height)
+                    if rows is not None:
+                        stats["without_features"][key] -= rows.height
+                        block = _look_up(block, first, rows, tables[key])
+                lacking = (pl.lit(None, types[x]).alias(x) for x in types.keys() - block.columns)
+                block = block.with_columns(*lacking).select(list(types))
+                for name in order:
+                    stats["features"][name]["n_missing"] += block[name].null_count()
+                writer.write_table(block.to_arrow(compat_level=_OLDEST))
     return stats
 
 
-def _write_blocks(
-    ids: pl.Series,
-    tables: Mapping[str, FeatureSource],
-    spills: Mapping[str, Spill],
-    order: Sequence[str],
-    path: Path,
-    stats: dict[str, Any],
-) -> None:
-    """Put the tables' features side by side, a block of ids at a time; count what is missing."""
-    schema: dict[str, Any] = {ids.name: ids.dtype}
-    of_feature = {
-        name: dtype for table in tables.values() for name, dtype in table.features.items()
-    }
-    schema |= {name: of_feature[name] for name in order}
-    arrow = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-    n_written = 0
-    with pq.ParquetWriter(path, arrow) as writer:
-        for first in range(0, len(ids), BLOCK_ROWS):
-            block = ids[first : first + BLOCK_ROWS].to_frame()
-            place = pl.int_range(first, first + block.height, dtype=pl.Int32, eager=True)
-            block = block.with_columns(place.alias(PLACE))
-            for key, spill in spills.items():
-                rows = spill.read(first, first + block.height)
-                if rows is None:
-                    continue
-                repeated = tables[key].repeated
-                twice = np.flatnonzero(np.bincount(rows[PLACE].to_numpy() - first) > 1)
-                if repeated is not None and twice.size:
-                    raise repeated(first + int(twice[0]))
-                stats["without_features"][key] -= rows.height
-                block = block.join(rows, on=PLACE, how="left", maintain_order="left")
-            for name in schema.keys() - block.columns:
-                block = block.with_columns(pl.lit(None, schema[name]).alias(name))
-            for name in order:
-                stats["features"][name]["n_missing"] += block[name].null_count()
-            block = block.select(list(schema))
-            writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()))
-            n_written += block.height
-    if n_written != len(ids):
-        raise RunError(f"{path.name}: {n_written} rows were written for {len(ids)} ids")
+def _look_up(
+    block: pl.DataFrame, first: int, rows: pl.DataFrame, table: FeatureSource
+) -> pl.DataFrame:
+    """Put a table's features beside the ids whose numbers count from ``first``."""
+    twice = np.flatnonzero(np.bincount(rows[PLACE].to_numpy() - first) > 1)
+    if table.repeated is not None and twice.size:
+        raise table.repeated(first + int(twice[0]))
+    place = pl.int_range(first, first + block.height, dtype=pl.Int32, eager=True)
+    block = block.with_columns(place.alias(PLACE))
+    return block.join(rows, on=PLACE, how="left", maintain_order="left").drop(PLACE)
+
+
+def doubts(found: Iterable[tuple[str, int, str]]) -> list[dict[str, str]]:
+    """Warnings of an import, as code and message; none of what there are 0."""
+    return [{"code": code, "message": message} for code, n, message in found if n]

@@ -1,14 +1,17 @@
-"""Import of KuaiRand's tables, once, through the cache: from a folder of CSV files, or made."""
+"""KuaiRand's tables, imported once, through the cache: from a folder of CSV files, or made."""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -21,6 +24,7 @@ from realdataexp.data.csv_files import (
     in_order,
     parse,
     pieces,
+    read_header,
     require_columns,
     shared_header,
 )
@@ -30,20 +34,14 @@ from realdataexp.data.ingest import (
     FeatureBlock,
     FeatureSource,
     IdSet,
-    LogLayout,
+    doubts,
     sorted_by,
     write_features,
     write_log,
 )
-from realdataexp.data.integrity import (
-    check_shards,
-    expected_rows,
-    require_import_space,
-    rows_about,
-    total_faults,
-)
 from realdataexp.data.log import DataSet
 from realdataexp.errors import InputError, Warnings
+from realdataexp.files import require_space
 
 DTYPES: dict[str, type[pl.DataType]] = {
     **dict.fromkeys((*schema.LOG_FLAGS, "tab"), pl.Int8),
@@ -52,6 +50,8 @@ DTYPES: dict[str, type[pl.DataType]] = {
     "hourmin": pl.Int16,
     "time_ms": pl.Int64,
 }
+MARKER = "SYNTHETIC"
+"""File of a synthetic folder: JSON, rows of each file stem."""
 
 # The early period is 0: it sorts first, and of a row found in two logs its copy is kept.
 _CODES = {"standard_early": 0, "standard_late": 1, "random": 2}
@@ -59,9 +59,20 @@ _FILE_NAME = re.compile(
     rf"(?P<stem>{'|'.join(schema.STEMS)})(?:_part(?P<before>\d+))?"
     rf"_(?P<version>{'|'.join(schema.VERSIONS)})(?:_part(?P<after>\d+))?\.csv"
 )
+_ROW_BYTES = 50  # of the log while it is sorted: all its columns, and what of them is null
+_SAMPLE_BYTES = 1 << 20
+_FEATURE_BYTES = {True: 4, False: 16}  # of a number, and about those of a category
 _T = TypeVar("_T")
 Then = Callable[[pl.DataFrame, Piece | None], _T]
 """Called with a block of rows, and the piece of a file that it was read from."""
+
+
+@dataclass(frozen=True)
+class AskedFeature:
+    """A feature of a request: where it lives, and whether it is read as a number."""
+
+    column: schema.Column
+    is_numerical: bool
 
 
 @dataclass(frozen=True)
@@ -82,46 +93,44 @@ class ImportRequest:
     categorical: tuple[str, ...]
     targets: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class AskedFeature:
-    """A feature of the request: where it lives, and whether it is read as a number."""
-
-    column: schema.Column
-    is_numerical: bool
-
     @property
-    def dtype(self) -> type[pl.DataType]:
-        """Type of its values."""
-        return pl.Float32 if self.is_numerical else pl.String
+    def log_stems(self) -> list[str]:
+        """The stems of the logs' files."""
+        return [schema.LOG_STEMS[log] for log in self.logs]
+
+    def features(self, side: str = "") -> list[AskedFeature]:
+        """Those of the users or the videos, or all, numerical first.
+
+        Raises:
+            InputError: there is no such feature.
+        """
+        names = [(name, True) for name in self.numerical]
+        names += [(name, False) for name in self.categorical]
+        asked = [AskedFeature(schema.resolve_feature(name), is_number) for name, is_number in names]
+        return [feature for feature in asked if side in ("", feature.column.side)]
 
 
 # ---- where the tables come from -----------------------------------------------------------------
 
 
-class Source(Protocol):
+class Source(ABC):
     """KuaiRand's tables by their file stems."""
 
-    @property
-    def version(self) -> str:
-        """Theirs."""
+    version: str
 
-    @property
+    @abstractmethod
     def made(self) -> Mapping[str, int] | None:
         """For synthetic data, the rows of each file stem."""
 
+    @abstractmethod
     def files(self, stem: str) -> Sequence[Path]:
         """Paths of the files of a stem, in order; of their names where none is on disk."""
 
-    def header(self, stem: str, needed: Collection[str]) -> Sequence[str]:
-        """The columns; raises an InputError where a needed one is absent."""
-
+    @abstractmethod
     def n_rows_about(self, stem: str) -> int:
         """How many rows there are, roughly."""
 
-    def check(self, stems: Collection[str]) -> list[str]:
-        """Look at the files before they are read; returns those that may be cut."""
-
+    @abstractmethod
     def read_log(
         self, logs: Mapping[str, int], targets: Sequence[str]
     ) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -132,79 +141,133 @@ class Source(Protocol):
             targets: columns that must be there.
         """
 
+    @abstractmethod
     def read(
-        self,
-        stem: str,
-        dtypes: DTypes,
-        ids: Collection[str],
-        then: Then[_T],
+        self, stem: str, dtypes: DTypes, ids: Collection[str], then: Then[_T]
     ) -> Iterator[tuple[str, _T]]:
         """What a function makes of each block of these columns, with its file's name.
 
         Raises:
-            InputError: see `parse`.
+            InputError: a column is absent, or a cell is wrong: see `parse`.
         """
+
+    def check(self, stems: Collection[str]) -> list[str]:
+        """Look at the files before they are read; returns those that may be cut."""
+        return []
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Source):
     """The files of one KuaiRand version: the shards, in order, of each file stem."""
 
     version: str
     shards: dict[str, tuple[Path, ...]]
 
-    @property
     def made(self) -> Mapping[str, int] | None:
-        """What a synthetic folder says of its files' rows, per stem; None for other folders."""
-        return expected_rows(self.shards[schema.USER_FEATURES][0].parent)
+        """What a synthetic folder says of its files' rows; None for other folders.
+
+        Raises:
+            InputError: the marker cannot be read.
+        """
+        folder = self.shards[schema.USER_FEATURES][0].parent
+        for marker in (folder / MARKER, folder.parent / MARKER):
+            if marker.is_file():
+                try:
+                    return {str(k): int(v) for k, v in json.loads(marker.read_text()).items()}
+                except (ValueError, AttributeError, TypeError) as error:
+                    raise InputError(f"{marker}: cannot be read ({error}); remove it") from error
+        return None
 
     def files(self, stem: str) -> Sequence[Path]:
         """Paths of the files of a stem."""
         return self.shards[stem]
 
-    def header(self, stem: str, needed: Collection[str]) -> Sequence[str]:
-        """The one header of all shards of a stem."""
-        header = shared_header(self.shards[stem])
-        require_columns(self.shards[stem][0], header, needed)
-        return header
-
     def n_rows_about(self, stem: str) -> int:
         """How many rows there are, judged by the length of the first ones."""
-        return rows_about(self.shards[stem])
-
-    def check(self, stems: Collection[str]) -> list[str]:
-        """See `check_shards`."""
-        return check_shards({stem: self.shards[stem] for stem in sorted(stems)}, self.version)
+        n_rows = 0.0
+        for path in self.shards[stem]:
+            with path.open("rb") as file:
+                sample = file.read(_SAMPLE_BYTES)
+            n_rows += path.stat().st_size * sample.count(b"\n") / max(1, len(sample))
+        return int(n_rows)
 
     def read_log(
         self, logs: Mapping[str, int], targets: Sequence[str]
     ) -> Iterator[tuple[str, pl.DataFrame]]:
         """All official columns that the files have: all tell whether two rows are the same."""
         for log, code in logs.items():
-            header = self.header(schema.LOG_STEMS[log], [*schema.LOG_IDS, *targets])
+            stem = schema.LOG_STEMS[log]
+            header = shared_header(self.shards[stem])
+            require_columns(self.shards[stem][0], header, [*schema.LOG_IDS, *targets])
             dtypes = {name: DTYPES[name] for name in schema.LOG_COLUMNS if name in header}
             late = pl.lit(code, pl.Int8).alias(LATE)
 
             def then(frame: pl.DataFrame, _: Piece | None, late: pl.Expr = late) -> pl.DataFrame:
                 return sorted_by(frame.with_columns(late), "user_id")
 
-            yield from self.read(schema.LOG_STEMS[log], dtypes, schema.LOG_IDS, then)
+            yield from self.read(stem, dtypes, schema.LOG_IDS, then)
 
     def read(
-        self,
-        stem: str,
-        dtypes: DTypes,
-        ids: Collection[str],
-        then: Then[_T],
+        self, stem: str, dtypes: DTypes, ids: Collection[str], then: Then[_T]
     ) -> Iterator[tuple[str, _T]]:
         """What a function makes of each piece of the files; two threads read and call it."""
+        paths = self.shards[stem]
+        require_columns(paths[0], shared_header(paths), dtypes)
 
         def read_piece(piece: Piece) -> _T:
             return then(parse(piece, dtypes, ids), piece)
 
-        for path in self.shards[stem]:
+        for path in paths:
             for made in in_order(read_piece, pieces(path)):
                 yield path.name, made
+
+    def check(self, stems: Collection[str]) -> list[str]:
+        """Look for missing, repeated and cut parts, without reading the files.
+
+        Raises:
+            InputError: fewer parts than the version has, a part that is there twice, or a last
+                row that is cut.
+        """
+        unended = []
+        for stem in sorted(stems):
+            paths = self.shards[stem]
+            n_known = schema.KNOWN_PARTS.get(self.version, {}).get(stem, 1)
+            if schema.PART in paths[0].name and len(paths) < n_known:
+                raise InputError(
+                    f"{paths[0].parent}: {stem} has {n_known} parts in KuaiRand-"
+                    f"{self.version.upper()}, here are only "
+                    f"{', '.join(path.name for path in paths)}; fetch the others"
+                )
+            keys: dict[tuple[int, str], Path] = {}
+            for path in paths:
+                key = cache.file_key(path)
+                twin = keys.setdefault((key["size"], key["ends"]), path)
+                with path.open("rb") as file:
+                    has_rows = len(file.readline()) < key["size"]
+                if twin is not path and has_rows:
+                    raise InputError(
+                        f"{path}: is the same file as {twin.name} (equal size, start and end); "
+                        "fetch both parts again"
+                    )
+                unended += [path.name] if _is_unended(path) else []
+        return unended
+
+
+def _is_unended(path: Path) -> bool:
+    """Whether no line break ends the file; raises an InputError if its last row is cut."""
+    with path.open("rb") as file:
+        header = file.readline()
+        file.seek(max(len(header), path.stat().st_size - (1 << 16)))
+        line = file.read().rpartition(b"\n")[2].decode(errors="replace")
+    if not line:
+        return False
+    n_fields, n_columns = len(next(csv.reader([line]))), len(read_header(path))
+    if n_fields < n_columns or line.count('"') % 2:
+        raise InputError(
+            f"{path}: is cut in its last row, {line[:60]!r}: {n_fields} of {n_columns} fields; "
+            "fetch the file again"
+        )
+    return True
 
 
 def find_files(path: Path, logs: Sequence[str], need_statistic: bool) -> Files:
@@ -302,17 +365,12 @@ def prepare(
     Raises:
         InputError: something is wrong with the request, the files or the cache folder.
     """
-    asked = _check(request)
-    stems = {feature.column.file for feature in asked}
+    stems = {feature.column.file for feature in request.features()}
     files = find_files(request.path, request.logs, schema.VIDEO_STATISTIC in stems)
-    stems |= {schema.LOG_STEMS[log] for log in request.logs}
+    stems.update(request.log_stems)
+    paths = [path for stem, shards in files.shards.items() if stem in stems for path in shards]
     try:
-        sources = [
-            cache.source_key(path)
-            for stem, paths in files.shards.items()
-            if stem in stems
-            for path in paths
-        ]
+        sources = [cache.source_key(path) for path in paths]
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return open_source(request, files, sources, cache_path, warnings, force)
@@ -328,95 +386,41 @@ def open_source(
 ) -> DataSet:
     """Open the data set of a request from the cache, or by importing what a source has.
 
-    Args:
-        request: what to read; its path is for the log.
-        source: where it comes from.
-        sources: JSON-able; what the source's content is a function of.
-        cache_path: folder of the cache.
-        warnings: takes what is doubtful in the data.
-        force: import again even if the cache has it.
+    ``sources`` is JSON-able: what the source's content is a function of. See `prepare`.
     """
-    asked = _check(request)
-    names = {
-        "logs": request.logs,
-        "numerical": request.numerical,
-        "categorical": request.categorical,
-        "targets": request.targets,
-    }
-    entry = cache_path / cache.fingerprint(names, sources)
-    about = {"request": {"path": str(request.path), **names}, "sources": sources}
-    fill = partial(_import, request, asked, source, about)
-    return cache.open_or_import(entry, request.path, fill, warnings, force)
+    asked = {x: getattr(request, x) for x in ("logs", "numerical", "categorical", "targets")}
+    fill = partial(_import, request, source)
+    return cache.open_or_import(cache_path, asked, request.path, sources, fill, warnings, force)
 
 
-def _check(request: ImportRequest) -> list[AskedFeature]:
-    """Resolve the asked names, numerical first; raise one InputError with every fault."""
-    faults, asked = [], []
-    known = {"dataset.logs": schema.LOGS, "target": tuple(schema.LABEL_COLUMNS)}
-    for what, names in (("dataset.logs", request.logs), ("target", request.targets)):
-        for name in names:
-            if name not in known[what]:
-                hint = schema.nearest(name, known[what]) or f"; known: {', '.join(known[what])}"
-                faults.append(f"{what}: unknown {name!r}{hint}")
-    if not request.logs:
-        faults.append(f"dataset.logs: empty; choose of {', '.join(schema.LOGS)}")
-    for names, is_numerical in ((request.numerical, True), (request.categorical, False)):
-        for name in names:
-            try:
-                asked.append(AskedFeature(schema.resolve_feature(name), is_numerical))
-            except InputError as error:
-                faults.append(f"feature: {error}")
-    given = Counter((*request.numerical, *request.categorical))
-    for what, counts in (
-        ("feature", given),
-        ("dataset.logs", Counter(request.logs)),
-        ("target", Counter(request.targets)),
-    ):
-        faults += [f"{what}: {name!r} is listed {n} times" for name, n in counts.items() if n > 1]
-    if faults:
-        raise InputError(*faults)
-    return asked
-
-
-def _import(
-    request: ImportRequest,
-    asked: Sequence[AskedFeature],
-    source: Source,
-    about: dict[str, Any],
-    directory: Path,
-) -> dict[str, Any]:
+def _import(request: ImportRequest, source: Source, directory: Path) -> dict[str, Any]:
     """Write a data set's tables into a directory; return the cache's meta data."""
-    stems = {*(schema.LOG_STEMS[log] for log in request.logs), *(x.column.file for x in asked)}
-    unended, made = source.check(stems), source.made
-    require_import_space(
-        directory.parent,
-        sum(source.n_rows_about(schema.LOG_STEMS[log]) for log in request.logs),
-        source.n_rows_about(schema.VIDEO_BASIC),
-        len(request.targets),
-        [feature.is_numerical for feature in asked if feature.column.side == "video"],
-    )
-    users, videos, stats = _import_log(request, source, directory)
-    stats = {"version": source.version, **stats, "without_features": {}, "features": {}}
+    unended = source.check({*request.log_stems, *(x.column.file for x in request.features())})
+    made = source.made()
+    _require_space(directory.parent, request, source)
+    names = [path.name for stem in request.log_stems for path in source.files(stem)]
+    targets = {name: (name, *schema.LABEL_COLUMNS[name]) for name in request.targets}
+    blocks = source.read_log({log: _CODES[log] for log in request.logs}, request.targets)
+    users, videos, log = write_log(blocks, names, targets, schema.LOG_COLUMNS, directory)
+    if not log["n_rows_read"]:
+        raise InputError(f"{', '.join(names)}: no rows below the header; fetch the files again")
+    stats = {"version": source.version, **log, "without_features": {}, "features": {}}
     for side, ids in (("user", users), ("video", videos)):
-        features = [feature for feature in asked if feature.column.side == side]
+        asked = request.features(side)
         tables = {
             stem: _feature_source(
-                f"{side}_id", ids, [x for x in features if x.column.file == stem], source
+                f"{side}_id", ids, [x for x in asked if x.column.file == stem], source
             )
-            for stem in dict.fromkeys(feature.column.file for feature in features)
+            for stem in dict.fromkeys(feature.column.file for feature in asked)
         }
-        counts = write_features(
-            pl.Series(f"{side}_id", ids.members, pl.Int64),
-            tables,
-            [feature.column.name for feature in features],
-            directory / f"{side}s.parquet",
-        )
+        order = [feature.column.name for feature in asked]
+        known = pl.Series(f"{side}_id", ids.members, pl.Int64)
+        counts = write_features(known, tables, order, directory / f"{side}s.parquet")
         for key, values in counts.items():
             stats[key] |= values
-    faults = total_faults(source.version, request.logs, stats, made)
+    faults = _total_faults(source.version, request.logs, stats, made)
     stats["official"] = schema.KNOWN_TOTALS[source.version]
     return {
-        **about,
         "version": source.version,
         "targets": list(request.targets),
         "stats": stats,
@@ -424,20 +428,13 @@ def _import(
     }
 
 
-def _import_log(
-    request: ImportRequest, source: Source, directory: Path
-) -> tuple[IdSet, IdSet, dict[str, Any]]:
-    """Write every chosen log."""
-    names = [path.name for log in request.logs for path in source.files(schema.LOG_STEMS[log])]
-    targets = {name: (name, *schema.LABEL_COLUMNS[name]) for name in request.targets}
-    layout = LogLayout("user_id", "video_id", "time_ms", targets, schema.LOG_COLUMNS)
-
-    logs = {log: _CODES[log] for log in request.logs}
-    blocks = source.read_log(logs, request.targets)
-    users, videos, stats = write_log(blocks, names, layout, directory)
-    if not stats["n_rows_read"]:
-        raise InputError(f"{', '.join(names)}: no rows below the header; fetch the files again")
-    return users, videos, stats
+def _require_space(folder: Path, request: ImportRequest, source: Source) -> None:
+    """Raise an InputError where an import would fill the disk."""
+    n_rows = sum(map(source.n_rows_about, request.log_stems))
+    log = n_rows * (4 + 4 * len(request.targets))
+    features = 8 + sum(_FEATURE_BYTES[x.is_numerical] for x in request.features("video"))
+    features *= min(n_rows, source.n_rows_about(schema.VIDEO_BASIC))
+    require_space(folder, int(1.1 * (log + max(n_rows * _ROW_BYTES, 2 * features))))
 
 
 def _feature_source(
@@ -446,19 +443,18 @@ def _feature_source(
     """The asked features of one file stem, for the ids of the log."""
     stem = asked[0].column.file
     files = source.files(stem)
-    sources = {feature.column.source for feature in asked}
-    categories = {feature.column.source for feature in asked if not feature.is_numerical}
-    source.header(stem, [id_name, *sorted(sources)])
     for feature in asked:
         if feature.is_numerical and feature.column.is_text:
             raise InputError(_text_as_number(source, feature.column))
     dtypes: dict[str, type[pl.DataType]] = {id_name: pl.Int64}
-    dtypes |= {name: pl.String if name in categories else pl.Float64 for name in sorted(sources)}
+    categories = {feature.column.source for feature in asked if not feature.is_numerical}
+    for name in sorted({feature.column.source for feature in asked}):
+        dtypes[name] = pl.String if name in categories else pl.Float64
     then = partial(_typed_block, id_name=id_name, ids=ids, asked=asked)
 
     def blocks() -> Iterator[FeatureBlock]:
         for name, (n_rows, frame, n_unknown) in source.read(stem, dtypes, [id_name], then):
-            yield FeatureBlock(name, n_rows, frame, n_unknown)
+            yield name, n_rows, frame, n_unknown
 
     def repeated(number: int) -> InputError:
         twin = ids.members[number]
@@ -471,7 +467,7 @@ def _feature_source(
             "keep one row an id"
         )
 
-    types = {feature.column.name: feature.dtype for feature in asked}
+    types = {x.column.name: pl.Float32 if x.is_numerical else pl.String for x in asked}
     return FeatureSource([path.name for path in files], types, blocks(), repeated)
 
 
@@ -516,7 +512,8 @@ def _typed(raw: pl.Series, feature: AskedFeature) -> tuple[pl.Series, int]:
         unknown = values == (float(schema.UNKNOWN) if feature.is_numerical else str(schema.UNKNOWN))
         n_unknown = int(unknown.sum())
         values = values.set(unknown, None)
-    return values.cast(feature.dtype).alias(feature.column.name), n_unknown
+    dtype = pl.Float32 if feature.is_numerical else pl.String
+    return values.cast(dtype).alias(feature.column.name), n_unknown
 
 
 def _number(column: pl.Series) -> pl.Series:
@@ -536,52 +533,71 @@ def _text_as_number(source: Source, column: schema.Column) -> str:
     )
 
 
+# ---- what is said of an import ------------------------------------------------------------------
+
+
+def _total_faults(
+    version: str, logs: Sequence[str], stats: Mapping[str, Any], made: Mapping[str, int] | None
+) -> list[str]:
+    """Which totals, before duplicates were dropped, differ from those known of what was read.
+
+    For synthetic data these are the rows that were made of each file stem.
+    """
+    found: Counter[str] = Counter()
+    for name, n in stats["files"].items():
+        found[next(stem for stem in schema.STEMS if name.startswith(stem))] += n
+    pairs = [] if made is None else [
+        (f"rows in {stem}", made[stem], n) for stem, n in found.items() if stem in made
+    ]  # fmt: skip
+    known = schema.KNOWN_TOTALS[version] if made is None else {}
+    kinds = {"standard": {"standard_early", "standard_late"}, "random": {"random"}}
+    for kind, parts in kinds.items() if known else ():
+        if parts <= set(logs):
+            n_rows = sum(found[schema.LOG_STEMS[part]] for part in parts)
+            pairs.append((f"{kind} rows", known[f"{kind}_rows"], n_rows))
+        if parts == set(logs):
+            pairs.append((f"{kind} videos", known[f"{kind}_videos"], stats["n_videos"]))
+    if known and schema.USER_FEATURES in found:
+        pairs.append(("users in the user file", known["users"], found[schema.USER_FEATURES]))
+    if known and set(logs) == set(schema.LOGS):
+        pairs.append(("users in the log", known["users"], stats["n_users"]))
+    return [f"{known:,} {what}, found {n:,}" for what, known, n in pairs if known != n]
+
+
 def _doubts(
     stats: dict[str, Any], unended: Sequence[str], faults: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Warnings of an import, as code and message.
-
-    Args:
-        stats: those of `prepare`.
-        unended: files that end without a line break.
-        faults: totals that differ from the known ones.
-    """
-    doubts = []
-
-    def doubt(code: str, message: str) -> None:
-        doubts.append({"code": code, "message": message})
-
-    for name in unended:
-        doubt("unended_file", f"{name}: does not end with a line break; its last row may be cut")
-    if faults:
-        doubt(
+    """Warnings: of files that may be cut, of totals that differ from the known ones, of counts."""
+    found = [
+        ("unended_file", 1, f"{name}: does not end with a line break; its last row may be cut")
+        for name in unended
+    ]
+    found += [
+        (
             "other_totals",
+            len(faults),
             f"known totals of KuaiRand-{stats['version'].upper()}: {'; '.join(faults)}; a file "
             "may be incomplete: realdataexp download checks the archive",
-        )
-    if stats["duplicate_rows"]:
-        doubt(
+        ),
+        (
             "duplicate_rows",
+            stats["duplicate_rows"],
             f"{stats['duplicate_rows']:,} of {stats['n_rows_read']:,} log rows repeat another row "
             f"exactly ({stats['duplicate_rows_across_logs']:,} of them a row of another log) and "
             "were dropped",
-        )
+        ),
+    ]
     for name, target in stats["targets"].items():
         low, high = schema.LABEL_COLUMNS[name]
-        if target["n_out_of_range"]:
-            doubt(
-                "out_of_range_values",
-                f"{name}: {target['n_out_of_range']:,} values are outside {low:g} to {high:g} "
-                "and count as missing",
-            )
-        if target["n_empty"]:
-            doubt("empty_values", f"{name}: {target['n_empty']:,} rows have no value")
+        n_odd, n_empty = target["n_out_of_range"], target["n_empty"]
+        said = f"{name}: {n_odd:,} values are outside {low:g} to {high:g} and count as missing"
+        found.append(("out_of_range_values", n_odd, said))
+        found.append(("empty_values", n_empty, f"{name}: {n_empty:,} rows have no value"))
     for stem, n in stats["without_features"].items():
         who = "users" if stem == schema.USER_FEATURES else "videos"
-        if n:
-            doubt(
-                f"{who}_without_features",
-                f"{n:,} of {stats[f'n_{who}']:,} {who} in the log have no row in {stem}; "
-                "their features are missing",
-            )
-    return doubts
+        said = (
+            f"{n:,} of {stats[f'n_{who}']:,} {who} in the log have no row in {stem}; "
+            "their features are missing"
+        )
+        found.append((f"{who}_without_features", n, said))
+    return doubts(found)

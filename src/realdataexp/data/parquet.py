@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def scan_parquet(path: Path) -> pl.LazyFrame:
-    """One file, of which only what is asked for is read."""
+def _scan(path: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path.absolute(), glob=False, hive_partitioning=False)
 
 
@@ -25,8 +24,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFra
     Raises:
         OSError, polars.exceptions.PolarsError: it cannot be read.
     """
-    table = scan_parquet(path)
-    return (table if columns is None else table.select(columns)).collect()
+    return (_scan(path) if columns is None else _scan(path).select(columns)).collect()
 
 
 def parquet_columns(path: Path) -> tuple[str, ...]:
@@ -35,15 +33,15 @@ def parquet_columns(path: Path) -> tuple[str, ...]:
     Raises:
         OSError, polars.exceptions.PolarsError: it cannot be read.
     """
-    return tuple(scan_parquet(path).collect_schema())
+    return tuple(_scan(path).collect_schema())
 
 
 class StoredTable:
-    """Columns and blocks of rows of a Parquet file; nothing of it is kept in memory.
+    """A table in a Parquet file, read a block of rows at a time; nothing of it is kept in memory.
 
     Attributes:
         folder: where the file lies.
-        height: number of rows.
+        height, n_blocks: number of rows, and of blocks of them.
         columns: their names.
     """
 
@@ -52,13 +50,14 @@ class StoredTable:
         self.folder = path.parent
         self._file = pq.ParquetFile(path.absolute())
         self.height: int = self._file.metadata.num_rows
+        self.n_blocks: int = self._file.metadata.num_row_groups
         self.columns: list[str] = self._file.schema_arrow.names
 
     def blocks(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         """Some columns, or all, in the blocks of rows in which they were written."""
-        for i in range(self._file.metadata.num_row_groups):
-            n_rows = self._file.metadata.row_group(i).num_rows
+        for i in range(self.n_blocks):
             table = self._file.read_row_group(i, columns)
+            n_rows = self._file.metadata.row_group(i).num_rows
             yield pl.DataFrame(table) if table.num_columns else pl.DataFrame(height=n_rows)
 
     def __getitem__(self, name: str) -> pl.Series:
@@ -69,13 +68,3 @@ class StoredTable:
         """All of it in memory."""
         empty = pl.DataFrame(pa.table(self._file.schema_arrow.empty_table()))
         return pl.concat([empty, *self.blocks()])
-
-
-def blocks(
-    table: pl.DataFrame | StoredTable, names: list[str]
-) -> Iterator[tuple[slice, pl.DataFrame]]:
-    """Columns of a table in blocks of rows, and where in the table each block is."""
-    start = 0
-    for block in [table] if isinstance(table, pl.DataFrame) else table.blocks(names):
-        yield slice(start, start + block.height), block
-        start += block.height

@@ -38,20 +38,11 @@ import polars as pl
 from numpy.random import Generator
 
 from realdataexp.data.csv_files import DTypes
-from realdataexp.data.disk import require_space
 from realdataexp.data.ingest import LATE
-from realdataexp.data.integrity import MARKER
 from realdataexp.data.kuairand import DTYPES as LOG_DTYPES
-from realdataexp.data.kuairand import ImportRequest, Then, open_source
+from realdataexp.data.kuairand import MARKER, ImportRequest, Source, Then, open_source
 from realdataexp.data.log import DataSet
-from realdataexp.data.schema import (
-    FILE_COLUMNS,
-    LOG_COLUMNS,
-    LOG_STEMS,
-    USER_FEATURES,
-    VIDEO_BASIC,
-    VIDEO_STATISTIC,
-)
+from realdataexp.data.schema import LOG_STEMS, USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC
 from realdataexp.data.synthetic_world import (
     COUNTS,
     DUPLICATE_SHARE,
@@ -65,9 +56,9 @@ from realdataexp.data.synthetic_world import (
     TABS,
     Array,
     World,
-    build_world,
     engagement,
     make_users,
+    make_world,
     pick,
     play_ms,
     stream,
@@ -75,7 +66,7 @@ from realdataexp.data.synthetic_world import (
     video_blocks,
 )
 from realdataexp.errors import InputError, Warnings
-from realdataexp.files import disk_faults, sync_names
+from realdataexp.files import disk_faults, require_space, sync_names
 
 BLOCK_ROWS = 1_000_000
 """Log rows made and written at a time; about 1 GB of memory at the peak."""
@@ -257,13 +248,13 @@ def made_bytes(n_users: int, n_videos: int) -> int:
     return _MEMORY_USER * n_users + _MEMORY_VIDEO * n_videos
 
 
-class SyntheticTables:
+class SyntheticTables(Source):
     """Users, videos and logs made from a seed: written as CSV files, or imported directly.
 
     Attributes:
         version: whose file names, shards and default sizes are used: "pure", "1k" or "27k".
         n_users, n_videos, seed: as given, or the real version's.
-        made: the rows of each file stem.
+        n_rows: the rows of each file stem.
     """
 
     def __init__(
@@ -286,8 +277,8 @@ class SyntheticTables:
         self.n_users = real.n_users if n_users is None else n_users
         self.n_videos = real.n_videos if n_videos is None else n_videos
         total = sum(real.log_rows) if n_rows is None else n_rows
-        for name, value, least in (("n_users", self.n_users, 1), ("n_videos", self.n_videos, 1),
-                                   ("n_rows", total, 1), ("seed", seed, 0)):  # fmt: skip
+        sizes = {"n_users": self.n_users, "n_videos": self.n_videos, "n_rows": total}
+        for name, value, least in (*((name, n, 1) for name, n in sizes.items()), ("seed", seed, 0)):
             if value < least:
                 raise InputError(f"`{name}` == {value}, must be >= {least}")
         if total < self.n_users:
@@ -296,88 +287,83 @@ class SyntheticTables:
                 "ask for more rows or fewer users"
             )
         early, late, _ = (round(total * rows / sum(real.log_rows)) for rows in real.log_rows)
-        self.log_rows = dict(zip(_LOGS, (early, late, total - early - late), strict=True))
-        self.made: Mapping[str, int] = self.log_rows | {
-            USER_FEATURES: self.n_users,
-            VIDEO_BASIC: self.n_videos,
-            VIDEO_STATISTIC: self.n_videos,
-        }
+        self.n_rows = dict(zip(_LOGS, (early, late, total - early - late), strict=True))
+        self.n_rows |= {USER_FEATURES: self.n_users}
+        self.n_rows |= dict.fromkeys((VIDEO_BASIC, VIDEO_STATISTIC), self.n_videos)
 
-    def rows(self, world: World) -> Iterator[dict[str, pl.DataFrame]]:
-        """Rows of each log, by the stem of its file, a range of users at a time."""
-        rng = stream(self.seed, COUNTS)
-        weights = (world.users.weight_standard,) * 2 + (world.users.weight_random,)
-        drawn = zip(self.log_rows.values(), weights, strict=True)
-        counts = np.stack([rng.multinomial(n, w) for n, w in drawn])
+    def blocks(self, stems: Collection[str]) -> Iterator[tuple[str, str, pl.DataFrame]]:
+        """Rows of some tables in order: their stem, the name of their file, and a block of them."""
+        done = dict.fromkeys(stems, 0)
+        for stem, frame in self._frames(stems):
+            names = [path.name for path in self.files(stem)]
+            n_each = max(1, -(-self.n_rows[stem] // len(names)))
+            while not frame.is_empty():
+                part, at = divmod(done[stem], n_each)
+                yield stem, names[part], frame[: n_each - at]
+                done[stem] += min(frame.height, n_each - at)
+                frame = frame[n_each - at :]
+
+    def _frames(self, stems: Collection[str]) -> Iterator[tuple[str, pl.DataFrame]]:
+        logs = [stem for stem in _LOGS if stem in stems]
+        users, frame = make_users(self.seed, self.n_users)
+        if USER_FEATURES in stems:
+            yield USER_FEATURES, frame
+        if set(stems) == {USER_FEATURES}:
+            return
+        videos = []
+        for part, basic, statistics in video_blocks(self.seed, self.n_videos):
+            videos += [part] if logs else []
+            if VIDEO_BASIC in stems:
+                yield VIDEO_BASIC, basic
+            if VIDEO_STATISTIC in stems:
+                yield VIDEO_STATISTIC, statistics()
+        if not logs:
+            return
+        world, rng = make_world(self.seed, users, videos), stream(self.seed, COUNTS)
+        weights = (users.weight_standard, users.weight_standard, users.weight_random)
+        counts = np.stack([
+            rng.multinomial(self.n_rows[log], weight)
+            for log, weight in zip(_LOGS, weights, strict=True)
+        ])  # fmt: skip
         for block, (first, last) in enumerate(_user_blocks(counts)):
             frames = _block(self.seed, block, world, first, counts[:, first:last])
-            yield dict(zip(_LOGS, frames, strict=True))
+            yield from ((log, frames[_LOGS.index(log)]) for log in logs)
 
-    # ---- a source of the import (`kuairand.Source`)
+    # ---- a source of the import; see `kuairand.Source`
+
+    def made(self) -> Mapping[str, int]:
+        """The rows of each file stem."""
+        return self.n_rows
 
     def files(self, stem: str) -> Sequence[Path]:
         """The names that the files of a stem have where they are written."""
         real = VERSIONS[self.version]
-        n = {VIDEO_STATISTIC: real.statistic_parts, _LOGS[_RANDOM]: 1}.get(stem, real.log_parts)
-        if n == 1 or stem in (USER_FEATURES, VIDEO_BASIC):
+        n_parts = dict.fromkeys(_LOGS[:_RANDOM], real.log_parts)
+        n = (n_parts | {VIDEO_STATISTIC: real.statistic_parts}).get(stem, 1)
+        if n == 1:
             return [Path(f"{stem}_{self.version}.csv")]
         return [Path(f"{stem}_{self.version}_part{i + 1}.csv") for i in range(n)]
 
-    def parts(
-        self, stem: str, done: int, frame: pl.DataFrame
-    ) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Rows behind the first ``done`` ones, each under the name of its file."""
-        names = [path.name for path in self.files(stem)]
-        n_each = max(1, -(-self.made[stem] // len(names)))
-        while not frame.is_empty():
-            part, at = divmod(done, n_each)
-            head, frame = frame[: n_each - at], frame[n_each - at :]
-            yield names[part], head
-            done += head.height
-
-    def header(self, stem: str, needed: Collection[str]) -> Sequence[str]:
-        """The columns of a stem."""
-        return FILE_COLUMNS.get(stem, LOG_COLUMNS)
-
     def n_rows_about(self, stem: str) -> int:
         """How many rows there are."""
-        return self.made[stem]
-
-    def check(self, stems: Collection[str]) -> list[str]:
-        """What is made is whole."""
-        return []
+        return self.n_rows[stem]
 
     def read_log(
         self, logs: Mapping[str, int], targets: Sequence[str]
     ) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Blocks of rows of some logs; see `kuairand.Source`."""
-        world = build_world(self.seed, self.n_users, self.n_videos)
-        done = dict.fromkeys(logs, 0)
-        for frames in self.rows(world):
-            for log, code in logs.items():
-                stem = LOG_STEMS[log]
-                columns = (pl.col(name).cast(dtype) for name, dtype in LOG_DTYPES.items())
-                frame = frames[stem].select(*columns, pl.lit(code, pl.Int8).alias(LATE))
-                yield from self.parts(stem, done[log], frame)
-                done[log] += frame.height
+        """Blocks of rows of some logs."""
+        codes = {LOG_STEMS[log]: pl.lit(code, pl.Int8).alias(LATE) for log, code in logs.items()}
+        columns = [pl.col(name).cast(dtype) for name, dtype in LOG_DTYPES.items()]
+        for stem, name, frame in self.blocks(codes):
+            yield name, frame.select(*columns, codes[stem])
 
     def read(
         self, stem: str, dtypes: DTypes, ids: Collection[str], then: Then[_T]
     ) -> Iterator[tuple[str, _T]]:
-        """What a function makes of each block of a feature table; see `kuairand.Source`."""
-        done = 0
-        for frame in self._features(stem):
-            columns = frame.select(pl.col(name).cast(dtype) for name, dtype in dtypes.items())
-            for name, part in self.parts(stem, done, columns):
-                yield name, then(part, None)
-            done += frame.height
-
-    def _features(self, stem: str) -> Iterator[pl.DataFrame]:
-        if stem == USER_FEATURES:
-            yield make_users(self.seed, self.n_users)[1]
-            return
-        for _, basic, statistics in video_blocks(self.seed, self.n_videos):
-            yield basic if stem == VIDEO_BASIC else statistics()
+        """What a function makes of each block of a feature table."""
+        columns = [pl.col(name).cast(dtype) for name, dtype in dtypes.items()]
+        for _, name, frame in self.blocks([stem]):
+            yield name, then(frame.select(columns), None)
 
 
 def prepare_synthetic(
@@ -389,21 +375,13 @@ def prepare_synthetic(
 ) -> DataSet:
     """Open synthetic data, from the cache or by making the tables: those of the CSV files.
 
-    Args:
-        tables: what to make.
-        request: which of it; its path is unused.
-        cache_path: folder of the cache.
-        warnings: takes what is doubtful in the data; a warm start reports it again.
-        force: make them again even if the cache has them.
-
-    Raises:
-        InputError: something is wrong with the request or the cache folder.
+    The path of the request is unused. See `kuairand.prepare`.
     """
     made = {
         "synthetic": FORMAT_VERSION,
         "version": tables.version,
         "seed": tables.seed,
-        "rows": dict(tables.made),
+        "rows": tables.n_rows,
     }
     return open_source(request, tables, [made], cache_path, warnings, force)
 
@@ -415,21 +393,11 @@ def _write_all(tables: SyntheticTables, folder: Path) -> None:
     """Write every table as CSV files, each with a header, and sync them."""
     with ExitStack() as stack:
         handles: dict[str, BinaryIO] = {}
-        done = dict.fromkeys(tables.made, 0)
-
-        def write(stem: str, frame: pl.DataFrame) -> None:
-            for path in tables.files(stem) if not done[stem] else ():
-                if path.name not in handles:
-                    handles[path.name] = stack.enter_context((folder / path).open("wb"))
-                    frame.clear().write_csv(handles[path.name])
-            for name, part in tables.parts(stem, done[stem], frame):
-                part.write_csv(handles[name], include_header=False)
-            done[stem] += frame.height
-
-        world = build_world(tables.seed, tables.n_users, tables.n_videos, write)
-        for frames in tables.rows(world):
-            for stem, frame in frames.items():
-                write(stem, frame)
+        for stem, name, frame in tables.blocks(tables.n_rows):
+            for path in tables.files(stem) if name not in handles else ():
+                handles[path.name] = stack.enter_context((folder / path).open("wb"))
+                frame.clear().write_csv(handles[path.name])
+            frame.write_csv(handles[name], include_header=False)
         for handle in handles.values():
             handle.flush()
             os.fsync(handle.fileno())
@@ -473,7 +441,7 @@ def write_synthetic(
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: not an empty directory; give a new one or empty it")
         directory.parent.mkdir(parents=True, exist_ok=True)
-        sizes = (tables.n_users, tables.n_videos, sum(tables.log_rows.values()))
+        sizes = (tables.n_users, tables.n_videos, sum(tables.n_rows[log] for log in _LOGS))
         least = sum(n * n_bytes for n, n_bytes in zip(sizes, _IN_FILES, strict=True))
         require_space(directory.parent, least)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -481,7 +449,7 @@ def write_synthetic(
             folder = scratch / directory.name / "data"
             folder.mkdir(parents=True)
             _write_all(tables, folder)
-            marker = json.dumps(tables.made, indent=1)
+            marker = json.dumps(tables.n_rows, indent=1)
             (folder.parent / MARKER).write_text(marker, encoding="utf-8")
             if directory.exists():
                 directory.rmdir()
@@ -489,4 +457,5 @@ def write_synthetic(
             sync_names(directory.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    return dict(zip(("users", "videos", "rows"), sizes, strict=True)) | tables.log_rows
+    counts = dict(zip(("users", "videos", "rows"), sizes, strict=True))
+    return counts | {log: tables.n_rows[log] for log in _LOGS}

@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 
 from realdataexp.data.schema import (
     STATISTIC_COLUMNS,
-    USER_FEATURES,
-    VIDEO_BASIC,
-    VIDEO_STATISTIC,
 )
 
 Array = NDArray[Any]
@@ -463,26 +460,12 @@ def expected_play(hook: Array, depth: Array, duration_ms: Array, sd: float) -> d
     return {name: values / len(_GRID) for name, values in total.items()}
 
 
-def match(world: World, user: Array, video: Array) -> tuple[Array, Array]:
-    """Taste matches of users with videos, for the hook and for the depth (each of sd 1)."""
-    product = world.users.taste[user] * world.attributes[world.videos.kind[video]]
-    return product[:, :3].sum(axis=1), product[:, 3:].sum(axis=1)
-
-
 def engagement(world: World, user: Array, video: Array) -> tuple[Array, Array]:
     """(w without tab, log and noise; depth) of user-video pairs."""
-    hook_match, depth_match = match(world, user, video)
-    w = world.users.hook[user] + world.videos.hook[video] + SD_MATCH * hook_match
-    depth = world.users.depth[user] + world.videos.depth[video] + SD_DEPTH_MATCH * depth_match
-    return w, depth
-
-
-def expectations(world: World, user: Array, video: Array) -> tuple[Array, Array]:
-    """True expected (play time in ms, click rate) of user-video pairs in tab 1's standard log."""
-    w, depth = engagement(world, user, video)
-    shifted = w + LOG_SHIFT[0]  # that of the standard logs
-    play = expected_play(shifted, depth, world.videos.duration_ms[video], sd=SD_NOISE)
-    return play["play_ms"], play["click"]
+    match = world.users.taste[user] * world.attributes[world.videos.kind[video]]
+    w = world.users.hook[user] + world.videos.hook[video] + SD_MATCH * match[:, :3].sum(axis=1)
+    depth = world.users.depth[user] + world.videos.depth[video]
+    return w, depth + SD_DEPTH_MATCH * match[:, 3:].sum(axis=1)
 
 
 # ---------------------------------------------------------------- all of it
@@ -509,22 +492,8 @@ def video_blocks(
         yield make_videos(seed, block, lo, min(lo + VIDEO_BLOCK, n_videos), n_videos)
 
 
-def build_world(
-    seed: int,
-    n_users: int,
-    n_videos: int,
-    write: Callable[[str, pl.DataFrame], None] | None = None,
-) -> World:
-    """All users and videos; ``write`` takes each table's rows, by the stem of its file."""
-    users, frame = make_users(seed, n_users)
-    if write:
-        write(USER_FEATURES, frame)
-    blocks = []
-    for part, basic, statistics in video_blocks(seed, n_videos):
-        blocks.append(part)
-        if write:
-            write(VIDEO_BASIC, basic)
-            write(VIDEO_STATISTIC, statistics())
+def make_world(seed: int, users: Users, blocks: list[Videos]) -> World:
+    """All users and videos."""
     names = Videos.__dataclass_fields__
     videos = Videos(**{k: np.concatenate([getattr(b, k) for b in blocks]) for k in names})
     order, rank_table = _rank_table(videos.popularity)

@@ -1,21 +1,26 @@
-"""The worlds `KuaiRand-Pure`, `KuaiRand-1K` and `KuaiRand-27K`: replay of a KuaiRand folder."""
+"""The worlds that replay rows in KuaiRand's format.
+
+`KuaiRand-Pure`, `KuaiRand-1K` and `KuaiRand-27K` are in a KuaiRand folder; those of `synthetic` are
+made on first use.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from realdataexp.config import Config
 from realdataexp.data import schema
 from realdataexp.data.csv_files import read_header
-from realdataexp.data.integrity import check_shards
 from realdataexp.data.kuairand import Files, ImportRequest, find_files, prepare
 from realdataexp.data.log import DataSet
+from realdataexp.data.synthetic import SyntheticTables, made_bytes, prepare_synthetic
 from realdataexp.errors import InputError, Warnings
-from realdataexp.options import repeated
+from realdataexp.options import Count, Options, repeated
+from realdataexp.worlds.base import WorldConfig
 from realdataexp.worlds.logged import LoggedWorld, features_of
 
 
@@ -56,41 +61,44 @@ class KuaiRand(LoggedWorld):
 
     def faults(self, config: Config) -> list[str]:
         """What is wrong with names, files and columns, as far as file headers tell."""
-        targets, features, faults = named_columns(config)
-        path = config.data_dir()
-        if path is None:
+        columns, faults = _named(config)
+        if config.data_dir() is None:
             return [*faults, "dataset.path = null: no data; give --data DIR with a KuaiRand folder"]
-        need_statistic = any(column.file == schema.VIDEO_STATISTIC for _, column in features)
         try:
-            files = find_files(path, self.logs, need_statistic)
+            files = self._files(config)
         except InputError as error:
             return [*faults, *error.faults]
-        headers = {}
+        headers: dict[str, tuple[str, ...]] = {}
         for stem, shards in files.shards.items():
             try:
                 headers[stem] = read_header(shards[0])
             except InputError as error:
                 faults += error.faults
         logs = [schema.LOG_STEMS[log] for log in self.logs]
-        wanted = [(where, name, logs) for where, name in targets]
-        wanted += [(where, column.source, [column.file]) for where, column in features]
-        for where, column, stems in wanted:
-            faults += _lacking(where, column, [s for s in stems if s in headers], headers, files)
+        for where, column in columns.items():
+            is_label = isinstance(column, str)
+            stems, name = (logs, column) if is_label else ([column.file], column.source)
+            lacking = [x for x in stems if x in headers and name not in headers[x]]
+            if lacking:
+                paths = ", ".join(str(files.shards[stem][0]) for stem in lacking)
+                hint = schema.nearest(name, headers[lacking[0]])
+                faults.append(
+                    f"{where}: {paths} has no column {name!r}{hint}; leave it out of the config or "
+                    "mend the file"
+                )
         return faults
+
+    def _files(self, config: Config) -> Files:
+        path = config.data_dir()
+        assert path is not None  # faults() sees to it
+        return find_files(path, self.logs, bool(_of_the_future(config)))
 
     def doubts(self, config: Config) -> list[tuple[str, str]]:
         """Features that look into the future."""
-        leaking = []
-        for name in _names(config):
-            try:
-                column = schema.resolve_feature(name)
-            except InputError:
-                continue  # which faults() reports
-            if column.file == schema.VIDEO_STATISTIC:
-                leaking.append(name)
+        leaking = ", ".join(_of_the_future(config))
         if not leaking:
             return []
-        text = f"{', '.join(leaking)}: averages over the whole month, so they look into the future"
+        text = f"{leaking}: averages over the whole month, so they look into the future"
         if self.leakage == "forbid":
             raise InputError(f"feature: {text}; leave them out or set dataset.leakage: allow")
         said = f"features {text} of every row (dataset.leakage: forbid refuses them)"
@@ -98,16 +106,13 @@ class KuaiRand(LoggedWorld):
 
     def found(self, config: Config) -> tuple[str, list[Path]]:
         """The files, whole."""
-        stems = {schema.resolve_feature(name).file for name in _names(config)}
-        path = config.data_dir()
-        assert path is not None  # faults() sees to it
-        files = find_files(path, self.logs, schema.VIDEO_STATISTIC in stems)
-        check_shards(files.shards, files.version)
+        files = self._files(config)
+        files.check(files.shards)
         there = [file for part in files.shards.values() for file in part]
         missing = [stem for stem in schema.STEMS if stem not in files.shards]
         not_needed = f"; not asked for: {', '.join(missing)}" if missing else ""
         names = ", ".join(file.name for file in there)
-        return f"{path}: KuaiRand {files.version}, found {names}{not_needed}", there
+        return f"{config.data_dir()}: KuaiRand {files.version}, found {names}{not_needed}", there
 
     # --- the import --------------------------------------------------------------------------
 
@@ -127,7 +132,9 @@ class KuaiRand(LoggedWorld):
 
     def request(self, path: Path, config: Config) -> ImportRequest:
         """What a config asks of a folder."""
-        feature = features_of(config)
+        feature, faults = features_of(config), _named(config)[1]
+        if faults:
+            raise InputError(*faults)
         targets = tuple(config.targets)
         return ImportRequest(path, self.logs, feature.numerical, feature.categorical, targets)
 
@@ -139,51 +146,93 @@ class KuaiRand(LoggedWorld):
         return f"{config.data_dir()}: KuaiRand {data.version}", data.stats
 
 
-def _names(config: Config) -> tuple[str, ...]:
-    feature = features_of(config)
-    return (*feature.numerical, *feature.categorical)
-
-
-def named_columns(
-    config: Config,
-) -> tuple[list[tuple[str, str]], list[tuple[str, schema.Column]], list[str]]:
-    """The label columns and the features that are known, each with its place; and the faults."""
-    targets, features, faults = [], [], []
+def _named(config: Config) -> tuple[dict[str, str | schema.Column], list[str]]:
+    """The label columns and the features that are known, by their places; and the faults."""
+    columns: dict[str, str | schema.Column] = {}
+    faults = []
     for target, place in config.targets.items():
         where = f"{place} = {target!r}"
         if target in schema.LABEL_COLUMNS:
-            targets.append((where, target))
+            columns[where] = target
         else:
             known = tuple(schema.LABEL_COLUMNS)
             hint = schema.nearest(target, known) or f"; there are {', '.join(known)}"
             faults.append(f"{where}: no such column in the logs{hint}")
-    for kind in ("numerical", "categorical"):
-        for name in getattr(config.features, kind):
-            place = config.place_of_feature(name)
-            where = f"{place} = {name!r}"
-            try:
-                column = schema.resolve_feature(name)
-            except InputError as error:
-                reason = str(error).replace(f" {name!r}", "", 1)
-                hint = "" if ";" in reason else "; use a column of the user or the video files"
-                faults.append(f"{where}: {reason}{hint}")
-                continue
-            if column.is_text and kind == "numerical":
-                words = f"{place.partition('.numerical')[0]}.categorical"
-                faults.append(f"{where}: holds words, not numbers; list it in {words}")
-            features.append((where, column))
-    return targets, features, faults
+    feature = features_of(config)
+    for name in feature.names:
+        place = config.place_of_feature(name)
+        where = f"{place} = {name!r}"
+        try:
+            column = columns[where] = schema.resolve_feature(name)
+        except InputError as error:
+            reason = str(error).replace(f" {name!r}", "", 1)
+            hint = "" if ";" in reason else "; use a column of the user or the video files"
+            faults.append(f"{where}: {reason}{hint}")
+            continue
+        if column.is_text and name in feature.numerical:
+            words = f"{place.partition('.numerical')[0]}.categorical"
+            faults.append(f"{where}: holds words, not numbers; list it in {words}")
+    return columns, faults
 
 
-def _lacking(
-    where: str, column: str, stems: list[str], headers: dict[str, tuple[str, ...]], files: Files
-) -> Iterator[str]:
-    """A fault for the first of a file's kinds whose header lacks a column."""
-    lacking = [stem for stem in stems if column not in headers[stem]]
-    if lacking:
-        first = lacking[0]
-        names = ", ".join(str(files.shards[stem][0]) for stem in lacking)
-        yield (
-            f"{where}: {names} has no column {column!r}{schema.nearest(column, headers[first])}; "
-            "leave it out of the config or mend the file"
-        )
+def _of_the_future(config: Config) -> list[str]:
+    columns = _named(config)[0].values()
+    return [x.name for x in columns if not isinstance(x, str) and x.file == schema.VIDEO_STATISTIC]
+
+
+# --- made ----------------------------------------------------------------------------------------
+
+
+class SyntheticConfig(Options):
+    """Size of generated data (`dataset.name: synthetic`)."""
+
+    version: Literal["pure", "1k", "27k"] = Field("pure", description="whose file names to use")
+    users: Count = Field(2000, description="number of users")
+    videos: Count = Field(1500, description="number of videos")
+    rows: Count = Field(120_000, description="log rows over all logs")
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, description="seed of the generated data, apart from the run's seed"
+    )
+
+
+class Synthetic(KuaiRand):
+    """Generated rows."""
+
+    has_folder: ClassVar[bool] = False
+
+    synthetic: SyntheticConfig = Field(
+        SyntheticConfig(), description="size of the data of the data set synthetic"
+    )
+
+    @property
+    def n_videos(self) -> int:
+        """As many as are made."""
+        return self.synthetic.videos
+
+    def faults(self, config: Config) -> list[str]:
+        """Names that no file of this format has."""
+        return _named(config)[1]
+
+    def found(self, config: Config) -> tuple[str, list[Path]]:
+        """Nothing is needed."""
+        return WorldConfig.found(self, config)
+
+    def data(
+        self, config: Config, cache_path: Path, warnings: Warnings, force: bool = False
+    ) -> DataSet:
+        """Make the rows, or open their cache."""
+        own = self.synthetic
+        made = SyntheticTables(own.version, own.users, own.videos, own.rows, own.seed)
+        request = self.request(Path("synthetic"), config)
+        return prepare_synthetic(made, request, cache_path, warnings, force)
+
+    def made_bytes(self, config: Config, n_inputs: int) -> int:
+        """Of the rows while they are made; a validation has no more visits than rows."""
+        return made_bytes(self.synthetic.users, self.synthetic.videos)
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """Users and videos."""
+        return [
+            ("dataset.synthetic.users", self.synthetic.users, 2_000),
+            ("dataset.synthetic.videos", self.synthetic.videos, 2_000),
+        ]

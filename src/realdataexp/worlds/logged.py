@@ -18,8 +18,7 @@ from realdataexp import draws
 from realdataexp.config import Config, FeatureConfig
 from realdataexp.data import schema
 from realdataexp.data.features import fit_features
-from realdataexp.data.log import DataSet
-from realdataexp.data.split import Split, split_log
+from realdataexp.data.log import DataSet, Split, split_log
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
 from realdataexp.models import FeatureSchema, SideSchema

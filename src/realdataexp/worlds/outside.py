@@ -80,32 +80,51 @@ class OutsideConfig:
         return ask
 
 
+def _asking(method: str, *kinds: type) -> Any:
+    """A method that asks the component from outside for its own, which must return these types."""
+
+    def ask(self: OutsideEnvironment | OutsideWorld, *args: Any) -> Any:
+        with calling(self.who, f"{method}()"):
+            return _of_kind(getattr(self.own, method)(*args), *kinds)
+
+    return ask
+
+
+def _of_kind(value: Any, *kinds: type) -> Any:
+    if isinstance(value, kinds):
+        return value
+    names = " or ".join("None" if x is type(None) else x.__name__ for x in kinds)
+    raise Unfit(f"returned {described(value)}; wanted {names}")
+
+
 class OutsideEnvironment(Environment):
     """An environment from outside; see Environment."""
 
+    tastes = _asking("tastes", np.ndarray, type(None))
+    stats = _asking("stats", dict)
+    identity = _asking("identity", dict)
+    description = _asking("description", list)
+
     def __init__(self, environment: Environment, who: str) -> None:
-        self._environment, self.who = environment, who
+        self.own, self.who = environment, who
         with calling(who, "its schema"):
             self.schema = _of_kind(environment.schema, FeatureSchema)
         self.has_exchangeable_candidates = bool(environment.has_exchangeable_candidates)
-
-    def _ask(self, method: str, kind: type | tuple[type, ...], *args: Any) -> Any:
-        with calling(self.who, f"{method}()"):
-            return _of_kind(getattr(self._environment, method)(*args), kind)
+        self._n_popular: int | None = None  # videos that popularity() numbers, once it is asked
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
         """See Environment."""
-        if type(self._environment).label_values is Environment.label_values:
+        if type(self.own).label_values is Environment.label_values:
             yield from super().label_values(target)  # of rows that are looked at
             return
         with calling(self.who, "label_values()"):
-            for y_N in self._environment.label_values(target):
+            for y_N in self.own.label_values(target):
                 yield _of_kind(y_N, np.ndarray)
 
     def pretraining(self, targets: Sequence[str], start: int) -> RowSource:
         """See Environment."""
         with calling(self.who, "pretraining()"):
-            rows = self._environment.pretraining(targets, start)
+            rows = self.own.pretraining(targets, start)
             if type(getattr(rows, "n_rows", None)) is not int:
                 raise Unfit(f"returned {described(rows)}, whose n_rows is no whole number")
         return _OutsideRows(rows, len(targets), self)
@@ -116,7 +135,7 @@ class OutsideEnvironment(Environment):
         """See Environment."""
         with calling(self.who, "held_out()"):
             args = targets, n_visits, n_candidates, start
-            found: HeldOut = _of_kind(self._environment.held_out(*args), HeldOut)
+            found: HeldOut = _of_kind(self.own.held_out(*args), HeldOut)
             B, C = len(found.y_BCL), found.y_BCL.shape[1] if found.y_BCL.dim() == 3 else 0
             axes = "visits, candidates, labels"
             fit(found.y_BCL, FLOATS, (B, C, len(targets)), axes, found.y_BCL)
@@ -124,51 +143,40 @@ class OutsideEnvironment(Environment):
             self.check_batch(found.batch, (1,), B, C)
         return found
 
-    def tastes(self, start: int) -> np.ndarray | None:
-        """See Environment."""
-        return self._ask("tastes", (np.ndarray, type(None)), start)
-
     def history(self, targets: Sequence[str], start: int) -> np.ndarray | None:
         """See Environment."""
         with calling(self.who, "history()"):
-            found = self._environment.history(targets, start)
-            if found is not None and _of_kind(found, np.ndarray).shape[1:] != (len(targets),):
+            found = _of_kind(self.own.history(targets, start), np.ndarray, type(None))
+            if found is not None and found.shape[1:] != (len(targets),):
                 raise Unfit(f"returned shape {found.shape}; wanted users, {len(targets)} labels")
             return found
 
     def popularity(self, start: int) -> np.ndarray | None:
         """See Environment."""
-        return self._ask("popularity", (np.ndarray, type(None)), start)
+        with calling(self.who, "popularity()"):
+            found = _of_kind(self.own.popularity(start), np.ndarray, type(None))
+            if found is not None and (
+                found.ndim != 1 or found.dtype.kind not in "iuf" or not np.isfinite(found).all()
+            ):
+                said = f"{found.dtype} of shape {found.shape}"
+                raise Unfit(f"returned {said}; wanted a finite number for each video")
+            n = None if found is None else len(found)
+            if start and n != self._n_popular:
+                raise Unfit(
+                    f"returned numbers of {n} videos for start {start} and of {self._n_popular} "
+                    "for start 0; wanted the same videos, or None for all starts"
+                )
+            self._n_popular = n
+            return found
 
     def world(self, targets: Sequence[str], settings: WorldSettings) -> OutsideWorld:
         """See Environment."""
-        found = self._ask("world", World, targets, settings)
+        with calling(self.who, "world()"):
+            found = _of_kind(self.own.world(targets, settings), World)
         return OutsideWorld(found, len(targets), settings, self)
 
-    def stats(self) -> dict[str, Any]:
-        """See Environment."""
-        return self._ask("stats", dict)
-
-    def identity(self) -> dict[str, Any]:
-        """See Environment."""
-        return self._ask("identity", dict)
-
-    def description(self) -> list[str]:
-        """See Environment."""
-        return self._ask("description", list)
-
     def check_batch(self, batch: Any, stacks: tuple[int, ...], n_visits: int, n_items: int) -> None:
-        """Refuse inputs that are not those of the schema.
-
-        Args:
-            batch: the inputs.
-            stacks: how many there may be in front.
-            n_visits: B.
-            n_items: C.
-
-        Raises:
-            Unfit: they are not.
-        """
+        """Raise `Unfit` for inputs that are not those of the schema; ``stacks`` are possible S."""
         given, wanted = _of_kind(batch, Batch).tensors, self.schema.inputs
         if given.keys() != wanted.keys():
             said = ", ".join(sorted(given.keys() ^ wanted.keys()))
@@ -205,6 +213,9 @@ class OutsideEnvironment(Environment):
             answers.append((slate, world.feedback(visits, slate, choice_WB)))
         with calling(self.who, "slate()"):
             check_values(answers[0][0].batch.candidate["video_num"], "inputs")
+            last = int(answers[0][0].video_WBC.max())
+            if self._n_popular is not None and last >= self._n_popular:
+                raise Unfit(f"showed video {last}; popularity() numbers only {self._n_popular}")
         with calling(self.who, "feedback()"):
             (slate, y_WBL), (again, other_WBL) = answers
             is_same = torch.equal(slate.item_WBC, again.item_WBC)
@@ -239,10 +250,12 @@ class _OutsideRows:
 class OutsideWorld(World):
     """A world from outside, its replications running; see World."""
 
+    state = _asking("state", dict)
+
     def __init__(
         self, world: World, n_targets: int, settings: WorldSettings, environment: OutsideEnvironment
     ) -> None:
-        self._world, self._n_targets, self._environment = world, n_targets, environment
+        self.own, self._n_targets, self._environment = world, n_targets, environment
         self._settings, self.who = settings, environment.who
         R = len(settings.replications)
         self._R, self._W, self._B = R, R * settings.n_blocks, settings.batch_size
@@ -251,12 +264,12 @@ class OutsideWorld(World):
     def has_visitors(self) -> bool:
         """See World."""
         with calling(self.who, "has_visitors"):
-            return bool(self._world.has_visitors)
+            return bool(self.own.has_visitors)
 
     def draw(self, step: int) -> Visits:
         """See World."""
         with calling(self.who, "draw()"):
-            v: Visits = _of_kind(self._world.draw(step), Visits)
+            v: Visits = _of_kind(self.own.draw(step), Visits)
             shape, axes, like = (self._R, self._B), "replications, visits", v.is_visit_RB
             for value, kinds in (
                 (v.user_RB, INTEGERS),
@@ -272,7 +285,7 @@ class OutsideWorld(World):
     def slate(self, visits: Visits) -> Slate:
         """See World."""
         with calling(self.who, "slate()"):
-            s: Slate = _of_kind(self._world.slate(visits), Slate)
+            s: Slate = _of_kind(self.own.slate(visits), Slate)
             C = self._settings.n_candidates
             shape, axes = (self._W, self._B, C), "worlds, visits, candidates"
             fit(s.is_candidate_WBC, BOOLS, shape, axes, visits.is_visit_RB)
@@ -284,26 +297,13 @@ class OutsideWorld(World):
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """See World; as float32."""
         with calling(self.who, "feedback()"):
-            y_WBL = self._world.feedback(visits, slate, choice_WB)
+            y_WBL = self.own.feedback(visits, slate, choice_WB)
             shape = (self._W, self._B, self._n_targets)
             return fit(y_WBL, FLOATS, shape, "worlds, visits, labels", choice_WB).float()
-
-    def state(self) -> dict[str, Tensor]:
-        """See World."""
-        with calling(self.who, "state()"):
-            return _of_kind(self._world.state(), dict)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """See World; whatever it raises says that the state is another's."""
         try:
-            self._world.load_state(tensors)
+            self.own.load_state(tensors)
         except Exception as error:
             raise ValueError(f"{self.who}: load_state() raised {reason(error)}") from error
-
-
-def _of_kind(value: Any, kind: type | tuple[type, ...]) -> Any:
-    if isinstance(value, kind):
-        return value
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    names = " or ".join("None" if x is type(None) else x.__name__ for x in kinds)
-    raise Unfit(f"returned {described(value)}; wanted {names}")

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.data.features import Features, FeatureTable
-from realdataexp.data.log import DataSet, LogTable
-from realdataexp.data.split import RowRanges, Split, training_blocks
+from realdataexp.data.log import DataSet, LogTable, RowRanges, Split, training_blocks
 from realdataexp.device import Device
 from realdataexp.graphs import Graphs
 from realdataexp.models import Batch, FeatureSchema, Input, SideSchema
@@ -70,6 +69,7 @@ class FeatureStore:
 
     def __init__(self, features: Features, device: Device, n_history: int = 0) -> None:
         self.schema, self.n_history = schema_of(features, n_history), n_history
+        self.n_videos = len(features.video.num_XD)
         inputs = self.schema.inputs
         self._user, self._video = (
             {
@@ -80,19 +80,11 @@ class FeatureStore:
             for side, t in (("user", features.user), ("video", features.video))
         )
 
-    @property
-    def n_videos(self) -> int:
-        """Rows of the video table."""
-        return len(self._video["video_num"])
-
     def batch(self, user_SB: Tensor, video_SBC: Tensor, history_SBT: Tensor | None = None) -> Batch:
-        """Inputs for users (rows of the user table) and C videos for each.
+        """Inputs for users and C videos for each, as rows of the tables.
 
-        Args:
-            user_SB: the users.
-            video_SBC: the videos.
-            history_SBT: videos that each has had, the latest first; -1 for none. Where models are
-                shown no history: None.
+        Where models are shown a history, also for the videos that each user has had, the latest
+        first; -1 for none.
         """
         batch = Batch(
             visit={name: _rows(table, user_SB) for name, table in self._user.items()},
@@ -157,7 +149,7 @@ def _videos_before(log: LogTable, row_X: np.ndarray, first_X: np.ndarray, n: int
 
 
 class RowReader:
-    """Rows of the log as inputs and labels of one network."""
+    """Rows of the log as inputs and labels of one network; see worlds.base.RowSource."""
 
     def __init__(
         self,
@@ -211,12 +203,10 @@ class ReplayEnvironment(Environment):
             y = self._data.log.targets[target][rows][is_training]
             yield y[np.isfinite(y)].astype(np.float64)
 
-    def _reader(self, targets: Sequence[str], rows: RowRanges) -> RowReader:
-        return RowReader(self._data.log, targets, rows, self._store, self._device)
-
     def pretraining(self, targets: Sequence[str], start: int) -> RowReader:
         """The rows that the start's split gives to pretraining."""
-        return self._reader(targets, self._splits[start].pretrain)
+        rows = self._splits[start].pretrain
+        return RowReader(self._data.log, targets, rows, self._store, self._device)
 
     def held_out(
         self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
@@ -239,11 +229,10 @@ class ReplayEnvironment(Environment):
             earliest_B = np.where(slot_BC >= 0, row_BC, log.n_rows).min(1)
             seen_BT = _videos_before(log, earliest_B, rows.start_U[user_B], n)
             history = tensor(seen_BT[None])
-        video_SBC = tensor(log.video_N[row_BC][None])
-        batch = self._store.batch(tensor(user_B[None]), video_SBC, history)
+        video_BC = tensor(log.video_N[row_BC])
+        batch = self._store.batch(tensor(user_B[None]), video_BC.unsqueeze(0), history)
         y_BCL = np.stack([log.targets[name][row_BC] for name in targets], axis=-1)
         y_BCL = np.where(slot_BC[..., None] >= 0, y_BCL, np.nan)
-        video_BC = tensor(log.video_N[row_BC])
         return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B), video_BC)
 
     def tastes(self, start: int) -> np.ndarray:
@@ -280,18 +269,15 @@ class ReplayEnvironment(Environment):
 
     def world(self, targets: Sequence[str], settings: WorldSettings) -> ReplayWorld:
         """The replay of the rows of each start's training users that did not pretrain."""
-        replays, seen = zip(
-            *((split.replay, split.pretrain) for split in self._splits), strict=True
-        )
         return ReplayWorld(
             self._data.log,
             tuple(targets),
             self._store,
-            np.stack([rows.start_U for rows in replays]),
-            np.stack([rows.end_U for rows in replays]),
+            np.stack([split.replay.start_U for split in self._splits]),
+            np.stack([split.replay.end_U for split in self._splits]),
             settings,
             self._device,
-            np.stack([(rows.start_U, rows.end_U) for rows in seen]),
+            np.stack([(split.pretrain.start_U, split.pretrain.end_U) for split in self._splits]),
         )
 
     def stats(self) -> dict[str, Any]:
@@ -369,7 +355,6 @@ class ReplayWorld(World):
             seen_X2U: int64, likewise the rows that a user's history begins with, where models are
                 shown one; it goes on with what a world recommended.
         """
-        self.schema = store.schema
         self._store, self._settings, self._device = store, settings, device
         self._video_N = device.tensor(log.video_N)
         self._target_N = [device.tensor(log.targets[t]) for t in targets]
@@ -379,15 +364,11 @@ class ReplayWorld(World):
         n_replications = len(settings.replications)
         start_R = start_of(np.array(settings.replications), n_starts)
         self._start_R1 = start_R[:, None]
-        eligible = [
-            np.flatnonzero(n_U >= settings.min_candidates).astype(np.int32)
-            for n_U in self._n_rows_XU
-        ]
-        n_eligible_X = np.array([len(users) for users in eligible])
-        eligible_XU = np.zeros((n_starts, n_eligible_X.max()), dtype=np.int32)
-        for start, users in enumerate(eligible):
-            eligible_XU[start, : len(users)] = users
-        self._eligible_RU, self._n_eligible_R = eligible_XU[start_R], n_eligible_X[start_R]
+        is_eligible_XU = self._n_rows_XU >= settings.min_candidates
+        n_eligible_X = is_eligible_XU.sum(1)
+        eligible_XU = np.argsort(~is_eligible_XU, axis=1, kind="stable")[:, : n_eligible_X.max()]
+        self._eligible_RU = eligible_XU[start_R].astype(np.int32)
+        self._n_eligible_R = n_eligible_X[start_R]
         takes_part_XU = self._n_rows_XU > 0
         self._n_taking_part_R = takes_part_XU.sum(1).clip(1)[start_R]
         is_short_XU = takes_part_XU & (self._n_rows_XU < settings.n_candidates)
@@ -427,7 +408,14 @@ class ReplayWorld(World):
         last_RB = np.where(is_visit_RB, self._last_visit_RU.reshape(-1)[at_RB], -1)
         earlier_KRB = self._look_back(last_RB)
         share_short_R = torch.from_numpy(self._n_short_R / self._n_taking_part_R)
-        self._record(step, at_RB, last_RB, n_visits_RB, left_RB, is_visit_RB, place_RB)
+        # lengthen the visitors' chains, and strike those who ran out from the eligible
+        visit_B = np.arange(step * s.batch_size, (step + 1) * s.batch_size, dtype=np.int32)
+        self._previous_RT[:, visit_B[0] : visit_B[-1] + 1] = last_RB
+        at_X = at_RB[is_visit_RB]
+        self._last_visit_RU.reshape(-1)[at_X] = np.broadcast_to(visit_B, at_RB.shape)[is_visit_RB]
+        self._n_visits_RU.reshape(-1)[at_X] = n_visits_RB[is_visit_RB] + 1
+        self._n_short_R += (is_visit_RB & (left_RB == s.n_candidates)).sum(1)
+        self._strike(place_RB, is_visit_RB & (left_RB <= s.min_candidates))
         to_device = self._device.tensor
         is_here = self._device.with_float64 == self._device.torch
         visitor_RB, remaining_RB = (
@@ -476,31 +464,14 @@ class ReplayWorld(World):
             visit_RB = np.where(visit_RB >= 0, self._previous_RT[rows, visit_RB.clip(0)], -1)
         return np.stack(chain) if chain else np.zeros((0, *visit_RB.shape), dtype=np.int32)
 
-    def _record(
-        self,
-        step: int,
-        at_RB: np.ndarray,
-        last_RB: np.ndarray,
-        n_visits_RB: np.ndarray,
-        left_RB: np.ndarray,
-        is_visit_RB: np.ndarray,
-        place_RB: np.ndarray,
-    ) -> None:
-        """Lengthen the visitors' chains and strike those who ran out from the eligible."""
-        s = self._settings
-        visit_B = np.arange(step * s.batch_size, (step + 1) * s.batch_size, dtype=np.int32)
-        self._previous_RT[:, visit_B[0] : visit_B[-1] + 1] = last_RB
-        at_X = at_RB[is_visit_RB]
-        self._last_visit_RU.reshape(-1)[at_X] = np.broadcast_to(visit_B, at_RB.shape)[is_visit_RB]
-        self._n_visits_RU.reshape(-1)[at_X] = n_visits_RB[is_visit_RB] + 1
-        self._n_short_R += (is_visit_RB & (left_RB == s.n_candidates)).sum(1)
-        r, b = np.nonzero(is_visit_RB & (left_RB <= s.min_candidates))
+    def _strike(self, place_RB: np.ndarray, is_out_RB: np.ndarray) -> None:
+        """Put the last eligible user in the place of each who ran out."""
+        r, b = np.nonzero(is_out_RB)
         # from the highest place down, so that the last eligible user is never one struck later
-        out = sorted(zip(r, place_RB[r, b], strict=True), reverse=True)
-        for replication, place in out:
-            last = self._n_eligible_R[replication] - 1
+        for replication, place in sorted(zip(r, place_RB[r, b], strict=True), reverse=True):
+            self._n_eligible_R[replication] -= 1
+            last = self._n_eligible_R[replication]
             self._eligible_RU[replication, place] = self._eligible_RU[replication, last]
-            self._n_eligible_R[replication] = last
 
     def slate(self, visits: Visits) -> Slate:
         """Follow each shown slot back through the user's earlier choices to a row of the log."""
@@ -574,24 +545,26 @@ class ReplayWorld(World):
     def _check_state(self) -> None:
         """Refuse counts that contradict each other; a chain that bites its tail has no end."""
         n_rows_RU, n_RU = self._n_rows_XU[self._start_R1[:, 0]], self._n_visits_RU
-        left_RU = n_rows_RU - n_RU
-        is_eligible_RU = left_RU >= self._settings.min_candidates
-        listed_RU = np.zeros_like(is_eligible_RU)
+        left_RU, previous_RT, last_RU = n_rows_RU - n_RU, self._previous_RT, self._last_visit_RU
         is_listed_RU = np.arange(self._eligible_RU.shape[1]) < self._n_eligible_R[:, None]
         r, place = np.nonzero(is_listed_RU)
         user = self._eligible_RU[r, place]
-        number_T = np.arange(self._previous_RT.shape[1])
-        is_sound = (
-            bool(((n_RU >= 0) & (left_RU >= 0)).all())
-            and bool(((user >= 0) & (user < n_RU.shape[1])).all())
-            and bool(((self._previous_RT >= -1) & (self._previous_RT < number_T)).all())
-            and bool(((self._last_visit_RU >= -1) & (self._last_visit_RU < len(number_T))).all())
-            and bool(((self._last_visit_RU >= 0) == (n_RU > 0)).all())
-            and bool((self._slot_WT >= 0).all())
+        number_T = np.arange(previous_RT.shape[1])
+        is_sound = (self._slot_WT >= 0).all() and all(
+            is_fine.all()
+            for is_fine in (
+                (n_RU >= 0) & (left_RU >= 0),
+                (user >= 0) & (user < n_RU.shape[1]),
+                (previous_RT >= -1) & (previous_RT < number_T),
+                (last_RU >= -1) & (last_RU < len(number_T)),
+                (last_RU >= 0) == (n_RU > 0),
+            )
         )
         if self._shown_WT is not None:
-            is_sound &= bool((self._shown_WT < self._store.n_videos).all())
+            is_sound = is_sound and (self._shown_WT < self._store.n_videos).all()
         if is_sound:
+            is_eligible_RU = left_RU >= self._settings.min_candidates
+            listed_RU = np.zeros_like(is_eligible_RU)
             listed_RU[r, user] = True
             is_short_RU = (n_rows_RU > 0) & (left_RU < self._settings.n_candidates)
             is_sound = (

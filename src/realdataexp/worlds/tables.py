@@ -11,8 +11,7 @@ from pydantic import Field, field_validator
 
 from realdataexp.config import Config
 from realdataexp.data.log import DataSet
-from realdataexp.data.table_options import TablesConfig
-from realdataexp.data.tables import TablesRequest, prepare_tables, table_faults
+from realdataexp.data.tables import TablesConfig, TablesRequest, prepare_tables
 from realdataexp.errors import InputError, Warnings
 from realdataexp.models import LOSSES
 from realdataexp.worlds.logged import LoggedWorld, features_of
@@ -52,14 +51,14 @@ class Tables(LoggedWorld):
         """What is wrong with files and columns, as far as file headers tell."""
         if config.data_dir() is None:
             return ["dataset.path = null: no data; give --data DIR with the folder of the tables"]
-        return table_faults(self._request(config))
+        return self._request(config).faults()
 
     def found(self, config: Config) -> tuple[str, list[Path]]:
         """The files."""
         request = self._request(config)
         logs = request.logs()
         files = [file for _, file in logs.values()]
-        files += [file for file, _ in request.sides.values()]
+        files += [request.path / file for file, _ in request.sides.values()]
         names = [*logs, *(x for x in (request.tables.videos, request.tables.users) if x)]
         return f"{config.data_dir()}: found {', '.join(names)}", files
 
