@@ -12,7 +12,7 @@ from bench.figures import Figure, Reference
 from bench.process import measure
 from bench.sizes import Place, logs_in
 from realdataexp.config import load_config
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.files import require_space
 from realdataexp.runs.setup import make_blocks
 
@@ -36,11 +36,13 @@ def figures(place: Place) -> Iterator[Figure]:
         require_space(place.scratch, n_rows * _BYTES_A_ROW + _BYTES_OF_RUNS)
         write_synthetic(
             data,
-            version="27k",
-            n_users=max(_LEAST_USERS, round(_USERS * rows)),
-            n_videos=max(_LEAST_USERS, round(_VIDEOS * rows)),
-            n_rows=n_rows,
-            seed=0,
+            SyntheticConfig(
+                version="27k",
+                users=max(_LEAST_USERS, round(_USERS * rows)),
+                videos=max(_LEAST_USERS, round(_VIDEOS * rows)),
+                rows=n_rows,
+                seed=0,
+            ),
         )
         has_many_worlds = rows == max(place.big_rows)
         yield from _at(f"{rows:g} M rows", data, place, has_many_worlds=has_many_worlds)

@@ -17,7 +17,7 @@ from bench.process import Parts, measure
 from bench.sizes import DESIGNS, Place
 from realdataexp.api import run as run_config
 from realdataexp.config import Config, load_config
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.loop import Loop, n_networks
 from realdataexp.models import FeatureSchema, SideSchema
 from realdataexp.runs.setup import make_blocks
@@ -221,11 +221,9 @@ def beside_pandas(place: Place) -> Iterator[Figure]:
     size, data = place.size, place.scratch / "small-table"
     write_synthetic(
         data,
-        version="pure",
-        n_users=size.loop_users,
-        n_videos=size.n_videos,
-        n_rows=size.loop_rows,
-        seed=0,
+        SyntheticConfig(
+            version="pure", users=size.loop_users, videos=size.n_videos, rows=size.loop_rows, seed=0
+        ),
     )
     settings = place.config(
         data=data,

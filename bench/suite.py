@@ -25,7 +25,7 @@ from bench import big, importing, loop, report, resuming, si2023
 from bench.figures import Figure, rates
 from bench.sizes import SIZES, Place
 from realdataexp import terminal
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 from realdataexp.files import require_space
 from realdataexp.report.numbers import number
@@ -225,7 +225,8 @@ def _place(
         logger.info("[bench] making a table of %s rows", f"{size.n_rows:,}")
         users, videos = size.n_users, size.n_videos
         write_synthetic(
-            data, version="pure", n_users=users, n_videos=videos, n_rows=size.n_rows, seed=0
+            data,
+            SyntheticConfig(version="pure", users=users, videos=videos, rows=size.n_rows, seed=0),
         )
     if any(m.has_cache for m in reads):
         logger.info("[bench] importing it for what only uses it")

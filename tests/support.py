@@ -275,7 +275,7 @@ class Watched:
     """A world that notes every step's visits, slates and choices."""
 
     def __init__(self, world: ReplayWorld) -> None:
-        self.world, self.schema = world, world.schema
+        self.world = world
         self.visits: list[Visits] = []
         self.slates: list[Slate] = []
         self.choices: list[Tensor] = []

@@ -91,8 +91,8 @@ class Stub:
         stats = {"n_rows": 1234, "targets": {"is_click": {"mean": 0.5, "n_missing": 0}}}
         return types.SimpleNamespace(version="pure", stats=stats)
 
-    def write_synthetic(self, directory: Path, **sizes: Any) -> dict[str, int]:
-        self.calls.append(("synth", directory, sizes))
+    def write_synthetic(self, directory: Path, size: Any) -> dict[str, int]:
+        self.calls.append(("synth", directory, size.model_dump()))
         return {"log_rows": 120_000}
 
     def write_plot(self, run_dir: Path, *, png: bool) -> Path:
@@ -427,7 +427,7 @@ def test_synth_hands_its_sizes_on(stub: Stub, capsys: pytest.CaptureFixture[str]
     code, out, _ = call(capsys, "synth", "d", "--version", "1k", "--users", "5", "--seed", "2")
     assert code == 0
     assert "120,000" in out
-    sizes = {"version": "1k", "n_users": 5, "n_videos": 1500, "n_rows": 120_000, "seed": 2}
+    sizes = {"version": "1k", "users": 5, "videos": 1500, "rows": 120_000, "seed": 2}
     assert stub.calls == [("synth", Path("d"), sizes)]
 
 

@@ -33,7 +33,7 @@ import realdataexp as rx
 from bench.sizes import PROTOTYPE, SMALL, Place
 from bench.sizes import Size as TableSize
 from realdataexp.config import load_config
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import Warnings
 from realdataexp.learner import Learner
@@ -135,7 +135,8 @@ class Check:
         """Make the synthetic table and import it."""
         t, start = self.size.table, time.perf_counter()
         write_synthetic(
-            self.place.data, n_users=t.n_users, n_videos=t.n_videos, n_rows=t.n_rows, seed=SEED
+            self.place.data,
+            SyntheticConfig(users=t.n_users, videos=t.n_videos, rows=t.n_rows, seed=SEED),
         )
         made = time.perf_counter()
         self._set_up(self.config())

@@ -372,24 +372,19 @@ def synth(
     seed: Annotated[int, _option("Seed; the same seed writes the same files.")] = 0,
 ) -> None:
     """Write a synthetic data set in KuaiRand's exact file layout."""
+    from realdataexp.data.synthetic import SyntheticConfig, made_bytes, write_synthetic
     from realdataexp.options import check
-    from realdataexp.worlds.kuairand import SyntheticConfig
-
-    sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
-    check(SyntheticConfig, sizes, "synth")
-    from realdataexp.data.synthetic import made_bytes, write_synthetic
     from realdataexp.runs.machine import memory_limit, size
 
+    sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
+    made = check(SyntheticConfig, sizes, "synth")
     needed, limit = made_bytes(users, videos), memory_limit()
     if needed > limit:
         raise InputError(
             f"synth: users = {users:,} and videos = {videos:,} take about {size(needed)} of "
             f"memory, and there are {size(limit)}: ask for fewer"
         )
-    counts = write_synthetic(
-        directory, version=version, n_users=users, n_videos=videos, n_rows=rows, seed=seed
-    )
-    terminal.print_stats(str(directory), counts)
+    terminal.print_stats(str(directory), write_synthetic(directory, made))
 
 
 @_command("validate experiment.yaml --data data/KuaiRand-Pure")

@@ -439,10 +439,15 @@ def test_a_repeated_id_in_a_feature_file_is_refused(folder, importer, n_parts):
     refused(importer, USERS, "user_id 10", "more than one row")
 
 
-def test_a_text_column_as_numerical_is_refused_with_an_example(folder, importer):
+def test_a_text_column_as_numerical_is_refused_with_an_example(folder, importer, tmp_path):
     folder.write()
     call = lambda: importer(numerical=("user_active_degree",), categorical=())  # noqa: E731
-    refused(call, "'user_active_degree'", folder.file(USERS), "'full_active'", "categorical")
+    refused(call, "'user_active_degree'", folder.file(USERS), "'full_active'")
+    features = "feature={numerical: [user_active_degree], categorical: [tag]}"
+    config = load_config("kuairand-pure", [features], data=folder.path)
+    said = r"'user_active_degree': holds words, not numbers; list it in feature.categorical"
+    with pytest.raises(InputError, match=said):
+        world_of(config).prepare(config, tmp_path / "cache", False)
 
 
 @pytest.mark.parametrize(

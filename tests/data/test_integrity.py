@@ -18,7 +18,7 @@ from realdataexp import files
 from realdataexp.data import cache, schema
 from realdataexp.data.kuairand import MARKER, ImportRequest, prepare
 from realdataexp.data.log import DataSet
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.errors import InputError, Warnings
 
 
@@ -156,7 +156,7 @@ def test_rows_are_counted_before_repeated_ones_are_dropped(folder, monkeypatch):
 
 def test_synthetic_data_are_compared_with_what_was_written(tmp_path):
     path = tmp_path / "synthetic"
-    write_synthetic(path, version="27k", n_users=30, n_videos=20, n_rows=900)
+    write_synthetic(path, SyntheticConfig(version="27k", users=30, videos=20, rows=900))
     _, said = open_data(path, numerical=("follow_user_num", "show_cnt", "video_duration"))
     assert "other_totals" not in said
     made = json.loads((path / MARKER).read_text())
@@ -198,7 +198,7 @@ def importing(path: Path) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_after_a_kill_at_any_moment_the_next_import_is_whole_and_leaves_nothing_else(tmp_path):
     path, entries = tmp_path / "data", tmp_path / "cache"
-    write_synthetic(path, n_users=200, n_videos=400, n_rows=20_000)
+    write_synthetic(path, SyntheticConfig(users=200, videos=400, rows=20_000))
     start = time.perf_counter()
     assert importing(path).communicate()[0] == "end\n"
     seconds = time.perf_counter() - start

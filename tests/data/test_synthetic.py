@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+from collections import namedtuple
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -14,8 +15,14 @@ import pytest
 
 from realdataexp.data import schema, synthetic, synthetic_world
 from realdataexp.data.kuairand import ImportRequest, prepare
-from realdataexp.data.synthetic import SyntheticTables, prepare_synthetic, write_synthetic
+from realdataexp.data.synthetic import (
+    SyntheticConfig,
+    SyntheticTables,
+    prepare_synthetic,
+    write_synthetic,
+)
 from realdataexp.errors import DiskError, InputError, Warnings
+from realdataexp.options import check
 
 REAL = Path(__file__).parents[3] / "shared/data/KuaiRand-Pure/data"
 EARLY, LATE, RANDOM = (
@@ -65,7 +72,9 @@ USERS, VIDEOS, ROWS = 2_080, 3_000, 200_000  # Pure's 96 rows a user, 53 of them
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("synthetic") / "Pure"
-    counts = write_synthetic(directory, n_users=USERS, n_videos=VIDEOS, n_rows=ROWS, seed=1)
+    counts = write_synthetic(
+        directory, SyntheticConfig(users=USERS, videos=VIDEOS, rows=ROWS, seed=1)
+    )
     assert (counts["users"], counts["videos"], counts["rows"]) == (USERS, VIDEOS, ROWS)
     return directory / "data"
 
@@ -92,9 +101,9 @@ def file_bytes(directory: Path) -> dict[str, bytes]:
 
 
 def test_same_seed_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> None:
-    size = {"n_users": 50, "n_videos": 40, "n_rows": 3_000}
+    size = {"users": 50, "videos": 40, "rows": 3_000}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        write_synthetic(tmp_path / name, seed=seed, **size)
+        write_synthetic(tmp_path / name, SyntheticConfig(seed=seed, **size))
     a, b, c = (file_bytes(tmp_path / name) for name in "abc")
     assert a == b
     assert set(a) == set(HEADERS)
@@ -102,13 +111,13 @@ def test_same_seed_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> No
 
 
 def test_global_random_state_is_neither_read_nor_moved(tmp_path: Path) -> None:
-    size = {"n_users": 20, "n_videos": 30, "n_rows": 500}
+    size = {"users": 20, "videos": 30, "rows": 500}
     np.random.seed(1)
     before = np.random.get_state()[1].tolist()
-    write_synthetic(tmp_path / "a", **size)
+    write_synthetic(tmp_path / "a", SyntheticConfig(**size))
     assert np.random.get_state()[1].tolist() == before
     np.random.seed(2)
-    write_synthetic(tmp_path / "b", **size)
+    write_synthetic(tmp_path / "b", SyntheticConfig(**size))
     assert file_bytes(tmp_path / "a") == file_bytes(tmp_path / "b")
 
 
@@ -170,7 +179,7 @@ def test_fields_are_quoted_only_where_they_hold_a_comma(folder: Path) -> None:
 
 def test_27k_is_sharded_as_published(tmp_path: Path) -> None:
     counts = write_synthetic(
-        tmp_path / "27k", version="27k", n_users=30, n_videos=100, n_rows=4_001
+        tmp_path / "27k", SyntheticConfig(version="27k", users=30, videos=100, rows=4_001)
     )
     names = {path.name for path in (tmp_path / "27k/data").iterdir()}
     logs = [f"log_standard_{p}_27k_part{i}.csv" for p in ("4_08_to_4_21", "4_22_to_5_08")
@@ -188,30 +197,30 @@ def test_27k_is_sharded_as_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"version": "2k"}, "`version` == '2k', must be one of pure, 1k, 27k"),
-        ({"n_users": 0}, "`n_users` == 0, must be >= 1"),
-        ({"n_videos": -3}, "`n_videos` == -3, must be >= 1"),
-        ({"n_rows": 0}, "`n_rows` == 0, must be >= 1"),
-        ({"seed": -1}, "`seed` == -1, must be >= 0"),
-        ({"n_users": 10, "n_rows": 9}, "`n_rows` == 9, must be >= `n_users` == 10"),
+        ({"version": "2k"}, 'version = "2k": must be one of pure, 1k or 27k'),
+        ({"users": 0}, "users = 0: must be at least 1"),
+        ({"videos": -3}, "videos = -3: must be at least 1"),
+        ({"rows": 0}, "rows = 0: must be at least 1"),
+        ({"seed": -1}, "seed = -1: must be at least 0"),
+        ({"users": 10, "rows": 9}, "rows = 9: must be at least users = 10: ask for more or for"),
+        ({"users": 200_000}, "rows = 120000: must be at least users = 200000"),
     ],
 )
 def test_a_wrong_size_names_the_value_and_the_bound(
-    tmp_path: Path, arguments: dict[str, object], message: str
+    arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        write_synthetic(tmp_path / "x", **arguments)  # type: ignore[arg-type]
-    assert message in str(error.value)
-    assert list(tmp_path.iterdir()) == []
+        check(SyntheticConfig, arguments, "synth")
+    assert f"synth: {message}" in str(error.value)
 
 
 def test_a_directory_with_files_is_refused_and_an_empty_one_is_used(tmp_path: Path) -> None:
     target = tmp_path / "x"
     target.mkdir()
-    write_synthetic(target, n_users=1, n_videos=1, n_rows=1)
+    write_synthetic(target, SyntheticConfig(users=1, videos=1, rows=1))
     before = file_bytes(target)
     with pytest.raises(InputError, match="not an empty directory"):
-        write_synthetic(target, n_users=1, n_videos=1, n_rows=1, seed=5)
+        write_synthetic(target, SyntheticConfig(users=1, videos=1, rows=1, seed=5))
     assert file_bytes(target) == before
 
 
@@ -223,7 +232,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(
 
     monkeypatch.setattr(synthetic.os, "fsync", full)
     with pytest.raises(DiskError, match=r"no space left on the device; .* fewer rows"):
-        write_synthetic(tmp_path / "x", n_users=5, n_videos=5, n_rows=50)
+        write_synthetic(tmp_path / "x", SyntheticConfig(users=5, videos=5, rows=50))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -566,9 +575,13 @@ def test_expectations_are_the_means_of_what_the_log_draws(
         assert log["is_click"].mean() == pytest.approx(click, abs=0.03)
 
 
-def test_data_that_no_disk_holds_are_refused_at_once(tmp_path: Path):
-    with pytest.raises(InputError, match=r"are free, about 60,000,000.0 GB are needed"):
-        write_synthetic(tmp_path / "d", n_users=10, n_videos=10, n_rows=10**15, seed=0)
+def test_data_that_the_disk_cannot_hold_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "free")(10**9)
+    monkeypatch.setattr("realdataexp.files.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"1\.0 GB are free, about 60\.0 GB are needed"):
+        write_synthetic(tmp_path / "d", SyntheticConfig(users=10, videos=10, rows=10**9))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -578,7 +591,7 @@ def test_data_that_no_disk_holds_are_refused_at_once(tmp_path: Path):
 @pytest.mark.parametrize("version", ["pure", "27k"])
 def test_tables_made_directly_are_those_imported_from_the_files(tmp_path, version):
     """Every column as a number and as a category, every label, the counts, in several blocks."""
-    sizes = {"version": version, "n_users": 40, "n_videos": 90, "n_rows": 3000, "seed": 5}
+    size = SyntheticConfig(version=version, users=40, videos=90, rows=3000, seed=5)
     names = [
         (name, f"{side}.{name}")
         for side, columns in (("user", schema.USER_COLUMNS), ("video", schema.BASIC_COLUMNS),
@@ -592,9 +605,9 @@ def test_tables_made_directly_are_those_imported_from_the_files(tmp_path, versio
         categorical=tuple(dict.fromkeys(name for name, _ in names)),
         targets=tuple(schema.LABEL_COLUMNS),
     )
-    write_synthetic(tmp_path / "data", **sizes)
+    write_synthetic(tmp_path / "data", size)
     written = prepare(request, tmp_path / "cache", Warnings())
-    made = prepare_synthetic(SyntheticTables(**sizes), request, tmp_path / "cache", Warnings())
+    made = prepare_synthetic(SyntheticTables(size), request, tmp_path / "cache", Warnings())
     assert made.stats == written.stats
     assert made.users.equals(written.users)
     assert made.videos.frame().equals(written.videos.frame())

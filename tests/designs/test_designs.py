@@ -24,7 +24,7 @@ from torch import Tensor
 
 from realdataexp import config
 from realdataexp.config import load_config
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.designs import Design, Outcome, build_design
 from realdataexp.designs.pooling import Pooling
 from realdataexp.designs.snapshot import Snapshot
@@ -280,7 +280,7 @@ class EvenForTreated(Design):
 def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set in KuaiRand's files."""
     folder = tmp_path_factory.mktemp("synthetic") / "KuaiRand-Pure"
-    write_synthetic(folder, n_users=60, n_videos=80, n_rows=2400, seed=1)
+    write_synthetic(folder, SyntheticConfig(users=60, videos=80, rows=2400, seed=1))
     return folder
 
 

@@ -305,7 +305,10 @@ def test_a_rule_by_popularity_asks_the_world_or_is_a_line(name: str):
     own["labels"] = [
         {k: v for k, v in label.items() if not k.startswith("alpha")} for label in own["labels"]
     ]
-    own["arms"] = {"control": {"rule": "most_popular"}, "treatment": {"score": {"paid": 1.0}}}
+    own["arms"] = {
+        "control": {"rule": "most_popular"},
+        "treatment": {"score": {"paid": 1.0, "bought": 1.0}},
+    }
     own["experiment"] = {"replications": 2, "starts": 2, "designs": ["pooling"]}
     if not said:
         set_up(load_config(own, ["device=cpu"]), Warnings())

@@ -85,10 +85,9 @@ class DamagedEntryError(Exception):
 
 
 def read(entry: Path) -> tuple[DataSet, list[dict[str, str]]] | None:
-    """Open a cache entry: users are read, large log arrays mapped, videos left in their file.
+    """A data set and its warnings: users are read, large arrays mapped, videos left in their file.
 
-    Returns:
-        The data set and its warnings; None when there is no such entry.
+    None when there is no such entry.
 
     Raises:
         DamagedEntryError: the entry lacks a file, or one is not what was written.
@@ -140,12 +139,9 @@ def write(
 ) -> None:
     """Make the cache entry `name`, whole or not at all; another process may be first.
 
-    Args:
-        cache_path: folder of all entries; made when it is not there.
-        name: the entry's fingerprint.
-        fill: writes the entry's data files into a directory and returns the meta data
-            (`version`, `targets`, `stats`, `warnings`, ...).
-        replace: put the new entry in the place of one that is there.
+    ``fill`` writes the entry's data files into a directory and returns the meta data (`version`,
+    `targets`, `stats`, `warnings`, ...). With ``replace`` the new entry takes the place of one that
+    is there.
 
     Raises:
         InputError: the folder cannot be written.
@@ -232,9 +228,6 @@ def open_or_import(
         fill: as ``write`` takes it.
         warnings: takes what is doubtful in the data; a warm start reports it again.
         force: import again even if it is there.
-
-    Raises:
-        InputError: something is wrong with the files or the cache folder.
     """
     entry = cache_path / _digest([FORMAT_VERSION, asked, list(sources)])[:24]
     opened = None

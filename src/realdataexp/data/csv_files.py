@@ -173,11 +173,7 @@ def in_order(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
 
 
 def read_header(path: Path) -> tuple[str, ...]:
-    """Return the column names of a CSV file.
-
-    Raises:
-        InputError: it is no file of UTF-8 text with a header of comma-separated names.
-    """
+    """The column names of a CSV file; InputError where it is no UTF-8 text with such a header."""
     require_file(path)
     try:
         with path.open("rb") as file:
@@ -255,10 +251,7 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str] = ()) -> pl.DataFra
     Empty cells become null, blank lines are left out. An integer column may be written with
     fractions ("3.0"); it then comes back as Int64, or as Float64 if some value is not whole.
 
-    Args:
-        piece: its header has all the columns.
-        dtypes: type per column; integer types are the narrow ones expected.
-        ids: columns that must hold a whole number >= 0 in every row.
+    The columns must be in the header; ``ids`` must hold a whole number >= 0 in every row.
 
     Raises:
         InputError: a text where a number belongs, a missing or odd id, a row with more or fewer

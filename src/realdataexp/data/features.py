@@ -99,18 +99,15 @@ def fit_features(
     missing_indicator: bool,
     warnings: Warnings,
 ) -> Features:
-    """Build both feature tables.
+    """Build both feature tables, scaling and levels fitted on the rows of training users.
 
-    Args:
-        data: the imported data; its tables have one column per feature, named as asked.
-        numerical: features to standardise; a missing value becomes 0 after scaling.
-        categorical: features to number; missing values and unseen levels are categories.
-        is_training_U: bool, whose rows the scaling and the levels are fitted on.
-        missing_indicator: add a 0/1 column for each numerical feature with missing values.
-        warnings: told of features that never vary, or but for a few extreme values.
+    Numerical features are standardised, a missing value being 0 after scaling, with a 0/1 column of
+    its own where there are some and ``missing_indicator`` is set. Of categorical ones, missing
+    values and unseen levels are categories. Features that never vary, or but for a few extreme
+    values, are warned of.
 
     Raises:
-        InputError: no feature is left for either side's model.
+        InputError: there is no feature of videos.
     """
     rows_U, count_V = training_counts(data, is_training_U)
     sides = []
@@ -318,11 +315,7 @@ class Rows:
         self._file: IO[bytes] | None = None
 
     def append(self, block_XD: np.ndarray, dtype: type[np.generic]) -> None:
-        """Write rows after those that are there.
-
-        Raises:
-            DiskError: the disk is full.
-        """
+        """Write rows after those that are there; raises a DiskError where the disk is full."""
         self._last = np.ascontiguousarray(block_XD, dtype=dtype)
         self._n_rows += len(block_XD)
         if self._folder is not None:

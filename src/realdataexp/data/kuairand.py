@@ -82,8 +82,7 @@ class ImportRequest:
     Attributes:
         path: KuaiRand folder; holds `data/*.csv` or the `*.csv` directly.
         logs: which of `schema.LOGS`.
-        numerical: features to read as numbers, named as in the config (`schema.resolve_feature`).
-        categorical: features to read as categories.
+        numerical, categorical: features, named as in the config (`schema.resolve_feature`).
         targets: log columns to read as labels, of `schema.LABEL_COLUMNS`.
     """
 
@@ -99,11 +98,7 @@ class ImportRequest:
         return [schema.LOG_STEMS[log] for log in self.logs]
 
     def features(self, side: str = "") -> list[AskedFeature]:
-        """Those of the users or the videos, or all, numerical first.
-
-        Raises:
-            InputError: there is no such feature.
-        """
+        """Those of the users or the videos, or all, numerical first; InputError where unknown."""
         names = [(name, True) for name in self.numerical]
         names += [(name, False) for name in self.categorical]
         asked = [AskedFeature(schema.resolve_feature(name), is_number) for name, is_number in names]
@@ -136,20 +131,14 @@ class Source(ABC):
     ) -> Iterator[tuple[str, pl.DataFrame]]:
         """Blocks of some logs with their file's name, each sorted by user.
 
-        Args:
-            logs: the value of `LATE` in each log's rows.
-            targets: columns that must be there.
+        ``logs`` has the value of `LATE` in each log's rows; the targets' columns must be there.
         """
 
     @abstractmethod
     def read(
         self, stem: str, dtypes: DTypes, ids: Collection[str], then: Then[_T]
     ) -> Iterator[tuple[str, _T]]:
-        """What a function makes of each block of these columns, with its file's name.
-
-        Raises:
-            InputError: a column is absent, or a cell is wrong: see `parse`.
-        """
+        """What a function makes of each block of these columns, with its file's name."""
 
     def check(self, stems: Collection[str]) -> list[str]:
         """Look at the files before they are read; returns those that may be cut."""
@@ -164,11 +153,7 @@ class Files(Source):
     shards: dict[str, tuple[Path, ...]]
 
     def made(self) -> Mapping[str, int] | None:
-        """What a synthetic folder says of its files' rows; None for other folders.
-
-        Raises:
-            InputError: the marker cannot be read.
-        """
+        """What a synthetic folder says of its files' rows; None for other folders."""
         folder = self.shards[schema.USER_FEATURES][0].parent
         for marker in (folder / MARKER, folder.parent / MARKER):
             if marker.is_file():
@@ -222,12 +207,7 @@ class Files(Source):
                 yield path.name, made
 
     def check(self, stems: Collection[str]) -> list[str]:
-        """Look for missing, repeated and cut parts, without reading the files.
-
-        Raises:
-            InputError: fewer parts than the version has, a part that is there twice, or a last
-                row that is cut.
-        """
+        """Look for missing, repeated and cut parts, without reading the files."""
         unended = []
         for stem in sorted(stems):
             paths = self.shards[stem]
@@ -274,12 +254,7 @@ def find_files(path: Path, logs: Sequence[str], need_statistic: bool) -> Files:
     """Find the version and the files of a KuaiRand folder by their names.
 
     A file is whole (`<stem>_27k.csv`) or in parts (`<stem>_27k_part1.csv`, ...; the part may also
-    stand before the version).
-
-    Args:
-        path: folder that holds `data/*.csv` or the `*.csv` directly.
-        logs: which of `schema.LOGS` are wanted.
-        need_statistic: whether the video statistics are wanted.
+    stand before the version), in the folder or in its folder `data`.
 
     Raises:
         InputError: no such folder, several versions in it, or missing files (all of them named).
@@ -354,13 +329,8 @@ def prepare(
     `n_videos`, `n_early_rows`, `duplicate_rows`, `duplicate_rows_across_logs`, `targets`
     (per target mean, n_missing, n_empty, n_out_of_range), `features` (per feature n_missing,
     n_unknown), `without_features` (ids of the log without a row, per feature file), `official`
-    (the version's published totals).
-
-    Args:
-        request: what to read.
-        cache_path: folder of the cache.
-        warnings: takes what is doubtful in the data; a warm start reports it again.
-        force: import again even if the cache has it.
+    (the version's published totals). What is doubtful in the data is warned of; a warm start
+    reports it again. With ``force`` they are imported again even if the cache has them.
 
     Raises:
         InputError: something is wrong with the request, the files or the cache folder.
@@ -443,9 +413,6 @@ def _feature_source(
     """The asked features of one file stem, for the ids of the log."""
     stem = asked[0].column.file
     files = source.files(stem)
-    for feature in asked:
-        if feature.is_numerical and feature.column.is_text:
-            raise InputError(_text_as_number(source, feature.column))
     dtypes: dict[str, type[pl.DataType]] = {id_name: pl.Int64}
     categories = {feature.column.source for feature in asked if not feature.is_numerical}
     for name in sorted({feature.column.source for feature in asked}):
@@ -481,56 +448,35 @@ def _typed_block(
     """Rows read; the features of the log's ids, by place; how many of them said "unknown"."""
     for feature in asked:
         column = raw[feature.column.source]
-        numbers = _number(column) if feature.is_numerical else None
-        # a text where it is asked in both kinds
-        if numbers is not None and (
-            numbers.null_count() > column.null_count()
-            or (numbers.fill_nan(None).abs() > MAX_NUMBER).any()
-        ):
+        if not feature.is_numerical:
+            continue
+        numbers = column.cast(pl.Float64, strict=False)
+        is_text = numbers.null_count() > column.null_count()  # it is asked in both kinds
+        if is_text or (numbers.fill_nan(None).abs() > MAX_NUMBER).any():
             fault = piece and diagnose(piece, [column.name], [id_name])
             raise InputError(fault or f"column {column.name!r} is not numerical")
     place = pl.Series(PLACE, ids.numbers(raw[id_name].to_numpy()))
     rows = raw.with_columns(place).filter(pl.col(PLACE) >= 0)
-    typed = {feature: _typed(rows[feature.column.source], feature) for feature in asked}
-    frame = pl.DataFrame([rows[PLACE], *(values for values, _ in typed.values())])
-    n_unknown = {feature.column.name: n for feature, (_, n) in typed.items()}
-    return raw.height, sorted_by(frame, PLACE), n_unknown
+    values = {x.column.name: _value_and_unknown(x) for x in asked}
+    frame = rows.select(PLACE, **{name: value for name, (value, _) in values.items()})
+    n_unknown = rows.select(**{name: is_unknown.sum() for name, (_, is_unknown) in values.items()})
+    return raw.height, sorted_by(frame, PLACE), n_unknown.row(0, named=True)
 
 
-def _typed(raw: pl.Series, feature: AskedFeature) -> tuple[pl.Series, int]:
-    """Return the feature's values, null where missing, and how many said "unknown"."""
+def _value_and_unknown(feature: AskedFeature) -> tuple[pl.Expr, pl.Expr]:
+    """The feature's value, null where it is missing, and whether it says "unknown"."""
+    raw, unknown = pl.col(feature.column.source), schema.UNKNOWN
     if feature.is_numerical:
-        values = _number(raw)
-        is_finite = values.is_finite()
-        values = values if is_finite.all() else values.set(~is_finite, None)
+        number = raw.cast(pl.Float64, strict=False)
+        value, is_unknown = pl.when(number.is_finite()).then(number), number == float(unknown)
     else:
         # "1.0" and "1" are one category: an integer column with gaps is written with fractions.
-        values = raw.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "${1}")
-        values = values.set(values == "", None)
-    n_unknown = 0
-    if feature.column.side == "user":
-        unknown = values == (float(schema.UNKNOWN) if feature.is_numerical else str(schema.UNKNOWN))
-        n_unknown = int(unknown.sum())
-        values = values.set(unknown, None)
+        text = raw.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "${1}")
+        value, is_unknown = pl.when(text != "").then(text), text == str(unknown)
+    if feature.column.side == "video":
+        is_unknown = pl.lit(False)
     dtype = pl.Float32 if feature.is_numerical else pl.String
-    return values.cast(dtype).alias(feature.column.name), n_unknown
-
-
-def _number(column: pl.Series) -> pl.Series:
-    return column.cast(pl.Float64, strict=False)
-
-
-def _text_as_number(source: Source, column: schema.Column) -> str:
-    def words(frame: pl.DataFrame, _: Piece | None) -> pl.Series:
-        texts = frame.to_series().drop_nulls()
-        return texts.filter(_number(texts).is_null())
-
-    found = source.read(column.file, {column.source: pl.String}, (), words)
-    said = next((f", e.g. {texts[0]!r}" for _, texts in found if len(texts)), "")
-    return (
-        f"feature.numerical: {column.name!r} is a text column of "
-        f"{source.files(column.file)[0]}{said}; list it under feature.categorical"
-    )
+    return pl.when(~is_unknown).then(value).cast(dtype), is_unknown
 
 
 # ---- what is said of an import ------------------------------------------------------------------

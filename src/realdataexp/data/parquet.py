@@ -19,20 +19,12 @@ def _scan(path: Path) -> pl.LazyFrame:
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """All columns of one file, or some, in memory.
-
-    Raises:
-        OSError, polars.exceptions.PolarsError: it cannot be read.
-    """
+    """All columns of one file, or some, in memory; raises an OSError or a PolarsError."""
     return (_scan(path) if columns is None else _scan(path).select(columns)).collect()
 
 
 def parquet_columns(path: Path) -> tuple[str, ...]:
-    """The names of a file's columns.
-
-    Raises:
-        OSError, polars.exceptions.PolarsError: it cannot be read.
-    """
+    """The names of a file's columns; raises an OSError or a PolarsError."""
     return tuple(_scan(path).collect_schema())
 
 

@@ -28,14 +28,14 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.random import Generator
+from pydantic import Field, ValidationInfo, field_validator
 
 from realdataexp.data.csv_files import DTypes
 from realdataexp.data.ingest import LATE
@@ -67,6 +67,7 @@ from realdataexp.data.synthetic_world import (
 )
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import disk_faults, require_space, sync_names
+from realdataexp.options import Count, Options
 
 BLOCK_ROWS = 1_000_000
 """Log rows made and written at a time; about 1 GB of memory at the peak."""
@@ -82,22 +83,35 @@ _RANDOM = 2  # its index in _LOGS
 _PERIODS = ((date(2022, 4, 8), 14), (date(2022, 4, 22), 17), (date(2022, 4, 22), 17))
 
 
-@dataclass(frozen=True)
-class _Version:
-    n_users: int
-    n_videos: int
-    log_rows: tuple[int, int, int]  # as in _LOGS
-    log_parts: int = 1  # of each standard log
-    statistic_parts: int = 1
-
-
+# Of each version: rows of its logs, as in _LOGS; files of each standard log, and of the statistics.
 # 1k: how its standard rows divide over the two periods is not published; the share is 27k's.
-VERSIONS = {
-    "pure": _Version(27_285, 7_583, (1_141_112, 295_497, 1_186_059)),
-    "1k": _Version(1_000, 4_369_953, (4_953_630, 6_759_415, 43_028)),
-    "27k": _Version(27_285, 32_038_725, (136_296_576, 185_981_809, 1_186_059), 2, 3),
+_VERSIONS = {
+    "pure": ((1_141_112, 295_497, 1_186_059), 1, 1),
+    "1k": ((4_953_630, 6_759_415, 43_028), 1, 1),
+    "27k": ((136_296_576, 185_981_809, 1_186_059), 2, 3),
 }
 _POOL = 7_583  # videos of the random log
+
+
+class SyntheticConfig(Options):
+    """Size of generated data (`dataset.name: synthetic`)."""
+
+    version: Literal["pure", "1k", "27k"] = Field("pure", description="whose file names to use")
+    users: Count = Field(2000, description="number of users")
+    videos: Count = Field(1500, description="number of videos")
+    rows: Count = Field(120_000, validate_default=True, description="log rows over all logs")
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, description="seed of the generated data, apart from the run's seed"
+    )
+
+    @field_validator("rows")
+    @classmethod
+    def _one_for_each_user(cls, rows: int, info: ValidationInfo) -> int:
+        users = info.data.get("users", 0)
+        if rows < users:
+            raise ValueError(f"must be at least users = {users}: ask for more or for fewer users")
+        return rows
+
 
 # ---------------------------------------------------------------- rows
 
@@ -251,45 +265,16 @@ def made_bytes(n_users: int, n_videos: int) -> int:
 class SyntheticTables(Source):
     """Users, videos and logs made from a seed: written as CSV files, or imported directly.
 
-    Attributes:
-        version: whose file names, shards and default sizes are used: "pure", "1k" or "27k".
-        n_users, n_videos, seed: as given, or the real version's.
-        n_rows: the rows of each file stem.
+    The rows are divided over the logs as in the version; ``n_rows`` are those of each file stem.
     """
 
-    def __init__(
-        self,
-        version: str = "pure",
-        n_users: int | None = None,
-        n_videos: int | None = None,
-        n_rows: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Check the sizes, and divide the rows over the logs as the version does.
-
-        Raises:
-            InputError: an unknown version, or a size out of bounds.
-        """
-        if version not in VERSIONS:
-            raise InputError(f"`version` == {version!r}, must be one of {', '.join(VERSIONS)}")
-        real = VERSIONS[version]
-        self.version, self.seed = version, seed
-        self.n_users = real.n_users if n_users is None else n_users
-        self.n_videos = real.n_videos if n_videos is None else n_videos
-        total = sum(real.log_rows) if n_rows is None else n_rows
-        sizes = {"n_users": self.n_users, "n_videos": self.n_videos, "n_rows": total}
-        for name, value, least in (*((name, n, 1) for name, n in sizes.items()), ("seed", seed, 0)):
-            if value < least:
-                raise InputError(f"`{name}` == {value}, must be >= {least}")
-        if total < self.n_users:
-            raise InputError(
-                f"`n_rows` == {total}, must be >= `n_users` == {self.n_users}: "
-                "ask for more rows or fewer users"
-            )
-        early, late, _ = (round(total * rows / sum(real.log_rows)) for rows in real.log_rows)
-        self.n_rows = dict(zip(_LOGS, (early, late, total - early - late), strict=True))
-        self.n_rows |= {USER_FEATURES: self.n_users}
-        self.n_rows |= dict.fromkeys((VIDEO_BASIC, VIDEO_STATISTIC), self.n_videos)
+    def __init__(self, size: SyntheticConfig) -> None:
+        self.version, self.size = size.version, size
+        real = _VERSIONS[size.version][0]
+        early, late, _ = (round(size.rows * rows / sum(real)) for rows in real)
+        self.n_rows = dict(zip(_LOGS, (early, late, size.rows - early - late), strict=True))
+        self.n_rows[USER_FEATURES] = size.users
+        self.n_rows |= dict.fromkeys((VIDEO_BASIC, VIDEO_STATISTIC), size.videos)
 
     def blocks(self, stems: Collection[str]) -> Iterator[tuple[str, str, pl.DataFrame]]:
         """Rows of some tables in order: their stem, the name of their file, and a block of them."""
@@ -305,13 +290,13 @@ class SyntheticTables(Source):
 
     def _frames(self, stems: Collection[str]) -> Iterator[tuple[str, pl.DataFrame]]:
         logs = [stem for stem in _LOGS if stem in stems]
-        users, frame = make_users(self.seed, self.n_users)
+        users, frame = make_users(self.size.seed, self.size.users)
         if USER_FEATURES in stems:
             yield USER_FEATURES, frame
         if set(stems) == {USER_FEATURES}:
             return
         videos = []
-        for part, basic, statistics in video_blocks(self.seed, self.n_videos):
+        for part, basic, statistics in video_blocks(self.size.seed, self.size.videos):
             videos += [part] if logs else []
             if VIDEO_BASIC in stems:
                 yield VIDEO_BASIC, basic
@@ -319,14 +304,15 @@ class SyntheticTables(Source):
                 yield VIDEO_STATISTIC, statistics()
         if not logs:
             return
-        world, rng = make_world(self.seed, users, videos), stream(self.seed, COUNTS)
+        seed = self.size.seed
+        world, rng = make_world(seed, users, videos), stream(seed, COUNTS)
         weights = (users.weight_standard, users.weight_standard, users.weight_random)
         counts = np.stack([
             rng.multinomial(self.n_rows[log], weight)
             for log, weight in zip(_LOGS, weights, strict=True)
         ])  # fmt: skip
         for block, (first, last) in enumerate(_user_blocks(counts)):
-            frames = _block(self.seed, block, world, first, counts[:, first:last])
+            frames = _block(seed, block, world, first, counts[:, first:last])
             yield from ((log, frames[_LOGS.index(log)]) for log in logs)
 
     # ---- a source of the import; see `kuairand.Source`
@@ -337,9 +323,9 @@ class SyntheticTables(Source):
 
     def files(self, stem: str) -> Sequence[Path]:
         """The names that the files of a stem have where they are written."""
-        real = VERSIONS[self.version]
-        n_parts = dict.fromkeys(_LOGS[:_RANDOM], real.log_parts)
-        n = (n_parts | {VIDEO_STATISTIC: real.statistic_parts}).get(stem, 1)
+        _, n_log, n_statistic = _VERSIONS[self.version]
+        n_parts = {**dict.fromkeys(_LOGS[:_RANDOM], n_log), VIDEO_STATISTIC: n_statistic}
+        n = n_parts.get(stem, 1)
         if n == 1:
             return [Path(f"{stem}_{self.version}.csv")]
         return [Path(f"{stem}_{self.version}_part{i + 1}.csv") for i in range(n)]
@@ -380,7 +366,7 @@ def prepare_synthetic(
     made = {
         "synthetic": FORMAT_VERSION,
         "version": tables.version,
-        "seed": tables.seed,
+        "seed": tables.size.seed,
         "rows": tables.n_rows,
     }
     return open_source(request, tables, [made], cache_path, warnings, force)
@@ -403,45 +389,28 @@ def _write_all(tables: SyntheticTables, folder: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def write_synthetic(
-    directory: Path,
-    *,
-    version: str = "pure",
-    n_users: int | None = None,
-    n_videos: int | None = None,
-    n_rows: int | None = None,
-    seed: int = 0,
-) -> dict[str, int]:
+def write_synthetic(directory: Path, size: SyntheticConfig) -> dict[str, int]:
     """Write synthetic users, videos and logs as CSV files in KuaiRand's layout.
 
-    The files go to ``directory/data``; ``directory/SYNTHETIC`` says how many rows each has. On one
-    machine the bytes are a function of the arguments.
-    They are written beside ``directory``, synced to the disk and moved there in one step. Memory:
-    about 1 GB for blocks of rows, and ``made_bytes``; not more for more rows.
-
-    Args:
-        directory: where to write; missing or empty.
-        version: whose file names, shards and default sizes to use: "pure", "1k" or "27k".
-        n_users: number of users; default: the real version's.
-        n_videos: number of videos; default: the real version's.
-        n_rows: rows of the three logs together, divided as in the real version.
-        seed: any integer >= 0.
+    The files go to ``directory/data``, missing or empty; ``directory/SYNTHETIC`` says how many rows
+    each has. On one machine the bytes are a function of the size and its seed. They are written
+    beside ``directory``, synced to the disk and moved there in one step. Memory: about 1 GB for
+    blocks of rows, and ``made_bytes``; not more for more rows.
 
     Returns:
         Counts: "users", "videos", "rows", and the rows of each log by its name.
 
     Raises:
-        InputError: an unknown version, a size out of bounds, or a directory that is not empty,
-            cannot be written or has too little space.
+        InputError: the directory is not empty, cannot be written or has too little space.
         DiskError: the disk is full.
     """
-    tables = SyntheticTables(version, n_users, n_videos, n_rows, seed)
+    tables = SyntheticTables(size)
     directory = Path(directory).absolute()
     with disk_faults(directory, "ask for fewer rows"):
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: not an empty directory; give a new one or empty it")
         directory.parent.mkdir(parents=True, exist_ok=True)
-        sizes = (tables.n_users, tables.n_videos, sum(tables.n_rows[log] for log in _LOGS))
+        sizes = (size.users, size.videos, size.rows)
         least = sum(n * n_bytes for n, n_bytes in zip(sizes, _IN_FILES, strict=True))
         require_space(directory.parent, least)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -457,5 +426,5 @@ def write_synthetic(
             sync_names(directory.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    counts = dict(zip(("users", "videos", "rows"), sizes, strict=True))
+    counts = {"users": size.users, "videos": size.videos, "rows": size.rows}
     return counts | {log: tables.n_rows[log] for log in _LOGS}

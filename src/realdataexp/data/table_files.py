@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -48,10 +49,12 @@ def log_files(folder: Path, name: str) -> list[str]:
     """
     path = folder / name
     if path.is_dir():
-        parts = sorted(_parts(path))
-        if not parts:
+        files = [Path(at, x) for at, _, names in os.walk(path, followlinks=True) for x in names]
+        parts = [x.relative_to(path) for x in files if x.suffix in SUFFIXES]
+        shown = [x for x in parts if not any(y.startswith((".", "_")) for y in x.parts)]
+        if not shown:
             raise InputError(f"{path}: holds no .parquet or .csv file; name the log's files")
-        return [str(Path(name) / part) for part in parts]
+        return sorted(str(Path(name) / part) for part in shown)
     if path.exists() or not glob.has_magic(name):
         return [name]
     found = sorted(glob.glob(name, root_dir=folder, recursive=True))
@@ -62,22 +65,8 @@ def log_files(folder: Path, name: str) -> list[str]:
     return [file for match in found for file in log_files(folder, match)]
 
 
-def _parts(folder: Path) -> Iterator[str]:
-    for path in folder.iterdir():
-        if path.name.startswith((".", "_")):
-            continue
-        if path.is_dir():
-            yield from (str(Path(path.name) / part) for part in _parts(path))
-        elif path.suffix in SUFFIXES:
-            yield path.name
-
-
 def columns_of(path: Path) -> tuple[str, ...]:
-    """The names of a file's columns.
-
-    Raises:
-        InputError: there is no such file, or it is no Parquet or CSV file.
-    """
+    """The names of a file's columns; InputError where there is no such Parquet or CSV file."""
     if path.suffix not in SUFFIXES and (path.suffix or path.exists()):
         raise InputError(f"{path}: must be a .parquet or .csv file, with commas as separators")
     if not path.exists():
@@ -98,14 +87,14 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 class TableFile:
-    """Columns of one file, each as what it is to be; a CSV file's blank lines are left out."""
+    """Columns of one file; a CSV file's blank lines are left out.
+
+    Each method returns a column as what it is to be, and raises an InputError that names the first
+    cell, with its row, that cannot be that.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        """Read these columns, which must be there.
-
-        Raises:
-            InputError: the file cannot be read, or a row has more or fewer cells than the header.
-        """
+        """Read these columns, which must be there; InputError where that cannot be done."""
         self.path, names = path, list(dict.fromkeys(columns))
         if path.suffix == ".csv":
             texts = dict.fromkeys(names, pl.String)
@@ -123,11 +112,7 @@ class TableFile:
         self._frame = frame
 
     def ids(self, name: str) -> pl.Series:
-        """A column of ids: Int64, or String (a CSV file's always, and what is too large).
-
-        Raises:
-            InputError: one is missing, or they are neither whole numbers nor texts.
-        """
+        """A column of ids: Int64, or String (a CSV file's always, and what is too large)."""
         column = self._frame[name]
         self._refuse(column, column.is_null(), "no id; give one or remove the row")
         if column.dtype == pl.String:
@@ -154,11 +139,7 @@ class TableFile:
         return plain if plain.str.contains(_WHOLE).all() else column
 
     def numbers(self, name: str) -> pl.Series:
-        """A column of numbers as Float32; null where a cell is empty or not finite.
-
-        Raises:
-            InputError: a cell holds something else.
-        """
+        """A column of numbers as Float32; null where a cell is empty or not finite."""
         column = text = self._frame[name]
         if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean, pl.Null)):
             raise self._no(name, "hold numbers")
@@ -176,12 +157,7 @@ class TableFile:
     def categories(self, name: str, *, is_list: bool) -> pl.Series:
         """A column of categories: String, or List(String) where a cell holds several.
 
-        Args:
-            name: the column.
-            is_list: whether a text holds several categories, as "a,b,c" or "[a, b, c]".
-
-        Raises:
-            InputError: the cells are neither plain values nor lists of them.
+        With ``is_list`` a text holds several, as "a,b,c" or "[a, b, c]".
         """
         column, wanted = self._frame[name], "hold plain values or lists of them"
         try:
@@ -199,12 +175,7 @@ class TableFile:
         return lists.set(lists.list.len() == 0, None)
 
     def times(self, name: str) -> pl.Series:
-        """A column of times: Int64, Float64, or Datetime in UTC (of ns where µs do not do).
-
-        Raises:
-            InputError: a cell is neither a number nor an ISO date and time, or larger than its
-                type can tell from its neighbours.
-        """
+        """A column of times: Int64, Float64, or Datetime in UTC (of ns where µs do not do)."""
         column = self._frame[name]
         if column.dtype == pl.Null:
             return column.cast(pl.Int64)

@@ -121,11 +121,7 @@ class TablesRequest:
     places: Mapping[str, str]
 
     def logs(self) -> dict[str, tuple[int, Path]]:
-        """The log's files by their paths within the folder; and to which entry each belongs.
-
-        Raises:
-            InputError: there is none for an entry of the config, or one for two entries.
-        """
+        """The log's files by their paths within the folder; and to which entry each belongs."""
         files: dict[str, tuple[int, Path]] = {}
         for i, entry in enumerate(self.tables.log):
             where = f"dataset.tables.log.{i}"
@@ -241,12 +237,6 @@ def prepare_tables(
     Rows of the log that agree in user, video, time and all targets are one row. Rows without a
     time are dropped. Users and videos of the log without a row in their table stay, with missing
     features. All of these are counted in `stats` and reported as warnings.
-
-    Args:
-        request: what to read.
-        cache_path: folder of the cache.
-        warnings: takes what is doubtful in the data; a warm start reports it again.
-        force: import again even if the cache has it.
 
     Raises:
         InputError: something is wrong with the request, the files or the cache folder.
@@ -395,11 +385,7 @@ def _read_logs(
 
 
 def _kind_of(times: Mapping[str, pl.Series], logs: Mapping[str, Path], column: str) -> pl.DataType:
-    """The type of all files' times: whole numbers, or fractions; or dates, in the finest unit.
-
-    Raises:
-        InputError: some are numbers, some dates; or that type cannot hold them all.
-    """
+    """The type of all files' times: whole numbers, or fractions; or dates, in the finest unit."""
     known = {logs[name]: x for name, x in times.items() if x.null_count() < len(x)}
     dtypes = [x.dtype for x in known.values()]
     is_date = any(isinstance(dtype, pl.Datetime) for dtype in dtypes[:1])

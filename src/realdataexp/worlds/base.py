@@ -84,12 +84,7 @@ class Slate:
 
 
 def own_rows(worlds: slice, n: int) -> slice:
-    """Where some worlds of one block find their features: n slates for all, one a world or shared.
-
-    Args:
-        worlds: which, among all.
-        n: as many as worlds, or as replications.
-    """
+    """Where some worlds of one block find their features among n: one a world or replication."""
     start = worlds.start % n
     return slice(start, start + worlds.stop - worlds.start)
 
@@ -324,12 +319,7 @@ class WorldConfig(DatasetConfig):
         return FeatureSchema(SideSchema(0, (), 0), SideSchema(_USUAL_INPUTS, (), 0))
 
     def made_bytes(self, config: Config, n_inputs: int) -> int:
-        """Memory for data that are made, and for the visits of a validation.
-
-        Args:
-            config: the whole config.
-            n_inputs: numbers of an input row.
-        """
+        """Memory for data that are made, and for visits of a validation, of n numbers a row."""
         return 0
 
     def sizes(self) -> list[tuple[str, int, int]]:

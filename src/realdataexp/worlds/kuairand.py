@@ -17,9 +17,14 @@ from realdataexp.data import schema
 from realdataexp.data.csv_files import read_header
 from realdataexp.data.kuairand import Files, ImportRequest, find_files, prepare
 from realdataexp.data.log import DataSet
-from realdataexp.data.synthetic import SyntheticTables, made_bytes, prepare_synthetic
+from realdataexp.data.synthetic import (
+    SyntheticConfig,
+    SyntheticTables,
+    made_bytes,
+    prepare_synthetic,
+)
 from realdataexp.errors import InputError, Warnings
-from realdataexp.options import Count, Options, repeated
+from realdataexp.options import repeated
 from realdataexp.worlds.base import WorldConfig
 from realdataexp.worlds.logged import LoggedWorld, features_of
 
@@ -76,8 +81,10 @@ class KuaiRand(LoggedWorld):
                 faults += error.faults
         logs = [schema.LOG_STEMS[log] for log in self.logs]
         for where, column in columns.items():
-            is_label = isinstance(column, str)
-            stems, name = (logs, column) if is_label else ([column.file], column.source)
+            if isinstance(column, str):
+                stems, name = logs, column
+            else:
+                stems, name = [column.file], column.source
             lacking = [x for x in stems if x in headers and name not in headers[x]]
             if lacking:
                 paths = ", ".join(str(files.shards[stem][0]) for stem in lacking)
@@ -183,18 +190,6 @@ def _of_the_future(config: Config) -> list[str]:
 # --- made ----------------------------------------------------------------------------------------
 
 
-class SyntheticConfig(Options):
-    """Size of generated data (`dataset.name: synthetic`)."""
-
-    version: Literal["pure", "1k", "27k"] = Field("pure", description="whose file names to use")
-    users: Count = Field(2000, description="number of users")
-    videos: Count = Field(1500, description="number of videos")
-    rows: Count = Field(120_000, description="log rows over all logs")
-    seed: int = Field(
-        0, ge=0, le=2**63 - 1, description="seed of the generated data, apart from the run's seed"
-    )
-
-
 class Synthetic(KuaiRand):
     """Generated rows."""
 
@@ -221,9 +216,7 @@ class Synthetic(KuaiRand):
         self, config: Config, cache_path: Path, warnings: Warnings, force: bool = False
     ) -> DataSet:
         """Make the rows, or open their cache."""
-        own = self.synthetic
-        made = SyntheticTables(own.version, own.users, own.videos, own.rows, own.seed)
-        request = self.request(Path("synthetic"), config)
+        made, request = SyntheticTables(self.synthetic), self.request(Path("synthetic"), config)
         return prepare_synthetic(made, request, cache_path, warnings, force)
 
     def made_bytes(self, config: Config, n_inputs: int) -> int:

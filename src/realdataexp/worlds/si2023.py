@@ -16,7 +16,7 @@ Axes: X any, D features, E features and the type, L outcomes, K types (0 = short
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -52,12 +52,9 @@ class Si2023Config(Options):
 
 @dataclass(frozen=True)
 class Platform:
-    """The truth of the simulated platform.
+    """The truth of the simulated platform: coefficients and intercepts; features enter as x - 1/2.
 
-    Attributes:
-        finish_DK, stay_DK: coefficients of the features, by type.
-        finish_bias_K, stay_bias_K: intercepts, by type; features enter as x - 1/2.
-        long_share: probability that a candidate is long.
+    ``long_share`` is the probability that a candidate is long.
     """
 
     finish_DK: Tensor
@@ -67,27 +64,17 @@ class Platform:
     long_share: float
 
     @classmethod
-    def draw(cls, config: Si2023Config) -> Platform:
+    def draw(cls, config: Si2023Config, device: torch.device | None = None) -> Platform:
         """The platform that ``world_seed`` draws: coefficients ~U[-1, 1] times a strength."""
         shape = (config.n_features, 2)
         u = draws.uniform(draws.key(config.world_seed, "si2023", torch.arange(2)), 2 * shape[0])
         finish, stay = (2.0 * u.view(2, *shape) - 1.0).float()
         return cls(
-            finish * config.finish_strength,
-            stay * config.stay_strength,
-            torch.tensor([config.finish_logit_short, config.finish_logit_long]),
-            torch.tensor([config.stay_time_short, config.stay_time_long]).log(),
+            (finish * config.finish_strength).to(device),
+            (stay * config.stay_strength).to(device),
+            torch.tensor([config.finish_logit_short, config.finish_logit_long]).to(device),
+            torch.tensor([config.stay_time_short, config.stay_time_long]).log().to(device),
             config.long_share,
-        )
-
-    def to(self, device: torch.device) -> Platform:
-        """The same on a device."""
-        return replace(
-            self,
-            finish_DK=self.finish_DK.to(device),
-            stay_DK=self.stay_DK.to(device),
-            finish_bias_K=self.finish_bias_K.to(device),
-            stay_bias_K=self.stay_bias_K.to(device),
         )
 
     def videos(self, u_XE: Tensor) -> Tensor:
@@ -99,10 +86,12 @@ class Platform:
         """The mean stay time and the probability to finish of each video."""
         x_XD = video_XE[..., :-1] - 0.5
         is_long_X = video_XE[..., -1] > 0.5
-        both_XK = x_XD @ self.finish_DK + self.finish_bias_K
-        finish_X = torch.where(is_long_X, both_XK[..., _LONG], both_XK[..., _SHORT])
-        both_XK = x_XD @ self.stay_DK + self.stay_bias_K
-        stay_X = torch.where(is_long_X, both_XK[..., _LONG], both_XK[..., _SHORT])
+        stay_XK = x_XD @ self.stay_DK + self.stay_bias_K
+        finish_XK = x_XD @ self.finish_DK + self.finish_bias_K
+        stay_X, finish_X = (
+            torch.where(is_long_X, x_XK[..., _LONG], x_XK[..., _SHORT])
+            for x_XK in (stay_XK, finish_XK)
+        )
         return stay_X.exp(), finish_X.sigmoid()
 
     def outcomes(self, video_XE: Tensor, u_X2: Tensor) -> Tensor:
@@ -113,9 +102,7 @@ class Platform:
         return torch.stack([stay_X, finished_X, 1.0 - video_XE[..., -1]], dim=-1)
 
 
-@lru_cache(maxsize=8)
-def _platform(options: Si2023Config, device: torch.device) -> Platform:
-    return Platform.draw(options).to(device)
+_platform = lru_cache(maxsize=8)(Platform.draw)
 
 
 class Si2023(Simulator):

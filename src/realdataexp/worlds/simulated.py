@@ -72,8 +72,6 @@ class Simulator(WorldConfig):
     def respond(self, item_XD: Tensor, u_XE: Tensor) -> Tensor:
         """The outcomes of recommended items: float32 X, L, from ``n_response_draws`` numbers."""
 
-    # --- what is asked of a WorldConfig ------------------------------------------------------
-
     def faults(self, config: Config) -> list[str]:
         """Targets that are no outcome."""
         return [
@@ -130,11 +128,7 @@ class RandomRows:
 
 
 class SimulatedWorld(World):
-    """R replications; all designs of one are offered the same items.
-
-    Attributes:
-        simulator, settings, device: as given.
-    """
+    """R replications; all designs of one are offered the same items."""
 
     def __init__(
         self,
@@ -194,11 +188,7 @@ class SimulatedWorld(World):
 
 
 class SimulatedEnvironment(Environment):
-    """A simulator, opened: see Environment.
-
-    Attributes:
-        simulator, seed, device: as given.
-    """
+    """A simulator, opened: see Environment."""
 
     has_exchangeable_candidates = True
 
