@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from realdataexp.data import csv_files, features, ingest, schema
 from realdataexp.data.csv_files import in_order, pieces
 from realdataexp.data.features import fit_features
-from realdataexp.data.ingest import IdSet, NpyWriter, Spill
+from realdataexp.data.ingest import IdSet, Spill, npy_writer
 from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
 from realdataexp.errors import DiskError, InputError, Warnings
@@ -220,9 +220,9 @@ def test_a_spill_gives_back_the_rows_of_a_range_with_their_types(tmp_path):
 @pytest.mark.parametrize("sizes", [(), (0,), (3, 0, 100_000), (1,) * 50])
 def test_an_array_written_in_pieces_is_the_file_that_numpy_writes(tmp_path, sizes):
     parts = [np.arange(n, dtype=np.float32) for n in sizes]
-    with NpyWriter(tmp_path / "a.npy", np.float32) as writer:
+    with npy_writer(tmp_path / "a.npy", np.float32) as append:
         for part in parts:
-            writer.append(part)
+            append(part)
     np.save(tmp_path / "b.npy", np.concatenate([np.zeros(0, np.float32), *parts]))
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 

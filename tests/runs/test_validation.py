@@ -240,10 +240,10 @@ def test_held_out_users_are_never_trained_on_nor_visit(
 
     real_batch, real_add = replay.FeatureStore.batch, Recorder.add
 
-    def batch(self: Any, user: Tensor, video: Tensor) -> Any:
+    def batch(self: Any, user: Tensor, video: Tensor, history: Any = None) -> Any:
         if inside:
             places[inside[-1]].update(user.flatten().tolist())
-        return real_batch(self, user, video)
+        return real_batch(self, user, video, history)
 
     def add(self: Any, step: Any) -> None:
         seen.visited.update(step.visits.user_RB[step.visits.is_visit_RB].tolist())

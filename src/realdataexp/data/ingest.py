@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,33 +103,27 @@ class IdSet:
         return number_N
 
 
-class NpyWriter:
+@contextmanager
+def npy_writer(path: Path, dtype: type[np.generic]) -> Iterator[Callable[[np.ndarray], None]]:
     """Appends to a NumPy file of one axis; closing it writes the final length into the header."""
+    n = 0
 
-    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
-        self._file = path.open("wb")
-        self._dtype, self._n = np.dtype(dtype), 0
-        self._write_header()
+    def write_header() -> None:
+        descr = npy_format.dtype_to_descr(np.dtype(dtype))
+        header = {"descr": descr, "fortran_order": False, "shape": (n,)}
+        npy_format.write_array_header_1_0(file, header)  # which leaves room for any length
 
-    def append(self, values_N: np.ndarray) -> None:
-        """Write values after those that are there."""
-        assert values_N.dtype == self._dtype
-        self._file.write(np.ascontiguousarray(values_N).data)
-        self._n += len(values_N)
+    def append(values_N: np.ndarray) -> None:
+        nonlocal n
+        assert values_N.dtype == dtype
+        file.write(np.ascontiguousarray(values_N).data)
+        n += len(values_N)
 
-    def __enter__(self) -> NpyWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
-
-    def _write_header(self) -> None:
-        """NumPy leaves room in it for any length."""
-        described = npy_format.dtype_to_descr(self._dtype)
-        header = {"descr": described, "fortran_order": False, "shape": (self._n,)}
-        npy_format.write_array_header_1_0(self._file, header)
+    with path.open("wb") as file:
+        write_header()
+        yield append
+        file.seek(0)
+        write_header()
 
 
 class Spill:
@@ -291,13 +285,13 @@ def _write_arrays(
     dtypes |= {f"target_{name}": np.float32 for name in targets}
     buckets: list[_Bucket] = []
     with ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(NpyWriter(directory / f"{name}.npy", dtype))
+        append = {
+            name: stack.enter_context(npy_writer(directory / f"{name}.npy", dtype))
             for name, dtype in dtypes.items()
         }
         for arrays, bucket in in_order(sort, _ranges(users)):
             for name, values in arrays.items():
-                writers[name].append(values)
+                append[name](values)
             buckets.append(bucket)
     written = pl.concat([bucket.users for bucket in buckets])
     n_early_U = written["n_early"].to_numpy()

@@ -273,28 +273,24 @@ def _import(
         side: _read_side(request.path / file, id_name, of_side[side])
         for side, (file, id_name) in sides.items()
     }
-    parts, unit = _read_logs(request, logs)
+    log, n_rows, unit = _read_logs(request, logs)
     for side, name in _ID.items():
         own = [tables[side]["id"]] if side in tables else []
-        is_number = all(map(is_whole, [*(part[name] for part in parts.values()), *own]))
-        dtype = pl.Int64 if is_number else pl.String
-        parts = {file: part.with_columns(pl.col(name).cast(dtype)) for file, part in parts.items()}
+        dtype = pl.Int64 if all(map(is_whole, [log[name], *own])) else pl.String
+        log = log.with_columns(pl.col(name).cast(dtype))
         if own:
             tables[side] = tables[side].with_columns(pl.col("id").cast(dtype))
     stats: dict[str, Any] = {
         "version": VERSION,
-        "files": {file: part.height for file, part in parts.items()},
-        "n_rows_read": sum(part.height for part in parts.values()),
-        "rows_without_time": sum(part["time_ms"].null_count() for part in parts.values()),
+        "files": n_rows,
+        "n_rows_read": log.height,
+        "rows_without_time": log["time_ms"].null_count(),
     }
-    parts = {file: part.drop_nulls("time_ms") for file, part in parts.items()}
-    ids = {
-        side: pl.concat([part[name] for part in parts.values()]).unique().sort()
-        for side, name in _ID.items()
-    }
-    if not len(ids["user"]):
+    log = log.drop_nulls("time_ms")
+    if not log.height:
         raise InputError(f"{', '.join(map(str, logs.values()))}: no row with a time; give some")
-    stats |= _import_log(request, parts, ids, unit, directory)
+    ids = {side: log[name].unique().sort() for side, name in _ID.items()}
+    stats |= _import_log(request, log, ids, unit, directory)
     for side, known in ids.items():
         made = {}
         if side in sides:
@@ -365,8 +361,8 @@ def _number(column: pl.Series, ids: pl.Series) -> pl.Series:
 
 def _read_logs(
     request: TablesRequest, logs: Mapping[str, Path]
-) -> tuple[dict[str, pl.DataFrame], TimeUnit | None]:
-    """Each log file's user, video, time and targets; and the unit of the times that are dates."""
+) -> tuple[pl.DataFrame, dict[str, int], TimeUnit | None]:
+    """User, video, time and targets; rows of each file; and the unit of times that are dates."""
     tables, times, parts = request.tables, {}, {}
     for name, path in logs.items():
         file = TableFile(path, [tables.user_id, tables.video_id, tables.time, *request.targets])
@@ -381,7 +377,9 @@ def _read_logs(
     for name, part in parts.items():
         parts[name] = part.with_columns(times[name].cast(wanted, strict=False).to_physical())
     unit: TimeUnit = "ns" if wanted == pl.Datetime("ns") else "us"
-    return parts, unit if isinstance(wanted, pl.Datetime) else None
+    log = pl.concat(parts.values(), how="vertical_relaxed")  # ids may be numbers or texts
+    n_rows = {name: part.height for name, part in parts.items()}
+    return log, n_rows, unit if isinstance(wanted, pl.Datetime) else None
 
 
 def _kind_of(times: Mapping[str, pl.Series], logs: Mapping[str, Path], column: str) -> pl.DataType:
@@ -412,7 +410,7 @@ def _kind_of(times: Mapping[str, pl.Series], logs: Mapping[str, Path], column: s
 
 def _import_log(
     request: TablesRequest,
-    parts: Mapping[str, pl.DataFrame],
+    log: pl.DataFrame,
     ids: Mapping[str, pl.Series],
     unit: TimeUnit | None,
     directory: Path,
@@ -421,23 +419,21 @@ def _import_log(
     given, bound = request.tables.early_before, _early_bound(request.tables.early_before, unit)
 
     def blocks() -> Iterator[tuple[str, pl.DataFrame]]:
-        for file, part in parts.items():
-            for rows in part.iter_slices(BUCKET_ROWS):
-                times = rows["time_ms"]
-                is_late = pl.lit(True) if bound is None else ~_is_before(times, bound)
-                frame = rows.with_columns(
-                    *(_number(rows[name], ids[side]) for side, name in _ID.items()),
-                    _ordered(times),
-                    is_late.cast(pl.Int8).alias(LATE),
-                )
-                yield file, sorted_by(frame, "user_id")
+        for rows in log.iter_slices(BUCKET_ROWS):
+            times = rows["time_ms"]
+            is_late = pl.lit(True) if bound is None else ~_is_before(times, bound)
+            frame = rows.with_columns(
+                *(_number(rows[name], ids[side]) for side, name in _ID.items()),
+                _ordered(times),
+                is_late.cast(pl.Int8).alias(LATE),
+            )
+            yield "log", sorted_by(frame, "user_id")
 
     targets = {name: (_target(name), -math.inf, math.inf) for name in request.targets}
     content = ["user_id", "time_ms", "video_id", *map(_target, request.targets)]
-    _, _, stats = write_log(blocks(), list(parts), targets, content, directory)
+    _, _, stats = write_log(blocks(), ["log"], targets, content, directory)
     if bound is not None and stats["n_early_rows"] in (0, stats["n_rows"]):
-        times = pl.concat([part["time_ms"] for part in parts.values()])
-        span = pl.Series([times.min(), times.max()])
+        span = pl.Series([log["time_ms"].min(), log["time_ms"].max()])
         if unit is not None:
             span = span.cast(pl.Datetime(unit)).dt.to_string("%Y-%m-%d %H:%M:%S%.f")
         raise InputError(
