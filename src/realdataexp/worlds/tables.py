@@ -16,8 +16,6 @@ from realdataexp.errors import InputError, Warnings
 from realdataexp.models import LOSSES
 from realdataexp.worlds.logged import LoggedWorld, features_of
 
-_ROWS_AT_ONCE = 1 << 22
-
 
 class Tables(LoggedWorld):
     """One's own data."""
@@ -79,13 +77,10 @@ class Tables(LoggedWorld):
             loss = LOSSES.get(label.loss_function or "")
             if loss is None or loss.transform is LOSSES["MSE"].transform:
                 continue
-            n_without, n_below_zero, least, values = 0, 0, np.inf, data.log.targets[label.target]
-            for start in range(0, len(values), _ROWS_AT_ONCE):
-                y = values[start : start + _ROWS_AT_ONCE].astype(np.float64)
-                y = y[y < 0]
-                n_below_zero += y.size
-                n_without += int((~torch.isfinite(loss.transform(torch.from_numpy(y)))).sum())
-                least = min(least, y.min(initial=0.0))
+            y = data.log.targets[label.target]
+            y = y[y < 0].astype(np.float64)
+            n_without = int((~torch.isfinite(loss.transform(torch.from_numpy(y)))).sum())
+            least = y.min(initial=0.0)
             if n_without:
                 faults.append(
                     f"labels.{i}.target = {label.target!r}: {n_without:,} values of label "
@@ -93,10 +88,10 @@ class Tables(LoggedWorld):
                     f"has no logarithm of 1 + value; set labels.{i}.loss_function to MSE, or make "
                     "the values missing if they stand for none"
                 )
-            elif n_below_zero:
+            elif y.size:
                 warnings.add(
                     "values_below_zero",
-                    f"label {label.name}: {n_below_zero:,} values of {label.target} are below 0, "
+                    f"label {label.name}: {y.size:,} values of {label.target} are below 0, "
                     f"the least {least:g}; {label.loss_function} learns them, but never predicts "
                     "below 0",
                 )
