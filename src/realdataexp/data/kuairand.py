@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,49 +107,11 @@ class ImportRequest:
 # ---- where the tables come from -----------------------------------------------------------------
 
 
-class Source(ABC):
-    """KuaiRand's tables by their file stems."""
+class Files:
+    """KuaiRand's tables: the CSV files of one version, in order, of each file stem."""
 
-    version: str
-
-    @abstractmethod
-    def made(self) -> Mapping[str, int] | None:
-        """For synthetic data, the rows of each file stem."""
-
-    @abstractmethod
-    def files(self, stem: str) -> Sequence[Path]:
-        """Paths of the files of a stem, in order; of their names where none is on disk."""
-
-    @abstractmethod
-    def n_rows_about(self, stem: str) -> int:
-        """How many rows there are, roughly."""
-
-    @abstractmethod
-    def read_log(
-        self, logs: Mapping[str, int], targets: Sequence[str]
-    ) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Blocks of some logs with their file's name, each sorted by user.
-
-        ``logs`` has the value of `LATE` in each log's rows; the targets' columns must be there.
-        """
-
-    @abstractmethod
-    def read(
-        self, stem: str, dtypes: DTypes, ids: Collection[str], then: Then[_T]
-    ) -> Iterator[tuple[str, _T]]:
-        """What a function makes of each block of these columns, with its file's name."""
-
-    def check(self, stems: Collection[str]) -> list[str]:
-        """Look at the files before they are read; returns those that may be cut."""
-        return []
-
-
-@dataclass(frozen=True)
-class Files(Source):
-    """The files of one KuaiRand version: the shards, in order, of each file stem."""
-
-    version: str
-    shards: dict[str, tuple[Path, ...]]
+    def __init__(self, version: str, shards: Mapping[str, Sequence[Path]]) -> None:
+        self.version, self.shards = version, shards
 
     def made(self) -> Mapping[str, int] | None:
         """What a synthetic folder says of its files' rows; None for other folders."""
@@ -162,10 +123,6 @@ class Files(Source):
                 except (ValueError, AttributeError, TypeError) as error:
                     raise InputError(f"{marker}: cannot be read ({error}); remove it") from error
         return None
-
-    def files(self, stem: str) -> Sequence[Path]:
-        """Paths of the files of a stem."""
-        return self.shards[stem]
 
     def n_rows_about(self, stem: str) -> int:
         """How many rows there are, judged by the length of the first ones."""
@@ -179,7 +136,11 @@ class Files(Source):
     def read_log(
         self, logs: Mapping[str, int], targets: Sequence[str]
     ) -> Iterator[tuple[str, pl.DataFrame]]:
-        """All official columns that the files have: all tell whether two rows are the same."""
+        """Blocks of some logs with their file's name, each sorted by user.
+
+        They have all official columns that the files have: all tell whether two rows are the same.
+        ``logs`` has the value of `LATE` in each log's rows; the targets' columns must be there.
+        """
         for log, code in logs.items():
             stem = schema.LOG_STEMS[log]
             header = shared_header(self.shards[stem])
@@ -195,7 +156,10 @@ class Files(Source):
     def read(
         self, stem: str, dtypes: DTypes, ids: Collection[str], then: Then[_T]
     ) -> Iterator[tuple[str, _T]]:
-        """What a function makes of each piece of the files; two threads read and call it."""
+        """What a function makes of each block of these columns, with its file's name.
+
+        Two threads read pieces of the files and call it.
+        """
         paths = self.shards[stem]
         require_columns(paths[0], shared_header(paths), dtypes)
 
@@ -207,7 +171,11 @@ class Files(Source):
                 yield path.name, made
 
     def check(self, stems: Collection[str]) -> list[str]:
-        """Look for missing, repeated and cut parts, without reading the files."""
+        """Look for missing, repeated and cut parts, without reading the files.
+
+        Returns:
+            Files whose last row may be cut.
+        """
         unended = []
         for stem in sorted(stems):
             paths = self.shards[stem]
@@ -348,7 +316,7 @@ def prepare(
 
 def open_source(
     request: ImportRequest,
-    source: Source,
+    source: Files,
     sources: Sequence[Any],
     cache_path: Path,
     warnings: Warnings,
@@ -363,12 +331,12 @@ def open_source(
     return cache.open_or_import(cache_path, asked, request.path, sources, fill, warnings, force)
 
 
-def _import(request: ImportRequest, source: Source, directory: Path) -> dict[str, Any]:
+def _import(request: ImportRequest, source: Files, directory: Path) -> dict[str, Any]:
     """Write a data set's tables into a directory; return the cache's meta data."""
     unended = source.check({*request.log_stems, *(x.column.file for x in request.features())})
     made = source.made()
     _require_space(directory.parent, request, source)
-    names = [path.name for stem in request.log_stems for path in source.files(stem)]
+    names = [path.name for stem in request.log_stems for path in source.shards[stem]]
     targets = {name: (name, *schema.LABEL_COLUMNS[name]) for name in request.targets}
     blocks = source.read_log({log: _CODES[log] for log in request.logs}, request.targets)
     users, videos, log = write_log(blocks, names, targets, schema.LOG_COLUMNS, directory)
@@ -398,7 +366,7 @@ def _import(request: ImportRequest, source: Source, directory: Path) -> dict[str
     }
 
 
-def _require_space(folder: Path, request: ImportRequest, source: Source) -> None:
+def _require_space(folder: Path, request: ImportRequest, source: Files) -> None:
     """Raise an InputError where an import would fill the disk."""
     n_rows = sum(map(source.n_rows_about, request.log_stems))
     log = n_rows * (4 + 4 * len(request.targets))
@@ -408,11 +376,11 @@ def _require_space(folder: Path, request: ImportRequest, source: Source) -> None
 
 
 def _feature_source(
-    id_name: str, ids: IdSet, asked: Sequence[AskedFeature], source: Source
+    id_name: str, ids: IdSet, asked: Sequence[AskedFeature], source: Files
 ) -> FeatureSource:
     """The asked features of one file stem, for the ids of the log."""
     stem = asked[0].column.file
-    files = source.files(stem)
+    files = source.shards[stem]
     dtypes: dict[str, type[pl.DataType]] = {id_name: pl.Int64}
     categories = {feature.column.source for feature in asked if not feature.is_numerical}
     for name in sorted({feature.column.source for feature in asked}):

@@ -40,7 +40,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from realdataexp.data.csv_files import DTypes
 from realdataexp.data.ingest import LATE
 from realdataexp.data.kuairand import DTYPES as LOG_DTYPES
-from realdataexp.data.kuairand import MARKER, ImportRequest, Source, Then, open_source
+from realdataexp.data.kuairand import MARKER, Files, ImportRequest, Then, open_source
 from realdataexp.data.log import DataSet
 from realdataexp.data.schema import LOG_STEMS, USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC
 from realdataexp.data.synthetic_world import (
@@ -262,25 +262,28 @@ def made_bytes(n_users: int, n_videos: int) -> int:
     return _MEMORY_USER * n_users + _MEMORY_VIDEO * n_videos
 
 
-class SyntheticTables(Source):
+class SyntheticTables(Files):
     """Users, videos and logs made from a seed: written as CSV files, or imported directly.
 
     The rows are divided over the logs as in the version; ``n_rows`` are those of each file stem.
     """
 
     def __init__(self, size: SyntheticConfig) -> None:
-        self.version, self.size = size.version, size
-        real = _VERSIONS[size.version][0]
-        early, late, _ = (round(size.rows * rows / sum(real)) for rows in real)
+        log_rows, n_log, n_statistic = _VERSIONS[size.version]
+        early, late, _ = (round(size.rows * rows / sum(log_rows)) for rows in log_rows)
+        self.size = size
         self.n_rows = dict(zip(_LOGS, (early, late, size.rows - early - late), strict=True))
         self.n_rows[USER_FEATURES] = size.users
         self.n_rows |= dict.fromkeys((VIDEO_BASIC, VIDEO_STATISTIC), size.videos)
+        n_parts = {**dict.fromkeys(_LOGS[:_RANDOM], n_log), VIDEO_STATISTIC: n_statistic}
+        names = {stem: _names(stem, size.version, n_parts.get(stem, 1)) for stem in self.n_rows}
+        super().__init__(size.version, names)
 
     def blocks(self, stems: Collection[str]) -> Iterator[tuple[str, str, pl.DataFrame]]:
         """Rows of some tables in order: their stem, the name of their file, and a block of them."""
         done = dict.fromkeys(stems, 0)
         for stem, frame in self._frames(stems):
-            names = [path.name for path in self.files(stem)]
+            names = [path.name for path in self.shards[stem]]
             n_each = max(1, -(-self.n_rows[stem] // len(names)))
             while not frame.is_empty():
                 part, at = divmod(done[stem], n_each)
@@ -315,24 +318,19 @@ class SyntheticTables(Source):
             frames = _block(seed, block, world, first, counts[:, first:last])
             yield from ((log, frames[_LOGS.index(log)]) for log in logs)
 
-    # ---- a source of the import; see `kuairand.Source`
+    # ---- read as files would be
 
     def made(self) -> Mapping[str, int]:
         """The rows of each file stem."""
         return self.n_rows
 
-    def files(self, stem: str) -> Sequence[Path]:
-        """The names that the files of a stem have where they are written."""
-        _, n_log, n_statistic = _VERSIONS[self.version]
-        n_parts = {**dict.fromkeys(_LOGS[:_RANDOM], n_log), VIDEO_STATISTIC: n_statistic}
-        n = n_parts.get(stem, 1)
-        if n == 1:
-            return [Path(f"{stem}_{self.version}.csv")]
-        return [Path(f"{stem}_{self.version}_part{i + 1}.csv") for i in range(n)]
-
     def n_rows_about(self, stem: str) -> int:
         """How many rows there are."""
         return self.n_rows[stem]
+
+    def check(self, stems: Collection[str]) -> list[str]:
+        """What is made is whole."""
+        return []
 
     def read_log(
         self, logs: Mapping[str, int], targets: Sequence[str]
@@ -350,6 +348,12 @@ class SyntheticTables(Source):
         columns = [pl.col(name).cast(dtype) for name, dtype in dtypes.items()]
         for _, name, frame in self.blocks([stem]):
             yield name, then(frame.select(columns), None)
+
+
+def _names(stem: str, version: str, n_parts: int) -> list[Path]:
+    """The names of a stem's files, where they are written."""
+    ends = [""] if n_parts == 1 else [f"_part{i + 1}" for i in range(n_parts)]
+    return [Path(f"{stem}_{version}{end}.csv") for end in ends]
 
 
 def prepare_synthetic(
@@ -380,7 +384,7 @@ def _write_all(tables: SyntheticTables, folder: Path) -> None:
     with ExitStack() as stack:
         handles: dict[str, BinaryIO] = {}
         for stem, name, frame in tables.blocks(tables.n_rows):
-            for path in tables.files(stem) if name not in handles else ():
+            for path in tables.shards[stem] if name not in handles else ():
                 handles[path.name] = stack.enter_context((folder / path).open("wb"))
                 frame.clear().write_csv(handles[path.name])
             frame.write_csv(handles[name], include_header=False)

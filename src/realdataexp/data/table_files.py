@@ -49,7 +49,8 @@ def log_files(folder: Path, name: str) -> list[str]:
     """
     path = folder / name
     if path.is_dir():
-        files = [Path(at, x) for at, _, names in os.walk(path, followlinks=True) for x in names]
+        found = os.walk(path, onerror=_refuse_folder, followlinks=True)
+        files = [Path(at, file) for at, _, names in found for file in names]
         parts = [x.relative_to(path) for x in files if x.suffix in SUFFIXES]
         shown = [x for x in parts if not any(y.startswith((".", "_")) for y in x.parts)]
         if not shown:
@@ -57,12 +58,16 @@ def log_files(folder: Path, name: str) -> list[str]:
         return sorted(str(Path(name) / part) for part in shown)
     if path.exists() or not glob.has_magic(name):
         return [name]
-    found = sorted(glob.glob(name, root_dir=folder, recursive=True))
-    is_asked = any(part.startswith("_") for part in Path(name).parts)
-    found = [x for x in found if is_asked or not any(y.startswith("_") for y in Path(x).parts)]
-    if not found:
+    matches = sorted(glob.glob(name, root_dir=folder, recursive=True))
+    if not any(part.startswith("_") for part in Path(name).parts):
+        matches = [x for x in matches if not any(y.startswith("_") for y in Path(x).parts)]
+    if not matches:
         raise InputError(f"{path}: no such file, and as a pattern it matches none")
-    return [file for match in found for file in log_files(folder, match)]
+    return [file for match in matches for file in log_files(folder, match)]
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
