@@ -219,10 +219,9 @@ def _templates() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     found.filters["number"] = number
-    found.globals |= {
-        "advice": advice, "tables": tables, "verdicts": verdicts,
-        "version": version("realdataexp"),
-    }  # fmt: skip
+    found.globals.update(
+        advice=advice, tables=tables, verdicts=verdicts, version=version("realdataexp")
+    )
     found.globals["parts"] = found.get_template("parts.html").module
     return found
 
