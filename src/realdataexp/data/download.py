@@ -1,6 +1,6 @@
 """The official KuaiRand archives: fetched, checked and unpacked, each step whole or not at all.
 
-DIR/KuaiRand-Pure.tar.gz.part    what has come so far (and .part.json: what it belongs to)
+DIR/KuaiRand-Pure.tar.gz.part    what has come so far
 DIR/KuaiRand-Pure.tar.gz         the whole archive, its md5 checked
 DIR/.unpacking/                  being unpacked
 DIR/.download.json               the files that were put in place, with their sizes
@@ -185,18 +185,16 @@ def _provide(
             )
         return
     logger.info("[download] %s", url)
-    transfer = _Transfer(url, path, archive.unpacked_bytes, progress, patience)
-    transfer.run()
-    if (found := _md5(transfer.part, progress)) != archive.md5:
-        transfer.part.unlink()
-        transfer.note.unlink(missing_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    _Transfer(archive, url, part, progress, patience).run()
+    if (found := _md5(part, progress)) != archive.md5:
+        part.unlink()
         raise RunError(
             f"{url}: gave a file with md5 {found}, not {archive.md5}; it was removed: run the "
             "command again, or name another mirror with --url"
         )
-    sync(transfer.part)
-    transfer.part.replace(path)
-    transfer.note.unlink(missing_ok=True)
+    sync(part)
+    part.replace(path)
 
 
 def _md5(path: Path, progress: Progress) -> str:
@@ -244,29 +242,17 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 class _Transfer:
     """The part file, and attempts to fill it over HTTP; proxies are taken from the environment.
 
-    What the part belongs to (address, ETag or date, size) is kept in ``note``, so that a later
-    call, of another process too, continues it only where the server still has that file.
+    Whatever the server has in its place meanwhile, the archive's md5 tells in the end.
     """
 
     def __init__(
-        self, url: str, path: Path, more_bytes: int, progress: Progress, patience: Patience
+        self, archive: Archive, url: str, part: Path, progress: Progress, patience: Patience
     ) -> None:
         if not _is_address(url):
             raise InputError(f"--url {url}: is no http or https address; give one of the archive")
-        self.part = path.with_name(f"{path.name}.part")
-        self.note = path.with_name(f"{path.name}.part.json")
-        self._url, self._more_bytes = url, more_bytes
+        self._archive, self._url, self._part = archive, url, part
         self._progress, self._patience = progress, patience
-        self._size = self.part.stat().st_size if self.part.exists() else 0
-        # the validator is None where none was given, the total where it is not known
-        self._known: dict[str, Any] = {"url": url, "validator": None, "total": None}
-        try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            self._known["total"] = None if note["total"] is None else int(note["total"])
-            if note["url"] == url:  # another server has validators of its own
-                self._known["validator"] = note["validator"] and str(note["validator"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            pass
+        self._size = part.stat().st_size if part.exists() else 0
 
     def run(self) -> None:
         """Fill the part.
@@ -275,7 +261,7 @@ class _Transfer:
             RunError: the server refuses, or every attempt failed.
         """
         patience, failed, mark = self._patience, 0, self._size
-        while not 0 < self._size == self._known["total"]:
+        while True:
             try:
                 return self._attempt()
             except _BrokenError as error:
@@ -292,32 +278,25 @@ class _Transfer:
                 wait = min(wait, patience.max_wait_s)
                 logger.info("[download] %s; attempt %d in %.0f s", error, failed + 1, wait)
                 time.sleep(wait)
-        return None
 
     def _attempt(self) -> None:
         """Ask for what is missing and write it; return when the file is whole."""
-        if self._size > (self._known["total"] or self._size):
-            self._start_over()
-        with self._open() as response:
-            if response.status == 206:
-                self._continue(response)
-            else:
-                self._start_over()
-                length = response.headers.get("Content-Length", "")
-                self._learn(response, int(length) if length.isdecimal() else None)
-            total = self._known["total"]
+        response = self._open()
+        if response is None:
+            return
+        with response:
+            total = self._total(response)
             missing = max(0, (total or 0) - self._size)
-            require_space(self.part.parent, missing + self._more_bytes)
+            require_space(self._part.parent, missing + self._archive.unpacked_bytes)
             self._copy(response, total)
         if total is not None and self._size != total:
             raise _BrokenError(f"the connection ended after {self._size:,} of {total:,} bytes")
 
-    def _open(self) -> HTTPResponse:
+    def _open(self) -> HTTPResponse | None:
+        """The server's answer; None where all is there already."""
         headers = {"User-Agent": "realdataexp", "Accept-Encoding": "identity"}
         if self._size:
             headers["Range"] = f"bytes={self._size}-"
-            if self._known["validator"]:
-                headers["If-Range"] = self._known["validator"]
         request = urllib.request.Request(self._url, headers=headers)
         try:
             # an opener of its own: the shared one keeps the proxies of its first use
@@ -326,7 +305,15 @@ class _Transfer:
             return response
         except urllib.error.HTTPError as error:
             error.close()
-            raise self._refused(error) from error
+            said = " ".join(f"the server answers {error.code} {error.reason}".split())
+            if error.code == 416:  # nothing lies behind what is here
+                if _md5(self._part, self._progress) == self._archive.md5:
+                    return None
+                raise self._start_over(said) from error
+            if error.code in _TRANSIENT or error.code >= 500:
+                after = error.headers.get("Retry-After", "")
+                raise _BrokenError(said, float(after) if after.isdecimal() else 0.0) from error
+            raise RunError(f"{self._url}: {said}; name a mirror with --url") from error
         except ValueError as error:
             text = f"{self._url}: redirects to an address that cannot be used: {_said(error)}"
             raise RunError(f"{text}; name a mirror with --url") from error
@@ -343,42 +330,26 @@ class _Transfer:
                 raise _BrokenError(said, attempts=_ATTEMPTS_TO_FIND_THE_HOST) from error
             raise _BrokenError(f"no answer: {_said(reason)}") from error
 
-    def _refused(self, error: urllib.error.HTTPError) -> Exception:
-        said = " ".join(f"the server answers {error.code} {error.reason}".split())
-        if error.code == 416:  # nothing lies behind what is here, so it is of another file
-            self._start_over()
-            return _BrokenError(f"{said}; starting over")
-        if error.code in _TRANSIENT or error.code >= 500:
-            after = error.headers.get("Retry-After", "")
-            return _BrokenError(said, float(after) if after.isdecimal() else 0.0)
-        return RunError(f"{self._url}: {said}; name a mirror with --url")
-
-    def _continue(self, response: HTTPResponse) -> None:
-        """Make sure that the answer goes on exactly where the part ends, in the same file."""
+    def _total(self, response: HTTPResponse) -> int | None:
+        """The file's size, where it is said; the part ends where the answer begins."""
+        if response.status != 206:
+            self._start_over("the server sends all of it")
+            length = response.headers.get("Content-Length", "")
+            return int(length) if length.isdecimal() else None
         given = response.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(given.strip())
-        total = int(match[2]) if match and match[2] != "*" else None
-        known, validator = self._known, _validator(response)
-        fits = match and int(match[1]) == self._size
-        same_size = total is None or known["total"] in (None, total)
-        same_file = not (validator and known["validator"]) or validator == known["validator"]
-        if not (fits and same_size and same_file):
-            self._start_over()
-            raise _BrokenError(f"the answer does not fit ({given or 'no range'}); starting over")
-        self._learn(response, total if total is not None else known["total"])
+        if match is None or int(match[1]) != self._size:
+            raise self._start_over(f"the answer does not fit ({given or 'no range'})")
+        return None if match[2] == "*" else int(match[2])
 
-    def _start_over(self) -> None:
-        self.part.write_bytes(b"")
+    def _start_over(self, reason: str) -> _BrokenError:
+        self._part.write_bytes(b"")
         self._size = 0
-        self._known |= {"validator": None, "total": None}
-
-    def _learn(self, response: HTTPResponse, total: int | None) -> None:
-        self._known |= {"validator": _validator(response), "total": total}
-        self.note.write_text(json.dumps(self._known), encoding="utf-8")
+        return _BrokenError(f"{reason}; starting over")
 
     def _copy(self, response: HTTPResponse, total: int | None) -> None:
         self._progress("download", self._size, total)
-        with self.part.open("ab", buffering=0) as file:
+        with self._part.open("ab", buffering=0) as file:
             while True:
                 try:
                     block = response.read1(_NETWORK_BLOCK)
@@ -394,12 +365,6 @@ class _Transfer:
 def _said(error: object) -> str:
     """What an error says, in one line."""
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-
-
-def _validator(response: HTTPResponse) -> str | None:
-    """What If-Range may ask for: a strong ETag, else a date."""
-    tag = response.headers.get("ETag")
-    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 
 
 # ---- the folder -------------------------------------------------------------------------------

@@ -50,11 +50,7 @@ class LoggedWorld(WorldConfig):
         """Import the data set, or open its cache."""
 
     def check_values(self, config: Config, data: DataSet, warnings: Warnings) -> None:
-        """Look for values of labels that their losses cannot take.
-
-        Raises:
-            InputError: there are some, a line for each label.
-        """
+        """Raise an InputError where labels have values that their losses cannot take."""
 
     @abstractmethod
     def side_of(self, feature: str) -> str:

@@ -194,11 +194,7 @@ class OutsideEnvironment(Environment):
     # --- before a run ------------------------------------------------------------------------
 
     def rehearse(self, targets: Sequence[str], settings: WorldSettings) -> None:
-        """Look at values and at draws, which must be a function of the seed.
-
-        Raises:
-            ComponentError: there are some that a run could not work with.
-        """
+        """Raise a ComponentError for odd values, and draws that are no function of the seed."""
         rows = self.pretraining(targets, 0)
         batch, _ = rows.read(np.arange(min(_N_LOOKED_AT, rows.n_rows)))
         with calling(self.who, "pretraining()"):

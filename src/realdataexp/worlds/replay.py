@@ -117,8 +117,7 @@ def _add_features(
 def _moments(table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (1 where nothing varies) of videos' features, over videos.
 
-    A category's column is a sum of its slots' weights, 0 or 1 as a rule; its square is taken for
-    each slot by itself.
+    The square of a category's column is taken for each slot by itself.
     """
     V, D = len(table.num_XD), table.num_XD.shape[1]
     total_D, square_D = np.zeros((2, D + table.n_ids))
@@ -189,10 +188,7 @@ class ReplayEnvironment(Environment):
         seed: int,
         n_history: int = 0,
     ) -> None:
-        """Join data, each start's split of them, and the features; the seed is the run's.
-
-        With ``n_history`` models are shown so many of the user's last items.
-        """
+        """Models are shown the user's last ``n_history`` items; the seed is the run's."""
         self._data, self._splits, self._device, self._seed = data, splits, device, seed
         self._features, self._store = features, FeatureStore(features, device, n_history)
         self.schema = self._store.schema
@@ -344,16 +340,9 @@ class ReplayWorld(World):
     ) -> None:
         """Set up the replay of each user's rows [rows_from, rows_to), which differ between starts.
 
-        Args:
-            log: the log.
-            targets: the labels' columns in it.
-            store: the features.
-            rows_from_XU: int64, each user's first row, for X starts.
-            rows_to_XU: int64, the row behind the last; the same for users who do not take part.
-            settings: how to draw.
-            device: where slates are made; who visits is drawn on the host.
-            seen_X2U: int64, likewise the rows that a user's history begins with, where models are
-                shown one; it goes on with what a world recommended.
+        They are empty for users who do not take part. Where models are shown a history, it begins
+        with each user's rows ``seen_X2U`` and continues with what a world recommended. Slates are
+        made on the device; who visits is drawn on the host.
         """
         self._store, self._settings, self._device = store, settings, device
         self._video_N = device.tensor(log.video_N)

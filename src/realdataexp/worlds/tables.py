@@ -67,11 +67,7 @@ class Tables(LoggedWorld):
         return prepare_tables(self._request(config), cache_path, warnings, force)
 
     def check_values(self, config: Config, data: DataSet, warnings: Warnings) -> None:
-        """Look for values that a label's loss cannot transform, in all rows: log1p(-1) is infinite.
-
-        Raises:
-            InputError: there are some, a line for each label; one makes the label's scale NaN.
-        """
+        """Values that a label's loss cannot transform, as log1p(-1) is infinite: in any row."""
         faults = []
         for i, label in enumerate(config.labels):
             loss = LOSSES.get(label.loss_function or "")
