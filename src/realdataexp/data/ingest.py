@@ -479,6 +479,23 @@ def _look_up(
     return block.join(rows, on=PLACE, how="left", maintain_order="left").drop(PLACE)
 
 
-def doubts(found: Iterable[tuple[str, int, str]]) -> list[dict[str, str]]:
-    """Warnings of an import, as code and message; none of what there are 0."""
+def doubts(
+    stats: Mapping[str, Any], texts: Mapping[str, str], sides: Mapping[str, str], empty: str
+) -> list[dict[str, str]]:
+    """Warnings of an import, as code and message; none of what there are 0.
+
+    A code of ``texts`` is the name of its count in the stats. ``sides`` says whether a feature
+    table is of "users" or "videos", ``empty`` which count of a target's is of rows without a value.
+    """
+    found = [(code, stats[code], text.format(**stats)) for code, text in texts.items()]
+    for name, target in stats["targets"].items():
+        said = f"{name}: {target[empty]:,} rows have no value"
+        found.append(("empty_values", target[empty], said))
+    for table, who in sides.items():
+        n = stats["without_features"][table]
+        said = (
+            f"{n:,} of {stats[f'n_{who}']:,} {who} in the log have no row in {table}; their "
+            "features are missing"
+        )
+        found.append((f"{who}_without_features", n, said))
     return [{"code": code, "message": message} for code, n, message in found if n]

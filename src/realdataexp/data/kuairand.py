@@ -58,6 +58,10 @@ _FILE_NAME = re.compile(
     rf"(?P<stem>{'|'.join(schema.STEMS)})(?:_part(?P<before>\d+))?"
     rf"_(?P<version>{'|'.join(schema.VERSIONS)})(?:_part(?P<after>\d+))?\.csv"
 )
+_TEXTS = {
+    "duplicate_rows": "{duplicate_rows:,} of {n_rows_read:,} log rows repeat another row exactly "
+    "({duplicate_rows_across_logs:,} of them a row of another log) and were dropped"
+}
 _ROW_BYTES = 50  # of the log while it is sorted: all its columns, and what of them is null
 _SAMPLE_BYTES = 1 << 20
 _FEATURE_BYTES = {True: 4, False: 16}  # of a number, and about those of a category
@@ -482,36 +486,22 @@ def _doubts(
     stats: dict[str, Any], unended: Sequence[str], faults: Sequence[str]
 ) -> list[dict[str, str]]:
     """Warnings: of files that may be cut, of totals that differ from the known ones, of counts."""
-    found = [
-        ("unended_file", 1, f"{name}: does not end with a line break; its last row may be cut")
+    own = [
+        ("unended_file", f"{name}: does not end with a line break; its last row may be cut")
         for name in unended
     ]
-    found += [
-        (
-            "other_totals",
-            len(faults),
-            f"known totals of KuaiRand-{stats['version'].upper()}: {'; '.join(faults)}; a file "
-            "may be incomplete: realdataexp download checks the archive",
-        ),
-        (
-            "duplicate_rows",
-            stats["duplicate_rows"],
-            f"{stats['duplicate_rows']:,} of {stats['n_rows_read']:,} log rows repeat another row "
-            f"exactly ({stats['duplicate_rows_across_logs']:,} of them a row of another log) and "
-            "were dropped",
-        ),
-    ]
-    for name, target in stats["targets"].items():
-        low, high = schema.LABEL_COLUMNS[name]
-        n_odd, n_empty = target["n_out_of_range"], target["n_empty"]
-        said = f"{name}: {n_odd:,} values are outside {low:g} to {high:g} and count as missing"
-        found.append(("out_of_range_values", n_odd, said))
-        found.append(("empty_values", n_empty, f"{name}: {n_empty:,} rows have no value"))
-    for stem, n in stats["without_features"].items():
-        who = "users" if stem == schema.USER_FEATURES else "videos"
+    if faults:
         said = (
-            f"{n:,} of {stats[f'n_{who}']:,} {who} in the log have no row in {stem}; "
-            "their features are missing"
+            f"known totals of KuaiRand-{stats['version'].upper()}: {'; '.join(faults)}; a file "
+            "may be incomplete: realdataexp download checks the archive"
         )
-        found.append((f"{who}_without_features", n, said))
-    return doubts(found)
+        own.append(("other_totals", said))
+    for name, target in stats["targets"].items():
+        if n := target["n_out_of_range"]:
+            low, high = schema.LABEL_COLUMNS[name]
+            said = f"{name}: {n:,} values are outside {low:g} to {high:g} and count as missing"
+            own.append(("out_of_range_values", said))
+    tables = stats["without_features"]
+    sides = {x: "users" if x == schema.USER_FEATURES else "videos" for x in tables}
+    counted = doubts(stats, _TEXTS, sides, "n_empty")
+    return [*({"code": code, "message": message} for code, message in own), *counted]

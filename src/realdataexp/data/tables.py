@@ -34,6 +34,12 @@ from realdataexp.options import Names, Options, PathText, Text, repeated
 
 VERSION = "tables"
 TimeUnit = Literal["us", "ns"]
+_TEXTS = {
+    "duplicate_rows": "{duplicate_rows:,} of {n_rows_read:,} log rows repeat another one's user, "
+    "video, time and labels and were dropped",
+    "rows_without_time": "{rows_without_time:,} of {n_rows_read:,} log rows have no time and were "
+    "dropped",
+}
 _ID = {"user": "user_id", "video": "video_id"}  # in what is written, however the files call them
 
 
@@ -312,7 +318,9 @@ def _import(
         "version": VERSION,
         "targets": list(request.targets),
         "stats": stats,
-        "warnings": _doubts(stats, sides),
+        "warnings": doubts(
+            stats, _TEXTS, {file: f"{side}s" for side, (file, _) in sides.items()}, "n_missing"
+        ),
     }
 
 
@@ -488,32 +496,3 @@ def _early_bound(given: float | int | str | None, unit: TimeUnit | None) -> floa
     number = int(date.to_physical()[0])
     nanoseconds = number * (1 if date.dtype == pl.Datetime("ns") else 1000)
     return nanoseconds if unit == "ns" else -(-nanoseconds // 1000)
-
-
-def _doubts(stats: dict[str, Any], sides: Mapping[str, tuple[str, str]]) -> list[dict[str, str]]:
-    """Say what in the counts deserves a warning."""
-    n_read, n_twice = f"{stats['n_rows_read']:,}", stats["duplicate_rows"]
-    found = [
-        (
-            "duplicate_rows",
-            n_twice,
-            f"{n_twice:,} of {n_read} log rows repeat another one's user, video, time and labels "
-            "and were dropped",
-        ),
-        (
-            "rows_without_time",
-            stats["rows_without_time"],
-            f"{stats['rows_without_time']:,} of {n_read} log rows have no time and were dropped",
-        ),
-    ]
-    for name, target in stats["targets"].items():
-        said = f"{name}: {target['n_missing']:,} rows have no value"
-        found.append(("empty_values", target["n_missing"], said))
-    for side, (file, _) in sides.items():
-        n = stats["without_features"][file]
-        said = (
-            f"{n:,} of {stats[f'n_{side}s']:,} {side}s in the log have no row in {file}; their "
-            "features are missing"
-        )
-        found.append((f"{side}s_without_features", n, said))
-    return doubts(found)
