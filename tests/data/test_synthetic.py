@@ -18,7 +18,6 @@ from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.synthetic import (
     SyntheticConfig,
     SyntheticTables,
-    prepare_synthetic,
     write_synthetic,
 )
 from realdataexp.errors import DiskError, InputError, Warnings
@@ -607,7 +606,7 @@ def test_tables_made_directly_are_those_imported_from_the_files(tmp_path, versio
     )
     write_synthetic(tmp_path / "data", size)
     written = prepare(request, tmp_path / "cache", Warnings())
-    made = prepare_synthetic(SyntheticTables(size), request, tmp_path / "cache", Warnings())
+    made = prepare(request, tmp_path / "cache", Warnings(), files=SyntheticTables(size))
     assert made.stats == written.stats
     assert made.users.equals(written.users)
     assert made.videos.frame().equals(written.videos.frame())

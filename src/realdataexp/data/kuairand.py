@@ -100,6 +100,10 @@ class ImportRequest:
         """The stems of the logs' files."""
         return [schema.LOG_STEMS[log] for log in self.logs]
 
+    def stems(self) -> set[str]:
+        """The stems of all files that are to be read."""
+        return {*self.log_stems, *(feature.column.file for feature in self.features())}
+
     def features(self, side: str = "") -> list[AskedFeature]:
         """Those of the users or the videos, or all, numerical first; InputError where unknown."""
         names = [(name, True) for name in self.numerical]
@@ -127,6 +131,14 @@ class Files:
                 except (ValueError, AttributeError, TypeError) as error:
                     raise InputError(f"{marker}: cannot be read ({error}); remove it") from error
         return None
+
+    def sources(self, stems: Collection[str]) -> list[dict[str, Any]]:
+        """What the content of some tables is a function of."""
+        paths = [path for stem, shards in self.shards.items() if stem in stems for path in shards]
+        try:
+            return [cache.source_key(path) for path in paths]
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
     def n_rows_about(self, stem: str) -> int:
         """How many rows there are, judged by the length of the first ones."""
@@ -287,9 +299,13 @@ def _shards(folder: Path, found: dict[Path, re.Match[str]], stem: str) -> tuple[
 
 
 def prepare(
-    request: ImportRequest, cache_path: Path, warnings: Warnings, force: bool = False
+    request: ImportRequest,
+    cache_path: Path,
+    warnings: Warnings,
+    force: bool = False,
+    files: Files | None = None,
 ) -> DataSet:
-    """Open the data set of a request, from the cache or by importing the CSV files into it.
+    """Open the data set of a request, from the cache or by importing its folder, or other files.
 
     Exact duplicates of log rows are dropped: rows equal in all 19 columns (those that the files
     have), whatever columns the request needs, also when they come from different logs. Fewer
@@ -307,37 +323,16 @@ def prepare(
     Raises:
         InputError: something is wrong with the request, the files or the cache folder.
     """
-    stems = {feature.column.file for feature in request.features()}
-    files = find_files(request.path, request.logs, schema.VIDEO_STATISTIC in stems)
-    stems.update(request.log_stems)
-    paths = [path for stem, shards in files.shards.items() if stem in stems for path in shards]
-    try:
-        sources = [cache.source_key(path) for path in paths]
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return open_source(request, files, sources, cache_path, warnings, force)
-
-
-def open_source(
-    request: ImportRequest,
-    source: Files,
-    sources: Sequence[Any],
-    cache_path: Path,
-    warnings: Warnings,
-    force: bool = False,
-) -> DataSet:
-    """Open the data set of a request from the cache, or by importing what a source has.
-
-    ``sources`` is JSON-able: what the source's content is a function of. See `prepare`.
-    """
+    stems = request.stems()
+    files = files or find_files(request.path, request.logs, schema.VIDEO_STATISTIC in stems)
     asked = {x: getattr(request, x) for x in ("logs", "numerical", "categorical", "targets")}
-    fill = partial(_import, request, source)
+    fill, sources = partial(_import, request, files), files.sources(stems)
     return cache.open_or_import(cache_path, asked, request.path, sources, fill, warnings, force)
 
 
 def _import(request: ImportRequest, source: Files, directory: Path) -> dict[str, Any]:
     """Write a data set's tables into a directory; return the cache's meta data."""
-    unended = source.check({*request.log_stems, *(x.column.file for x in request.features())})
+    unended = source.check(request.stems())
     made = source.made()
     _require_space(directory.parent, request, source)
     names = [path.name for stem in request.log_stems for path in source.shards[stem]]

@@ -30,7 +30,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -40,8 +40,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from realdataexp.data.csv_files import DTypes
 from realdataexp.data.ingest import LATE
 from realdataexp.data.kuairand import DTYPES as LOG_DTYPES
-from realdataexp.data.kuairand import MARKER, Files, ImportRequest, Then, open_source
-from realdataexp.data.log import DataSet
+from realdataexp.data.kuairand import MARKER, Files, Then
 from realdataexp.data.schema import LOG_STEMS, USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC
 from realdataexp.data.synthetic_world import (
     COUNTS,
@@ -65,7 +64,7 @@ from realdataexp.data.synthetic_world import (
     valid_play,
     video_blocks,
 )
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import InputError
 from realdataexp.files import disk_faults, require_space, sync_names
 from realdataexp.options import Count, Options
 
@@ -324,6 +323,11 @@ class SyntheticTables(Files):
         """The rows of each file stem."""
         return self.n_rows
 
+    def sources(self, stems: Collection[str]) -> list[dict[str, Any]]:
+        """The sizes and the seed."""
+        own = {"version": self.version, "seed": self.size.seed, "rows": self.n_rows}
+        return [{"synthetic": FORMAT_VERSION, **own}]
+
     def n_rows_about(self, stem: str) -> int:
         """How many rows there are."""
         return self.n_rows[stem]
@@ -354,26 +358,6 @@ def _names(stem: str, version: str, n_parts: int) -> list[Path]:
     """The names of a stem's files, where they are written."""
     ends = [""] if n_parts == 1 else [f"_part{i + 1}" for i in range(n_parts)]
     return [Path(f"{stem}_{version}{end}.csv") for end in ends]
-
-
-def prepare_synthetic(
-    tables: SyntheticTables,
-    request: ImportRequest,
-    cache_path: Path,
-    warnings: Warnings,
-    force: bool = False,
-) -> DataSet:
-    """Open synthetic data, from the cache or by making the tables: those of the CSV files.
-
-    The path of the request is unused. See `kuairand.prepare`.
-    """
-    made = {
-        "synthetic": FORMAT_VERSION,
-        "version": tables.version,
-        "seed": tables.size.seed,
-        "rows": tables.n_rows,
-    }
-    return open_source(request, tables, [made], cache_path, warnings, force)
 
 
 # ---------------------------------------------------------------- files

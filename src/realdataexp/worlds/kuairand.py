@@ -17,12 +17,7 @@ from realdataexp.data import schema
 from realdataexp.data.csv_files import read_header
 from realdataexp.data.kuairand import Files, ImportRequest, find_files, prepare
 from realdataexp.data.log import DataSet
-from realdataexp.data.synthetic import (
-    SyntheticConfig,
-    SyntheticTables,
-    made_bytes,
-    prepare_synthetic,
-)
+from realdataexp.data.synthetic import SyntheticConfig, SyntheticTables, made_bytes
 from realdataexp.errors import InputError, Warnings
 from realdataexp.options import repeated
 from realdataexp.worlds.base import WorldConfig
@@ -216,8 +211,8 @@ class Synthetic(KuaiRand):
         self, config: Config, cache_path: Path, warnings: Warnings, force: bool = False
     ) -> DataSet:
         """Make the rows, or open their cache."""
-        made, request = SyntheticTables(self.synthetic), self.request(Path("synthetic"), config)
-        return prepare_synthetic(made, request, cache_path, warnings, force)
+        request = self.request(Path("synthetic"), config)
+        return prepare(request, cache_path, warnings, force, SyntheticTables(self.synthetic))
 
     def made_bytes(self, config: Config, n_inputs: int) -> int:
         """Of the rows while they are made; a validation has no more visits than rows."""
