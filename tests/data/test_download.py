@@ -643,7 +643,7 @@ def test_a_process_that_ends_in_the_middle_is_continued_by_the_next(
     if number == signal.SIGINT:
         assert child.returncode == 130
         assert err.splitlines()[-1].startswith("interrupted; the same command goes on")
-    assert set(contents(folder)) == {part.name, f"{part.name}.json"}
+    assert set(contents(folder)) == {part.name}
     have, server.pause_s = part.stat().st_size, 0.0
     done = subprocess.run(args, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{folder}: complete\n"), done.stderr
