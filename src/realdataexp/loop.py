@@ -238,13 +238,15 @@ class Loop:
             [d.assign(visits, b.p) for d, b in zip(self.running, self.blocks, strict=True)]
         )
         slate = self.world.slate(visits)
+        parts = [slate.part(w) for w in worlds]
         allowed_WBC = torch.cat(
             [
-                d.candidates(visits, slate.part(w), is_treated_WB[w])
-                for d, w in zip(self.running, worlds, strict=True)
+                d.candidates(visits, part, is_treated_WB[w])
+                for d, part, w in zip(self.running, parts, worlds, strict=True)
             ]
         )
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
+        is_visit_WB = slate.is_candidate_WBC.any(-1)
         luck: tuple[Tensor, ...] = ()
         if self._arms.needs_scene:
             step = visits.replication_R.new_full((), visits.step)
@@ -256,14 +258,17 @@ class Loop:
         log_WAB = _at_choice(logs[0], choice_WB) if logs else None
         y_WBX = self.world.feedback(visits, slate, choice_WB)
         y_WBL = y_WBX[..., self._outcome_at]
+        parts = [
+            replace(part, is_candidate_WBC=slate.is_candidate_WBC[w])
+            for part, w in zip(parts, worlds, strict=True)
+        ]
         weight_SB = self._weights(
-            visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL, log_WAB
+            visits, parts, worlds, is_visit_WB, is_treated_WB, score_WABC, pick_WAB, y_WBL, log_WAB
         )
         batch = slate.batch.chosen(choice_WB)[self._world_S]
         y_SBL = y_WBX[self._world_S][..., self._label_at]
         lesson = Lesson(visits.step, batch, weight_SB, y_SBL)
         loss_SL = self._learn(lesson, visits)
-        is_visit_WB = slate.is_candidate_WBC.any(-1)
         is_counted_WB = torch.cat([d.counts(visits) for d in self.running])
         y_WBL = torch.where(is_counted_WB.unsqueeze(-1), y_WBL, torch.nan)
         prediction_SBL = self._of_networks(prediction_WABCL, choice_WB)
@@ -358,8 +363,9 @@ class Loop:
     def _weights(
         self,
         visits: Visits,
-        slate: Slate,
+        slates: Sequence[Slate],
         worlds: Sequence[slice],
+        is_visit_WB: Tensor,
         is_treated_WB: Tensor,
         score_WABC: Tensor,
         pick_WAB: Tensor,
@@ -368,13 +374,13 @@ class Loop:
     ) -> Tensor:
         """Line 8: how much each network learns from each visit, NaN for padding: S, B."""
         weight = []
-        for design, block, w in zip(self.running, self.blocks, worlds, strict=True):
+        for design, block, slate, w in zip(self.running, self.blocks, slates, worlds, strict=True):
             log_RAB = None if log_WAB is None else log_WAB[w]
-            own = slate.part(w), is_treated_WB[w], block.p, score_WABC[w], pick_WAB[w], y_WBL[w]
+            own = slate, is_treated_WB[w], block.p, score_WABC[w], pick_WAB[w], y_WBL[w]
             outcome = Outcome(visits, *own, log_RAB)
             weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
         weight_SB = torch.cat(weight)
-        is_visit_SB = slate.is_candidate_WBC.any(-1)[self._world_S]
+        is_visit_SB = is_visit_WB[self._world_S]
         self.weights_S.see(weight_SB, is_visit_SB)
         return weight_SB.masked_fill(~is_visit_SB, torch.nan)
 
