@@ -16,8 +16,8 @@ from realdataexp.report.plots import grid, style
 
 def all_panels(run: Path) -> list[Panel]:
     """Every panel of a run, one metric and design at a time."""
-    found = Panels.read(run, read_run(run)).all()
-    return [own for panel in found for own in (panel.main() if panel.choices else [panel])]
+    of = Panels.read(run, read_run(run))
+    return [own for x in of.all() for own in (of.curves(x.label) if x.choices else [x])]
 
 
 def test_both_engines_draw_the_same_numbers_under_the_same_names(small_run: Path):

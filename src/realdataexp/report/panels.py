@@ -149,11 +149,6 @@ class Panel:
     label: str = ""  # the outcome that it is about
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of "metric" and "design"
 
-    def main(self, design: str | None = None) -> list[Panel]:
-        """The metric that says best how good predictions are, and the loss, of a design."""
-        of = design or self.choices["design"][0]
-        return [self.chosen(x, of) for x in self.choices["metric"][:2] if x in METRICS]
-
     def chosen(self, metric: str, design: str) -> Panel:
         """The curves of one metric and one design, named by the metric."""
         own = tuple(c for c in self.curves if (c.metric, c.design) == (metric, design))
@@ -393,6 +388,18 @@ class Panels:
             f"Mean over replications, dotted on training data; {_BAND}", "",
             curves=tuple(drawn), choices={"metric": metrics, "design": designs},
         )  # fmt: skip
+
+    def curves(
+        self, label: str, metric: str | None = None, design: str | None = None
+    ) -> list[Panel]:
+        """One metric of one design's networks; None: of the first design, the first two metrics."""
+        panel = self.quality(label)
+        if panel is None:
+            return []
+        known = panel.choices["metric"]
+        wanted = [metric] if metric else [x for x in known[:2] if x in METRICS]
+        of = design or panel.choices["design"][0]
+        return [panel.chosen(x, of) for x in wanted if x in known]
 
     def weights(self) -> list[Panel]:
         """How good the weight models of designs are."""

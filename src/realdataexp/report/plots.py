@@ -6,7 +6,7 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import pairwise
@@ -49,8 +49,6 @@ _MARKERS = {
     "circle": "o", "square": "s", "diamond": "D", "triangle": "^",
     "cross": "x", "star": "*", "none": "",
 }  # fmt: skip
-
-
 _NEEDS = {  # what a kind of figure takes
     "answers": "mode compare",
     "bias": "mode compare",
@@ -111,10 +109,7 @@ def draw(panels: Panels) -> Figure:
         if estimates := panels.answers(label):
             row = [estimates, panels.bias(label), panels.coverage(label, ["welch"])]
             answers.append([panel for panel in row if panel])
-        quality = panels.quality(label)
-        curves.append(
-            [x for x in (panels.totals(label), *(quality.main() if quality else ())) if x]
-        )
+        curves.append([x for x in (panels.totals(label), *panels.curves(label)) if x])
     rows = [*answers, *_filled([*(row for row in curves if row), panels.shared()])]
     figure = grid(rows)
     if not rows:
@@ -195,8 +190,7 @@ class Plots:
         self, label: str | None = None, methods: Sequence[str] | None = ("welch",)
     ) -> Figure:
         """How often intervals hold the truth (in an A/A test: exclude 0); None: all methods."""
-        panels = self._panels()
-        return self._each("coverage", label, lambda x: panels.coverage(x, methods))
+        return self._each("coverage", label, methods)
 
     def effects(self, label: str | None = None) -> Figure:
         """What each design would report after each step, on average."""
@@ -218,22 +212,11 @@ class Plots:
             design: whose networks; None: the truth's, or those of the run's one design.
         """
         panels = self._panels()
-        qualities = {x: panels.quality(x) for x in panels.result.titles}
-        if metric is not None:
-            known = [x for p in qualities.values() if p for x in p.choices["metric"]]
-            _known("metric", metric, list(dict.fromkeys(known)))
-
-        def chosen(label: str) -> list[Panel]:
-            panel = qualities[label]
-            if panel is None:
-                return []
-            own = _known("design", design, panel.choices["design"])
-            if metric is None:
-                return panel.main(own)
-            # another label may have a metric that this one has not
-            return [panel.chosen(metric, own)] if metric in panel.choices["metric"] else []
-
-        return self._each("curves", label, chosen)
+        found = [p.choices for x in panels.result.titles if (p := panels.quality(x))]
+        for what, value in (("metric", metric), ("design", design)):
+            if found:
+                _check(what, value, list(dict.fromkeys(x for own in found for x in own[what])))
+        return self._each("curves", label, metric, design)
 
     def weights(self) -> Figure:
         """How good the weight models of designs are."""
@@ -247,15 +230,12 @@ class Plots:
     def _panels(self) -> Panels:
         return Panels.read(self._folder, read_run(self._folder))
 
-    def _each(
-        self, kind: str, label: str | None, make: Callable[[str], Any] | None = None
-    ) -> Figure:
-        """The panels of one label, or of each: those of a kind, or what is made."""
+    def _each(self, kind: str, label: str | None, *args: Any) -> Figure:
+        """The panels of a kind, of one label or of each."""
         panels = self._panels()
         labels = list(panels.result.titles)
-        if label is not None:
-            labels = [_known("label", label, labels)]
-        found = map(make or getattr(panels, kind), labels)
+        _check("label", label, labels)
+        found = [getattr(panels, kind)(x, *args) for x in labels if label in (None, x)]
         return self._figure(kind, [x if isinstance(x, list) else [x] for x in found if x])
 
     def _figure(self, kind: str, rows: Sequence[Sequence[Panel]]) -> Figure:
@@ -271,11 +251,9 @@ class Plots:
             return grid(rows)
 
 
-def _known(what: str, value: str | None, known: Sequence[str]) -> str:
-    """The value, or the first of those that are known."""
-    if value is not None and value not in known:
+def _check(what: str, value: str | None, known: Sequence[str]) -> None:
+    if value not in (None, *known):
         raise InputError(f"{what} = {value!r}: unknown; use one of {', '.join(known)}")
-    return known[0] if value is None else value
 
 
 # --- a panel -----------------------------------------------------------------------------------
