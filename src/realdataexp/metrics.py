@@ -46,7 +46,7 @@ class Metric:
 
     Attributes:
         is_higher_better: whether the best network has the highest value, or the lowest.
-        reading: its meaning in a line.
+        reading: its meaning in a line, for who reads the file.
         types: the types of labels whose predictions it judges.
         count: the name of the count that its value rests on.
         compute: (prediction_N, y_N) -> a number, of one network and the rows with a known label
@@ -61,42 +61,16 @@ class Metric:
     compute: Callable[[Tensor, Tensor], Any] | None = None
 
 
-AUC = Metric(
-    True, "chance that a positive is predicted above a negative; 0.5 is guessing", ("binary",)
-)
-ACCURACY = Metric(True, "share of rows on the right side of probability 0.5", ("binary",))
-LOG_LOSS = Metric(
-    False,
-    "mean -log of the probability of what happened; guessing 0.5 has 0.693",
-    ("binary",),
-)
-CALIBRATION_ERROR = Metric(
-    False, "mean gap between predicted probability and share of positives; 0 to 1", ("binary",)
-)
-LOG_MAE = Metric(
-    False, "mean |log1p(prediction) - log1p(truth)|; 0.1 is about 10 % off", ("numerical",)
-)
-MAE = Metric(False, "mean |prediction - truth|, in the label's units", ("numerical", "categorical"))
-RELATIVE_ERROR = Metric(
-    False,
-    "mean |prediction - truth| / |truth| where the truth is not 0",
-    ("numerical",),
-    "n_nonzero",
-)
-SPEARMAN = Metric(
-    True,
-    "correlation of the ranks of prediction and truth; 1 is the same order",
-    ("numerical", "categorical"),
-)
-PICKED = Metric(
-    True, "mean true outcome of the candidate with the highest score", (_RANKING,), "n_visits"
-)
-NDCG = Metric(
-    True,
-    "how near the order of a slate is to the best one; 1 is the best order",
-    (_RANKING,),
-    "n_ndcg",
-)
+AUC = Metric(True, types=("binary",))
+ACCURACY = Metric(True, types=("binary",))
+LOG_LOSS = Metric(False, types=("binary",))
+CALIBRATION_ERROR = Metric(False, types=("binary",))
+LOG_MAE = Metric(False, types=("numerical",))
+MAE = Metric(False, types=("numerical", "categorical"))
+RELATIVE_ERROR = Metric(False, types=("numerical",), count="n_nonzero")
+SPEARMAN = Metric(True, types=("numerical", "categorical"))
+PICKED = Metric(True, types=(_RANKING,), count="n_visits")
+NDCG = Metric(True, types=(_RANKING,), count="n_ndcg")
 METRICS: dict[str, Metric] = {name: find("metric", name, name) for name in names("metric")}
 
 

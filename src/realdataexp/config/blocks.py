@@ -203,10 +203,10 @@ class LabelConfig(Block):
         "standard", "whether predictions enter the score standardised or as they are"
     )
 
-    @property
-    def alphas(self) -> dict[str, float | None]:
-        """alpha_C and alpha_T, by arm."""
-        return dict(zip(ARMS, (self.alpha_C, self.alpha_T), strict=True))
+    def alpha(self, arm: str) -> float:
+        """Its weight in an arm's score, where there is no block `arms`."""
+        given = self.alpha_C if arm == ARMS[0] else self.alpha_T
+        return float(arm in (self.arms or ARMS)) if given is None else given
 
     @field_validator("loss_function", "features", "arms")
     @classmethod

@@ -208,19 +208,12 @@ class Config(Block):
 
     def policies(self) -> tuple[ArmConfig, ArmConfig]:
         """What the control and the treatment do; the same in an A/A test."""
-        arms = self.arms.by_name if self.arms is not None else self._arms_of_alphas()
-        control, treatment = (arms[arm] for arm in ARMS)
+        if self.arms is not None:
+            control, treatment = self.arms.control, self.arms.treatment
+        else:
+            scores = ({x.name: x.alpha(arm) for x in self.learned} for arm in ARMS)
+            control, treatment = (ArmConfig(score=score) for score in scores)
         return (treatment if self.experiment.aa else control), treatment
-
-    def _arms_of_alphas(self) -> dict[str, ArmConfig]:
-        """The arms, where the labels say with what weight they enter each."""
-        found = {}
-        for arm in ARMS:
-            default = {x.name: float(arm in (x.arms or ARMS)) for x in self.learned}
-            given = [(x.name, x.alphas[arm]) for x in self.learned]
-            score = default | {name: alpha for name, alpha in given if alpha is not None}
-            found[arm] = ArmConfig(score=score)
-        return found
 
     def arms_of(self, label: LabelConfig) -> tuple[bool, bool]:
         """Whether a label's networks are trained for the control, and for the treatment."""
@@ -258,12 +251,7 @@ class Config(Block):
         return self._folder
 
     def at(self, folder: Path, data: Path | None = None) -> Config:
-        """This config, its relative paths relative to another folder.
-
-        Args:
-            folder: that folder.
-            data: the folder with the data, in place of `dataset.path`.
-        """
+        """This config, paths relative to another folder, and its data, if given, in ``data``."""
         moved = self.model_copy()
         moved._folder, moved._data = folder, data
         return moved
@@ -278,9 +266,8 @@ class Config(Block):
 
     def data_dir(self) -> Path | None:
         """The folder with the data set's files, or None where none was given."""
-        if self._data is not None:
-            return self._data
-        return None if self.dataset.path is None else self.path(self.dataset.path)
+        given = self.dataset.path
+        return self._data or (None if given is None else self.path(given))
 
     def cache_dir(self) -> Path:
         """The folder for imported data: `dataset.cache_path`, or the user's cache folder."""
