@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import yaml
+from support import assert_same_answer
 
+from realdataexp import cli
 from realdataexp.api import run
 from realdataexp.config import load_config
 from realdataexp.errors import InputError, Warnings
@@ -96,6 +101,70 @@ class Base:
     def load_state(self, tensors):
         restore(self.state(), tensors)
 '''
+
+WORLD = '''
+from typing import ClassVar
+
+from realdataexp.worlds import Simulator
+
+
+class Lottery(Simulator):
+    """Whoever comes gets what stands on the ticket: 0 to 1, times a factor."""
+
+    features: ClassVar = ("number",)
+    outcomes: ClassVar = ("prize",)
+
+    factor: float = 1.0
+
+    def items(self, u_XE):
+        return u_XE
+
+    def respond(self, item_XD, u_XE):
+        return self.factor * item_XD
+'''
+
+EXECUTOR = '''
+import subprocess
+import sys
+
+from realdataexp import RunError
+
+
+class Commands:
+    """Runs each shard by a command."""
+
+    def start(self, shards):
+        command = [sys.executable, "-m", "realdataexp.runs.executors"]
+        self.own = [(shard, subprocess.Popen([*command, str(shard)])) for shard in shards]
+
+    def watch(self):
+        for shard, process in self.own:
+            if process.poll() not in (None, 0) and not (shard / "error.json").exists():
+                raise RunError(f"{shard}: its command is gone")
+
+    def cancel(self):
+        for _, process in self.own:
+            process.kill()
+            process.wait()
+'''
+
+NEW_MODEL_AGAINST_OLD = """
+labels:
+  - {name: old, target: is_click, type: binary, loss_function: BCE, model: Linear}
+  - name: new
+    target: is_click
+    type: binary
+    loss_function: BCE
+    model: DCNv2
+    model_params: {hidden_layers: [4], embedding_dim: 2}
+    features: {numerical: [video_duration], categorical: [tag]}
+arms:
+  control: {score: {old: 1.0}}
+  treatment: {score: {new: 1.0}}
+outcomes:
+  - {name: click, target: is_click}
+  - {name: play_time, target: play_time_ms, unit: milliseconds}
+"""
 
 METRIC = """
 from realdataexp.metrics import Metric
@@ -323,3 +392,139 @@ def test_a_weight_model_that_says_what_it_must_not_is_one_line(
         set_up(load_config(small(small_settings, designs)), Warnings())
     (line,) = str(caught.value).splitlines()
     assert line.startswith("experiment.designs.0.model = 'odd_weights:Base': weights() returned")
+
+
+# --- a world ---------------------------------------------------------------------------------
+
+
+def test_a_world_of_one_s_own_has_the_effect_that_follows_from_it(
+    write: Write, tmp_path: Path
+) -> None:
+    """The greatest of four uniform numbers less the least is 3/5 on average."""
+    assert lines(WORLD) <= 80
+    write("new_world", WORLD)
+    label = {"name": "prize", "target": "prize", "type": "numerical", "loss_function": "MSE",
+             "model": "Linear", "alpha_T": 1.0, "alpha_C": -1.0}  # fmt: skip
+    found = run(
+        {
+            "dataset": {"name": "new_world:Lottery", "factor": 10.0},
+            "labels": [label],
+            "pretrain": {"batch_size": 256, "learning_rate": 0.05},
+            "simulation": {"n_steps": 20, "batch_size": 32, "n_candidate": 4, "processes": 1},
+            "experiment": {"replications": 4, "designs": ["pooling", "oracle"]},
+        },
+        out=tmp_path / "run",
+    )
+    n, sd = 20 * 32 * 4, 10 * 0.26  # of the greatest less the least of four
+    for row in found.comparison.iter_rows(named=True):
+        assert row["gte"] == pytest.approx(6.0, abs=6 * sd / n**0.5)
+        assert row["estimate"] == pytest.approx(row["gte"], abs=12 * sd / n**0.5)
+
+
+# --- an executor -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sharded(small_settings: Settings) -> dict[str, Any]:
+    """The settings of a run that two shards share."""
+    made = small(small_settings, ["pooling", "weighting"], replications=4)
+    made["pretrain"] = {"batch_size": 1024, "epochs": 1}
+    made["simulation"] |= {"processes": 2, "save_every": 3, "validate_every": 3}
+    return made
+
+
+@pytest.fixture
+def in_one(sharded: dict[str, Any], tmp_path: Path) -> Path:
+    alone = {**sharded, "simulation": {**sharded["simulation"], "processes": 1}}
+    return run(alone, out=tmp_path / "one").folder
+
+
+def test_an_executor_of_one_s_own_runs_shards_from_their_folders_alone(
+    write: Write,
+    sharded: dict[str, Any],
+    in_one: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert lines(EXECUTOR) <= 120
+    write("new_executor", EXECUTOR)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    sharded["simulation"]["executor"] = "new_executor:Commands"
+    assert_same_answer(run(sharded, out=tmp_path / "run").folder, in_one)
+
+
+FAULTY_EXECUTORS = """
+import shutil
+
+
+class Doubled(Commands):
+    def start(self, shards):
+        shutil.copy(shards[0] / "shard.json", shards[1] / "shard.json")
+        super().start(shards)
+
+
+class Lost(Commands):
+    def start(self, shards):
+        shutil.rmtree(shards[1])
+        super().start([])
+
+
+class Broken(Commands):
+    def start(self, shards):
+        raise ValueError("no queue\\nof this name")
+
+    def cancel(self):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("Doubled", 2, "shards: replication 0, 1 is in two shards; each must be in one: resume"),
+        ("Lost", 2, "the shard is gone; resume the run"),
+        ("Broken", 1, "start() raised ValueError: no queue ("),
+    ],
+)
+def test_a_faulty_executor_ends_the_run_in_one_line_and_nothing_is_lost(
+    name: str,
+    code: int,
+    said: str,
+    write: Write,
+    sharded: dict[str, Any],
+    in_one: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = f"faulty_executor_{name}"
+    write(module, EXECUTOR + FAULTY_EXECUTORS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    sharded["simulation"]["executor"] = f"{module}:{name}"
+    config, out = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(sharded))
+    assert cli.main(["run", str(config), "--quiet", "--out", str(out)]) == code
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("[")]
+    assert said in line and "unexpected" not in line
+    kept = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(kept.replace(f"{module}:{name}", "fork"))
+    assert cli.main(["resume", str(out), "--quiet"]) == 0
+    assert_same_answer(out, in_one)
+
+
+# --- a new model against an old one ----------------------------------------------------------
+
+
+def test_a_new_model_against_an_old_one_is_a_config(
+    small_settings: Settings, tmp_path: Path
+) -> None:
+    own = yaml.safe_load(NEW_MODEL_AGAINST_OLD)
+    settings = small(small_settings, ["pooling", "splitting"]) | own
+    settings["pretrain"] = {"batch_size": 256}
+    folder = run(settings, out=tmp_path / "run").folder
+    comparison = json.loads((folder / "result.json").read_text())["comparison"]
+    assert [x["label"] for x in comparison] == ["click", "play_time"] * 2
+    assert all(x["gte"] != 0 for x in comparison)
+    networks = table(folder, "metrics").filter(pl.col("metric") == "auc", phase="loop")
+    rows = networks.filter(design="splitting").select("label", "model").unique().rows()
+    assert sorted(rows) == [("new", "T"), ("old", "C")]

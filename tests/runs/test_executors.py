@@ -278,44 +278,6 @@ def test_a_killed_process_ends_the_run_in_one_line_and_nothing_is_lost(
     assert_same_answer(out, spread(1))
 
 
-COMMANDS = '''
-import subprocess, sys
-from realdataexp import RunError
-
-
-class Commands:
-    """Runs each shard by a command."""
-
-    def start(self, shards):
-        command = [sys.executable, "-m", "realdataexp.runs.executors"]
-        self.own = [(x, subprocess.Popen([*command, str(x)])) for x in shards]
-
-    def watch(self):
-        for shard, process in self.own:
-            if process.poll() not in (None, 0) and not (shard / "error.json").exists():
-                raise RunError(f"{shard}: its command is gone")
-
-    def cancel(self):
-        for _, process in self.own:
-            process.kill()
-            process.wait()
-'''
-
-
-def test_an_executor_from_outside_runs_shards_from_their_folders_alone(
-    settings: dict[str, Any],
-    spread: Callable[[int], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    (tmp_path / "my_executor.py").write_text(COMMANDS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    own = with_processes(settings, 2)
-    own["simulation"]["executor"] = "my_executor:Commands"
-    assert_same_answer(run(own, out=tmp_path / "r").folder, spread(1))
-
-
 # --- faults of what comes from outside -----------------------------------------------------------
 
 

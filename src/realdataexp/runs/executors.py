@@ -30,6 +30,7 @@ from realdataexp.device import own_arithmetic
 from realdataexp.errors import DiskError, InputError, RunError
 from realdataexp.files import read_json, write_json
 from realdataexp.loop import Step
+from realdataexp.registry import calling
 from realdataexp.runs.chunks import (
     Chunk,
     Tensors,
@@ -74,6 +75,22 @@ class Executor(Protocol):
     def cancel(self) -> None:
         """End what still works on them; a shard may be started again afterwards."""
         ...
+
+
+class OutsideExecutor:
+    """An executor from outside the package: whatever it raises is a line that names it."""
+
+    def __init__(self, make: Callable[[], Any], who: str) -> None:
+        self._who = who
+        with calling(who, "its constructor"):
+            self._executor = make()
+
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        def ask(*given: Sequence[Path]) -> None:
+            with calling(self._who, f"{method}()"):
+                getattr(self._executor, method)(*given)
+
+        return ask
 
 
 # --- a shard's own work --------------------------------------------------------------------------
@@ -365,8 +382,8 @@ class Shards:
                 if (folder / _ERROR).exists() and not path.exists():
                     raise _error(read_json(folder / _ERROR))
                 self._executor.watch()
-                if not (folder / _JOB).exists():
-                    raise InputError(f"{folder}: the shard is gone; resume the run")
+                if gone := [x for x in self._folders if not (x / _JOB).exists()]:
+                    raise InputError(f"{gone[0]}: the shard is gone; resume the run")
                 time.sleep(_PAUSE)
         chunks = [read_chunk(path) for path in paths]
         merged = merge(chunks, self._n_replications)

@@ -15,7 +15,7 @@ from torch import Tensor
 from realdataexp.files import disk_faults
 from realdataexp.metrics import Figures, joined
 from realdataexp.runs.checkpoint import LOOP, Checkpoint
-from realdataexp.runs.executors import Executor, Forked, Shards, work
+from realdataexp.runs.executors import Executor, Forked, OutsideExecutor, Shards, work
 from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.networks import STARTS, networks_of, write_networks
 from realdataexp.runs.parts import Parts, of_this_run
@@ -61,9 +61,9 @@ class LoopPhase:
 
     def _executor(self, starts: Sequence[Sequence[dict[str, Tensor]]]) -> Executor:
         parts = self._parts
-        if parts.config.simulation.executor != FORK:
-            executor: Executor = executor_of(parts.config)()
-            return executor
+        if (name := parts.config.simulation.executor) != FORK:
+            make, who = executor_of(parts.config), f"simulation.executor = {name!r}"
+            return OutsideExecutor(make, who)
         run = partial(work, setup=parts.setup, validator=parts.validator, starts=starts)
         return Forked(run)
 
