@@ -1,6 +1,6 @@
 """What is shown of run folders as HTML: report.html, several runs compared, a view in a notebook.
 
-A page opens without a network. Its words are in the templates beside this file, its numbers in
+A page opens without a network. Its words are in the templates next to this file, its numbers in
 ``tables``; whatever is put into a template is text, and is escaped.
 """
 
@@ -52,13 +52,9 @@ def advice(code: str) -> str:
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
-    """Write the page about a run folder; returns it.
+    """Write the page about a run folder, ``out`` or report.html in the folder; returns it.
 
     Charts whose table is not there are left out.
-
-    Args:
-        run_dir: the run folder.
-        out: the page; None: report.html in the folder.
 
     Raises:
         InputError: result.json is missing, or a file is damaged.
@@ -89,12 +85,7 @@ def _question(result: RunResult) -> str:
 def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     """Write one page about several run folders: effects and biases, and settings that differ.
 
-    Args:
-        run_dirs: the run folders.
-        out: the page; None: report-compare.html in the first folder.
-
-    Returns:
-        The page.
+    It is ``out``, or report-compare.html in the first folder; returns it.
 
     Raises:
         InputError: one of them is no run folder.

@@ -193,11 +193,8 @@ def bias(found: Sequence[Bias], key: str, title: str) -> Panel:
 class Panels:
     """Everything there is to draw of a run: a method for each kind of panel.
 
-    What a run has nothing to show for is None, or no panel.
-
-    Args:
-        result: of the run.
-        outcomes, estimates, metrics: its tables, where there are some.
+    It takes the run's result and its tables, where there are some. What a run has nothing to show
+    for is None, or no panel.
     """
 
     def __init__(
@@ -506,9 +503,6 @@ def settled_range(table: pl.DataFrame) -> tuple[float, float] | None:
 
     It holds every mean after the first fifth of the steps, the band of the truth there, and a
     margin.
-
-    Args:
-        table: design, step, mean, low, high.
     """
 
     def values(part: pl.DataFrame) -> pl.Series:

@@ -245,13 +245,7 @@ class Finding(NamedTuple):
 
 
 def effect(entry: Effect, relative: float | None = None, unit: str = "") -> Finding:
-    """What an entry of ``estimates`` says of the effect.
-
-    Args:
-        entry: of ``estimates``.
-        relative: the effect in percent of control.
-        unit: the outcome's, such as ms.
-    """
+    """What an entry of ``estimates`` says of the effect, with its percent of control, its unit."""
     value = entry.value
     if value is None:
         return Finding("unknown", "no answer: no replication has outcomes in both arms")

@@ -63,12 +63,7 @@ def check_names(designs: Sequence[str]) -> None:
 
 
 def metric_points(metrics: pl.DataFrame, since: Mapping[str, int]) -> Iterator[Point]:
-    """The series of metrics.parquet: means over worlds.
-
-    Args:
-        metrics: the table so far.
-        since: the step of each phase from which on points are wanted; absent: from the start.
-    """
+    """The series of metrics.parquet, each phase since a step of it: means over worlds."""
     for (phase,), rows in metrics.partition_by("phase", as_dict=True).items():
         prefix = "pretrain" if phase == "pretrain" else ""
         wanted = rows.filter(pl.col("step") >= since.get(str(phase), 0))
@@ -324,13 +319,8 @@ def begin_tracking(
 def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]:
     """Send a finished run to a tracker; what is there already is not sent again.
 
-    Args:
-        folder: the run folder.
-        name: of the tracker.
-        options: of the tracker; those not given are what the run's config says.
-
-    Returns:
-        Lines that say what was sent, and how to look at it.
+    Options of the tracker that are missing are those of the run's config. Returns lines that say
+    what was sent, and how to look at it.
 
     Raises:
         InputError: the run is not complete, or the tracker cannot be used.
