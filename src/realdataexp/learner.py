@@ -17,8 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from realdataexp.device import Device, by_rows
-from realdataexp.graphs import Graphs
+from realdataexp.device import Device, Graphs, by_rows
 from realdataexp.models import LOSSES, Batch, LabelScale, Loss, Selecting, StackedModel
 from realdataexp.models.base import restore
 from realdataexp.optimizers import LossScale, OptimizerSettings, Schedule, descend, join

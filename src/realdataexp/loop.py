@@ -28,7 +28,7 @@ from realdataexp import draws
 from realdataexp.arms import Arms
 from realdataexp.designs import Design, OutsideDesign
 from realdataexp.designs.base import Outcome
-from realdataexp.graphs import Graphs
+from realdataexp.device import Graphs
 from realdataexp.learner import Learner
 from realdataexp.models import Batch
 from realdataexp.optimizers import OptimizerSettings

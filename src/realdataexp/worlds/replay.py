@@ -27,8 +27,7 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.data.features import Features, FeatureTable
 from realdataexp.data.log import DataSet, LogTable, RowRanges, Split, training_blocks
-from realdataexp.device import Device
-from realdataexp.graphs import Graphs
+from realdataexp.device import Device, Graphs
 from realdataexp.models import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.base import restore
 from realdataexp.worlds.base import (
