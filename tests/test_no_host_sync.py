@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import support
 import torch
-from support import Setting, make_world, start_loop
+from support import Setting, make_store, make_world, start_loop
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -136,7 +136,8 @@ def test_slots_and_arms_are_drawn_without_waiting_where_the_device_has_float64(
 def test_no_model_waits_for_the_device(name: str, options: dict[str, Any]) -> None:
     world = make_world(SETTING, REPLICATIONS, 1)
     batch = world.slate(world.draw(0)).batch
-    model = find("model", name, name)(world.schema, 1, options, name)
+    schema = make_store(SETTING.n_rows_U, SETTING.dtype).schema
+    model = find("model", name, name)(schema, 1, options, name)
     params = {
         key: torch.zeros(2, *p.shape, device="meta", requires_grad=True)
         for key, p in model.init(draws.key(0, name)).items()
@@ -162,7 +163,8 @@ def test_a_batch_of_pretraining_fetches_nothing_from_the_host(is_scaled: bool) -
         def read(self, place_B: Any) -> tuple[Batch, list[Tensor]]:
             return rows, [y_SB]
 
-    model = MLP(world.schema, 1, {"embedding_dim": 3, "dropout": 0.2}, "a test")
+    schema = make_store(SETTING.n_rows_U, SETTING.dtype).schema
+    model = MLP(schema, 1, {"embedding_dim": 3, "dropout": 0.2}, "a test")
     start, head = model.init(draws.key(0, "start")), Head(LOSSES["MSE"], LabelScale())
     learner = Learner.start(model, (head,), META, start, 1)
     learner.loss_scale = LossScale.start(1, META.torch) if is_scaled else None
