@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,7 @@ def load_config(
         Traceback (most recent call last):
         realdataexp.errors.InputError: --set: simulation.n_step: unknown key; did you mean n_steps?
     """
-    draft = read_draft(source)
-    if data is not None and draft.values.get("base_dir", ".") != ".":
-        data = Path(data).absolute()  # base_dir moves the paths in the config, not this one
-    given = {"--mode": mode, "--data": data and str(data), "--seed": seed, "--device": device}
-    for option, value in given.items():
-        if value is not None:
-            keys = ["dataset", "path"] if option == "--data" else [option.removeprefix("--")]
-            _collect(draft, set_value, keys, value, option)
-    for text in overrides:
-        _collect(draft, apply_override, text)
+    draft = _draft_of(source, overrides, data, mode=mode, seed=seed, device=device)
     try:
         config = Config.model_validate(draft.values)
     except ValidationError as error:
@@ -82,12 +73,29 @@ def load_config(
     return config
 
 
-def _collect(draft: Draft, change: Callable[..., None], *args: Any) -> None:
-    """Make a change to a draft, or note why it cannot be made."""
-    try:
-        change(draft, *args)
-    except InputError as error:
-        draft.faults += error.faults
+def _draft_of(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    data: str | Path | None,
+    **given: Any,
+) -> Draft:
+    """A config before it is checked, with what options change in it, or why they cannot."""
+    draft = read_draft(source)
+    if data is not None and draft.values.get("base_dir", ".") != ".":
+        data = Path(data).absolute()  # base_dir moves the paths in the config, not this one
+    options = {key: ([key], value) for key, value in given.items()}
+    options |= {"data": (["dataset", "path"], None if data is None else str(data))}
+    changes = [
+        partial(set_value, draft, keys, value, f"--{option}")
+        for option, (keys, value) in options.items()
+        if value is not None
+    ]
+    for change in (*changes, *(partial(apply_override, draft, text) for text in overrides)):
+        try:
+            change()
+        except InputError as error:
+            draft.faults += error.faults
+    return draft
 
 
 def _hidden_faults(draft: Draft) -> list[str]:
@@ -102,21 +110,12 @@ def _hidden_faults(draft: Draft) -> list[str]:
 def without_faults(source: str, data: Any, overrides: Sequence[str] = ()) -> Config | None:
     """A config without its faulty settings, so that the rest can be checked; None if none is.
 
-    Args:
-        source: A YAML file or the name of a built-in config.
-        data: Replaces `dataset.path`.
-        overrides: ``key.sub=value`` each; those that cannot be made are left out.
+    As `load_config` takes them; overrides that cannot be made are left out.
     """
     try:
-        draft = read_draft(source)
+        values = _draft_of(source, overrides, data).values
     except InputError:
         return None
-    for text in overrides:
-        with suppress(InputError):
-            apply_override(draft, text)
-    values = draft.values
-    if data is not None and isinstance(values.get("dataset"), dict):
-        values["dataset"]["path"] = str(data)
     for _ in range(3):  # leaving one setting out can show another fault
         try:
             return Config.model_validate(values)
