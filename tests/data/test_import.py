@@ -27,6 +27,7 @@ from kuairand_folder import (
     log_row,
     statistic_row,
     user_row,
+    whole,
     write_csv,
 )
 from polars.testing import assert_frame_equal
@@ -80,7 +81,7 @@ def importer(folder: KuaiRandFolder, tmp_path: Path) -> Importer:
 def log_tuples(data: DataSet) -> list[tuple[int, int, bool, float, float]]:
     """(user id, video id, early, play time, click) of every log row, in the table's order."""
     log, rows = data.log, []
-    videos = data.videos.frame()["video_id"].to_list()
+    videos = whole(data.videos)["video_id"].to_list()
     for u, user in enumerate(data.users["user_id"].to_list()):
         for n in range(log.offset_U1[u], log.offset_U1[u + 1]):
             early = n < log.offset_U1[u] + log.n_early_U[u]
@@ -91,7 +92,7 @@ def log_tuples(data: DataSet) -> list[tuple[int, int, bool, float, float]]:
 
 def assert_same(a: DataSet, b: DataSet) -> None:
     assert_frame_equal(a.users, b.users)
-    assert_frame_equal(a.videos.frame(), b.videos.frame())
+    assert_frame_equal(whole(a.videos), whole(b.videos))
     assert np.array_equal(a.log.offset_U1, b.log.offset_U1)
     assert np.array_equal(a.log.n_early_U, b.log.n_early_U)
     assert np.array_equal(a.log.video_N, b.log.video_N)
@@ -149,7 +150,7 @@ def test_features_are_columns_named_as_asked_for_the_ids_in_the_log_only(folder,
         "onehot_feat4",
     ]
     assert data.videos.columns == ["video_id", "video.follow_user_num", "video_duration", "tag"]
-    assert data.videos.frame().rows() == [(v, 0.25 * v, 9000.0, "3,11") for v in (1, 2, 3, 4)]
+    assert whole(data.videos).rows() == [(v, 0.25 * v, 9000.0, "3,11") for v in (1, 2, 3, 4)]
     assert data.users.dtypes == [pl.Int64, pl.Float32, pl.String, pl.String]
 
 
@@ -294,14 +295,14 @@ def test_minus_124_is_unknown_for_users_in_both_kinds_and_a_number_for_videos(fo
     assert data.users.rows()[1] == (20, None, "full_active", None)
     assert data.stats["features"]["follow_user_num"] == {"n_missing": 1, "n_unknown": 1}
     assert data.stats["features"]["onehot_feat4"] == {"n_missing": 1, "n_unknown": 1}
-    assert data.videos.frame()["video_duration"][0] == -124.0
+    assert whole(data.videos)["video_duration"][0] == -124.0
 
 
 def test_missing_features_are_null_in_both_kinds(folder, importer):
     folder.rows[BASIC][1] |= {"video_duration": "", "tag": ""}
     folder.rows[BASIC][2] |= {"video_duration": "nan"}
     folder.write()
-    videos = importer().videos.frame()
+    videos = whole(importer().videos)
     assert videos["video_duration"].to_list() == [None, None, 9000.0, 9000.0]
     assert videos["tag"].null_count() == 1
 
@@ -311,7 +312,7 @@ def test_users_and_videos_without_features_stay_and_are_reported(folder, importe
     folder.write()
     data = importer()
     assert data.users.rows()[1] == (20, None, None, None)
-    assert data.videos.frame().rows()[2] == (3, None, 9000.0, "3,11")
+    assert whole(data.videos).rows()[2] == (3, None, 9000.0, "3,11")
     assert data.stats["without_features"] == {USERS: 1, BASIC: 0, STATISTIC: 1}
     assert importer.codes() == ["users_without_features", "videos_without_features"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from kuairand_folder import EARLY, LATE, RANDOM, KuaiRandFolder, basic_row, log_row, user_row
+from kuairand_folder import EARLY, LATE, RANDOM, KuaiRandFolder, basic_row, log_row, user_row, whole
 from polars.testing import assert_frame_equal
 
 from realdataexp.data import csv_files, features, ingest, schema
@@ -63,7 +63,7 @@ def open_data(folder: KuaiRandFolder, cache: Path) -> DataSet:
 def contents(data: DataSet, cache: Path) -> dict[str, Any]:
     """Bytes of the arrays, the tables, and the counts."""
     files = {p.name: p.read_bytes() for p in (cache / data.fingerprint).glob("*.npy")}
-    tables = {"users": data.users, "videos": data.videos.frame()}
+    tables = {"users": data.users, "videos": whole(data.videos)}
     return {**files, **{k: t.write_json() for k, t in tables.items()}, "stats": data.stats}
 
 
@@ -91,7 +91,7 @@ def test_arrays_equal_those_of_a_sort_of_all_whole_rows(tmp_path, seed):
     assert data.log.offset_U1.tolist() == [*starts, rows.height]
     n_early = rows.group_by("user_id", maintain_order=True).agg((pl.col("_log") == 0).sum())
     assert data.log.n_early_U.tolist() == n_early["_log"].to_list()
-    videos = data.videos["video_id"].to_numpy()
+    videos = whole(data.videos)["video_id"].to_numpy()
     assert np.array_equal(videos, np.unique(rows["video_id"].to_numpy()))
     assert np.array_equal(videos[data.log.video_N], rows["video_id"].to_numpy())
     for name in TARGETS:
@@ -234,19 +234,19 @@ def test_features_fitted_block_by_block_are_those_of_the_whole_table(tmp_path, m
     data = open_data(folder, tmp_path / "cache")
     is_training_U = np.arange(data.log.n_users) % 3 > 0
     fitted = []
-    for videos in (data.videos, data.videos.frame()):
+    for videos in (data.videos, whole(data.videos)):
         changed = DataSet(data.version, data.fingerprint, data.log, data.users, videos, {})
         fitted.append(fit_features(
             changed, ("follow_user_num", "video_duration"), ("user_active_degree", "tag"),
             is_training_U, missing_indicator=True, warnings=Warnings(),
         ))  # fmt: skip
-    blocks, whole = (f.video for f in fitted)
-    assert isinstance(blocks.num_XD, np.memmap) and not isinstance(whole.num_XD, np.memmap)
-    assert (blocks.numerical, blocks.fields) == (whole.numerical, whole.fields)
-    assert whole.numerical == ("video_duration", "video_duration")
-    assert np.allclose(blocks.num_XD, whole.num_XD, atol=1e-6)
-    assert np.array_equal(blocks.cat_XK, whole.cat_XK)
-    assert np.array_equal(blocks.weight_XK, whole.weight_XK)
+    blocks, at_once = (f.video for f in fitted)
+    assert isinstance(blocks.num_XD, np.memmap) and not isinstance(at_once.num_XD, np.memmap)
+    assert (blocks.numerical, blocks.fields) == (at_once.numerical, at_once.fields)
+    assert at_once.numerical == ("video_duration", "video_duration")
+    assert np.allclose(blocks.num_XD, at_once.num_XD, atol=1e-6)
+    assert np.array_equal(blocks.cat_XK, at_once.cat_XK)
+    assert np.array_equal(blocks.weight_XK, at_once.weight_XK)
 
 
 def test_a_full_disk_while_features_are_fitted_is_one_line(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from kuairand_folder import whole
 from polars.testing import assert_frame_equal
 
 from realdataexp import cli
@@ -132,7 +133,7 @@ def own(tmp_path: Path) -> Own:
 
 
 def videos_of(data: DataSet) -> pl.DataFrame:
-    return data.videos if isinstance(data.videos, pl.DataFrame) else data.videos.frame()
+    return whole(data.videos)
 
 
 def rows_of(data: DataSet) -> list[tuple[Any, ...]]:

@@ -250,7 +250,7 @@ def find_files(path: Path, logs: Sequence[str], need_statistic: bool) -> Files:
         )
     folder = path / "data" if _recognised(path / "data") else path
     found = _recognised(folder)
-    versions = sorted({match["version"] for match in found.values()})
+    versions = sorted({version for _, version, _ in found.values()})
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
     if not versions:
         raise InputError(
@@ -261,7 +261,16 @@ def find_files(path: Path, logs: Sequence[str], need_statistic: bool) -> Files:
         raise InputError(f"{folder}: files of several versions ({', '.join(versions)}); keep one")
     wanted = [schema.LOG_STEMS[log] for log in logs] + [schema.USER_FEATURES, schema.VIDEO_BASIC]
     wanted += [schema.VIDEO_STATISTIC] if need_statistic else []
-    shards = {stem: _shards(folder, found, stem) for stem in wanted}
+    shards: dict[str, list[Path]] = {}
+    for stem in wanted:  # the whole file, as its only shard, or the parts 1 to n in order
+        parts = {file: number for file, (of, _, number) in found.items() if of == stem}
+        shards[stem] = sorted(parts, key=lambda file: (parts[file], file))
+        if sorted(parts.values()) not in ([], [0], list(range(1, len(parts) + 1))):
+            names = ", ".join(file.name for file in shards[stem])
+            raise InputError(
+                f"{folder}: {stem} is neither one file nor parts 1 to n, but {names}; fetch the "
+                "missing parts or remove what is double"
+            )
     missing = [f"{stem}_{versions[0]}.csv" for stem in wanted if not shards[stem]]
     if missing:
         raise InputError(
@@ -271,28 +280,15 @@ def find_files(path: Path, logs: Sequence[str], need_statistic: bool) -> Files:
     return Files(versions[0], shards)
 
 
-def _recognised(folder: Path) -> dict[Path, re.Match[str]]:
-    if not folder.is_dir():
-        return {}
-    matches = {path: _FILE_NAME.fullmatch(path.name) for path in sorted(folder.iterdir())}
-    return {path: match for path, match in matches.items() if match and path.is_file()}
-
-
-def _shards(folder: Path, found: dict[Path, re.Match[str]], stem: str) -> tuple[Path, ...]:
-    """Return the whole file (as its only shard) or the parts 1..n in order."""
-    numbered = sorted(
-        (int(match["before"] or match["after"] or 0), path)
-        for path, match in found.items()
-        if match["stem"] == stem
-    )
-    numbers = [number for number, _ in numbered]
-    if numbers not in ([], [0], list(range(1, len(numbers) + 1))):
-        names = ", ".join(path.name for _, path in numbered)
-        raise InputError(
-            f"{folder}: {stem} is neither one file nor parts 1 to n, but {names}; fetch the "
-            "missing parts or remove what is double"
-        )
-    return tuple(path for _, path in numbered)
+def _recognised(folder: Path) -> dict[Path, tuple[str, str, int]]:
+    """Stem, version and part (0: the whole) of each file that is KuaiRand's by its name."""
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        match = _FILE_NAME.fullmatch(path.name)
+        if match and path.is_file():
+            part = int(match["before"] or match["after"] or 0)
+            found[path] = match["stem"], match["version"], part
+    return found
 
 
 # ---- the import ---------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 
@@ -51,12 +50,3 @@ class StoredTable:
             table = self._file.read_row_group(i, columns)
             n_rows = self._file.metadata.row_group(i).num_rows
             yield pl.DataFrame(table) if table.num_columns else pl.DataFrame(height=n_rows)
-
-    def __getitem__(self, name: str) -> pl.Series:
-        """One column, all rows."""
-        return pl.Series(name, self._file.read([name]).column(0))
-
-    def frame(self) -> pl.DataFrame:
-        """All of it in memory."""
-        empty = pl.DataFrame(pa.table(self._file.schema_arrow.empty_table()))
-        return pl.concat([empty, *self.blocks()])

@@ -151,10 +151,6 @@ class TablesRequest:
             return videos
         return {"user": (self.tables.users, self.tables.user_id), **videos}
 
-    def faults(self) -> list[str]:
-        """What is wrong, as far as the files' headers tell: a line each."""
-        return self.look()[1]
-
     def look(self) -> tuple[list[_Feature], list[str]]:
         """Where each feature is; and what is wrong with the files and their columns."""
         if not self.path.is_dir():
