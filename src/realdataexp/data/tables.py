@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -420,24 +420,21 @@ def _import_log(
     directory: Path,
 ) -> dict[str, Any]:
     """Write the log's arrays; its part of the stats."""
-    given, bound = request.tables.early_before, _early_bound(request.tables.early_before, unit)
-
-    def blocks() -> Iterator[tuple[str, pl.DataFrame]]:
-        for rows in log.iter_slices(BUCKET_ROWS):
-            times = rows["time_ms"]
-            is_late = pl.lit(True) if bound is None else ~_is_before(times, bound)
-            frame = rows.with_columns(
-                *(_number(rows[name], ids[side]) for side, name in _ID.items()),
-                _ordered(times),
-                is_late.cast(pl.Int8).alias(LATE),
-            )
-            yield "log", sorted_by(frame, "user_id")
-
+    times, given = log["time_ms"], request.tables.early_before
+    bound = _early_bound(given, unit, times.dtype)
+    ordered = _ordered(times)
+    is_late = pl.lit(True) if bound is None else ordered >= bound
+    log = log.with_columns(
+        *(_number(log[name], ids[side]) for side, name in _ID.items()),
+        ordered,
+        is_late.cast(pl.Int8).alias(LATE),
+    )
+    blocks = (("log", sorted_by(rows, "user_id")) for rows in log.iter_slices(BUCKET_ROWS))
     targets = {name: (_target(name), -math.inf, math.inf) for name in request.targets}
     content = ["user_id", "time_ms", "video_id", *map(_target, request.targets)]
-    _, _, stats = write_log(blocks(), ["log"], targets, content, directory)
+    _, _, stats = write_log(blocks, ["log"], targets, content, directory)
     if bound is not None and stats["n_early_rows"] in (0, stats["n_rows"]):
-        span = pl.Series([log["time_ms"].min(), log["time_ms"].max()])
+        span = pl.Series([times.min(), times.max()])
         if unit is not None:
             span = span.cast(pl.Datetime(unit)).dt.to_string("%Y-%m-%d %H:%M:%S%.f")
         raise InputError(
@@ -470,25 +467,24 @@ def _kind(is_date: bool) -> str:
     return "dates" if is_date else "numbers"
 
 
-def _is_before(times: pl.Series, bound: float | int) -> pl.Series:
-    """Whether times are earlier; whole numbers are compared as such, as float64 keeps 53 bits."""
-    if times.dtype == pl.Int64:
-        info = np.iinfo(np.int64)
-        return times < pl.Series([min(max(math.ceil(bound), info.min), info.max)], dtype=pl.Int64)
-    return times < float(bound)
-
-
-def _early_bound(given: float | int | str | None, unit: TimeUnit | None) -> float | int | None:
-    """The bound as a number; of dates in their unit."""
-    if given is None or (unit is None and not isinstance(given, str)):
-        return given
-    date = parse_dates(pl.Series([given if isinstance(given, str) else None], dtype=pl.String))
-    if unit is None or date[0] is None:
-        wanted = "a number" if unit is None else "an ISO date and time"
-        raise InputError(
-            f"dataset.tables.early_before = {given!r}: the log's times are "
-            f"{_kind(unit is not None)}; give {wanted}"
-        )
-    number = int(date.to_physical()[0])
-    nanoseconds = number * (1 if date.dtype == pl.Datetime("ns") else 1000)
-    return nanoseconds if unit == "ns" else -(-nanoseconds // 1000)
+def _early_bound(
+    given: float | int | str | None, unit: TimeUnit | None, dtype: pl.DataType
+) -> int | None:
+    """The first time that is late, in the order of `_ordered`; dates are in their unit."""
+    if given is None:
+        return None
+    if unit is not None or isinstance(given, str):
+        date = parse_dates(pl.Series([given if isinstance(given, str) else None], dtype=pl.String))
+        if unit is None or date[0] is None:
+            wanted = "a number" if unit is None else "an ISO date and time"
+            raise InputError(
+                f"dataset.tables.early_before = {given!r}: the log's times are "
+                f"{_kind(unit is not None)}; give {wanted}"
+            )
+        scale = 1 if date.dtype == pl.Datetime("ns") else 1000
+        nanoseconds = int(date.to_physical()[0]) * scale
+        given = nanoseconds if unit == "ns" else -(-nanoseconds // 1000)
+    elif dtype != pl.Int64:
+        return int(_ordered(pl.Series([float(given)]))[0])
+    info = np.iinfo(np.int64)  # whole numbers are compared as such, as float64 keeps 53 bits
+    return min(max(math.ceil(given), info.min), info.max)
