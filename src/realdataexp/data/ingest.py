@@ -400,7 +400,7 @@ def _target(
 
 # ---- the features -------------------------------------------------------------------------------
 
-FeatureBlock = tuple[str, int, pl.DataFrame, Mapping[str, int]]
+FeatureBlock = tuple[str, tuple[int, pl.DataFrame, Mapping[str, int]]]
 """Some rows of a feature table: the file that they come from; how many were read; `PLACE` and the
 features of the ids that the log has, sorted by `PLACE`; how many rows say "unknown", by feature."""
 
@@ -409,14 +409,13 @@ features of the ids that the log has, sorted by `PLACE`; how many rows say "unkn
 class FeatureSource:
     """A feature table of a source: its files' names, each feature's type, its rows in any order.
 
-    ``repeated`` makes what to raise for an id, by its number, that has two rows; None where the
-    source has seen to it that none has.
+    ``folder`` is where its files are; None where the source has seen to it that no id has two rows.
     """
 
     files: Sequence[str]
     features: Mapping[str, pl.DataType | type[pl.DataType]]
     blocks: Iterable[FeatureBlock]
-    repeated: Callable[[int], InputError] | None = None
+    folder: Path | None = None
 
 
 def write_features(
@@ -444,7 +443,7 @@ def write_features(
         for key, table in tables.items():
             spill = stack.enter_context(Spill(path.parent, f".features-{len(spills)}", PLACE))
             stats["files"] |= dict.fromkeys(table.files, 0)
-            for file, n_rows, frame, n_unknown in table.blocks:
+            for file, (n_rows, frame, n_unknown) in table.blocks:
                 stats["files"][file] += n_rows
                 spill.append(frame)
                 for name, n in n_unknown.items():
@@ -472,8 +471,12 @@ def _look_up(
 ) -> pl.DataFrame:
     """Put a table's features beside the ids whose numbers count from ``first``."""
     twice = np.flatnonzero(np.bincount(rows[PLACE].to_numpy() - first) > 1)
-    if table.repeated is not None and twice.size:
-        raise table.repeated(first + int(twice[0]))
+    if table.folder is not None and twice.size:
+        ids = block.to_series()
+        raise InputError(
+            f"{table.folder}: {ids.name} {ids[int(twice[0])]} has more than one row in "
+            f"{', '.join(table.files)}; keep one row an id"
+        )
     place = pl.int_range(first, first + block.height, dtype=pl.Int32, eager=True)
     block = block.with_columns(place.alias(PLACE))
     return block.join(rows, on=PLACE, how="left", maintain_order="left").drop(PLACE)

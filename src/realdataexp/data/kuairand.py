@@ -30,7 +30,6 @@ from realdataexp.data.csv_files import (
 from realdataexp.data.ingest import (
     LATE,
     PLACE,
-    FeatureBlock,
     FeatureSource,
     IdSet,
     doubts,
@@ -382,23 +381,9 @@ def _feature_source(
         dtypes[name] = pl.String if name in categories else pl.Float64
     then = partial(_typed_block, id_name=id_name, ids=ids, asked=asked)
 
-    def blocks() -> Iterator[FeatureBlock]:
-        for name, (n_rows, frame, n_unknown) in source.read(stem, dtypes, [id_name], then):
-            yield name, n_rows, frame, n_unknown
-
-    def repeated(number: int) -> InputError:
-        twin = ids.members[number]
-        found = source.read(
-            stem, {id_name: pl.Int64}, [id_name], lambda frame, _: (frame[id_name] == twin).any()
-        )
-        holders = dict.fromkeys(name for name, is_in in found if is_in)
-        return InputError(
-            f"{files[0].parent}: {id_name} {twin} has more than one row in {', '.join(holders)}; "
-            "keep one row an id"
-        )
-
     types = {x.column.name: pl.Float32 if x.is_numerical else pl.String for x in asked}
-    return FeatureSource([path.name for path in files], types, blocks(), repeated)
+    blocks = source.read(stem, dtypes, [id_name], then)
+    return FeatureSource([path.name for path in files], types, blocks, files[0].parent)
 
 
 def _typed_block(

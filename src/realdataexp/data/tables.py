@@ -350,7 +350,7 @@ def _feature_source(file: str, table: pl.DataFrame, ids: pl.Series) -> FeatureSo
     """The rows of a feature table whose ids the log has."""
     rows = table.with_columns(_number(table["id"], ids).alias(PLACE)).drop_nulls(PLACE).drop("id")
     types = {name: dtype for name, dtype in table.schema.items() if name != "id"}
-    return FeatureSource([file], types, [(file, table.height, sorted_by(rows, PLACE), {})])
+    return FeatureSource([file], types, [(file, (table.height, sorted_by(rows, PLACE), {}))])
 
 
 def _number(column: pl.Series, ids: pl.Series) -> pl.Series:
