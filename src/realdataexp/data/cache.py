@@ -96,6 +96,8 @@ def read(entry: Path) -> tuple[DataSet, list[dict[str, str]]] | None:
         return None
     try:
         return _read(entry)
+    except DamagedEntryError:
+        raise
     except Exception as error:  # whatever stands in its files
         reason = " ".join(str(error).split())
         raise DamagedEntryError(f"{type(error).__name__}: {reason}") from error
@@ -105,12 +107,12 @@ def _read(entry: Path) -> tuple[DataSet, list[dict[str, str]]]:
     require_regular(entry / "meta.json")
     meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
     if meta["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format {meta['format_version']}, wanted {FORMAT_VERSION}")
+        raise DamagedEntryError(f"format {meta['format_version']}, wanted {FORMAT_VERSION}")
     if meta.pop("digest") != _digest(meta):
-        raise ValueError("meta.json is not what was written")
+        raise DamagedEntryError("meta.json is not what was written")
     for key in meta["files"]:
         if _own_key(entry / key["name"]) != key:
-            raise ValueError(f"{key['name']} is not what was written")
+            raise DamagedEntryError(f"{key['name']} is not what was written")
     # what is small is read: a file that is cut while it is mapped ends the process
     is_mapped = sum(key["size"] for key in meta["files"]) > _IN_MEMORY_BYTES
 
@@ -118,7 +120,7 @@ def _read(entry: Path) -> tuple[DataSet, list[dict[str, str]]]:
         path = entry / f"{name}.npy"
         values: np.ndarray = np.load(path, mmap_mode="r" if is_mapped else None, allow_pickle=False)
         if values.ndim != 1 or values.dtype != _DTYPES.get(name, np.float32):
-            raise ValueError(f"{path.name} holds {values.dtype} of {values.ndim} axes")
+            raise DamagedEntryError(f"{path.name} holds {values.dtype} of {values.ndim} axes")
         values.flags.writeable = False
         return values
 
