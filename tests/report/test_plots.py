@@ -68,6 +68,23 @@ def test_the_line_among_the_designs_is_the_truth(small_run: Path):
     assert names == ["pooling", "snapshot", "splitting"]
 
 
+def test_a_panel_names_its_designs_where_they_are_not_those_of_the_first(small_run: Path):
+    result, tables = parts(small_run)
+    for e in result["comparison"]:
+        if (e["design"], e["label"]) == ("snapshot", "click"):
+            e.update(bias=None, bias_mc_se=None)
+    figure = drawn(result, tables)
+    shown = {
+        title: [tick.get_text() for tick in panel(figure, f"click: {title}").get_yticklabels()]
+        for title in ("estimates", "bias", "coverage")
+    }
+    assert shown == {
+        "estimates": ["pooling", "splitting"],
+        "bias": ["", ""],
+        "coverage": ["pooling", "snapshot", "splitting"],
+    }
+
+
 def test_bias_and_coverage_are_those_of_the_result(small_run: Path):
     result, tables = parts(small_run)
     figure = drawn(result, tables)

@@ -185,6 +185,13 @@ def test_what_is_missing_is_a_dash(tmp_path: Path):
     assert re.search(r"^pooling(\s+-){5}$", shown(result, tmp_path), re.MULTILINE)
 
 
+def test_a_missing_error_leaves_the_value_alone(tmp_path: Path):
+    result = compared()
+    result["comparison"][0] |= {"bias": None, "bias_mc_se": None}
+    rows = [line for line in shown(result, tmp_path).splitlines() if line.startswith("pooling")]
+    assert rows[-1].split() == ["pooling", "-511", "-", "764", "761", "90", "%"]
+
+
 def test_a_single_designs_estimate_has_its_interval(tmp_path: Path):
     estimate = {**TRUTH, "design": "splitting", "p_value": 0.02345}
     result = compared(mode="splitting", gte_results={}, estimates=[estimate], comparison=[])

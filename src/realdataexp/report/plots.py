@@ -138,7 +138,7 @@ def _filled(rows: list[list[Panel]]) -> list[list[Panel]]:
 
 
 def grid(rows: Sequence[Sequence[Panel]]) -> Figure:
-    """Panels row by row; in a row of designs only the first panel names them."""
+    """Panels row by row; of those in a row that show the same designs only the first names them."""
     heights = [max(2.4, 1.2 + 0.28 * len(row[0].rows)) if row[0].rows else _ROW_INCHES
                for row in rows]  # fmt: skip
     width = _WIDTH if max(map(len, rows), default=_COLUMNS) > 1 else 0.6 * _WIDTH
@@ -147,7 +147,8 @@ def grid(rows: Sequence[Sequence[Panel]]) -> Figure:
     for i, row in enumerate(rows):
         columns = cells[i].subgridspec(1, len(row))
         for j, panel in enumerate(row):
-            _draw(figure.add_subplot(columns[j]), panel, has_names=j == 0 or len(rows) == 1)
+            has_names = j == 0 or len(rows) == 1 or panel.rows != row[0].rows
+            _draw(figure.add_subplot(columns[j]), panel, has_names)
     return figure
 
 

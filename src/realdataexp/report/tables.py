@@ -179,13 +179,11 @@ def share(value: float | None, kind: str = "", digits: int = 0) -> Cell:
 def plus_minus(
     scale: Scale, values: Sequence[float | None], errors: Sequence[float | None]
 ) -> list[str]:
-    """``value ± error`` each, the signs in one column; values alone where there are no errors."""
-    texts, after = ([scale.text(x) for x in own] for own in (values, errors))
+    """``value ± error`` each, the signs in one column; a value alone where it has no error."""
+    after = ["" if error is None else scale.text(error) for error in errors]
     width = max(map(len, after))
-    has_errors = any(error is not None for error in errors)
-    return [
-        f"{x} ± {e.rjust(width)}" if has_errors else x for x, e in zip(texts, after, strict=True)
-    ]
+    texts = zip(map(scale.text, values), after, strict=True)
+    return [f"{value} ± {error.rjust(width)}" if error else value for value, error in texts]
 
 
 def _worlds(result: RunResult) -> str:
