@@ -20,8 +20,7 @@ from realdataexp.config import Config, load_config
 from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.loop import Loop, n_networks
 from realdataexp.models import FeatureSchema, SideSchema
-from realdataexp.runs.setup import make_blocks
-from realdataexp.runs.sharing import shares
+from realdataexp.runs.setup import make_blocks, shares
 
 _PRODUCTS = "its products at sgemm's rate"
 

@@ -29,7 +29,7 @@ from realdataexp.data.log import DataSet, Split
 from realdataexp.device import choose_device
 from realdataexp.errors import InputError, Warnings
 from realdataexp.models import LOSSES, MLP, FeatureSchema, LabelScale
-from realdataexp.runs.setup import fit_scale
+from realdataexp.runs.labels import fit_scale
 from realdataexp.worlds.logged import split_users_and_rows
 from realdataexp.worlds.replay import ReplayEnvironment
 

@@ -16,7 +16,7 @@ import pytest
 
 from realdataexp.report.page import all_advice
 from realdataexp.runs.experiment import run_experiment
-from realdataexp.runs.monitor import SCHEMA as MONITOR_SCHEMA
+from realdataexp.runs.machine import MONITOR_SCHEMA
 from realdataexp.runs.recorder import METRIC_SCHEMA
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA, UNIT_SCHEMA
 from realdataexp.stats.inference import INFERENCE_SCHEMA

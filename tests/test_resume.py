@@ -36,8 +36,8 @@ from realdataexp.runs import checkpoint, results
 from realdataexp.runs.checkpoint import Checkpoints, file_digest
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.folder import RunLog
-from realdataexp.runs.parts import Clock
-from realdataexp.runs.validation import Validator
+from realdataexp.runs.machine import Clock
+from realdataexp.runs.shard import Validator
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -39,9 +39,8 @@ from realdataexp.errors import Warnings
 from realdataexp.learner import Learner
 from realdataexp.pretrain import Pretraining, PretrainSettings
 from realdataexp.runs import setup as runs_setup
-from realdataexp.runs.experiment import _validator
 from realdataexp.runs.setup import Setup
-from realdataexp.runs.shard import Shard
+from realdataexp.runs.shard import Shard, Validator
 
 SEED = 0
 DESIGNS = ("pooling", "snapshot", "splitting", "weighting", "shadow")
@@ -332,12 +331,8 @@ class Check:
         setup = self._set_up(settings, has_graphs)
         n_starts = setup.config.experiment.n_starts
         starts = [[x.model.init(torch.tensor(SEED))] * n_starts for x in setup.networks]
-        kinds = tuple(label.config.type for label in setup.labels)
-        validator = _validator(setup.config, setup, kinds)
         replications = tuple(range(setup.config.experiment.replications))
-        return Shard(
-            setup, validator, starts, replications, setup.start_designs(replications)
-        ), setup
+        return Shard(setup, Validator(setup), starts, replications), setup
 
     def _stepping(self, settings: Any, has_graphs: bool = True) -> Row:
         """Steps of a config: their speed, kernels, waits and memory."""

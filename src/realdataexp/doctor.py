@@ -24,8 +24,9 @@ from realdataexp.config import NO_MODEL, Config, LabelConfig, default_cache_dir,
 from realdataexp.device import Device, available_devices, choose_device
 from realdataexp.errors import InputError
 from realdataexp.report.table import wrapped
+from realdataexp.runs.beforehand import largest_setting, memory_need
 from realdataexp.runs.machine import free_memory, size
-from realdataexp.runs.memory_need import largest_setting, memory_need
+from realdataexp.runs.setup import make_blocks
 from realdataexp.worlds import world_of
 
 _CONFIG_FOR_DATA = "kuairand-pure"  # as of prepare
@@ -392,7 +393,7 @@ def check_need(config: Config) -> Finding:
     kind = config.device if config.device in available_devices() else "auto"
     device = choose_device(kind)  # check_devices tells where the one that is asked for is missing
     try:
-        need = memory_need(config, device)
+        need = memory_need(config, device, make_blocks(config))
     except InputError as error:
         return stops("memory need", error)[0]
     except (Exception, SystemExit) as error:  # a model from outside, which only a run can judge

@@ -23,8 +23,9 @@ from realdataexp.learner import Head, Learner
 from realdataexp.models import LOSSES, Batch, FeatureSchema, LabelScale
 from realdataexp.models.layers import bag, start_uniform
 from realdataexp.optimizers import OptimizerSettings
+from realdataexp.runs.beforehand import memory_need
 from realdataexp.runs.experiment import resume_experiment
-from realdataexp.runs.memory_need import memory_need
+from realdataexp.runs.setup import make_blocks
 
 SCHEMA = FeatureSchema(MIXED_USER, MIXED_VIDEO)
 S, B, E = 3, 6, 4
@@ -179,6 +180,6 @@ def test_memory_counts_what_is_shared_once(
         needs = []
         for n_more in (0, 1_000_000):
             monkeypatch.setattr(sys.modules[__name__].FrozenVectors, "n_more", n_more)
-            needs.append(memory_need(config, CPU))
+            needs.append(memory_need(config, CPU, make_blocks(config)))
         assert needs[0].parameters == needs[1].parameters
         assert needs[1].host - needs[0].host == 4 * E * 1_000_000

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,18 +13,7 @@ from torch import Tensor
 from realdataexp.errors import InputError
 from realdataexp.loop import Step
 from realdataexp.metrics import Figures
-from realdataexp.runs.chunks import (
-    Chunk,
-    join,
-    merge,
-    of_look,
-    of_step,
-    of_updates,
-    read_chunk,
-    share_of,
-    to_look,
-    to_updates,
-)
+from realdataexp.runs.executors import Chunk, flat, join, merge, read_chunk, share_of, whole
 from realdataexp.runs.shard import Look, Updates
 from realdataexp.worlds.base import Visits
 
@@ -120,10 +111,14 @@ def test_a_merge_refuses_missing_and_doubled_worlds(places: tuple[int, ...], sai
 
 
 def test_a_shard_that_failed_leaves_the_steps_that_all_have():
-    full = Chunk((0,), 3, 6, None, {}, 0.0, {f"step.{i}.x": torch.ones(1) * i for i in (3, 4, 5)})
-    cut = Chunk((1,), 3, 5, None, None, 0.0, {f"step.{i}.x": torch.ones(1) * i for i in (3, 4)})
+    full, cut = Chunk((0,), 3, 6), Chunk((1,), 3, 5)
+    for chunk in (full, cut):
+        for i in range(chunk.first, chunk.last):
+            chunk.put(f"step.{i}", {"x": torch.ones(1) * i})
+    full.put("look", {"y": torch.ones(1)})
     found = merge([full, cut], 2)
-    assert (found.first, found.last, found.look) == (3, 5, None)
+    assert (found.first, found.last) == (3, 5) and [*found.records] == ["step.3", "step.4"]
+    assert found.get("step.4")["x"].tolist() == [4.0, 4.0]
     assert found.tensors.keys() == {"step.3.x", "step.4.x"}
 
 
@@ -164,15 +159,15 @@ def assert_same_step(a: Step, b: Step) -> None:
 
 
 def chunk_of(step: Step, replications: tuple[int, ...]) -> Chunk:
-    number = step.visits.step
-    tensors = {f"step.{number}.{name}": x for name, x in of_step(step).items()}
-    return Chunk(replications, number, number + 1, tensors=tensors)
+    chunk = Chunk(replications, step.visits.step, step.visits.step + 1)
+    chunk.put(f"step.{step.visits.step}", step)
+    return chunk
 
 
 @pytest.mark.parametrize("is_diagnosed", [True, False])
 def test_a_step_comes_back_with_what_is_none_in_its_place(is_diagnosed: bool):
     step = a_step(is_diagnosed=is_diagnosed)
-    (found,) = chunk_of(step, (0, 1)).steps(X)
+    found = chunk_of(step, (0, 1)).get("step.4")
     assert [x is None for x in found.unit_XRB] == [True, False, True]
     assert (found.score_share_WAL is None) == (not is_diagnosed)
     assert_same_step(found, step)
@@ -182,7 +177,7 @@ def test_a_step_of_two_shards_counts_the_worlds_of_both():
     steps = a_step(4), a_step(4)
     own = (0, 1), (2, 3)
     merged = merge([chunk_of(x, r) for x, r in zip(steps, own, strict=True)], 4)
-    (found,) = merged.steps(X)
+    found = merged.get("step.4")
     assert found.visits.user_RB.tolist() == [
         *steps[0].visits.user_RB.tolist(), *steps[1].visits.user_RB.tolist()
     ]  # fmt: skip
@@ -201,12 +196,17 @@ def a_look() -> Look:
     return Look(
         [figures("play", "z_loss mae a"), figures("click", "loss auc")],
         [(1, 0, figures("play", "ndcg b")), (0, 1, figures("click", "c"))],
-        [
-            Updates(torch.arange(3), torch.arange(3) + 1, torch.rand(3, 2), torch.rand(3, 1, 2)),
-            Updates(torch.arange(3) + 5, torch.ones(3), torch.rand(3, 2), torch.rand(3, 2, 2)),
-        ],
         [{}, {"g": torch.rand(3, 2, 4), "is.on": torch.ones(3, 2, 4) > 0}, {}],
     )
+
+
+def test_updates_come_back():
+    updates = [
+        Updates(torch.arange(3), torch.arange(3) + 1, torch.rand(3, 2), torch.rand(3, 1, 2)),
+        Updates(torch.arange(3) + 5, torch.ones(3), torch.rand(3, 2), torch.rand(3, 2, 2)),
+    ]
+    for a, b in zip(read_again(updates), updates, strict=True):
+        assert_all_same(vars(a), vars(b))
 
 
 def assert_same_figures(a: Figures, b: Figures) -> None:
@@ -218,23 +218,28 @@ def assert_same_figures(a: Figures, b: Figures) -> None:
     assert_same(a.n_nonfinite, b.n_nonfinite)
 
 
+def read_again(look: Any) -> Any:
+    """What comes back from a file, which holds JSON and tensors."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(flat(look, "look", tensors))
+    return whole(json.loads(text), "look", tensors)
+
+
 def test_a_look_comes_back_with_its_metrics_in_their_order():
     look = a_look()
-    found = to_look(*of_look(look), to_updates(of_updates(look.updates)))
+    found = read_again(look)
     for a, b in zip(found.predictions, look.predictions, strict=True):
         assert_same_figures(a, b)
-    assert [x[:2] for x in found.rankings] == [(1, 0), (0, 1)]
+    assert [x[:2] for x in found.rankings] == [[1, 0], [0, 1]]
     for (_, _, a), (_, _, b) in zip(found.rankings, look.rankings, strict=True):
         assert_same_figures(a, b)
-    for a, b in zip(found.updates, look.updates, strict=True):
-        assert_all_same(vars(a), vars(b))
     assert len(found.evidence) == 3
     for a, b in zip(found.evidence, look.evidence, strict=True):
         assert_all_same(a, b)
 
 
 def test_a_look_without_rankings_or_evidence_comes_back():
-    look = Look([figures("play", "loss")], [], [], [{}])
-    found = to_look(*of_look(look), to_updates(of_updates(look.updates)))
-    assert (found.rankings, found.updates, found.evidence) == ([], [], [{}])
+    look = Look([figures("play", "loss")], [], [{}])
+    found = read_again(look)
+    assert (found.rankings, found.evidence) == ([], [{}])
     assert_same_figures(found.predictions[0], look.predictions[0])

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from realdataexp.errors import Warnings
-from realdataexp.runs.doubts import (
+from realdataexp.runs.results import (
     warn_of_arms,
     warn_of_design,
     warn_of_intervals,

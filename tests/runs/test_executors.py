@@ -30,7 +30,7 @@ from realdataexp.errors import InputError, RunError
 from realdataexp.runs import results
 from realdataexp.runs.executors import Forked
 from realdataexp.runs.experiment import resume_experiment
-from realdataexp.runs.monitor import FILE, Monitor
+from realdataexp.runs.machine import MONITOR_FILE, Monitor
 from realdataexp.runs.recorder import Recorder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
@@ -165,7 +165,7 @@ def test_a_checkpoint_does_not_know_how_many_processes_made_it(
     for name, x in whole.items():
         assert (found[name].dtype, found[name].shape) == (x.dtype, x.shape), name
         assert found[name].contiguous().numpy().tobytes() == x.contiguous().numpy().tobytes(), name
-    assert {x.shape[1] for name, x in whole.items() if ".since." in name} == {n_since_look}
+    assert {x.shape[1] for name, x in whole.items() if name.endswith(".since")} == {n_since_look}
     assert int(whole["loop.n_waiting"]) == n_waiting
 
 
@@ -438,7 +438,7 @@ def keep_busy(stop: Any, folder: Path, is_wanted: Callable[[], bool]) -> None:
 
 def test_the_monitor_counts_what_the_processes_use(tmp_path: Path):
     stop = multiprocessing.get_context("fork").Event()
-    with Monitor(tmp_path / FILE, every=60) as monitor:
+    with Monitor(tmp_path / MONITOR_FILE, every=60) as monitor:
         monitor.sample()
         executor = Forked(partial(keep_busy, stop))
         try:

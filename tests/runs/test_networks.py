@@ -21,9 +21,10 @@ from realdataexp.learner import Head, Learner
 from realdataexp.metrics import for_metrics, label_metrics
 from realdataexp.models import Batch, build_loss
 from realdataexp.runs import results
-from realdataexp.runs.experiment import _validator, resume_experiment
+from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.networks import Network, best_networks, read_networks
 from realdataexp.runs.setup import Setup, set_up
+from realdataexp.runs.shard import Validator
 
 Settings = Callable[..., dict[str, Any]]
 SIM = {"n_steps": 6, "validate_every": 3, "save_every": 6, "learning_rate": 0.05}
@@ -63,7 +64,7 @@ def rows_of(batch: Batch, n_user_ids: int, n_ids: int) -> tuple[torch.Tensor, to
 
 def auc_of(network: Network, setup: Setup, start: int) -> float:
     """What the validation says of a network of clicks, computed through its own forward."""
-    validator = _validator(setup)
+    validator = Validator(setup)
     held_out, schema = validator.held_out[start], setup.environment.schema
     num, cat = rows_of(held_out.batch, schema.user.n_ids, schema.user.n_ids + schema.video.n_ids)
     predicted = network(num, cat).detach()[:, 0].unsqueeze(0)

@@ -12,11 +12,10 @@ import torch
 
 from realdataexp.config import load_config
 from realdataexp.errors import InputError, Warnings
-from realdataexp.runs.checkpoint import Checkpoint, ForeignError
-from realdataexp.runs.experiment import _Run
-from realdataexp.runs.folder import RunLog
+from realdataexp.runs.checkpoint import Checkpoint, ForeignError, of_this_run
+from realdataexp.runs.experiment import Run, differences, show
+from realdataexp.runs.folder import Folder, RunLog
 from realdataexp.runs.interrupts import Interrupts
-from realdataexp.runs.parts import Parts, differences, of_this_run, show
 
 NAN = float("nan")
 
@@ -67,50 +66,50 @@ def test_what_is_not_the_states_fault_is_not_told_of_it(error: BaseException):
 
 
 @pytest.fixture
-def parts(small_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> Parts:
-    run = _Run(load_config(small_settings()), RunLog("ERROR"), Interrupts())
-    run.begin(tmp_path)
-    return run._parts
+def begun(small_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> Run:
+    run = Run(load_config(small_settings()), RunLog("ERROR"), Interrupts())
+    run.begin(Folder(tmp_path))
+    return run
 
 
-def state_of(parts: Parts) -> dict[str, Any]:
-    return {**parts.state("loop"), "best": {}}
+def state_of(begun: Run) -> dict[str, Any]:
+    return {**begun.state("loop"), "best": {}}
 
 
-def checkpoint_of(parts: Parts, **changes: Any) -> Checkpoint:
-    tensors = {f"recorder.{name}": t for name, t in parts.recorder.state().items()}
-    return Checkpoint("step_0", tensors, state_of(parts) | changes)
+def checkpoint_of(begun: Run, **changes: Any) -> Checkpoint:
+    tensors = {f"recorder.{name}": t for name, t in begun.recorder.state().items()}
+    return Checkpoint("step_0", tensors, state_of(begun) | changes)
 
 
-def test_identity_is_the_config_and_the_data(parts: Parts):
-    identity = parts.identity()
-    assert identity["config"] == parts.config.resolved()
-    assert identity["data"] == parts.setup.environment.identity() != {}
+def test_identity_is_the_config_and_the_data(begun: Run):
+    identity = begun.identity()
+    assert identity["config"] == begun.config.resolved()
+    assert identity["data"] == begun.setup.environment.identity() != {}
 
 
-def test_a_state_comes_back(parts: Parts):
-    parts.weight_figures = {"weighting": {"auc": 0.1 + 0.2, "mean": NAN, "least": -float("inf")}}
-    parts.warnings = Warnings([{"code": "a", "message": "b"}])
-    parts.n_rows_pretrained = 7
+def test_a_state_comes_back(begun: Run):
+    begun.weight_figures = {"weighting": {"auc": 0.1 + 0.2, "mean": NAN, "least": -float("inf")}}
+    begun.warnings = Warnings([{"code": "a", "message": "b"}])
+    begun.n_rows_pretrained = 7
     best = {"loop": {"click.auc": {"networks": "best/step_0.safetensors", "value": 0.5}}}
-    saved = checkpoint_of(parts, best=best)
-    parts.weight_figures, parts.warnings, parts.n_rows_pretrained = {}, Warnings(), 0
-    parts.warnings.add("c", "d")
-    parts.load(saved)
-    figures = parts.weight_figures["weighting"]
+    saved = checkpoint_of(begun, best=best)
+    begun.weight_figures, begun.warnings, begun.n_rows_pretrained = {}, Warnings(), 0
+    begun.warnings.add("c", "d")
+    begun.load(saved)
+    figures = begun.weight_figures["weighting"]
     assert figures["auc"] == 0.1 + 0.2 and figures["mean"] != figures["mean"]
     assert figures["least"] == -float("inf")
-    assert [w["code"] for w in parts.warnings] == ["c", "a"]
-    assert parts.n_rows_pretrained == 7
-    assert parts.checkpoints.best == best
+    assert [w["code"] for w in begun.warnings] == ["c", "a"]
+    assert begun.n_rows_pretrained == 7
+    assert begun.checkpoints.best == best
 
 
-def test_another_identity_is_refused_with_a_line_each(parts: Parts):
-    identity = {"config": parts.config.resolved() | {"seed": 5, "mode": "global"}, "data": {}}
+def test_another_identity_is_refused_with_a_line_each(begun: Run):
+    identity = {"config": begun.config.resolved() | {"seed": 5, "mode": "global"}, "data": {}}
     with pytest.raises(InputError) as caught:
-        parts.load(checkpoint_of(parts, identity=identity))
+        begun.load(checkpoint_of(begun, identity=identity))
     lines = str(caught.value).splitlines()
-    assert f'{parts.folder}: config.mode was "global" when step_0 was made' in lines[0]
+    assert f'{begun.folder}: config.mode was "global" when step_0 was made' in lines[0]
     assert "config.seed was 5 when step_0 was made and is 0" in lines[1]
     assert all(": data." in line for line in lines[2:]) and len(lines) > 2
 
@@ -133,7 +132,7 @@ def test_another_identity_is_refused_with_a_line_each(parts: Parts):
     ],
     ids=str,
 )
-def test_a_state_of_another_form_is_foreign(changes: dict[str, Any], parts: Parts):
+def test_a_state_of_another_form_is_foreign(changes: dict[str, Any], begun: Run):
     with pytest.raises(ForeignError, match=r"^step_0: ") as caught:
-        parts.load(checkpoint_of(parts, **changes))
+        begun.load(checkpoint_of(begun, **changes))
     assert "\n" not in str(caught.value)

@@ -14,8 +14,8 @@ from realdataexp import cli
 from realdataexp.config import load_config
 from realdataexp.device import Device
 from realdataexp.errors import InputError
-from realdataexp.runs import sharing
-from realdataexp.runs.sharing import processes_of, shares
+from realdataexp.runs import setup
+from realdataexp.runs.setup import processes_of, shares
 
 Settings = Callable[..., dict[str, Any]]
 CPU, CUDA = (Device(torch.device(kind), "a test", chunk_bytes=1 << 20) for kind in ("cpu", "cuda"))
@@ -23,8 +23,8 @@ CPU, CUDA = (Device(torch.device(kind), "a test", chunk_bytes=1 << 20) for kind 
 
 @pytest.fixture(autouse=True)
 def _linux_without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing.sys, "platform", "linux")
-    monkeypatch.setattr(sharing, "available_devices", lambda: ("cpu",))
+    monkeypatch.setattr(setup.sys, "platform", "linux")
+    monkeypatch.setattr(setup, "available_devices", lambda: ("cpu",))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_off_the_cpu_auto_is_one_and_more_are_refused(found: Callable[..., int])
 def test_under_another_system_auto_is_one_and_more_are_refused(
     found: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sharing.sys, "platform", "darwin")
+    monkeypatch.setattr(setup.sys, "platform", "darwin")
     assert found("auto", 20) == found(1, 20) == 1
     with pytest.raises(InputError, match=r"under Linux.* cpu under darwin.*at most 1, or auto"):
         found(2, 20)
@@ -91,7 +91,7 @@ def test_under_another_system_auto_is_one_and_more_are_refused(
 def test_beside_a_gpu_the_cpu_is_not_shared_as_autograd_would_refuse_to_fork(
     found: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sharing, "available_devices", lambda: ("cuda", "cpu"))
+    monkeypatch.setattr(setup, "available_devices", lambda: ("cuda", "cpu"))
     assert found("auto", 20) == found(1, 20) == 1
     with pytest.raises(InputError, match=r"sees no GPU.*sees cuda, cpu; use at most 1, or auto"):
         found(2, 20)
@@ -100,7 +100,7 @@ def test_beside_a_gpu_the_cpu_is_not_shared_as_autograd_would_refuse_to_fork(
 def test_an_executor_of_ones_own_runs_on_any_device_and_must_be_one(
     small_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sharing, "available_devices", lambda: ("cuda", "cpu"))
+    monkeypatch.setattr(setup, "available_devices", lambda: ("cuda", "cpu"))
     name = "realdataexp.runs.executors:Forked"
     settings = small_settings(
         simulation={"processes": 4, "executor": name}, experiment={"replications": 9}

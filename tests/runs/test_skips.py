@@ -12,8 +12,8 @@ import torch
 from realdataexp.api import run
 from realdataexp.errors import RunError, Warnings
 from realdataexp.metrics import Figures
-from realdataexp.runs.doubts import warn_of_updates
-from realdataexp.runs.skips import refuse_extremes, refuse_predictions, refuse_skips
+from realdataexp.runs.phases import refuse_extremes, refuse_predictions, refuse_skips
+from realdataexp.runs.results import warn_of_updates
 
 NAN, INF = float("nan"), float("inf")
 

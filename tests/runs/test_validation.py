@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,12 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.api import run
+from realdataexp.config import load_config
 from realdataexp.learner import Learner
 from realdataexp.loop import Block, n_networks
 from realdataexp.pretrain import Pretraining
 from realdataexp.runs.recorder import Recorder
-from realdataexp.runs.validation import Look, Validator
+from realdataexp.runs.shard import Seen, Validator
 from realdataexp.worlds import replay
 from realdataexp.worlds.base import HeldOut
 
@@ -77,17 +79,23 @@ def make_learners(n: int) -> list[Learner]:
 
 
 HELD_OUT = make_held_out()
-VALIDATOR = Validator(
-    [HELD_OUT],
-    [x.target for x in SETTING.labels],
-    ("numerical", "binary"),
-    make_arms(SETTING.labels),
-    ("play", "click", "other"),
-    [(0,), (1,)],
+SETUP: Any = SimpleNamespace(  # what a validator reads of it
+    config=load_config("demo"),
+    labels=[
+        SimpleNamespace(config=SimpleNamespace(name=x.target, type=kind))
+        for x, kind in zip(SETTING.labels, ("numerical", "binary"), strict=True)
+    ],
+    networks=[SimpleNamespace(labels=(i,)) for i in (0, 1)],
+    arms=make_arms(SETTING.labels),
+    outcomes=("play", "click", "other"),
+    label_at=None,
+    outcome_at=None,
+    metrics={},
 )
+VALIDATOR = Validator(SETUP, [HELD_OUT])
 
 
-def look_at(learners: list[Learner]) -> Look:
+def look_at(learners: list[Learner]) -> Seen:
     """A look at networks of one start."""
     return VALIDATOR.look(learners, torch.zeros(learners[0].n_networks, dtype=torch.int64))
 
@@ -171,7 +179,7 @@ def test_an_arm_ranks_with_its_own_network_and_alphas(
     prediction = look.prediction_SBCK.double().numpy()
     found = list(VALIDATOR.rankings(look, blocks))
     assert [(i, arm, f.label) for i, arm, f in found] == [
-        (i, arm, name) for i in arms for arm in arms[i] for name in VALIDATOR.outcomes
+        (i, arm, name) for i in arms for arm in arms[i] for name in SETUP.outcomes
     ]
     # which network each world's arm ranks with, in the order block x model x replication
     network, first = {}, 0
@@ -181,7 +189,7 @@ def test_an_arm_ranks_with_its_own_network_and_alphas(
             network[i, 1, r] = first + r + (R if block.design.n_models == 2 else 0)
         first += R * block.design.n_models
     for i, arm, figures in found:
-        y_BC = HELD_OUT.y_BCL[..., VALIDATOR.outcomes.index(figures.label)].numpy()
+        y_BC = HELD_OUT.y_BCL[..., SETUP.outcomes.index(figures.label)].numpy()
         for r in range(R):
             of = prediction[network[i, arm, r]]
             score_BC = sum(

@@ -1,4 +1,4 @@
-"""Reading Parquet files by their own names: no path is a pattern, an address or a home folder.
+"""Parquet files by their own names: no path is a pattern, an address or a home folder.
 
 Polars reads `run[1]/x.parquet` as a pattern that matches another folder, `~/x.parquet` as a file
 of the user's home, and `file:/x.parquet` as an address. So all readers go through here.
@@ -12,6 +12,8 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
+from realdataexp.files import write_atomically
+
 
 def _scan(path: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path.absolute(), glob=False, hive_partitioning=False)
@@ -20,6 +22,11 @@ def _scan(path: Path) -> pl.LazyFrame:
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """All columns of one file, or some, in memory; raises an OSError or a PolarsError."""
     return (_scan(path) if columns is None else _scan(path).select(columns)).collect()
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table atomically; equal tables become equal bytes, in whatever parts they came."""
+    write_atomically(path.absolute(), frame.rechunk().write_parquet)
 
 
 def parquet_columns(path: Path) -> tuple[str, ...]:

@@ -16,24 +16,33 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import polars as pl
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import InputError, Warnings, is_out_of_memory
 from realdataexp.files import disk_faults, read_json, require_regular, sync_names, write_json
 from realdataexp.metrics import Metric, is_higher_better
 from realdataexp.runs.folder import write_tensors
 
 _TENSORS, _STATE, _DIGESTS = "state.safetensors", "state.json", "digests.json"
+PRETRAIN: Final = "pretrain"  # the phases
+LOOP: Final = "loop"
 _BEST = "best"
-LOOP = "loop"  # whose best networks are those of all worlds, at one step
-_KINDS = ("pretrain", "step")  # pretrain_<iteration> come before step_<n>
+_KINDS = (PRETRAIN, "step")  # pretrain_<iteration> come before step_<n>
+# what loading a state that does not fit may raise
+_UNFIT = (
+    KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
+    pl.exceptions.PolarsError, SafetensorError,
+)  # fmt: skip
 
 
 class DamagedError(Exception):
@@ -46,13 +55,7 @@ class ForeignError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was loaded.
-
-    Attributes:
-        name: of its folder.
-        tensors: everything that changes while running, by name, on the CPU.
-        state: the rest.
-    """
+    """Everything that changes while running: tensors by name, on the CPU, and the rest."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -64,18 +67,31 @@ class Checkpoint:
         return {k[n:]: t for k, t in self.tensors.items() if k.startswith(f"{prefix}.")}
 
 
+@contextmanager
+def of_this_run(checkpoint: Checkpoint) -> Iterator[None]:
+    """Say of a state that lacks something, or has another shape, that it is foreign."""
+    try:
+        yield
+    except _UNFIT as error:
+        if is_out_of_memory(error):
+            raise
+        text = " ".join(str(error).split())
+        if isinstance(error, ValidationError):
+            (first, *_) = error.errors()
+            text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise ForeignError(f"{checkpoint.name}: not a state of this run: {text}") from error
+
+
 @dataclass
 class Checkpoints:
     """The checkpoints of one run folder.
 
     Attributes:
-        folder: the run folder.
         keep_last: how many of the latest are kept.
-        primary_metric: named in the index.
         metrics: those of one's own, by name.
         kept: names of the checkpoints that are kept, oldest first.
-        best: of the loop, and of each start (``start_<k>``): metric -> {"networks", "value"} of the
-            best so far, with the file in ``checkpoints``.
+        best: of the ``loop`` (of all worlds, at one step), and of each ``start_<k>``: metric ->
+            {"networks", "value"} of the best so far, with the file in ``checkpoints``.
     """
 
     folder: Path
@@ -91,22 +107,12 @@ class Checkpoints:
         return self.folder / "checkpoints"
 
     def keep_best(
-        self,
-        scope: str,
-        values: Mapping[str, float],
-        name: str,
-        write: Callable[[Path], None],
+        self, scope: str, values: Mapping[str, float], name: str, write: Callable[[Path], None]
     ) -> bool:
         """Write networks that are better than any before by some metric; whether they were.
 
-        The next ``save``, or ``write_index_and_prune``, names them and removes those that no
-        metric is best by any more.
-
-        Args:
-            scope: ``loop``, or ``start_<k>``.
-            values: label.metric -> what they reached; NaN is no value.
-            name: of their file.
-            write: writes it.
+        ``values`` are what they reached by label.metric; NaN is no value. The next ``save``, or
+        ``write_index_and_prune``, names the file and removes those that are best by none any more.
         """
         before, place = self.best.get(scope, {}), f"{_BEST}/{name}.safetensors"
         better = {}
@@ -124,13 +130,7 @@ class Checkpoints:
         return bool(better)
 
     def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write a checkpoint whole, name it in the index, and prune those no longer kept.
-
-        Args:
-            name: of its folder.
-            tensors: everything that changes while running, by name.
-            state: the rest, as JSON.
-        """
+        """Write a checkpoint whole, name it in the index, and prune those no longer kept."""
         final, temporary = self.root / name, self.root / f".{name}.{os.getpid()}.tmp"
         with disk_faults(final):
             try:
@@ -178,15 +178,17 @@ class Checkpoints:
         """
         faults: list[str] = []
         names = self._names(faults)
-        for i, name in reversed([*enumerate(names)]):
+        while names:
+            name = names[-1]
             try:
                 found = self._load(name)
             except DamagedError as error:
                 faults.append(str(error))
+                names.pop()
                 continue
             for fault in faults:
                 warnings.add("damaged_checkpoint", f"{fault}; {name} is used")
-            self.kept = [x for x in names[: i + 1] if (self.root / x).is_dir()]
+            self.kept = [x for x in names if (self.root / x).is_dir()]
             return found
         if faults:
             raise InputError(*(f"{fault}; run the config again" for fault in faults))
@@ -215,8 +217,7 @@ class Checkpoints:
             except ValueError as error:
                 raise DamagedError(f"{folder / _DIGESTS}: {error}") from error
             for file in (_TENSORS, _STATE):
-                digest = digests.get(file) if isinstance(digests, dict) else None
-                _check_digest(folder / file, digest)
+                _check_digest(folder / file, isinstance(digests, dict) and digests.get(file))
             try:
                 state = read_json(folder / _STATE)
                 rows = [(str(x["name"]), x["sha256"]) for x in state["rows"]]

@@ -27,8 +27,10 @@ from realdataexp.learner import Head
 from realdataexp.metrics import LOSS
 from realdataexp.models import Batch, FeatureSchema, LabelScale, build_loss, build_model
 from realdataexp.registry import ComponentError, faults_of
+from realdataexp.runs.checkpoint import PRETRAIN
 from realdataexp.runs.folder import write_tensors
-from realdataexp.runs.setup import NetworkParts, Setup
+from realdataexp.runs.labels import Starts
+from realdataexp.runs.setup import Setup
 from realdataexp.worlds.base import start_of
 
 _HEADER = "realdataexp"
@@ -42,11 +44,7 @@ Member = tuple[str, int, str]
 
 
 class NetworkCard(BaseModel):
-    """What computes one label's network, or that of several labels that share it.
-
-    Attributes:
-        sees: the features that it sees; None: all.
-    """
+    """What computes one label's network, or that of several; None: it sees all features."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -60,13 +58,7 @@ class NetworkCard(BaseModel):
 
 
 class Card(BaseModel):
-    """What a file of networks holds.
-
-    Attributes:
-        step: batches of pretraining, or steps of the loop, done.
-        members: who each entry of the axis in front is.
-        data: what tells the data that they learned from; see ``Environment.identity``.
-    """
+    """What a file of networks holds: whose, after how many steps, and learned from which data."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -79,44 +71,11 @@ class Card(BaseModel):
     data: dict[str, Any]
 
 
-def card_of(
-    setup: Setup, phase: Literal["pretrain", "loop"], step: int, members: Sequence[Member]
-) -> Card:
-    """The card of a run's networks."""
-    networks = []
-    for network in setup.networks:
-        labels = [setup.labels[place].config for place in network.labels]
-        networks.append(
-            NetworkCard(
-                labels=_labels(setup, network),
-                model=labels[0].model,
-                model_params=dict(labels[0].model_params),
-                losses=tuple(label.loss_function or "" for label in labels),
-                n_outputs=tuple(head.n_outputs for head in network.heads),
-                scales=tuple(head.scale for head in network.heads),
-                sees=network.sees,
-            )
-        )
-    return Card(
-        phase=phase,
-        step=step,
-        members=tuple(members),
-        networks=tuple(networks),
-        features=setup.environment.schema,
-        # of a simulated platform the config says all
-        data=setup.environment.identity() or setup.config.dataset.model_dump(mode="json"),
-    )
-
-
 @dataclass(frozen=True)
 class Networks:
-    """A file of networks.
+    """A file of networks: parameters of each of the card, with an axis of members in front.
 
-    Attributes:
-        path: where it was read from.
-        params: of each network of the card, by name, with the members in front.
-        shared: likewise, the frozen parameters that all members share.
-        label: whose metric they were found by, if any.
+    ``shared`` are the frozen ones of all members; ``label`` is whose metric they were found by.
     """
 
     path: Path
@@ -127,10 +86,9 @@ class Networks:
 
     def write(self, path: Path) -> None:
         """Write the file whole."""
-        kinds = ((_OWN, self.params), (_SHARED, self.shared))
         tensors = {
             f"{kind}.{i}.{k}": t
-            for kind, found in kinds
+            for kind, found in ((_OWN, self.params), (_SHARED, self.shared))
             for i, of in enumerate(found)
             for k, t in of.items()
         }
@@ -147,12 +105,11 @@ class Networks:
         labels = [name for card in self.card.networks for name in card.labels]
         if label is None and len(self.card.networks) > 1:
             raise InputError(f"{self.path}: has networks for {', '.join(labels)}: give label")
-        of_labels = zip(self.card.networks, self.params, self.shared, strict=True)
-        for card, own, shared in of_labels:
+        for card, own, shared in zip(self.card.networks, self.params, self.shared, strict=True):
             if label is None or label in card.labels:
-                params = {name: t[0] for name, t in own.items()}
                 features = self.card.features
                 features = features if card.sees is None else features.select(card.sees)
+                params = {name: t[0] for name, t in own.items()}
                 try:
                     return Network(card, features, params, shared, str(self.path))
                 except ComponentError as error:
@@ -171,20 +128,42 @@ def networks_of(
     params: Sequence[Mapping[str, Tensor]],
 ) -> Networks:
     """A run's networks; see Networks and Card."""
-    shared = [network.shared for network in setup.networks]
-    return Networks(Path(), card_of(setup, phase, step, members), params, shared)
+    networks = []
+    for network in setup.networks:
+        labels = [label.config for label in setup.members(network)]
+        networks.append(
+            NetworkCard(
+                labels=tuple(label.name for label in labels),
+                model=labels[0].model,
+                model_params=dict(labels[0].model_params),
+                losses=tuple(label.loss_function or "" for label in labels),
+                n_outputs=tuple(head.n_outputs for head in network.heads),
+                scales=tuple(head.scale for head in network.heads),
+                sees=network.sees,
+            )
+        )
+    card = Card(
+        phase=phase,
+        step=step,
+        members=tuple(members),
+        networks=tuple(networks),
+        features=setup.environment.schema,
+        # of a simulated platform the config says all
+        data=setup.environment.identity() or setup.config.dataset.model_dump(mode="json"),
+    )
+    return Networks(Path(), card, params, [network.shared for network in setup.networks])
 
 
-def _labels(setup: Setup, network: NetworkParts) -> tuple[str, ...]:
-    return tuple(setup.labels[place].config.name for place in network.labels)
+def write_networks(path: Path, setup: Setup, starts: Starts) -> None:
+    """Write the parameters of each start's network, for each of a run's networks."""
+    members = [("", k, START) for k in range(len(starts[0]))]
+    params = [{k: torch.stack([p[k] for p in of]) for k in of[0]} for of in starts]
+    networks_of(setup, PRETRAIN, 0, members, params).write(path)
 
 
 def read_networks(path: Path) -> Networks:
-    """The networks of a file.
-
-    Raises:
-        InputError: it is not there, or not what ``Networks.write`` writes.
-    """
+    """The networks of a file; InputError where it is not what ``Networks.write`` writes."""
+    refusal = InputError(f"{path}: holds no networks of a run; export them again")
     try:
         require_regular(path)
         with safe_open(path, "pt") as file:
@@ -196,18 +175,19 @@ def read_networks(path: Path) -> Networks:
             f"{path}: not there; give a run folder or a file made by export"
         ) from error
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
-        raise InputError(f"{path}: holds no networks of a run; export them again") from error
-    params: list[dict[str, Tensor]] = [{} for _ in card.networks]
-    shared: list[dict[str, Tensor]] = [{} for _ in card.networks]
+        raise refusal from error
+    found: dict[str, list[dict[str, Tensor]]] = {
+        kind: [{} for _ in card.networks] for kind in (_OWN, _SHARED)
+    }
     for name, tensor in tensors.items():
         kind, i, own = (*name.split(".", 2), "", "")[:3]
-        is_known = kind in (_OWN, _SHARED) and i.isdecimal() and int(i) < len(params)
+        is_known = kind in found and i.isdecimal() and int(i) < len(card.networks)
         if not is_known or (kind == _OWN and tensor.shape[:1] != (len(card.members),)):
-            raise InputError(f"{path}: holds no networks of a run; export them again")
+            raise refusal
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: {own} holds numbers that are not finite; export them again")
-        (params if kind == _OWN else shared)[int(i)][own] = tensor
-    return Networks(path, card, params, shared)
+        found[kind][int(i)][own] = tensor
+    return Networks(path, card, found[_OWN], found[_SHARED])
 
 
 class Network(nn.Module):
@@ -226,18 +206,7 @@ class Network(nn.Module):
         shared: Mapping[str, Tensor],
         where: str,
     ) -> None:
-        """Build the network.
-
-        Args:
-            card: what computes it.
-            schema: its features.
-            params: one network's, without an axis of members.
-            shared: its frozen ones.
-            where: what faults name, such as a file.
-
-        Raises:
-            InputError: they are not the parameters of such a model.
-        """
+        """Build the network; InputError, of ``where``, for other than its model's parameters."""
         super().__init__()
         self.schema, self.labels = schema, card.labels
         self._model = build_model(card.model, schema, card.n_outputs, card.model_params, where)
@@ -317,25 +286,22 @@ def best_networks(
     Raises:
         InputError: there are no such networks.
     """
-    index = _index(run_dir)
-    name = index["primary_metric"] if metric is None else metric
-    starts = index["best_starts"]
+    of_loop, starts, primary = _index(run_dir)
+    name = primary if metric is None else metric
     if design is None and not starts:
         raise InputError(
             f"{run_dir}: nothing was pretrained; name the design whose network is meant"
         )
-    best = index["best"] if design else starts[start_of(replication, len(starts))]
+    best = of_loop if design else starts[start_of(replication, len(starts))]
     if name not in best:
-        ranked = [x for x in index["best"] if x not in best]
+        ranked = [x for x in of_loop if x not in best]
         more = f"; with a design also {', '.join(ranked)}" if ranked else ""
         raise InputError(
             f"{run_dir}: no best network by {name!r}{did_you_mean(name, best)}; known are "
             f"{', '.join(best)}{more}"
         )
-    found, label = (
-        read_networks(run_dir / "checkpoints" / best[name]["networks"]),
-        name.partition(".")[0],
-    )
+    found = read_networks(run_dir / "checkpoints" / best[name]["networks"])
+    label = name.partition(".")[0]
     if design is None:
         return found.member(0, label)
     members = found.card.members
@@ -344,23 +310,23 @@ def best_networks(
     if wanted in members:
         return found.member(members.index(wanted), label)
     designs = list(dict.fromkeys(d for d, _, _ in members))
+    fault = f"design {design} has no model {model!r}; known are {', '.join(models)}"
     if design not in designs:
-        fault = (
-            f"no design {design!r}{did_you_mean(design, designs)}; known are {', '.join(designs)}"
-        )
+        near = did_you_mean(design, designs)
+        fault = f"no design {design!r}{near}; known are {', '.join(designs)}"
     elif not models:
         last = max(r for _, r, _ in members)
         fault = f"replication {replication}: must be from 0 to {last}"
-    else:
-        fault = f"design {design} has no model {model!r}; known are {', '.join(models)}"
     raise InputError(f"{run_dir}: {fault}")
 
 
-def _index(run_dir: Path) -> dict[str, Any]:
+def _index(run_dir: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """The best networks of the loop and of each start, by metric, and the primary metric."""
     path = run_dir / "checkpoints" / "index.json"
     try:
         index = read_json(path)
-        ok = {**index["best"]}, [{**x} for x in index["best_starts"]], str(index["primary_metric"])
+        starts = [{**x} for x in index["best_starts"]]
+        return {**index["best"]}, starts, str(index["primary_metric"])
     except FileNotFoundError as error:
         raise InputError(
             f"{run_dir}: holds no checkpoints, so no networks; give a run folder"
@@ -369,7 +335,6 @@ def _index(run_dir: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: damaged, or of an older version; run the config again"
         ) from error
-    return dict(zip(("best", "best_starts", "primary_metric"), ok, strict=True))
 
 
 def starting_networks(
@@ -393,25 +358,24 @@ def starting_networks(
         found = _of_starts(path)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    wanted = card_of(setup, "pretrain", 0, ())
-    if fault := _difference(found[0].card, wanted):
+    card, wanted = found[0].card, networks_of(setup, PRETRAIN, 0, (), ()).card
+    if fault := _difference(card, wanted):
         raise InputError(f"{where}: {fault}; give a run with the same features and labels")
-    if found[0].card.data != wanted.data:
+    if card.data != wanted.data:
         warnings.add(
             "started_from_other_data",
             f"{where}: its networks learned from other data: categories, and the scales of "
             "numbers, may mean something else here",
         )
-    for network in setup.networks:
-        place = [card.labels for card in found[0].card.networks].index(_labels(setup, network))
+    has = [own.labels for own in card.networks]
+    places = [has.index(own.labels) for own in wanted.networks]
+    for network, place in zip(setup.networks, places, strict=True):
         shared = found[0].shared[place]
         if any(not torch.equal(p.cpu(), shared[k]) for k, p in network.shared.items()):
             raise InputError(
                 f"{where}: the frozen parameters of its network for {network.name} are others; "
                 "give a run of the same seed"
             )
-    has = [card.labels for card in found[0].card.networks]
-    places = [has.index(card.labels) for card in wanted.networks]
     starts = [found[k % len(found)].params for k in range(setup.config.experiment.n_starts)]
     return [
         [{name: t[0] for name, t in params[place].items()} for params in starts] for place in places
@@ -426,8 +390,7 @@ def _of_starts(path: Path) -> list[Networks]:
         if len(members) > 1 and any(design for design, _, _ in members):
             raise InputError(f"{path}: has networks of several worlds; export those of one")
         return [networks.member(i) for i in range(len(members))]
-    index = _index(path)
-    starts, name = index["best_starts"], index["primary_metric"]
+    _, starts, name = _index(path)
     if not starts:
         raise InputError(
             f"{path}: nothing was pretrained; export a design's networks and give their file"
@@ -437,28 +400,18 @@ def _of_starts(path: Path) -> list[Networks]:
     return [best_networks(path, name, replication=k) for k in range(len(starts))]
 
 
-def write_networks(
-    path: Path, setup: Setup, starting: Sequence[Sequence[Mapping[str, Tensor]]]
-) -> None:
-    """Write the parameters of each start's network, for each of a run's networks."""
-    members = [("", k, START) for k in range(len(starting[0]))]
-    params = [{k: torch.stack([p[k] for p in of]) for k in of[0]} for of in starting]
-    networks_of(setup, "pretrain", 0, members, params).write(path)
-
-
 def _difference(has: Card, wants: Card) -> str | None:
     """What of these networks is other than wanted, in words."""
-    if has.features != wants.features:
+    if has.features.names != wants.features.names:
         return (
             f"its networks see the features {', '.join(has.features.names)}, and this config's "
             f"{', '.join(wants.features.names)}"
-            if has.features.names != wants.features.names
-            else "its features have other numbers of categories or columns"
         )
+    if has.features != wants.features:
+        return "its features have other numbers of categories or columns"
     known = {card.labels: card for card in has.networks}
     for own in wants.networks:
-        labels = "+".join(own.labels)
-        other = known.get(own.labels)
+        labels, other = "+".join(own.labels), known.get(own.labels)
         if other is None:
             return f"it has no network for {labels}, but for {', '.join(map('+'.join, known))}"
         for name in ("model", "model_params", "losses", "n_outputs", "sees"):

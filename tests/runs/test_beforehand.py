@@ -19,8 +19,10 @@ from realdataexp import cli, doctor
 from realdataexp.config import load_config
 from realdataexp.device import Device
 from realdataexp.errors import InputError, Warnings, is_out_of_memory
-from realdataexp.runs import experiment, machine, memory_need
-from realdataexp.runs.setup import set_up
+from realdataexp.runs import beforehand, experiment, machine
+from realdataexp.runs.beforehand import memory_need
+from realdataexp.runs.labels import network_groups
+from realdataexp.runs.setup import make_blocks, set_up
 
 CPU = Device(torch.device("cpu"), "a test", chunk_bytes=8 << 20, name="cpu: a test")
 META = Device(torch.device("meta"), "a test", chunk_bytes=1 << 30, name="meta: a test")
@@ -57,14 +59,14 @@ def test_the_estimate_counts_networks_and_parameters_as_a_run_does(
 ):
     features = {"numerical": ["video_duration"], "categorical": ["user_active_degree"]}
     config = load_config(small_config(feature=features))
-    need = memory_need.memory_need(config, CPU)
+    need = memory_need(config, CPU, make_blocks(config))
     setup = set_up(config, Warnings())
     n_models = sum(block.design.n_models for block in setup.blocks)
     key = torch.tensor(1)
     real = [sum(x.numel() for x in network.model.init(key).values()) for network in setup.networks]
     assert need.networks == n_models * config.experiment.replications * len(setup.networks)
     assert need.parameters == pytest.approx(sum(real) / len(real), rel=0.5)
-    on_gpu = memory_need.memory_need(config, META)
+    on_gpu = memory_need(config, META, make_blocks(config))
     assert (need.device, on_gpu.device > 0) == (0, True)
 
 
@@ -72,13 +74,13 @@ def test_a_shared_network_is_counted_once():
     values = load_config("demo").resolved()
     for label in values["labels"]:
         label.update(model="MMoE", model_params={})
-    assert len(memory_need.label_groups(load_config(values))) == 1
+    assert len(network_groups(load_config(values))) == 1
 
 
 def test_many_categories_cost_what_their_embeddings_cost():
     few = load_config("demo")
     many = load_config("demo", ["feature.categorical=[user_active_degree, video_type, author_id]"])
-    sizes = [memory_need.memory_need(config, CPU).parameters for config in (few, many)]
+    sizes = [memory_need(config, CPU, make_blocks(config)).parameters for config in (few, many)]
     assert sizes[1] - sizes[0] == pytest.approx((1500 - 80) * 8, rel=0.1)
 
 
@@ -101,10 +103,11 @@ def test_many_categories_cost_what_their_embeddings_cost():
 def test_a_run_that_no_memory_holds_is_refused_with_the_key_before_anything_is_made(
     name: str, setting: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(memory_need, "memory_limit", lambda: 16 << 30)
+    monkeypatch.setattr(beforehand, "memory_limit", lambda: 16 << 30)
     key, _, value = setting.partition("=")
     with pytest.raises(InputError) as caught:
-        set_up(load_config(name, [setting, "device=cpu"]), Warnings())
+        rows = ["dataset.synthetic.rows=1000000000"] * (name == "demo")
+        set_up(load_config(name, [*rows, setting, "device=cpu"]), Warnings())
     (line,) = caught.value.faults
     assert line.startswith(
         f"{key} = {int(value.strip('[]').split(', ')[0]):,}: the run needs about"
@@ -113,15 +116,17 @@ def test_a_run_that_no_memory_holds_is_refused_with_the_key_before_anything_is_m
 
 
 def test_a_small_run_where_there_is_nearly_no_memory_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory_need, "memory_limit", lambda: 100 << 20)
+    monkeypatch.setattr(beforehand, "memory_limit", lambda: 100 << 20)
     with pytest.raises(InputError, match="there are 100 MiB: give it more, see ulimit -v"):
-        memory_need.require_memory(load_config("si2023", ["experiment.replications=2"]), CPU)
+        config = load_config("si2023", ["experiment.replications=2"])
+        beforehand.require_memory(config, CPU, make_blocks(config))
 
 
 def test_a_run_that_the_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory_need, "memory_limit", lambda: 4 << 30)
+    monkeypatch.setattr(beforehand, "memory_limit", lambda: 4 << 30)
     for name in ("demo", "si2023"):
-        memory_need.require_memory(load_config(name), CPU)
+        config = load_config(name)
+        beforehand.require_memory(config, CPU, make_blocks(config))
 
 
 def test_the_memory_that_there_is_at_most_is_the_least_of_all_limits(
