@@ -356,7 +356,7 @@ def start_loop(
     context = make_context(setting, replications)
     running = [b.design.start(replace(context, label=b.label, p=b.p)) for b in blocks]
     arms = make_arms(setting.labels)
-    loop = Loop(world, blocks, policies, arms, learners, setting.seed, running=running)
+    loop = Loop(world, blocks, policies, arms, learners, setting.seed, designs=running)
     history = History(tuple(blocks), tuple(replications), learners)
     history.visits, history.slates, history.choices = world.visits, world.slates, world.choices
     return loop, world, history

@@ -212,7 +212,7 @@ def test_a_design_that_waits_is_caught(wait: Callable[[Tensor], Any]) -> None:
 @pytest.mark.parametrize("name", names("design"))
 def test_world_and_design_fetch_nothing_from_the_host(name: str) -> None:
     loop, _, _ = start_loop(SETTING, [block(name)], REPLICATIONS)
-    world, (design,) = loop.world, loop.running
+    world, (design,) = loop.world, loop.designs
     R, B, C = len(REPLICATIONS), SETTING.batch_size, SETTING.n_candidates
     for step in range(4):
         visits = world.draw(step)

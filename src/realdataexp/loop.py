@@ -154,7 +154,7 @@ class Loop:
         seed: int,
         diagnose_every: int = 1,
         retrain_every: int = 1,
-        running: Sequence[Design | OutsideDesign] | None = None,
+        designs: Sequence[Design | OutsideDesign] | None = None,
         labels_of: Sequence[Sequence[int]] | None = None,
         label_at: Sequence[int] | None = None,
         outcome_at: Sequence[int] | None = None,
@@ -170,7 +170,7 @@ class Loop:
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
             retrain_every: steps between two rounds of training, with an update for each of these.
-            running: the designs as they started; None for designs without memory.
+            designs: the designs as they started; None for designs without memory.
             labels_of: which labels the heads of each learner predict; None: a learner a label.
             label_at: where among the world's targets each label is; None: they are the first.
             outcome_at: likewise what is measured; None: all.
@@ -184,7 +184,7 @@ class Loop:
         self._seed, self._diagnose_every = seed, diagnose_every
         self._retrain_every = retrain_every
         self._waiting: list[Lesson] = []
-        self.running = [*running] if running else [block.design for block in blocks]
+        self.designs = [*designs] if designs else [block.design for block in blocks]
         n_models = sum(block.design.n_models for block in blocks)
         R = learners[0].n_networks // n_models
         # of each network: its world, and the arm that ranks with it (any, where both do)
@@ -235,14 +235,14 @@ class Loop:
         R = len(visits.replication_R)
         worlds = [slice(i * R, (i + 1) * R) for i in range(len(self.blocks))]
         is_treated_WB = torch.cat(
-            [d.assign(visits, b.p) for d, b in zip(self.running, self.blocks, strict=True)]
+            [d.assign(visits, b.p) for d, b in zip(self.designs, self.blocks, strict=True)]
         )
         slate = self.world.slate(visits)
         parts = [slate.part(w) for w in worlds]
         allowed_WBC = torch.cat(
             [
                 d.candidates(visits, part, is_treated_WB[w])
-                for d, part, w in zip(self.running, parts, worlds, strict=True)
+                for d, part, w in zip(self.designs, parts, worlds, strict=True)
             ]
         )
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
@@ -269,7 +269,7 @@ class Loop:
         y_SBL = y_WBX[self._world_S][..., self._label_at]
         lesson = Lesson(visits.step, batch, weight_SB, y_SBL)
         loss_SL = self._learn(lesson, visits)
-        is_counted_WB = torch.cat([d.counts(visits) for d in self.running])
+        is_counted_WB = torch.cat([d.counts(visits) for d in self.designs])
         y_WBL = torch.where(is_counted_WB.unsqueeze(-1), y_WBL, torch.nan)
         prediction_SBL = self._of_networks(prediction_WABCL, choice_WB)
         self.predictions_SL.see(prediction_SBL, is_visit_WB[self._world_S])
@@ -281,7 +281,7 @@ class Loop:
             propensity_WB = torch.where(is_treated_WB, log_WAB[:, 1], log_WAB[:, 0]).exp()
         return Step(
             visits,
-            tuple(d.unit(visits) for d in self.running),
+            tuple(d.unit(visits) for d in self.designs),
             is_treated_WB,
             is_visit_WB,
             y_WBL,
@@ -374,7 +374,7 @@ class Loop:
     ) -> Tensor:
         """Line 8: how much each network learns from each visit, NaN for padding: S, B."""
         weight = []
-        for design, block, slate, w in zip(self.running, self.blocks, slates, worlds, strict=True):
+        for design, block, slate, w in zip(self.designs, self.blocks, slates, worlds, strict=True):
             log_RAB = None if log_WAB is None else log_WAB[w]
             own = slate, is_treated_WB[w], block.p, score_WABC[w], pick_WAB[w], y_WBL[w]
             outcome = Outcome(visits, *own, log_RAB)

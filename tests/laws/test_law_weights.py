@@ -219,7 +219,7 @@ class Heard:
 def test_with_equal_arms_shadow_is_pooling_to_the_bit(assignment: str):
     setting = replace(EQUAL, assignment=assignment)
     loop, _, h = start_loop(setting, (POOLING, Block("shadow", Shadow(), 0.4)), (0, 1, 2))
-    loop.running[1] = heard = Heard(loop.running[1])
+    loop.designs[1] = heard = Heard(loop.designs[1])
     h.steps += loop.steps(0, setting.n_steps)
     assert len(heard.weights_of_step) == len(h.steps) > 5
     assert all(bool((w == 1).all()) for w in heard.weights_of_step)
@@ -257,11 +257,11 @@ def test_adding_worlds_changes_no_worlds_weights(model: str):
         ((POOLING, block, replace(block, label="other")), (0, 2, 1)),
     ):
         loop, _, h = start_loop(setting, blocks, replications)
-        loop.running = [Heard(x) for x in loop.running]
+        loop.designs = [Heard(x) for x in loop.designs]
         h.steps += loop.steps(0, setting.n_steps)
         i = blocks.index(block)
         r = replications.index(2)
-        weights = torch.stack([w[r] for w in loop.running[i].weights_of_step])
+        weights = torch.stack([w[r] for w in loop.designs[i].weights_of_step])
         runs.append((h.item_TB(h.world(i, 2)), h.y_TBL(h.world(i, 2)), weights))
     (items, y, weights), (items_, y_, weights_) = runs
     assert same(items, items_) and same(y, y_)

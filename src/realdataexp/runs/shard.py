@@ -237,7 +237,7 @@ class Shard:
             setup.config.seed,
             diagnose_every=settings.validate_every,
             retrain_every=settings.retrain_every,
-            running=setup.start_designs(replications),
+            designs=setup.start_designs(replications),
             labels_of=[network.labels for network in setup.networks],
             label_at=setup.label_at,
             outcome_at=setup.outcome_at,
@@ -265,7 +265,7 @@ class Shard:
         return Look(
             list(self._validator.predictions(look)),
             list(self._validator.rankings(look, self._setup.blocks)),
-            [design.evidence() for design in self._loop.running],
+            [design.evidence() for design in self._loop.designs],
         )
 
     def updates(self) -> list[Updates]:
@@ -292,7 +292,7 @@ class Shard:
     def _stateful(self) -> dict[str, World | Loop | Learner | Design | OutsideDesign]:
         """Everything with a state, by name."""
         learners = {f"network.{i}": learner for i, learner in enumerate(self._learners)}
-        designs = {f"design.{i}": design for i, design in enumerate(self._loop.running)}
+        designs = {f"design.{i}": design for i, design in enumerate(self._loop.designs)}
         return {"world": self._world, "loop": self._loop, **learners, **designs}
 
     def state(self) -> dict[str, Tensor]:
