@@ -21,7 +21,7 @@ import typer
 from realdataexp import __version__, terminal
 from realdataexp.configs import built_in_names
 from realdataexp.errors import InputError, RunError, is_out_of_memory, one_line
-from realdataexp.runs.interrupts import ENDING, is_ignored
+from realdataexp.runs import ENDING, is_ignored
 
 if TYPE_CHECKING:
     from realdataexp.config import Config

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from realdataexp.runs.interrupts import Interrupts
+from realdataexp.runs import Interrupts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 

@@ -41,7 +41,7 @@ from realdataexp.files import disk_faults, read_json, write_json
 from realdataexp.loop import Step
 from realdataexp.metrics import Figures
 from realdataexp.registry import calling
-from realdataexp.runs.interrupts import ENDING, Interrupts
+from realdataexp.runs import ENDING, Interrupts
 from realdataexp.runs.labels import Starts
 from realdataexp.runs.setup import Setup, shares
 from realdataexp.runs.shard import Look, Shard, Updates, Validator, next_stop

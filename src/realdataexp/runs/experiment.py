@@ -25,6 +25,7 @@ from realdataexp.errors import DiskError, InputError, RunError, Warnings, is_out
 from realdataexp.files import write_text
 from realdataexp.models.base import restore
 from realdataexp.report.files import read_result
+from realdataexp.runs import Interrupts
 from realdataexp.runs.beforehand import largest_setting
 from realdataexp.runs.checkpoint import (
     Checkpoint,
@@ -44,7 +45,6 @@ from realdataexp.runs.folder import (
     require_modules,
     write_places,
 )
-from realdataexp.runs.interrupts import Interrupts
 from realdataexp.runs.labels import Starts
 from realdataexp.runs.machine import MONITOR_FILE, Clock, Monitor, versions
 from realdataexp.runs.networks import (

@@ -149,13 +149,13 @@ class Validator:
         start_R = seen.start_S[:R]
         scene = None
         if self._arms.needs_scene:
-            on_RBC = self._padded.is_candidate_BC[start_R.to(self._padded.is_candidate_BC.device)]
-            video_XBC = self._padded.video_BC
-            video_RBC = torch.zeros_like(on_RBC, dtype=torch.int64)
-            if video_XBC is not None:
-                video_RBC = video_XBC[start_R.to(video_XBC.device)]
-            where = start_R.to(on_RBC.device)
-            scene = self._arms.scene("held-out pick", where, 0, video_RBC, on_RBC)
+            where_R = start_R.to(self._padded.is_candidate_BC.device)
+            on_RBC, video_RBC = self._padded.is_candidate_BC[where_R], self._padded.video_BC
+            if video_RBC is not None:
+                video_RBC = video_RBC[where_R]
+            else:
+                video_RBC = torch.zeros_like(on_RBC, dtype=torch.int64)
+            scene = self._arms.scene("held-out pick", where_R, 0, video_RBC, on_RBC)
         for i, block in enumerate(blocks):
             for arm in (0, 1):
                 if block.p == 1 - arm:
