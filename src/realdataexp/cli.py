@@ -188,7 +188,7 @@ _P = Annotated[
     str | None, _option("Treatment probabilities; default: the config's.", "--p", metavar="P,...")
 ]
 _Steps = Annotated[
-    str | None, _option("Lengths; default: a quarter, half, all of n_steps.", metavar="N,...")
+    str | None, _option("Lengths; default: a quarter, half and all of n_steps.", metavar="N,...")
 ]
 _RetrainEvery = Annotated[
     str | None, _option("Steps between trainings; default: the config's.", metavar="N,...")
@@ -204,18 +204,21 @@ _Logs = Annotated[
     list[str] | None, _option("random, standard_early or standard_late; repeatable; default: all.")
 ]
 _DownloadDirectory = Annotated[
-    Path, _argument("Folder for the data, as prepare and run want it.", "DIR")
+    Path, _argument("Folder for the data, to pass to prepare and run.", "DIR")
 ]
-_Url = Annotated[str | None, _option("A mirror of the archive; its md5 is checked all the same.")]
-_KeepArchive = Annotated[bool, _option("Keep the archive beside the data.", "--keep-archive")]
+_Url = Annotated[str | None, _option("A mirror of the archive; its md5 is checked as well.")]
+_KeepArchive = Annotated[bool, _option("Keep the archive next to the data.", "--keep-archive")]
 _ReportOut = Annotated[
     Path | None, _option("The page; default: in the run folder.", metavar="FILE")
 ]
 _Best = Annotated[
-    str | None, _option("What by; default: the run's primary metric.", metavar="LABEL.METRIC")
+    str | None,
+    _option("Metric to choose by; default: the run's primary metric.", metavar="LABEL.METRIC"),
 ]
 _Model = Annotated[str | None, _option("Which of its models; default: T.", metavar="T|C|shared")]
-_To = Annotated[str, _option("The tracker that gets them.", "--to", metavar="tensorboard|mlflow")]
+_To = Annotated[
+    str, _option("The tracker to import them into.", "--to", metavar="tensorboard|mlflow")
+]
 _Uri = Annotated[
     str | None, _option("MLflow's database, sqlite:///FILE; default: mlflow.db in the log_dir.")
 ]
@@ -299,7 +302,7 @@ def plan(
     p: _P = None,
     steps: _Steps = None,
     retrain_every: _RetrainEvery = None,
-    power: Annotated[float, _option("Chance with which an effect shall be detected.")] = 0.8,
+    power: Annotated[float, _option("Power: the probability of detecting an effect.")] = 0.8,
     data: _Data = None,
     out: _PlanOut = None,
     seed: _Seed = None,
@@ -353,7 +356,7 @@ def download(
     url: _Url = None,
     keep_archive: _KeepArchive = False,
 ) -> None:
-    """Fetch an official archive, check it and unpack it; go on where it broke off."""
+    """Fetch an official archive, check it and unpack it; resume an interrupted transfer."""
     _log("INFO")
     from realdataexp.data.download import download as fetch
 
@@ -467,10 +470,12 @@ def report(
 )
 def export(
     run_dir: _RunDir,
-    file: Annotated[Path, _argument("The file, which is made.", "FILE")],
+    file: Annotated[Path, _argument("The file to write.", "FILE")],
     best: _Best = None,
-    design: Annotated[str | None, _option("Whose networks, such as splitting or global_T.")] = None,
-    replication: Annotated[int, _option("Which of its worlds.", min=0)] = 0,
+    design: Annotated[
+        str | None, _option("Design of the networks, such as splitting or global_T.")
+    ] = None,
+    replication: Annotated[int, _option("Replication of the networks.", min=0)] = 0,
     model: _Model = None,
 ) -> None:
     """Write a run's best networks alone, for rx.load_model or pretrain.start_from."""
@@ -493,7 +498,7 @@ def doctor(
     overrides: _Overrides = None,
     as_json: Annotated[bool, _option("Print the findings as JSON.", "--json")] = False,
 ) -> None:
-    """Say what this machine offers, and what would go wrong in a run."""
+    """Report what this machine offers, and what would go wrong in a run."""
     if config is None and overrides:
         raise InputError("--set: there is no config to change: give CONFIG")
     from realdataexp.doctor import examine, print_findings, would_stop
@@ -530,7 +535,7 @@ def track(
 
 @_command("perf results/20260101-120000-compare")
 def perf(run_dir: _RunDir) -> None:
-    """Say where a run's time and its device went, and what to change; draw perf.svg."""
+    """Show where a run's time went, how busy its device was, and what to change; draw perf.svg."""
     from realdataexp.report.files import odd_files_named
     from realdataexp.report.perf import print_perf, write_perf_plot
 
