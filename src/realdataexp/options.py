@@ -89,6 +89,16 @@ def repeated(names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
 
 
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := repeated(names):
+        raise ValueError(f"each name once: remove the second {', '.join(twice)}")
+    return names
+
+
+EachOnce = AfterValidator(_each_once)
+"""Of a list of names: no name stands twice."""
+
+
 # --- checking, and faults as lines ---------------------------------------------------------------
 
 Loc = tuple[str | int, ...]

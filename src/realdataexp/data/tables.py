@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -30,7 +30,7 @@ from realdataexp.data.log import DataSet
 from realdataexp.data.schema import nearest
 from realdataexp.data.table_files import TableFile, columns_of, is_whole, log_files, parse_dates
 from realdataexp.errors import InputError, Warnings
-from realdataexp.options import Names, Options, PathText, Text, repeated
+from realdataexp.options import EachOnce, Names, Options, PathText, Text
 
 VERSION = "tables"
 TimeUnit = Literal["us", "ns"]
@@ -49,7 +49,7 @@ _ID = {"user": "user_id", "video": "video_id"}  # in what is written, however th
 class TablesConfig(Options):
     """Files and columns of one's own data (`dataset.name: tables`); paths are within its folder."""
 
-    log: Annotated[tuple[PathText, ...], Field(strict=False, min_length=1)] = Field(
+    log: Annotated[tuple[PathText, ...], Field(strict=False, min_length=1), EachOnce] = Field(
         description="the log's files, .parquet or .csv; or folders of such parts, or patterns"
     )
     videos: PathText = Field(description="file with a row for each video, .parquet or .csv")
@@ -70,7 +70,7 @@ class TablesConfig(Options):
     early_before: int | float | Text | None = Field(
         None, description="rows of an earlier time are the early log; null: there is none"
     )
-    lists: Names = Field(
+    lists: Annotated[Names, EachOnce] = Field(
         (), description="categorical features whose texts hold several categories, as a,b,c"
     )
 
@@ -86,13 +86,6 @@ class TablesConfig(Options):
             if info.field_name != other and name == info.data.get(other):
                 raise ValueError(f"is {other} too: name the column of each")
         return name
-
-    @field_validator("log", "lists")
-    @classmethod
-    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := repeated(names):
-            raise ValueError(f"each name once: remove the second {', '.join(twice)}")
-        return names
 
 
 @dataclass(frozen=True)
@@ -422,17 +415,18 @@ def _import_log(
     """Write the log's arrays; its part of the stats."""
     times, given = log["time_ms"], request.tables.early_before
     bound = _early_bound(given, unit, times.dtype)
-    ordered = _ordered(times)
-    is_late = pl.lit(True) if bound is None else ordered >= bound
-    log = log.with_columns(
-        *(_number(log[name], ids[side]) for side, name in _ID.items()),
-        ordered,
-        is_late.cast(pl.Int8).alias(LATE),
-    )
-    blocks = (("log", sorted_by(rows, "user_id")) for rows in log.iter_slices(BUCKET_ROWS))
+
+    def blocks() -> Iterator[tuple[str, pl.DataFrame]]:
+        for rows in log.iter_slices(BUCKET_ROWS):
+            ordered = _ordered(rows["time_ms"])
+            is_late = pl.lit(True) if bound is None else ordered >= bound
+            numbers = (_number(rows[name], ids[side]) for side, name in _ID.items())
+            rows = rows.with_columns(*numbers, ordered, is_late.cast(pl.Int8).alias(LATE))
+            yield "log", sorted_by(rows, "user_id")
+
     targets = {name: (_target(name), -math.inf, math.inf) for name in request.targets}
     content = ["user_id", "time_ms", "video_id", *map(_target, request.targets)]
-    _, _, stats = write_log(blocks, ["log"], targets, content, directory)
+    _, _, stats = write_log(blocks(), ["log"], targets, content, directory)
     if bound is not None and stats["n_early_rows"] in (0, stats["n_rows"]):
         span = pl.Series([times.min(), times.max()])
         if unit is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from realdataexp.config import Config
 from realdataexp.data import schema
@@ -19,7 +19,7 @@ from realdataexp.data.kuairand import Files, ImportRequest, find_files, prepare
 from realdataexp.data.log import DataSet
 from realdataexp.data.synthetic import SyntheticConfig, SyntheticTables, made_bytes
 from realdataexp.errors import InputError, Warnings
-from realdataexp.options import repeated
+from realdataexp.options import EachOnce
 from realdataexp.worlds.base import WorldConfig
 from realdataexp.worlds.logged import LoggedWorld, features_of
 
@@ -30,17 +30,11 @@ class KuaiRand(LoggedWorld):
     logs: Annotated[
         tuple[Literal["random", "standard_early", "standard_late"], ...],
         Field(strict=False, min_length=1),
+        EachOnce,
     ] = Field(("random", "standard_early", "standard_late"), description="the logs to replay")
     leakage: Literal["allow", "forbid"] = Field(
         "allow", description="whether monthly video statistics, which see the future, may be used"
     )
-
-    @field_validator("logs")
-    @classmethod
-    def _no_log_twice(cls, logs: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := repeated(logs):
-            raise ValueError(f"each log once: remove the second {', '.join(twice)}")
-        return logs
 
     @property
     def version(self) -> str:
