@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ from realdataexp.data.ingest import (
     write_log,
 )
 from realdataexp.data.log import DataSet
+from realdataexp.data.schema import Column
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import require_space
 
@@ -70,14 +71,6 @@ Then = Callable[[pl.DataFrame, Piece | None], _T]
 
 
 @dataclass(frozen=True)
-class AskedFeature:
-    """A feature of a request: where it lives, and whether it is read as a number."""
-
-    column: schema.Column
-    is_numerical: bool
-
-
-@dataclass(frozen=True)
 class ImportRequest:
     """What to read from where.
 
@@ -101,14 +94,13 @@ class ImportRequest:
 
     def stems(self) -> set[str]:
         """The stems of all files that are to be read."""
-        return {*self.log_stems, *(feature.column.file for feature in self.features())}
+        return {*self.log_stems, *(feature.file for feature in self.features())}
 
-    def features(self, side: str = "") -> list[AskedFeature]:
+    def features(self, side: str = "") -> list[Column]:
         """Those of the users or the videos, or all, numerical first; InputError where unknown."""
-        names = [(name, True) for name in self.numerical]
-        names += [(name, False) for name in self.categorical]
-        asked = [AskedFeature(schema.resolve_feature(name), is_number) for name, is_number in names]
-        return [feature for feature in asked if side in ("", feature.column.side)]
+        numbers = [replace(schema.resolve_feature(x), is_numerical=True) for x in self.numerical]
+        asked = [*numbers, *map(schema.resolve_feature, self.categorical)]
+        return [feature for feature in asked if side in ("", feature.side)]
 
 
 # ---- where the tables come from -----------------------------------------------------------------
@@ -340,12 +332,10 @@ def _import(request: ImportRequest, source: Files, directory: Path) -> dict[str,
     for side, ids in (("user", users), ("video", videos)):
         asked = request.features(side)
         tables = {
-            stem: _feature_source(
-                f"{side}_id", ids, [x for x in asked if x.column.file == stem], source
-            )
-            for stem in dict.fromkeys(feature.column.file for feature in asked)
+            stem: _feature_source(f"{side}_id", ids, [x for x in asked if x.file == stem], source)
+            for stem in dict.fromkeys(feature.file for feature in asked)
         }
-        order = [feature.column.name for feature in asked]
+        order = [feature.name for feature in asked]
         known = pl.Series(f"{side}_id", ids.members, pl.Int64)
         counts = write_features(known, tables, order, directory / f"{side}s.parquet")
         for key, values in counts.items():
@@ -370,18 +360,18 @@ def _require_space(folder: Path, request: ImportRequest, source: Files) -> None:
 
 
 def _feature_source(
-    id_name: str, ids: IdSet, asked: Sequence[AskedFeature], source: Files
+    id_name: str, ids: IdSet, asked: Sequence[Column], source: Files
 ) -> FeatureSource:
     """The asked features of one file stem, for the ids of the log."""
-    stem = asked[0].column.file
+    stem = asked[0].file
     files = source.shards[stem]
     dtypes: dict[str, type[pl.DataType]] = {id_name: pl.Int64}
-    categories = {feature.column.source for feature in asked if not feature.is_numerical}
-    for name in sorted({feature.column.source for feature in asked}):
+    categories = {feature.source for feature in asked if not feature.is_numerical}
+    for name in sorted({feature.source for feature in asked}):
         dtypes[name] = pl.String if name in categories else pl.Float64
     then = partial(_typed_block, id_name=id_name, ids=ids, asked=asked)
 
-    types = {x.column.name: pl.Float32 if x.is_numerical else pl.String for x in asked}
+    types = {x.name: pl.Float32 if x.is_numerical else pl.String for x in asked}
     blocks = source.read(stem, dtypes, [id_name], then)
     return FeatureSource([path.name for path in files], types, blocks, files[0].parent)
 
@@ -391,11 +381,11 @@ def _typed_block(
     piece: Piece | None,
     id_name: str,
     ids: IdSet,
-    asked: Sequence[AskedFeature],
+    asked: Sequence[Column],
 ) -> tuple[int, pl.DataFrame, dict[str, int]]:
     """Rows read; the features of the log's ids, by place; how many of them said "unknown"."""
     for feature in asked:
-        column = raw[feature.column.source]
+        column = raw[feature.source]
         if not feature.is_numerical:
             continue
         numbers = column.cast(pl.Float64, strict=False)
@@ -405,15 +395,15 @@ def _typed_block(
             raise InputError(fault or f"column {column.name!r} is not numerical")
     place = pl.Series(PLACE, ids.numbers(raw[id_name].to_numpy()))
     rows = raw.with_columns(place).filter(pl.col(PLACE) >= 0)
-    values = {x.column.name: _value_and_unknown(x) for x in asked}
+    values = {x.name: _value_and_unknown(x) for x in asked}
     frame = rows.select(PLACE, **{name: value for name, (value, _) in values.items()})
     n_unknown = rows.select(**{name: is_unknown.sum() for name, (_, is_unknown) in values.items()})
     return raw.height, sorted_by(frame, PLACE), n_unknown.row(0, named=True)
 
 
-def _value_and_unknown(feature: AskedFeature) -> tuple[pl.Expr, pl.Expr]:
+def _value_and_unknown(feature: Column) -> tuple[pl.Expr, pl.Expr]:
     """The feature's value, null where it is missing, and whether it says "unknown"."""
-    raw, unknown = pl.col(feature.column.source), schema.UNKNOWN
+    raw, unknown = pl.col(feature.source), schema.UNKNOWN
     if feature.is_numerical:
         number = raw.cast(pl.Float64, strict=False)
         value, is_unknown = pl.when(number.is_finite()).then(number), number == float(unknown)
@@ -421,7 +411,7 @@ def _value_and_unknown(feature: AskedFeature) -> tuple[pl.Expr, pl.Expr]:
         # "1.0" and "1" are one category: an integer column with gaps is written with fractions.
         text = raw.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "${1}")
         value, is_unknown = pl.when(text != "").then(text), text == str(unknown)
-    if feature.column.side == "video":
+    if feature.side == "video":
         is_unknown = pl.lit(False)
     dtype = pl.Float32 if feature.is_numerical else pl.String
     return pl.when(~is_unknown).then(value).cast(dtype), is_unknown

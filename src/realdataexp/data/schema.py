@@ -115,7 +115,7 @@ class Column:
     """An asked feature: its name, e.g. "video.follow_user_num", whom it describes, and where it is.
 
     ``file`` is a stem, ``source`` the column in that file; a column of words (``is_text``) can
-    only be categorical.
+    only be categorical, others are read as numbers where that is asked (``is_numerical``).
     """
 
     name: str
@@ -123,6 +123,7 @@ class Column:
     file: str
     source: str
     is_text: bool
+    is_numerical: bool = False
 
 
 def resolve_feature(name: str) -> Column:
