@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from realdataexp.errors import InputError, did_you_mean
+from realdataexp.errors import InputError, did_you_mean, one_line
 from realdataexp.registry import Kind, calling, name_fault
 
 _MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
@@ -114,7 +114,8 @@ class NestedFaults(ValueError):
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
-        super().__init__("; ".join(f"{place(loc)}{fault}" for loc, fault in self.faults))
+        text = "; ".join(f"{place(loc)}{fault}" for loc, fault in self.faults)
+        super().__init__(one_line(text))  # pydantic takes no text that is not UTF-8
 
 
 def checked(model: type[_Some], values: Mapping[str, Any]) -> _Some:
