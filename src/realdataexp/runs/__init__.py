@@ -63,8 +63,7 @@ class Interrupts:
     def postponed(self, *, may_insist: bool = False) -> Iterator[None]:
         """Put signals off to the next `check` after this block, or in it.
 
-        Args:
-            may_insist: whether a second signal is not put off, for work that may take long.
+        A second one is not put off where it may insist: for work that may take long.
         """
         before, self._may_insist = self._may_insist, may_insist
         self._n_postponing += 1

@@ -81,10 +81,7 @@ def check_experiment(
 ) -> list[str]:
     """Check a config against the machine and the data; describe what would run.
 
-    Args:
-        config: what to check.
-        out: the run folder it would get; None makes one in the config's log_dir.
-        every_fault: import the data in any case, and check them too.
+    ``every_fault``: import the data in any case, and check them too.
 
     Raises:
         InputError: with every fault found, a line each.
@@ -94,11 +91,15 @@ def check_experiment(
     trackers_of(config)
     setup = set_up(config, warnings, every_fault=every_fault)
     _starting(setup, None, warnings)
-    loop, R = config.simulation, config.experiment.replications
+    loop, test, R = config.simulation, config.experiment, config.experiment.replications
     names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
+    control, treatment = config.policies()
+    arms = "the arms rank differently (no A/A test)"
+    if control == treatment:
+        arms = "an A/A test: both arms rank alike"
     return [
         f"mode {config.mode}: {names}; {R} replications, {len(setup.blocks) * R} worlds",
-        _test_of(config),
+        f"test: p = {test.p_treatment:g} of treatment, by {test.assignment}; {arms}",
         f"device {setup.device.description}",
         *setup.environment.description(),
         f"loop: {loop.n_steps} steps of {loop.batch_size} visits x {loop.n_candidate} candidates",
@@ -106,23 +107,9 @@ def check_experiment(
     ]
 
 
-def _test_of(config: Config) -> str:
-    """The test in a line: who is treated, and whether the arms differ at all."""
-    test = config.experiment
-    text = f"test: p = {test.p_treatment:g} of treatment, by {test.assignment}"
-    control, treatment = config.policies()
-    if control == treatment:
-        return f"{text}; an A/A test: both arms rank alike"
-    return f"{text}; the arms rank differently (no A/A test)"
-
-
 @own_arithmetic()
 def run_experiment(config: Config, out: Path | None = None) -> Path:
-    """Run an experiment and write its folder; returns the folder.
-
-    Args:
-        config: what to run.
-        out: the run folder; None makes ``<log_dir>/<timestamp>-<mode>``.
+    """Run an experiment and write its folder, ``out`` or ``<log_dir>/<timestamp>-<mode>``.
 
     Raises:
         InputError: something given is wrong, and no folder is left behind.
@@ -156,13 +143,9 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
 
 @own_arithmetic()
 def resume_experiment(folder: Path, data: Path | None = None) -> Path:
-    """Go on with an interrupted run to its end; returns the folder.
+    """Go on with an interrupted run to its end: as if it had never been interrupted.
 
-    The finished run's results are those of a run that was never interrupted.
-
-    Args:
-        folder: the run folder.
-        data: where the data are now; None: where they were.
+    ``data`` is where the data are now; None: where they were.
 
     Raises:
         InputError: the folder holds no run, or one of another config or of other data, or none of

@@ -274,14 +274,7 @@ def best_networks(
     replication: int = 0,
     model: str | None = None,
 ) -> Networks:
-    """The networks of a run that are best by a metric.
-
-    Args:
-        run_dir: the run folder.
-        metric: such as click.auc; None: the run's primary metric.
-        design: whose networks, as metrics.parquet names it; None: the starting model's.
-        replication: which of the design's worlds, or the world whose starting model it is.
-        model: "C" or "T" of a design with two models, as a default "T"; "shared" of others.
+    """The networks of a run that are best by a metric; see ``rx.load_model``.
 
     Raises:
         InputError: there are no such networks.
@@ -342,13 +335,9 @@ def starting_networks(
 ) -> list[list[dict[str, Tensor]]]:
     """The networks that a run starts from: parameters of each start's, for each of its networks.
 
-    Args:
-        path: a run folder, whose starting models best by its primary metric are taken (or by its
-            first label's loss, where pretraining has no value of that), start k from start k
-            modulo their number; or a file of networks, likewise.
-        given: how the config names it.
-        setup: the run's.
-        warnings: told of other data.
+    Of a run folder the starting models best by its primary metric are taken (or by its first
+    label's loss, where pretraining has no value of that), start k from start k modulo their number;
+    of a file of networks likewise. The config names it as ``given``.
 
     Raises:
         InputError: no such networks, or of other features or models.

@@ -86,7 +86,7 @@ def write_results(run: Run, status: str) -> None:
     is_aa, n_starts = config.experiment.aa, config.experiment.n_starts
     is_true = config.mode in ("global", "compare")
     judged = judge(inference, is_aa, n_starts) if is_true else []
-    device = run.setup.device
+    setup, device = run.setup, run.setup.device
     result = finite(
         {
             "schema_version": SCHEMA_VERSION,
@@ -95,7 +95,15 @@ def write_results(run: Run, status: str) -> None:
             "status": status,
             "n_steps_done": run.n_steps_done,
             "config": config.resolved(),
-            "dataset_stats": _dataset_stats(run),
+            "dataset_stats": {
+                **setup.environment.stats(),
+                "identity": setup.environment.identity(),
+                "n_held_out_users": run.validator.n_users,
+                "n_held_out_rows": run.validator.n_rows,
+                "label_scales": {
+                    x.config.name: dataclasses.asdict(x.head.scale) for x in setup.labels
+                },
+            },
             "gte_results": gte_results(outcomes) if is_true else {},
             "estimates": summarise(estimates, n_starts),
             "comparison": section(judged, "comparison"),
@@ -161,17 +169,6 @@ def _intervals(
             f"in {', '.join(designs)} every visit is a new one",
         )
     return tuple(dict.fromkeys(("welch", *names)))  # plots and comparisons use welch
-
-
-def _dataset_stats(run: Run) -> dict[str, Any]:
-    setup = run.setup
-    return {
-        **setup.environment.stats(),
-        "identity": setup.environment.identity(),
-        "n_held_out_users": run.validator.n_users,
-        "n_held_out_rows": run.validator.n_rows,
-        "label_scales": {x.config.name: dataclasses.asdict(x.head.scale) for x in setup.labels},
-    }
 
 
 def _timing(run: Run) -> dict[str, Any]:

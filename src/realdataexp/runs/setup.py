@@ -127,11 +127,8 @@ class Setup:
 def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> Setup:
     """Check a config against the machine and the data, and build what a run needs.
 
-    Args:
-        config: what to check and build.
-        warnings: takes what is doubtful.
-        every_fault: import the data, to check them too, when it is clear already that the config
-            cannot run.
+    ``every_fault``: import the data, to check them too, when it is clear already that the config
+    cannot run.
 
     Raises:
         InputError: with every fault found, a line each.
