@@ -22,7 +22,7 @@ from realdataexp.designs.weight_models import (
     WeightModel,
     WeightModelOptions,
 )
-from realdataexp.designs.weighting import Weighting, classifier_figures
+from realdataexp.designs.weighting import Weighting, classifier_metrics
 from realdataexp.errors import InputError
 from realdataexp.models import MLP, Batch, FeatureSchema, SideSchema
 from realdataexp.registry import find, names
@@ -84,7 +84,7 @@ def test_g_learns_arms_that_can_be_told_apart_in_every_world(name: str):
     assert g_RB.shape == z_RB.shape and g_RB.dtype == torch.float32
     for r in range(3):
         share = float(z_RB[r].float().mean())
-        figures = classifier_figures(g_RB[r].double().numpy(), z_RB[r].double().numpy(), share)
+        figures = classifier_metrics(g_RB[r].double().numpy(), z_RB[r].double().numpy(), share)
         assert figures["auc"] > 0.95
         assert figures["log_loss"] < 0.6 * figures["log_loss_of_constant"]
 

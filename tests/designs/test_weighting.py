@@ -12,7 +12,7 @@ from torch import Tensor
 from realdataexp.config import Config, load_config
 from realdataexp.designs.base import Outcome
 from realdataexp.designs.pooling import Pooling
-from realdataexp.designs.weighting import Weighting, classifier_figures
+from realdataexp.designs.weighting import Weighting, classifier_metrics
 from realdataexp.errors import InputError, RunError
 from realdataexp.models import Batch
 from realdataexp.runs.experiment import check_experiment
@@ -155,7 +155,7 @@ def test_figures_of_a_classifier_are_those_of_scikit_learn_and_of_a_plain_loop(p
     truth = random.random(500).round(2)  # with ties
     z = (random.random(500) < truth).astype(float)
     g = truth**power / (truth**power + (1 - truth) ** power)
-    figures = classifier_figures(g, z, 0.3)
+    figures = classifier_metrics(g, z, 0.3)
     assert figures["auc"] == pytest.approx(roc_auc_score(z, g))
     assert figures["log_loss"] == pytest.approx(log_loss(z, np.clip(g, 1e-7, 1 - 1e-7)))
     assert figures["calibration_error"] == pytest.approx(plain_calibration_error(g, z))
@@ -163,7 +163,7 @@ def test_figures_of_a_classifier_are_those_of_scikit_learn_and_of_a_plain_loop(p
 
 
 def test_one_arm_alone_has_no_auc():
-    assert "auc" not in classifier_figures(np.array([0.2, 0.4]), np.zeros(2), 0.3)
+    assert "auc" not in classifier_metrics(np.array([0.2, 0.4]), np.zeros(2), 0.3)
 
 
 def test_its_state_is_that_of_g_and_its_figures():

@@ -164,12 +164,12 @@ class Design(BaseModel):
 
         Returns:
             By name, R, ... on the host: each replication's own, so that those of replications
-            that ran elsewhere can be put behind them. By default there is none.
+            that ran elsewhere can be appended. By default there is none.
         """
         return {}
 
     def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:
-        """Figures about the weights from the evidence of all replications; p as in a Block."""
+        """Metrics of the weights from the evidence of all replications; p as in a Block."""
         return {}
 
     def assign(self, visits: Visits, p: float) -> Tensor:

@@ -68,7 +68,7 @@ class WeightModel(Protocol):
         """Everything that changes, by name."""
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state; ValueError where it is not one of such a G."""
+        """Resume from a state; ValueError where it is not one of such a G."""
         restore(self.state(), tensors)
 
 
@@ -118,7 +118,7 @@ class _Memory:
 
     Attributes:
         steps: items and arms of each step that the fit in use was made from, or the next may be.
-        fit_step: the step behind which the fit in use was made; -1 before the first.
+        fit_step: the step after which the fit in use was made; -1 before the first.
         fitted: the classifier.
     """
 
@@ -173,11 +173,11 @@ class RefittedClassifier(WeightModel, ABC):
             memory.steps = {s: rows for s, rows in memory.steps.items() if s in needed}
 
     def _window(self, memory: _Memory, end: int) -> list[int]:
-        """The steps that a fit behind step ``end`` is made from."""
+        """The steps that a fit after step ``end`` is made from."""
         return [s for s in memory.steps if end - self._window_steps < s <= end]
 
     def _fit(self, r: int, step: int) -> None:
-        """Fit behind a step, if there are enough rows: the same give the same classifier."""
+        """Fit after a step, if there are enough rows: the same give the same classifier."""
         memory = self._memory_R[r]
         rows = [memory.steps[s] for s in self._window(memory, step)]
         x_ND, z_N = map(np.concatenate, zip(*rows, strict=True))

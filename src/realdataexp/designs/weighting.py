@@ -6,7 +6,7 @@ distribution that the arm would see if launched (Lemma 1), with the least varian
 weights (Theorem 1). E[Z|X], the probability that a collected item came from the treatment, is
 learned online by a classifier G. Where G errs, the weights err.
 
-Axes: R replications, M models (control, treatment), B visits, T steps, F figures of a visit, N
+Axes: R replications, M models (control, treatment), B visits, T steps, F columns of a visit, N
 visits of all steps.
 """
 
@@ -28,8 +28,8 @@ from realdataexp.models.base import restore
 from realdataexp.options import LARGEST, MOST, show
 from realdataexp.registry import find, is_outside
 
-# figures of a visit: G's probability, the arm, whether it took place, then of each model
-_WEIGHTS, _CLIPPED, _N_FIGURES = slice(3, 5), slice(5, 7), 7
+# columns of a visit: G's probability, the arm, whether it took place, then of each model
+_WEIGHTS, _CLIPPED, _N_COLUMNS = slice(3, 5), slice(5, 7), 7
 
 
 class Weighting(Design, WeightModelOptions):
@@ -60,7 +60,7 @@ class Weighting(Design, WeightModelOptions):
         """With its own classifiers.
 
         Raises:
-            InputError: one of the arms, or a feature that G shall see, does not exist.
+            InputError: one of the arms, or a feature that G is to see, does not exist.
         """
         context.refuse_one_arm()
         known, seen = context.schema.names, context
@@ -106,11 +106,11 @@ class Weighting(Design, WeightModelOptions):
         return weight_RMB
 
     def _since(self) -> Tensor:
-        """The figures since the last diagnostics: R, T, F, B."""
+        """The columns since the last diagnostics: R, T, F, B."""
         if self._seen:
             return torch.stack(self._seen, dim=1)
         R, to = len(self._context.replication_R), self._context.device.torch
-        return torch.zeros(R, 0, _N_FIGURES, 0, device=to)
+        return torch.zeros(R, 0, _N_COLUMNS, 0, device=to)
 
     def state(self) -> dict[str, Tensor]:
         """That of G, and what the next diagnostics are made from."""
@@ -122,7 +122,7 @@ class Weighting(Design, WeightModelOptions):
         own = self._since()
         for saved in since.values():
             n_steps, _, batch_size = (*saved.shape, 0, 0, 0)[1:4]
-            own = own.new_zeros(len(own), n_steps, _N_FIGURES, batch_size)
+            own = own.new_zeros(len(own), n_steps, _N_COLUMNS, batch_size)
         restore({"since": own}, since)
         self._g.load_state({name: x for name, x in tensors.items() if name not in since})
         self._seen = list(own.unbind(1))
@@ -138,24 +138,24 @@ class Weighting(Design, WeightModelOptions):
         if not evidence:
             return {}
         # step after step, as they came
-        since_FN = evidence["since"].permute(2, 1, 0, 3).flatten(1)
-        figures_FN = since_FN[:, since_FN[2] > 0].double().numpy()
-        if not np.isfinite(figures_FN[0]).all():
+        seen_FN = evidence["since"].permute(2, 1, 0, 3).flatten(1)
+        column_FN = seen_FN[:, seen_FN[2] > 0].double().numpy()
+        if not np.isfinite(column_FN[0]).all():
             raise RunError(
                 "design weighting: G's probabilities are no longer finite: lower "
                 f"weighting.learning_rate, which is {self.learning_rate:g}"
             )
-        figures = classifier_figures(figures_FN[0], figures_FN[1], p)
-        for model, w in zip("CT", figures_FN[_WEIGHTS], strict=True):
-            figures[f"mean_weight_{model}"] = float(w.mean())
+        metrics = classifier_metrics(column_FN[0], column_FN[1], p)
+        for model, w in zip("CT", column_FN[_WEIGHTS], strict=True):
+            metrics[f"mean_weight_{model}"] = float(w.mean())
             effective = w.sum() ** 2 / (w**2).sum() if w.any() else 0.0
-            figures[f"effective_share_{model}"] = float(effective / len(w))
+            metrics[f"effective_share_{model}"] = float(effective / len(w))
         if self.max_weight is not None:
-            figures["clipped_share"] = float(figures_FN[_CLIPPED].mean())
-        return figures
+            metrics["clipped_share"] = float(column_FN[_CLIPPED].mean())
+        return metrics
 
 
-def classifier_figures(g: np.ndarray, z: np.ndarray, p: float) -> dict[str, float]:
+def classifier_metrics(g: np.ndarray, z: np.ndarray, p: float) -> dict[str, float]:
     """Quality of probabilities ``g`` for the arms ``z``, pooled over worlds.
 
     Log loss (and that of the constant p), AUC (Mann & Whitney), accuracy, and the calibration
@@ -165,7 +165,7 @@ def classifier_figures(g: np.ndarray, z: np.ndarray, p: float) -> dict[str, floa
     n_1, n_0 = z.sum(), (1 - z).sum()
     bins = np.minimum((10 * g).astype(int), 9)
     gap = np.bincount(bins, g - z, minlength=10)
-    figures = {
+    metrics = {
         "log_loss": float(-(z * np.log(q) + (1 - z) * np.log1p(-q)).mean()),
         "log_loss_of_constant": float(-(z * np.log(p) + (1 - z) * np.log1p(-p)).mean()),
         "accuracy": float(((g > 0.5) == (z > 0.5)).mean()),
@@ -175,5 +175,5 @@ def classifier_figures(g: np.ndarray, z: np.ndarray, p: float) -> dict[str, floa
         from scipy.stats import rankdata  # half a second, which checking a config need not wait
 
         rank_sum = rankdata(g)[z > 0.5].sum()
-        figures["auc"] = float((rank_sum - n_1 * (n_1 + 1) / 2) / (n_1 * n_0))
-    return figures
+        metrics["auc"] = float((rank_sum - n_1 * (n_1 + 1) / 2) / (n_1 * n_0))
+    return metrics

@@ -43,8 +43,8 @@ class SideSchema:
     """The columns of one feature table, users or videos.
 
     Attributes:
-        n_numerical: columns of the numerical block.
-        fields: (name, first slot, slot behind the last) of each categorical feature; a
+        n_numerical: numerical columns.
+        fields: (name, first slot, slot after the last) of each categorical feature; a
             multi-hot feature has several slots.
         n_ids: size of the joint vocabulary that the category slots index.
         numerical: the feature of each numerical column; a feature may have several.

@@ -31,7 +31,8 @@ class DCNv2Params(DeepParams):
     n_cross_layers: Depth = Field(2, description="cross layers; each raises the degree by one")
     rank: Width | None = Field(None, description="rank of a cross layer's matrix; null: full")
     structure: Literal["stacked", "parallel"] = Field(
-        "stacked", description="whether the hidden layers follow or stand beside the cross layers"
+        "stacked",
+        description="whether the hidden layers follow the cross layers or are parallel to them",
     )
 
 
@@ -41,8 +42,8 @@ class DCNv2(StackedModel):
     x_0 is the row: the user's and the video's numbers, then each field's embedding. A cross layer
     is x_{l+1} = x_0 * (x_l W_l + b_l) + x_l, so that x_l holds products of up to l + 1 features;
     with ``rank`` r, W_l = U_l V_l has the factors D, r and r, D. With ``structure: stacked`` the
-    fully connected layers follow the cross layers, raw = deep(x_L); with ``parallel`` they stand
-    beside them, raw = deep(x_0) + x_L W, which is the paper's linear layer over both outputs.
+    fully connected layers follow the cross layers, raw = deep(x_L); with ``parallel`` both
+    see the row, raw = deep(x_0) + x_L W, which is the paper's linear layer over both outputs.
 
     Parameters: ``user_embedding`` and ``video_embedding``; of each cross layer ``cross_weight_l``
     D, D, or ``cross_in_l`` D, r and ``cross_out_l`` r, D, and ``cross_bias_l`` D; those of

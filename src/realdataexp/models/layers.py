@@ -355,7 +355,7 @@ class _Bag(torch.autograd.Function):
     """``embedding_bag`` whose gradient is summed in the rows' order.
 
     PyTorch's own sums them in an order that depends on what else is in the batch, so that a
-    network's last bits would depend on the networks stacked beside it.
+    network's last bits would depend on the networks stacked with it.
     """
 
     @staticmethod

@@ -23,7 +23,7 @@ class MLPParams(DeepParams):
 
 
 class MLP(StackedModel):
-    """ReLU layers over a user's and a video's features, dropout behind each hidden layer.
+    """ReLU layers over a user's and a video's features, dropout after each hidden layer.
 
     Categorical features are one-hot or embedded; with ``normalization: layer`` each hidden layer
     is LayerNorm, ReLU, dropout. Parameters: as of ``SplitLayer`` and ``Tower``.

@@ -40,8 +40,8 @@ class MMoE(StackedModel):
 
     Of a row x, label k gets raw_k = tower_k(sum over experts e of g_ke f_e(x)), with the gate
     g_k = softmax(W_k x + b_k) over the experts (section 4.2; the paper's gates have no b_k).
-    An expert f_e is ``expert_layers`` with a ReLU behind each, a tower ``tower_layers`` with a
-    ReLU behind each and a linear layer; dropout follows each ReLU in training.
+    An expert f_e is ``expert_layers`` with a ReLU after each, a tower ``tower_layers`` with a
+    ReLU after each and a linear layer; dropout follows each ReLU in training.
 
     Parameters: those of ``SplitLayer`` over x, with the columns of the experts' first layers,
     then of the gates; ``expert.`` as of ``Tower``, each with a leading axis E; ``tower_k.`` as of

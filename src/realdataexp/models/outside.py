@@ -33,7 +33,7 @@ class ModuleStack(StackedModel):
 
     The module's constructor takes ``(schema, n_outputs, **params)``; its forward takes
     ``num_ND`` (the user's then the video's numerical features) and ``cat_NK`` (the user's then
-    the video's category ids, the video's shifted behind the user's; an empty slot of a multi-hot
+    the video's category ids, the video's shifted past the user's; an empty slot of a multi-hot
     feature is ``schema.user.n_ids + schema.video.n_ids``) and returns ``raw_NO``. A module with an
     attribute ``inputs``, names of ``schema.inputs``, takes a dict of these instead (of a visit
     B, ..., of candidates B, C, ..., of a sequence B, T, ...) and returns ``raw_BCO``.

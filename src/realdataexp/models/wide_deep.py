@@ -47,7 +47,7 @@ class WideDeepParams(DeepParams):
 
 
 class WideDeep(StackedModel):
-    """A linear model that memorises beside a network that generalises: their sum.
+    """The sum of a linear model that memorises and a network that generalises.
 
     raw = [x, phi(x)] W_wide + b_wide + MLP(x). The wide part is linear in the numbers, the one-hot
     categories, and the cross-products phi(x): one-hot columns of each pair of categories of the
