@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,7 +46,8 @@ def save(on: Checkpoints, step: int, best: Mapping[str, float] | None = None) ->
 
 
 def keep_best(on: Checkpoints, name: str, values: Mapping[str, float], scope: str = LOOP) -> bool:
-    return on.keep_best(scope, values, name, lambda path: path.write_text(name) and None)
+    made = SimpleNamespace(write=lambda path: path.write_text(name))
+    return on.keep_best(scope, values, name, lambda: made)
 
 
 def networks(step: int, value: float) -> dict[str, Any]:

@@ -107,9 +107,9 @@ class Checkpoints:
         return self.folder / "checkpoints"
 
     def keep_best(
-        self, scope: str, values: Mapping[str, float], name: str, write: Callable[[Path], None]
+        self, scope: str, values: Mapping[str, float], name: str, make: Callable[[], Any]
     ) -> bool:
-        """Write networks that are better than any before by some metric; whether they were.
+        """Write networks, made only then, that are the best yet by some metric; whether they are.
 
         ``values`` are what they reached by label.metric; NaN is no value. The next ``save``, or
         ``write_index_and_prune``, names the file and removes those that are best by none any more.
@@ -125,7 +125,7 @@ class Checkpoints:
             with disk_faults(self.root):
                 self.root.mkdir(exist_ok=True)  # but not the run folder, should that be gone
                 (self.root / _BEST).mkdir(exist_ok=True)
-            write(self.root / place)
+            make().write(self.root / place)
             self.best = self.best | {scope: before | better}
         return bool(better)
 

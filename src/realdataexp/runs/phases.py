@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,18 +43,6 @@ logger = logging.getLogger("realdataexp")
 
 _REMEDY = "mend the model, or lower the learning rate"
 _FEW, _MANY = 20, 0.5  # updates that are too few to judge before a phase is over; then this share
-
-
-def _keep_best(
-    run: Run, scope: str, values: Mapping[str, float], name: str, make: Callable[[], Networks]
-) -> bool:
-    """Keep networks, made only then, that are better by some metric than any before."""
-
-    def write(path: Path) -> None:
-        make().write(path)
-
-    with run.interrupts.postponed():
-        return run.checkpoints.keep_best(scope, values, name, write)
 
 
 class PretrainingPhase:
@@ -199,11 +186,11 @@ class PretrainingPhase:
             for x in predictions
             for metric, v in x.values.items()
         }
-        with run.clock.timed("pretrain_checkpoint"):
-            name = f"start_{start}_{PRETRAIN}_{at}"
+        scope = f"start_{start}"
+        with run.clock.timed("pretrain_checkpoint"), run.interrupts.postponed():
             params = [learner.params for learner in self._learners]
             make = partial(networks_of, run.setup, PRETRAIN, at, [("", start, START)], params)
-            _keep_best(run, f"start_{start}", values, name, make)
+            run.checkpoints.keep_best(scope, values, f"{scope}_{PRETRAIN}_{at}", make)
 
     def _save(self, training: Pretraining) -> None:
         run, at = self._run, int(self._done["counts"][1]) + training.iteration
@@ -375,8 +362,8 @@ class LoopPhase:
             models = [f"ranking of arm {'CT'[arm]}"] * len(found.n_nonfinite)
             self._log("validate", step, found, models)
         values = {name: float(torch.cat(x).nanmean()) for name, x in means.items()}
-        with run.clock.timed("checkpoint"):
-            return _keep_best(run, LOOP, values, _name(step), partial(self._best, step))
+        with run.clock.timed("checkpoint"), run.interrupts.postponed():
+            return run.checkpoints.keep_best(LOOP, values, _name(step), partial(self._best, step))
 
     def _best(self, step: int) -> Networks:
         """All networks as they are."""
