@@ -224,7 +224,7 @@ def warn_of_design(
         warnings.add(
             "arms_hardly_differ",
             f"the arms would pick different items in few visits ({', '.join(few)}); so small a "
-            "contrast can show next to nothing: set alphas further apart",
+            "contrast can show next to nothing: let their scores differ more",
         )
     lost = [
         f"{name} {100 * x:.1f} %"
