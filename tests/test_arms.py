@@ -334,7 +334,7 @@ def exploring(kind: str, **options: float) -> dict[str, Any]:
     [
         ({"arms": arms_of({"explore": {"kind": "none"}})}, "arms.control: has neither score"),
         ({"arms": arms_of({"score": {}})}, "arms.control.score: is empty"),
-        ({"arms": arms_of({"rule": "random", "score": {"old": 1.0}})}, "score and rule: give one"),
+        ({"arms": arms_of({"rule": "random", "score": {"old": 1.0}})}, "score and rule: keep one"),
         ({"arms": arms_of({"score": {"odl": 1.0}})}, "control.score.odl: no such label"),
         ({"arms": arms_of({"score": {"seconds": 1.0}})}, "control.score.seconds: the label has no"),
         ({"arms": arms_of(treatment={"score": {"old": 1.0}})}, "no arm's score has the label new"),
@@ -355,7 +355,7 @@ def exploring(kind: str, **options: float) -> dict[str, Any]:
             {"arms": arms_of({"rule": "random", "explore": {"kind": "softmax", "temperature": 1}})},
             "softmax has no effect on rule: random",
         ),
-        ({"labels": [click("old", alpha_T=1.0), click("new")]}, "arms: stand beside alpha_T"),
+        ({"labels": [click("old", alpha_T=1.0), click("new")]}, "arms: stand next to alpha_T"),
         ({"arms": {"control": {"score": {"old": 1.0}}}}, "arms.treatment: missing"),
         (
             {"arms": None, "labels": [click("old", arms=["control"], alpha_T=0.5), click("new")]},

@@ -192,7 +192,7 @@ def test_the_package_runs_as_a_module():
         (["synth", "x", "--rows", "0"], "rows = 0: must be at least 1"),
         (["synth", "x", "--version", "2k"], "must be one of pure"),
         (["validate"], "Missing argument"),
-        (["run", ""], "after run: an empty value: give one, or leave both out"),
+        (["run", ""], "after run: an empty value: pass one, or leave both out"),
         (["run", " "], "after run: an empty value"),
         (["run", "demo", "--out", ""], "after --out: an empty value"),
         (["run", "demo", "--out="], "after --out: an empty value"),
@@ -207,7 +207,7 @@ def test_the_package_runs_as_a_module():
         (["track", "a", "--to", ""], "after --to: an empty value"),
         (["plan", "a", "--out", ""], "after --out: an empty value"),
         (["validate", "demo", "--set", "seed=-1"], "--set: seed = -1: must be at least 0"),
-        (["doctor", "--set", "seed=1"], "--set: there is no config to change: give CONFIG"),
+        (["doctor", "--set", "seed=1"], "--set: there is no config to change: pass CONFIG"),
         (["report", "nosuch"], "no run folder"),
     ],
     ids=" ".join,
@@ -453,7 +453,7 @@ def test_report_compares_several_runs(
     assert (code, out) == (0, f"Wrote {page}\n")
     assert stub.calls == [("several", runs, page)]
     code, _, err = call(capsys, "report", *map(str, runs), "--png")
-    assert (code, err) == (2, "--png: draws the plot of one run; give one RUN_DIR\n")
+    assert (code, err) == (2, "--png: draws the plot of one run; pass one RUN_DIR\n")
     code, _, err = call(capsys, "report", str(runs[0]), "--out", str(tmp_path / "no" / "x.html"))
     assert code == 2
     assert "no is no folder; make it first" in err

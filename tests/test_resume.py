@@ -299,7 +299,7 @@ def test_processes_killed_at_random_moments_end_as_one_that_was_not(
         words = kills.command("resume", "--quiet", str(out))
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     log_lines = log.read_text().splitlines()
-    assert sum("goes on from" in line for line in log_lines) >= 3
+    assert sum("resumes from" in line for line in log_lines) >= 3
     whole = run(config, out=tmp_path / "alone").folder
     assert fingerprint(out) == fingerprint(whole)
 

@@ -95,7 +95,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
     for before, argument in zip(["realdataexp", *arguments], arguments, strict=False):
         if not argument.strip() or (argument.startswith("--") and argument.endswith("=")):
             after = argument.removesuffix("=") if argument.strip() else before
-            raise InputError(f"after {after}: an empty value: give one, or leave both out")
+            raise InputError(f"after {after}: an empty value: pass one, or leave both out")
 
 
 def _fail(code: int, *lines: str) -> int:
@@ -109,7 +109,7 @@ def _fail_unforeseen(error: BaseException) -> int:
     from realdataexp.files import OF_PLACE
 
     if isinstance(error, OSError) and error.filename is not None and error.errno in OF_PLACE:
-        return _fail(2, f"{error.filename}: {error.strerror}; give another path")
+        return _fail(2, f"{error.filename}: {error.strerror}; choose another path")
     return _fail(1, _unexpected(error))
 
 
@@ -229,7 +229,7 @@ def _loaded(
 ) -> Config:
     """The config that a command is given."""
     if config is not None and option is not None:
-        raise InputError(f"CONFIG {config} and --config {option}: give one of them")
+        raise InputError(f"CONFIG {config} and --config {option}: pass one of them")
     from realdataexp.config import load_config
 
     return load_config(config or option or "demo", overrides or (), **given)
@@ -237,7 +237,7 @@ def _loaded(
 
 def _log(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
     if quiet and verbose:
-        raise InputError("--quiet and --verbose: give one of them")
+        raise InputError("--quiet and --verbose: pass one of them")
     terminal.log_lines(level, quiet=quiet, verbose=verbose)
 
 
@@ -416,7 +416,7 @@ def validate(
             faults += error.faults
     if faults:
         raise InputError(*faults)
-    hint = "" if has_data else "; the data was not checked: give --data DIR"
+    hint = "" if has_data else "; the data was not checked: pass --data DIR"
     terminal.say(f"{config}: ok{hint}")
 
 
@@ -440,12 +440,12 @@ def report(
     """Make a run's plot and page again from its folder, or compare several runs in one page."""
     for run_dir in run_dirs:
         if not (run_dir / "result.json").is_file():
-            text = "no run folder: it has no result.json; give one made by run"
+            text = "no run folder: it has no result.json; pass one made by run"
             raise InputError(f"{run_dir}: {text}")
     if out and not out.parent.is_dir():
         raise InputError(f"--out {out}: {out.parent} is no folder; make it first")
     if len(run_dirs) > 1 and png:
-        raise InputError("--png: draws the plot of one run; give one RUN_DIR")
+        raise InputError("--png: draws the plot of one run; pass one RUN_DIR")
     from realdataexp.report.files import odd_files_named
 
     with odd_files_named(*run_dirs):
@@ -500,7 +500,7 @@ def doctor(
 ) -> None:
     """Report what this machine offers, and what would go wrong in a run."""
     if config is None and overrides:
-        raise InputError("--set: there is no config to change: give CONFIG")
+        raise InputError("--set: there is no config to change: pass CONFIG")
     from realdataexp.doctor import examine, print_findings, would_stop
 
     _log("ERROR")

@@ -131,7 +131,7 @@ def check_machine(config: Config | None) -> list[Finding]:
         *check_devices(config),
         check_threads(),
         check_disk("cache", cache, "set REALDATAEXP_CACHE or dataset.cache_path elsewhere"),
-        check_disk("results", results, "give --out or logging.log_dir elsewhere"),
+        check_disk("results", results, "pass --out, or set logging.log_dir, elsewhere"),
         check_memory(),
         *check_packages(),
     ]

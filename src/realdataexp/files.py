@@ -135,7 +135,7 @@ def require_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise InputError(
             f"{folder}: {free / 1e9:,.1f} GB are free, about {needed / 1e9:,.1f} GB are needed; "
-            "free some or give a folder on another disk"
+            "free some or choose a folder on another disk"
         )
 
 

@@ -541,7 +541,9 @@ def test_other_files_of_the_reader_do_not_matter(server: Server, tmp_path: Path)
 
 def test_another_version_gets_another_folder(server: Server, tmp_path: Path):
     get(server, tmp_path)
-    with pytest.raises(InputError, match=r"holds KuaiRand-Pure; give KuaiRand-1K another folder"):
+    with pytest.raises(
+        InputError, match=r"holds KuaiRand-Pure; choose another folder for KuaiRand-1K"
+    ):
         download("1k", tmp_path, url=server.url)
 
 
@@ -608,7 +610,7 @@ def test_an_interruption_while_files_are_put_in_place_is_mended(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        with pytest.raises(KeyboardInterrupt, match="the same command resumes"):
             get(server, tmp_path)
     assert get(server, tmp_path)
     assert contents(tmp_path) == WHOLE
@@ -642,7 +644,7 @@ def test_a_process_that_ends_in_the_middle_is_continued_by_the_next(
         _, err = child.communicate()
     if number == signal.SIGINT:
         assert child.returncode == 130
-        assert err.splitlines()[-1].startswith("interrupted; the same command goes on")
+        assert err.splitlines()[-1].startswith("interrupted; the same command resumes")
     assert set(contents(folder)) == {part.name}
     have, server.pause_s = part.stat().st_size, 0.0
     done = subprocess.run(args, capture_output=True, text=True)

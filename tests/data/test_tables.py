@@ -384,11 +384,11 @@ def renamed(table: str, old: str, new: str) -> Callable[[Own], None]:
                                              "feature.categorical.4 = 'user.size': no such"]),
         (with_cell("users", "age", 2, "old"), ["users.", "column 'age': 'old' is not a number"]),
         (with_cell("log", "watched", 0, "long"), ["'watched': 'long' is not a number"]),
-        (with_cell("log", "user", 3, None), ["log.", "column 'user': no id; give one"]),
-        (with_cell("users", "user", 3, None), ["users.", "column 'user': no id; give one"]),
+        (with_cell("log", "user", 3, None), ["log.", "column 'user': no id; add one"]),
+        (with_cell("users", "user", 3, None), ["users.", "column 'user': no id; add one"]),
         (with_cell("users", "user", 3, 10), ["users.", "user 10 has more than one row (1 such)"]),
         (with_cell("videos", "item", 0, 2), ["videos.", "item 2 has more than one row (1 such)"]),
-        (with_cell("log", "ts", 0, "soon"), ["log.", "'ts': '", "is no time; give all as"]),
+        (with_cell("log", "ts", 0, "soon"), ["log.", "'ts': '", "is no time; write all as"]),
         (lambda own: own.tables.update(log=own.tables["log"].clear()), ["the log has no rows"]),
         (lambda own: own.tables.update(users=own.tables["users"].clear()),
          ["users.", "the table has no rows"]),
@@ -431,7 +431,7 @@ def test_a_wrong_cell_is_named_by_its_row(form: str, row: int, own: Own):
         ("dataset.tables.lists=[genre]", "not in feature.categorical; nearest: 'genres'"),
         ("dataset.tables.early_before=50", "0 of 7 rows are earlier; the times go from 100 to 700"),
         ("dataset.tables.early_before=900", "7 of 7 rows are earlier"),
-        ("dataset.tables.early_before=2024-05-04", "the log's times are numbers; give a number"),
+        ("dataset.tables.early_before=2024-05-04", "the log's times are numbers; use a number"),
         ("labels.0.target=clck", "labels.0.target = 'clck': "),
     ],
 )
@@ -447,7 +447,7 @@ def test_a_wrong_setting_is_one_line(setting: str, said: str, own: Own):
 
 @pytest.mark.parametrize(
     ("bound", "said"),
-    [("5", "the log's times are dates; give an ISO date and time"), ("soon", "give an ISO date"),
+    [("5", "the log's times are dates; use an ISO date and time"), ("soon", "use an ISO date"),
      ("2023-01-01", "0 of 7 rows are earlier; the times go from 2024-05-01 12:00:00 to")],
 )  # fmt: skip
 def test_a_wrong_bound_among_dates_is_one_line(bound: str, said: str, own: Own):

@@ -286,7 +286,7 @@ class Missing(InputError):
 
 
 FAULTS: dict[str, Exception] = {
-    "input": InputError("design Raises: the file is missing; give it"),
+    "input": InputError("design Raises: the file is missing; add it"),
     "input of another name": Missing("design Raises: the file is missing"),
     "run": RunError("design Raises: diverged"),
     "division": ZeroDivisionError("a\n  fault"),

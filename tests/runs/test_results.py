@@ -104,7 +104,7 @@ def test_outcomes_that_do_not_vary_have_no_p_value():
     (said,) = said_of(result_of(outcomes(("pooling", 0, "T", 5, 5.0), ("pooling", 0, "C", 5, 0.0))))
     assert said == (
         "estimates: p_value, p_adjusted null for pooling of click: the label's outcomes do not "
-        "vary, so nothing can be told; choose another target"
+        "vary, so nothing can be said; choose another target"
     )
 
 

@@ -314,14 +314,14 @@ class ArmConfig(Block):
         given = [name for name in ("score", "rule", "policy") if getattr(self, name) is not None]
         if len(given) != 1:
             found = f"has {' and '.join(given)}" if given else "has neither score, rule nor policy"
-            raise ValueError(f"{found}: give one of them")
+            raise ValueError(f"{found}: keep one of them")
         if self.options and self.policy is None:
             raise ValueError("options have no effect without a policy: leave them out")
         kind = self.explore.kind
         if kind != "none" and self.rule == "random":
             raise ValueError(f"explore: {kind} has no effect on rule: random: leave it out")
         if kind == "thompson" and self.score is None:
-            raise ValueError("explore: thompson draws from networks: give a score")
+            raise ValueError("explore: thompson draws from networks: set a score")
         return self
 
 
@@ -361,7 +361,7 @@ class ArmsConfig(Block):
                 )
         if twice := [x.name for x in labels if (x.alpha_T, x.alpha_C) != (None, None)]:
             raise ValueError(
-                f"stand beside alpha_T or alpha_C of {', '.join(twice)}: keep either arms or these"
+                f"stand next to alpha_T or alpha_C of {', '.join(twice)}: keep either arms or these"
             )
         is_open = any(arm.policy is not None for arm in self.by_name.values())
         unused = [name for name in known if name not in dict(used)]
@@ -407,7 +407,7 @@ def outcomes_of(
         of_label = targets.get(outcome.name)
         if outcome.target is None and of_label is None:
             near = did_you_mean(outcome.name, list(targets))
-            raise ValueError(f"{i}.name = {outcome.name}: no such label{near}; or give a target")
+            raise ValueError(f"{i}.name = {outcome.name}: no such label{near}; or name a target")
         if of_label is not None and outcome.target not in (None, of_label):
             raise ValueError(
                 f"{i}.target = {outcome.target}: the label {outcome.name} has the target "

@@ -310,7 +310,7 @@ class LoggingConfig(Block):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "log level")
     log_dir: Text = setting("results", "folder in which run folders are made")
     trackers: Annotated[tuple[TrackerConfig, ...], Field(strict=False)] = setting(
-        (), f"who else is told of a run: {', '.join(names('tracker'))}"
+        (), f"what else follows a run: {', '.join(names('tracker'))}"
     )
 
     @field_validator("trackers")

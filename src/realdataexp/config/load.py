@@ -220,13 +220,13 @@ def _text_of(source: str | Path) -> tuple[str, str]:
     if isinstance(source, str) and source in built_in_names():
         path, name = BUILT_IN_DIR / f"{source}.yaml", f"{source} (built-in)"
     if not name:
-        raise InputError(f"CONFIG is empty: give a YAML file or a built-in name: {known}")
+        raise InputError(f"CONFIG is empty: pass a YAML file or a built-in name: {known}")
     try:
         return read_text(path, name), name
     except FileNotFoundError:
         near = did_you_mean(name, built_in_names())
         raise InputError(
-            f"{source}: no such config file{near}; give a YAML file or a built-in name: {known}"
+            f"{source}: no such config file{near}; pass a YAML file or a built-in name: {known}"
         ) from None
 
 

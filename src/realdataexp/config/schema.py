@@ -120,7 +120,7 @@ class Config(Block):
         cls, labels: tuple[LabelConfig, ...], info: ValidationInfo
     ) -> tuple[LabelConfig, ...]:
         if all(label.model == NO_MODEL for label in labels):
-            raise ValueError("no label has a model, so there is nothing to rank by: give one")
+            raise ValueError("no label has a model, so there is nothing to rank by: name one")
         names = [label.name for label in labels]
         if twice := alike(names):
             raise ValueError(LABEL_TWICE.format(", ".join(twice)))

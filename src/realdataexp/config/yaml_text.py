@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
     def fetch_more_tokens(self) -> None:
         # before depth costs time: the scanner looks at all levels for each token
         if self.flow_level + len(self.indents) > _DEEPEST:
-            text = f"nested more than {_DEEPEST} levels deep; give a flatter config"
+            text = f"nested more than {_DEEPEST} levels deep; use a flatter config"
             raise _Refused(text, self.get_mark())
         super().fetch_more_tokens()
 
@@ -102,7 +102,7 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
         if node.tag.endswith((":int", ":float")) and len(value) > 400:  # Python would not convert
-            text = f"a number of {len(value):,} characters; give a shorter one"
+            text = f"a number of {len(value):,} characters; use a shorter one"
             raise _Refused(text, node.start_mark)
         return value
 
@@ -147,7 +147,7 @@ def parse_yaml(text: str, source: str) -> tuple[Any, list[str]]:
         raise InputError(f"{source}: line {number}: {said}") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{source}: not YAML: {reason}; give a YAML file") from None
+        raise InputError(f"{source}: not YAML: {reason}; pass a YAML file") from None
     faults = [
         f"{source}: line {line}: key {key} is given twice (first in line {first}): keep one"
         for line, key, first in loader.duplicates
@@ -170,13 +170,13 @@ def plain_copy(value: Any, source: str) -> Any:
         where = f"{source}: {'.'.join(map(str, path))}".removesuffix(": ")
         if n_left < 0:
             raise InputError(
-                f"{source}: holds more than {_MOST_VALUES:,} values, aliases written out: give a "
+                f"{source}: holds more than {_MOST_VALUES:,} values, aliases written out: use a "
                 "smaller config"
             )
         if len(path) > _DEEPEST:
             raise InputError(
                 f"{source}: {'.'.join(map(str, path[:3]))}: nested more than {_DEEPEST} levels "
-                "deep, or within itself: give a flatter one"
+                "deep, or within itself: use a flatter one"
             )
         if isinstance(value, Mapping):
             for key in value:
@@ -203,7 +203,7 @@ def read_text(path: Path, name: str) -> str:
     """
 
     def fault(reason: str) -> InputError:
-        return InputError(f"{name}: {reason}; give a YAML file")
+        return InputError(f"{name}: {reason}; pass a YAML file")
 
     try:
         data = _read(path, fault)

@@ -121,7 +121,7 @@ def download(
         raise InputError(f"{version}: no version of KuaiRand; there are {', '.join(ARCHIVES)}")
     path = folder / f"{archive.name}.tar.gz"
     try:
-        with disk_faults(folder, "give another folder"):
+        with disk_faults(folder, "choose another folder"):
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder):
                 marker = _marker(folder)
@@ -145,7 +145,7 @@ def download(
                     path.unlink()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted; the same command goes on where it stopped ({folder})"
+            f"interrupted; the same command resumes where it stopped ({folder})"
         ) from None
     return True
 
@@ -164,7 +164,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{folder}: another download is writing here; wait for it or give another folder"
+                f"{folder}: another download is writing here; wait for it or choose another folder"
             ) from None
         except OSError:
             logger.debug("[download] %s: this file system has no locks", folder)
@@ -249,7 +249,7 @@ class _Transfer:
         self, archive: Archive, url: str, part: Path, progress: Progress, patience: Patience
     ) -> None:
         if not _is_address(url):
-            raise InputError(f"--url {url}: is no http or https address; give one of the archive")
+            raise InputError(f"--url {url}: is no http or https address; pass one of the archive")
         self._archive, self._url, self._part = archive, url, part
         self._progress, self._patience = progress, patience
         self._size = part.stat().st_size if part.exists() else 0
@@ -271,7 +271,7 @@ class _Transfer:
                 if failed >= min(patience.attempts, error.attempts or patience.attempts):
                     raise RunError(
                         f"{self._url}: gave up after {failed} attempts, {self._size:,} bytes have "
-                        f"come: {error}; run the command again to go on, or name a mirror with "
+                        f"come: {error}; run the command again to resume, or name a mirror with "
                         "--url"
                     ) from error
                 wait = max(patience.first_wait_s * 2 ** (failed - 1), error.wait_s)
@@ -382,7 +382,9 @@ def _marker(folder: Path) -> dict[str, Any]:
 def _refuse_other_files(archive: Archive, folder: Path, marker: dict[str, Any]) -> set[str]:
     """Refuse to mix the data with others; return what an earlier download put at the top."""
     if marker["name"] not in (None, archive.name):
-        raise InputError(f"{folder}: holds {marker['name']}; give {archive.name} another folder")
+        raise InputError(
+            f"{folder}: holds {marker['name']}; choose another folder for {archive.name}"
+        )
     ours = {name.split("/")[0] for name in marker["files"]}
     _refuse_strangers(folder, {"data"} - ours)
     return ours
@@ -392,7 +394,7 @@ def _refuse_strangers(folder: Path, names: set[str]) -> None:
     for path in sorted(folder / name for name in names):
         if path.exists():
             raise InputError(
-                f"{path}: exists, and not from a download; give another folder or move it"
+                f"{path}: exists, and not from a download; choose another folder or move it"
             )
 
 

@@ -396,7 +396,7 @@ def write_synthetic(directory: Path, size: SyntheticConfig) -> dict[str, int]:
     directory = Path(directory).absolute()
     with disk_faults(directory, "ask for fewer rows"):
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(f"{directory}: not an empty directory; give a new one or empty it")
+            raise InputError(f"{directory}: not an empty directory; choose a new one or empty it")
         directory.parent.mkdir(parents=True, exist_ok=True)
         sizes = (size.users, size.videos, size.rows)
         least = sum(n * n_bytes for n, n_bytes in zip(sizes, _IN_FILES, strict=True))

@@ -119,7 +119,7 @@ class TableFile:
     def ids(self, name: str) -> pl.Series:
         """A column of ids: Int64, or String (a CSV file's always, and what is too large)."""
         column = self._frame[name]
-        self._refuse(column, column.is_null(), "no id; give one or remove the row")
+        self._refuse(column, column.is_null(), "no id; add one or remove the row")
         if column.dtype == pl.String:
             return self._text_ids(column)
         if not column.dtype.is_numeric():
@@ -208,7 +208,7 @@ class TableFile:
         numbers, dates = column.cast(pl.Float64, strict=False), parse_dates(column)
         times = numbers if numbers.null_count() <= dates.null_count() else dates
         is_wrong = times.is_null() & column.is_not_null()
-        hint = "is no time; give all as numbers, or all as ISO dates and times"
+        hint = "is no time; write all as numbers, or all as ISO dates and times"
         self._refuse(column, is_wrong, hint)
         return self._fractions(column, times) if times is numbers else times
 
@@ -217,7 +217,7 @@ class TableFile:
         times = times.fill_nan(None)
         self._refuse(column, times.is_infinite(), "is no time; mend or empty the cell")
         is_wrong = times.abs() * 10.0 ** (_scale(column.dtype) or 0) >= _exact(column.dtype)
-        hint = "has more digits than a number with fractions keeps; give all as whole numbers"
+        hint = "has more digits than a number with fractions keeps; write all as whole numbers"
         self._refuse(column, is_wrong, hint)
         return times
 

@@ -147,7 +147,7 @@ class TablesRequest:
     def look(self) -> tuple[list[_Feature], list[str]]:
         """Where each feature is; and what is wrong with the files and their columns."""
         if not self.path.is_dir():
-            return [], [f"dataset.path = {str(self.path)!r}: no such folder; give --data DIR"]
+            return [], [f"dataset.path = {str(self.path)!r}: no such folder; pass --data DIR"]
         faults: list[str] = []
         logs: dict[str, tuple[int, Path]] = {}
         try:
@@ -283,7 +283,7 @@ def _import(
     }
     log = log.drop_nulls("time_ms")
     if not log.height:
-        raise InputError(f"{', '.join(map(str, logs.values()))}: no row with a time; give some")
+        raise InputError(f"{', '.join(map(str, logs.values()))}: no row with a time; add some")
     ids = {side: log[name].unique().sort() for side, name in _ID.items()}
     stats |= _import_log(request, log, ids, unit, directory)
     for side, known in ids.items():
@@ -329,7 +329,7 @@ def _read_side(path: Path, id_name: str, features: Sequence[_Feature]) -> pl.Dat
         columns.append(values.alias(feature.name))
     frame = pl.DataFrame(columns)
     if not frame.height:
-        raise InputError(f"{path}: the table has no rows; give one for each {id_name}")
+        raise InputError(f"{path}: the table has no rows; add one for each {id_name}")
     twice = frame["id"].filter(frame["id"].is_duplicated())
     if len(twice):
         raise InputError(
@@ -369,7 +369,7 @@ def _read_logs(
         columns += [file.numbers(target).alias(_target(target)) for target in request.targets]
         parts[name] = pl.DataFrame(columns)
     if not any(part.height for part in parts.values()):
-        raise InputError(f"{', '.join(map(str, logs.values()))}: the log has no rows; give some")
+        raise InputError(f"{', '.join(map(str, logs.values()))}: the log has no rows; add some")
     wanted = _kind_of(times, logs, tables.time)
     for name, part in parts.items():
         parts[name] = part.with_columns(times[name].cast(wanted, strict=False).to_physical())
@@ -395,12 +395,12 @@ def _kind_of(times: Mapping[str, pl.Series], logs: Mapping[str, Path], column: s
         if wanted == pl.Float64 and x.dtype == pl.Int64 and (x.abs() >= 2**53).any():
             raise InputError(
                 f"{path}: column {column!r} holds whole numbers with more digits than the "
-                "fractions in another file of the log keep; give all as whole numbers"
+                "fractions in another file of the log keep; write all as whole numbers"
             )
         if wanted == pl.Datetime("ns") != x.dtype and not x.dt.year().is_between(1678, 2261).all():
             raise InputError(
                 f"{path}: column {column!r} holds dates outside of 1678 to 2261, which times in "
-                "nanoseconds cannot; give microseconds in all files"
+                "nanoseconds cannot; use microseconds in all files"
             )
     return wanted
 
@@ -473,7 +473,7 @@ def _early_bound(
             wanted = "a number" if unit is None else "an ISO date and time"
             raise InputError(
                 f"dataset.tables.early_before = {given!r}: the log's times are "
-                f"{_kind(unit is not None)}; give {wanted}"
+                f"{_kind(unit is not None)}; use {wanted}"
             )
         scale = 1 if date.dtype == pl.Datetime("ns") else 1000
         nanoseconds = int(date.to_physical()[0]) * scale

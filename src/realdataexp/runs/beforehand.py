@@ -41,7 +41,7 @@ _ACTIVATIONS = 3  # forward, backward, and what an operation needs meanwhile
 _INPUT_COPIES = 2
 _REPLICATIONS, _VISITS = 2, 8
 _OTHERWISE = (
-    "returned other numbers for the same rows when other rows stood beside them, or at the second "
+    "returned other numbers for the same rows when other rows stood next to them, or at the second "
     "time: each row's result must depend on that row alone"
 )
 

@@ -154,7 +154,7 @@ def resume_experiment(folder: Path, data: Path | None = None) -> Path:
     """
     path = folder / "config.yaml"
     if not path.is_file():
-        raise InputError(f"{folder}: holds no config.yaml, so no run to resume; give a run folder")
+        raise InputError(f"{folder}: holds no config.yaml, so no run to resume; pass a run folder")
     require_modules(folder)
     config = placed(load_config(path), folder, data)
     log = RunLog(config.logging.level)
@@ -315,7 +315,9 @@ class Run:
         """Keep what there is of the run; the error to raise, which says what became of it."""
         so_far = self._save_rest(needs_checkpoint=isinstance(error, InputError | DiskError))
         if isinstance(error, KeyboardInterrupt):
-            resume = f"; go on: realdataexp resume {self.folder}" if self.folder.exists() else ""
+            resume = (
+                f"; resume it: realdataexp resume {self.folder}" if self.folder.exists() else ""
+            )
             return KeyboardInterrupt(f"interrupted {so_far}{resume}")
         if isinstance(error, InputError):
             return InputError(*error.faults[:-1], f"{error.faults[-1]} ({so_far})")
@@ -415,7 +417,7 @@ class Run:
             self.load(checkpoint)
         except ForeignError as error:
             raise self._refusal(error) from error
-        logger.info("[run] goes on from %s", checkpoint.name)
+        logger.info("[run] resumes from %s", checkpoint.name)
         return checkpoint
 
     def load(self, checkpoint: Checkpoint) -> None:

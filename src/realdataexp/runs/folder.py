@@ -150,7 +150,7 @@ def make_folder(out: Path | None, log_dir: Path, mode: str) -> Folder:
         except InputError as error:
             if not isinstance(error.__cause__, FileExistsError):
                 raise
-    raise InputError(f"{log_dir}: a thousand runs began in this second; give --out")
+    raise InputError(f"{log_dir}: a thousand runs began in this second; pass --out")
 
 
 def _make(path: Path, *, is_new: bool = False) -> Folder:

@@ -104,7 +104,7 @@ class Networks:
         """The first member's network that predicts a label; None where there is one network."""
         labels = [name for card in self.card.networks for name in card.labels]
         if label is None and len(self.card.networks) > 1:
-            raise InputError(f"{self.path}: has networks for {', '.join(labels)}: give label")
+            raise InputError(f"{self.path}: has networks for {', '.join(labels)}: pass label")
         for card, own, shared in zip(self.card.networks, self.params, self.shared, strict=True):
             if label is None or label in card.labels:
                 features = self.card.features
@@ -172,7 +172,7 @@ def read_networks(path: Path) -> Networks:
         card = Card.model_validate_json(header)
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: not there; give a run folder or a file made by export"
+            f"{path}: not there; pass a run folder or a file made by export"
         ) from error
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         raise refusal from error
@@ -322,7 +322,7 @@ def _index(run_dir: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
         return {**index["best"]}, starts, str(index["primary_metric"])
     except FileNotFoundError as error:
         raise InputError(
-            f"{run_dir}: holds no checkpoints, so no networks; give a run folder"
+            f"{run_dir}: holds no checkpoints, so no networks; pass a run folder"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -349,7 +349,7 @@ def starting_networks(
         raise InputError(f"{where}: {error}") from error
     card, wanted = found[0].card, networks_of(setup, PRETRAIN, 0, (), ()).card
     if fault := _difference(card, wanted):
-        raise InputError(f"{where}: {fault}; give a run with the same features and labels")
+        raise InputError(f"{where}: {fault}; choose a run with the same features and labels")
     if card.data != wanted.data:
         warnings.add(
             "started_from_other_data",
@@ -363,7 +363,7 @@ def starting_networks(
         if any(not torch.equal(p.cpu(), shared[k]) for k, p in network.shared.items()):
             raise InputError(
                 f"{where}: the frozen parameters of its network for {network.name} are others; "
-                "give a run of the same seed"
+                "choose a run of the same seed"
             )
     starts = [found[k % len(found)].params for k in range(setup.config.experiment.n_starts)]
     return [
@@ -382,7 +382,7 @@ def _of_starts(path: Path) -> list[Networks]:
     _, starts, name = _index(path)
     if not starts:
         raise InputError(
-            f"{path}: nothing was pretrained; export a design's networks and give their file"
+            f"{path}: nothing was pretrained; export a design's networks and pass their file"
         )
     if name not in starts[0]:
         name = next(metric for metric in starts[0] if metric.endswith(f".{LOSS}"))

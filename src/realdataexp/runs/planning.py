@@ -89,7 +89,7 @@ def run_plan(config: Config, out: Path | None = None, **asked: Any) -> Path:
             raise
         raise KeyboardInterrupt(
             f"interrupted: {len(cells) - len(left)} of {len(cells)} runs are done; the same "
-            f"command with --out {made.path} goes on from there"
+            f"command with --out {made.path} resumes from there"
         ) from error
     return made.path
 
@@ -130,7 +130,7 @@ def make_grid(
     if cadences[-1] > lengths[0]:
         raise InputError(
             f"{where} {cadences[-1]}: no training in a test of {lengths[0]} steps ({shortest}): "
-            f"must be at most {lengths[0]}; lower it or give --steps of at least {cadences[-1]}"
+            f"must be at most {lengths[0]}; lower it or pass --steps of at least {cadences[-1]}"
         )
     return Grid(shares, cadences, lengths, power)
 
@@ -145,7 +145,7 @@ def _values(where: str, given: Any, *, is_whole: bool) -> tuple[float, ...]:
     items = list(given) if isinstance(given, Iterable) else [given]
     if not any(item != "" for item in items):
         option = where.removesuffix(" =")
-        raise InputError(f"{option}: an empty list; give values such as {example}")
+        raise InputError(f"{option}: an empty list; pass values such as {example}")
     found: list[float] = []
     for item in items:
         try:
@@ -156,7 +156,7 @@ def _values(where: str, given: Any, *, is_whole: bool) -> tuple[float, ...]:
         if not is_fit or isinstance(item, bool):
             raise InputError(f"{where} {item or repr(item)}: must be {rule}, such as {example}")
         if value in found:
-            raise InputError(f"{where} {item}: stands more than once; give each value once")
+            raise InputError(f"{where} {item}: stands more than once; pass each value once")
         found.append(value)
     return tuple(sorted(found))
 

@@ -55,7 +55,7 @@ _ONE_EACH = (
     "unknown; raise experiment.replications, or lower experiment.starts"
 )
 _NO_EFFECT = "both arms do the same in every replication, so there is nothing to test"
-_CONSTANT = "the label's outcomes do not vary, so nothing can be told; choose another target"
+_CONSTANT = "the label's outcomes do not vary, so nothing can be said; choose another target"
 _NO_COVARIATE = (
     "the covariate of cuped, a unit's mean outcome before the test, is missing or the same for all "
     "units; leave cuped out of experiment.intervals"

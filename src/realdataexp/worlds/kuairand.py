@@ -57,7 +57,7 @@ class KuaiRand(LoggedWorld):
         """What is wrong with names, files and columns, as far as file headers tell."""
         columns, faults = _named(config)
         if config.data_dir() is None:
-            return [*faults, "dataset.path = null: no data; give --data DIR with a KuaiRand folder"]
+            return [*faults, "dataset.path = null: no data; pass --data DIR with a KuaiRand folder"]
         try:
             files = self._files(config)
         except InputError as error:

@@ -48,7 +48,7 @@ class Tables(LoggedWorld):
     def faults(self, config: Config) -> list[str]:
         """What is wrong with files and columns, as far as file headers tell."""
         if config.data_dir() is None:
-            return ["dataset.path = null: no data; give --data DIR with the folder of the tables"]
+            return ["dataset.path = null: no data; pass --data DIR with the folder of the tables"]
         return self._request(config).look()[1]
 
     def found(self, config: Config) -> tuple[str, list[Path]]:
