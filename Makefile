@@ -1,6 +1,7 @@
 # make demo: run the built-in demo experiment.  make test: the checks and all tests, as CI runs them.
 # make test-cpus: the tests whose numbers a CPU's kernels or a number of threads could change, under
 # each of CPUS; CPU_TESTS names other tests.
+# make bench: the benchmark suite; BENCH names measurements and options, BENCH="big --rows 1,10".
 # make docs: build the documentation into build/site (open index.html there).
 # All set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
 
@@ -16,7 +17,7 @@ CPUS := default OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=avx2 \
   MKL_ENABLE_INSTRUCTIONS=SSE4_2
 CPU_TESTS := tests/laws tests/runs tests/test_resume.py
 
-.PHONY: demo test test-cpus docs clean
+.PHONY: demo test test-cpus bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/realdataexp run demo
@@ -33,6 +34,9 @@ test-cpus: $(VENV)/.installed-dev
 	  echo "== $$cpu"; \
 	  env $${cpu#default} $(BIN)/python -m pytest -n 2 --dist loadfile $(CPU_TESTS) || exit 1; \
 	done
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench $(BENCH)
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/reference.py

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import realdataexp as rx
-from realdataexp.report.bias import percent_of_effect
-from realdataexp.report.numbers import replications
+from realdataexp.report.files import RunResult
+from realdataexp.report.verdicts import biases
 
 WEAK = ("pretrain.max_rows=2000", "pretrain.batch_size=64")
 STRONG = ("pretrain.batch_size=256",)
@@ -238,7 +238,7 @@ def section(study: Study, settings: list[str], result: dict[str, Any]) -> str:
     """A study's part of the page."""
     config, seconds = result["config"], result["timing"]["total_seconds"]
     size = (
-        f"{replications(result)} × {result['n_steps_done']} steps × "
+        f"{RunResult.of(result).config.replications()} × {result['n_steps_done']} steps × "
         f"{config['simulation']['batch_size']} visits × {config['simulation']['n_candidate']} "
         f"candidates; {seconds:,.0f} s."
     )
@@ -268,10 +268,11 @@ def comparison_table(result: dict[str, Any], label: str) -> list[str]:
         "regret |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for e in entries:
+    shares = [x.percent_of_effect for x in biases(RunResult.of(result), label)]
+    for e, share in zip(entries, shares, strict=True):
         cells = [
             e["design"], text(e["estimate"]), f"{text(e['bias'])} ± {text(e['bias_mc_se'], 2)}",
-            percent(percent_of_effect(e)), text(e["sd"]), text(e["se_mean"]), text(e["rmse"]),
+            percent(share), text(e["sd"]), text(e["se_mean"]), text(e["rmse"]),
             percent(times_100(e["coverage"])), percent(times_100(e["sign_error_rate"])),
             text(regret[e["design"]]),
         ]  # fmt: skip

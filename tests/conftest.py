@@ -48,10 +48,10 @@ LABELS = [
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A KuaiRand folder with 300 users, 200 videos and 6,000 rows."""
-    from realdataexp.data.synthetic import write_synthetic
+    from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 
     path = tmp_path_factory.mktemp("small") / "data_set"
-    write_synthetic(path, version="pure", n_users=300, n_videos=200, n_rows=6000, seed=0)
+    write_synthetic(path, SyntheticConfig(version="pure", users=300, videos=200, rows=6000, seed=0))
     return path
 
 

@@ -15,17 +15,20 @@ import torch
 from torch import Tensor
 
 from realdataexp import draws
+from realdataexp.arms import Arms
 from realdataexp.data.features import fit_features
 from realdataexp.data.log import DataSet, LogTable
-from realdataexp.designs import Design, Pooling, Snapshot, Splitting
-from realdataexp.designs.base import Context, Outcome, Running
-from realdataexp.designs.weighting import RunningWeighting
+from realdataexp.designs import Design
+from realdataexp.designs.base import Context, Outcome
+from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.snapshot import Snapshot
+from realdataexp.designs.splitting import Splitting
+from realdataexp.designs.weighting import Weighting
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
-from realdataexp.heads import Head
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.learner import Head, Learner, OptimizerSettings
 from realdataexp.loop import Block, LabelPolicy, Loop, Step, n_networks
-from realdataexp.models import LOSSES, MLP, LabelScale
+from realdataexp.models import LOSSES, MLP, Batch, LabelScale
 from realdataexp.worlds.base import Slate, Visits, WorldSettings
 from realdataexp.worlds.replay import FeatureStore, ReplayWorld
 
@@ -135,9 +138,25 @@ def make_store(n_rows_U: tuple[int, ...], dtype: torch.dtype = torch.float32) ->
         warnings=Warnings(),
     )
     store = FeatureStore(features, CPU)
-    for table in (store._user, store._video):
-        table[0], table[2] = table[0].to(dtype), table[2].to(dtype)
+    for side in (store._user, store._video):
+        for name, x in side.items():
+            side[name] = x.to(dtype) if x.is_floating_point() else x
     return store
+
+
+def batch_of(
+    user_num: Tensor,
+    user_cat: Tensor,
+    user_weight: Tensor,
+    video_num: Tensor,
+    video_cat: Tensor,
+    video_weight: Tensor,
+) -> Batch:
+    """Inputs with nothing but the features of a user and of videos."""
+    return Batch(
+        visit={"user_num": user_num, "user_cat": user_cat, "user_weight": user_weight},
+        candidate={"video_num": video_num, "video_cat": video_cat, "video_weight": video_weight},
+    )
 
 
 def make_world(setting: Setting, replications: Sequence[int], n_blocks: int) -> ReplayWorld:
@@ -185,7 +204,17 @@ def make_learner(setting: Setting, index: int, n: int) -> Learner:
 
 def make_policy(x: Label) -> LabelPolicy:
     """How a label enters the scores."""
-    return LabelPolicy(x.target, (x.alpha_C, x.alpha_T), x.scale.unit_sd, x.optimizer)
+    return LabelPolicy(x.target, x.optimizer)
+
+
+def make_arms(labels: Sequence[Label]) -> Arms:
+    """The control and the treatment."""
+    return Arms(
+        [
+            [x.alpha_C / x.scale.unit_sd for x in labels],
+            [x.alpha_T / x.scale.unit_sd for x in labels],
+        ]
+    )
 
 
 def make_context(setting: Setting, replications: Sequence[int], **changes: Any) -> Context:
@@ -216,14 +245,14 @@ def make_visits(step: int, replications: Sequence[int], user_RB: Tensor) -> Visi
     return Visits(step, torch.tensor(list(replications)), user_RB, is_visit_RB, u_RB, n_RB, short_R)
 
 
-def started(design: Design, setting: Setting = Setting(), replications=(0,), **changes) -> Running:
+def started(design: Design, setting: Setting = Setting(), replications=(0,), **changes) -> Design:
     """A design as it runs."""
     return design.start(make_context(setting, replications, **changes))
 
 
-def diagnostics(design: RunningWeighting) -> dict[str, float]:
+def diagnostics(design: Weighting) -> dict[str, float]:
     """What a design with weights tells of the steps since the last call."""
-    return design._design.diagnostics(design.evidence(), design._context.p)
+    return design.diagnostics(design.evidence(), design._context.p)
 
 
 def make_outcome(is_treated_RB: list[list[bool]], p: float, **changes: Any) -> Outcome:
@@ -246,7 +275,7 @@ class Watched:
     """A world that notes every step's visits, slates and choices."""
 
     def __init__(self, world: ReplayWorld) -> None:
-        self.world, self.schema = world, world.schema
+        self.world = world
         self.visits: list[Visits] = []
         self.slates: list[Slate] = []
         self.choices: list[Tensor] = []
@@ -326,7 +355,8 @@ def start_loop(
     policies = [make_policy(x) for x in setting.labels]
     context = make_context(setting, replications)
     running = [b.design.start(replace(context, label=b.label, p=b.p)) for b in blocks]
-    loop = Loop(world, blocks, policies, learners, setting.seed, running=running)
+    arms = make_arms(setting.labels)
+    loop = Loop(world, blocks, policies, arms, learners, setting.seed, designs=running)
     history = History(tuple(blocks), tuple(replications), learners)
     history.visits, history.slates, history.choices = world.visits, world.slates, world.choices
     return loop, world, history
@@ -366,7 +396,8 @@ def answer(folder: Path) -> dict[str, Any]:
     result = result_of(folder)
     for key in ("timing", "device", "versions"):
         del result[key]
-    del result["config"]["simulation"]["processes"]
+    for key in ("processes", "executor"):
+        del result["config"]["simulation"][key]
     tables = {name: (folder / name).read_bytes() for name in TABLES if (folder / name).exists()}
     return {"result": json.dumps(result), **tables}
 

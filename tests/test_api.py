@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import logging
 import shutil
+import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 
 import realdataexp as rx
-from realdataexp.config.blocks import Block
 from realdataexp.errors import InputError
+from realdataexp.options import Options
 
 Settings = dict[str, Any]
 
@@ -28,6 +31,113 @@ def test_a_result_gives_the_tables_of_its_folder(small_run: Path):
     assert result.estimates.equals(pl.read_parquet(small_run / "estimates.parquet"))
     assert result.outcomes.equals(pl.read_parquet(small_run / "outcomes.parquet"))
     assert result.metrics.equals(pl.read_parquet(small_run / "metrics.parquet"))
+
+
+@pytest.fixture(scope="module")
+def monitored(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> rx.Result:
+    """A run that was long enough for its monitor to have a table."""
+    folder = Path(shutil.copytree(small_run, tmp_path_factory.mktemp("r") / "run"))
+    pl.DataFrame({"seconds": [0.0], "phase": ["loop"]}).write_parquet(folder / "monitor.parquet")
+    return rx.Result(folder)
+
+
+PARTS = {  # of result.json
+    "answers": "estimates", "comparison": "comparison", "inference": "inference",
+    "family": "family", "regret": "regret", "power": "plan", "last_metrics": "metrics_summary",
+}  # fmt: skip
+FILES = ("outcomes", "units", "estimates", "metrics", "monitor")
+
+
+def test_every_table_of_a_run_is_a_frame_and_one_of_pandas(monitored: rx.Result):
+    found = monitored.to_pandas()
+    assert set(found) == {*PARTS, *FILES}
+    for name, key in PARTS.items():
+        rows = monitored.summary[key]
+        assert rows and getattr(monitored, name).to_dicts() == rows
+    for name in FILES:
+        whole = pl.read_parquet(monitored.folder / f"{name}.parquet")
+        assert getattr(monitored, name).equals(whole)
+    for name, frame in found.items():
+        table = getattr(monitored, name)
+        assert list(frame.columns) == table.columns and len(frame) == table.height
+        assert monitored.to_pandas(name).equals(frame)
+    text = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert all(f"`Result.{name}`" in text for name in (*PARTS, *FILES))
+
+
+def test_a_table_that_is_unknown_or_not_there_is_one_line(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Path(shutil.copytree(small_run, tmp_path / "run"))
+    (folder / "units.parquet").unlink()
+    result = rx.Result(folder)
+    with pytest.raises(InputError, match=r"units\.parquet: .*every visit is a new user"):
+        _ = result.units
+    assert "units" not in result.to_pandas()
+    with pytest.raises(InputError, match="table = 'x': unknown; use one of answers, "):
+        result.to_pandas("x")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="pandas is not installed: pip install pandas"):
+        result.to_pandas("comparison")
+
+
+def titles(figure: Figure) -> list[str]:
+    return [ax.get_title(loc="left") for ax in figure.axes]
+
+
+FIGURES: dict[str, tuple[str, ...]] = {
+    "answers": ("play_time (ms): estimates", "click: estimates"),
+    "bias": ("play_time (ms): bias", "click: bias"),
+    "coverage": ("play_time (ms): coverage", "click: coverage"),
+    "effects": ("play_time (ms): the answer while the test runs",
+                "click: the answer while the test runs"),
+    "totals": ("play_time (ms): total so far", "click: total so far"),
+    "curves": ("play_time (ms): relative error", "play_time (ms): loss", "click: AUC",
+               "click: loss"),
+    "data_left": ("data left: too little for a full slate",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_returned_and_nothing_is_written(name: str, small_run: Path):
+    before = {path: path.stat().st_mtime_ns for path in small_run.rglob("*")}
+    plot = rx.Result(small_run).plot
+    figure = getattr(plot, name)()
+    assert isinstance(figure, Figure) and titles(figure) == list(FIGURES[name])
+    if name != "data_left":
+        own = getattr(plot, name)(label="click")
+        assert titles(own) == [x for x in FIGURES[name] if x.startswith("click")]
+    assert {path: path.stat().st_mtime_ns for path in small_run.rglob("*")} == before
+
+
+def test_a_figure_shows_itself_in_a_notebook(small_run: Path):
+    figure = rx.Result(small_run).plot.bias("click")
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    (biases,) = figure.axes
+    assert [x.get_text() for x in biases.get_yticklabels()] == ["pooling", "snapshot", "splitting"]
+
+
+def test_curves_are_those_of_the_metric_and_design_that_are_named(small_run: Path):
+    plot = rx.Result(small_run).plot
+    figure = plot.curves("auc", design="splitting")
+    assert titles(figure) == ["click: AUC, splitting"]
+    drawn = {line.get_label() for line in figure.axes[0].get_lines()}
+    assert "treatment, validation" in drawn and "control, validation" in drawn
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda plot: plot.bias("clic"), "label = 'clic': unknown; use one of play_time, click"),
+        (lambda plot: plot.curves("acu"), "metric = 'acu': unknown; use one of "),
+        (lambda plot: plot.curves(design="x"), "design = 'x': unknown; use one of global"),
+        (lambda plot: plot.weights(), r"has nothing for plot\.weights\(\): it takes a design"),
+        (lambda plot: plot.coverage(methods=["x"]), r"has nothing for plot\.coverage\(\)"),
+    ],
+)
+def test_a_figure_of_nothing_is_one_line(ask: Callable[[Any], Any], said: str, small_run: Path):
+    with pytest.raises(InputError, match=said):
+        ask(rx.Result(small_run).plot)
 
 
 def test_a_result_draws_its_plot_again(small_run: Path, tmp_path: Path):
@@ -79,10 +189,94 @@ def test_a_run_outside_the_main_thread_works(
     assert result.summary["status"] == "complete"
 
 
+# --- designs as objects -----------------------------------------------------------------------
+
+MINE = """
+from realdataexp.designs import Design
+from realdataexp.designs.base import ones
+
+class Alternating(Design):
+    length: int = 10
+
+    def assign(self, visits, p):
+        return visits.is_visit_RB & ((visits.step // self.length) % 2 == 0)
+
+    def weights(self, outcome):
+        return ones(outcome, self.n_models)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "designs_of_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("designs_of_mine")
+
+
+def test_designs_run_as_their_names_and_options_would_and_are_recorded_so(
+    small_settings: Callable[..., Settings], tmp_path: Path, mine: Any
+):
+    settings = small_settings(
+        pretrain={"enabled": False}, simulation={"n_steps": 4, "processes": 1},
+        switchback={"block_steps": 3},
+    )  # fmt: skip
+    objects = {"mine": mine.Alternating(length=2), "blocks": rx.designs.Switchback(block_steps=2)}
+    result = rx.run(settings, designs=objects, out=tmp_path / "objects")
+    names = [
+        {"name": "designs_of_mine:Alternating", "label": "mine", "length": 2},
+        {"name": "switchback", "label": "blocks", "block_steps": 2},
+    ]
+    settings["experiment"]["designs"] = names
+    named = rx.run(settings, out=tmp_path / "named")
+    assert result.outcomes.equals(named.outcomes) and result.outcomes.height
+    written = [x.resolved() if hasattr(x, "resolved") else x.model_dump() for x in
+               rx.load_config(result.folder / "config.yaml").experiment.designs]  # fmt: skip
+    assert written == [names[0], {**names[1], "washout_steps": 0}]
+
+
+def test_a_list_of_designs_may_hold_names_settings_and_objects(
+    small_settings: Callable[..., Settings], tmp_path: Path
+):
+    designs = ["pooling", {"name": "snapshot", "label": "frozen"}, rx.designs.Shadow()]
+    settings = small_settings(pretrain={"enabled": False}, simulation={"n_steps": 1})
+    result = rx.run(rx.load_config(settings), designs=designs, out=tmp_path / "r")
+    assert list(dict.fromkeys(result.comparison["design"])) == ["pooling", "frozen", "shadow"]
+    settings["experiment"]["designs"] = designs  # a dictionary may hold them too
+    same = rx.run(settings, out=tmp_path / "s")
+    assert same.comparison.equals(result.comparison)
+
+
+def test_designs_that_a_config_cannot_name_are_refused_at_once(
+    small_settings: Callable[..., Settings], tmp_path: Path, mine: Any
+):
+    class Local(mine.Alternating):  # type: ignore[misc, name-defined]
+        pass
+
+    class Main(mine.Alternating):  # type: ignore[misc, name-defined]
+        __module__ = "__main__"
+        __qualname__ = "Main"
+
+    cases = [
+        (Local(), "designs.0 = test_api:.*Local: .*write it to a file, such as my_designs.py"),
+        (Main(), "designs.0 = __main__:Main: .*write it to a file"),
+        (rx.designs.Shadow, "is no design; call it"),
+        (lambda visits: visits, "is no design; pass a realdataexp.designs.Design"),
+        ("shadw", "shadw"),
+    ]
+    for design, said in cases:
+        with pytest.raises(InputError, match=said) as caught:
+            rx.run(small_settings(), designs=[design], out=tmp_path / "r")
+        assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(InputError, match="designs: have no effect in mode 'snapshot'"):
+        rx.run(small_settings(mode="snapshot"), designs=["pooling"], out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 # --- what is public ---------------------------------------------------------------------------
 
 CALLABLE = ["load_config", "plan", "run"]
 OF_RESULT = [name for name in vars(rx.Result) if not name.startswith("__")]
+TABLES = (*PARTS, *FILES)
 
 
 def test_all_names_what_is_there_and_nothing_else():
@@ -95,6 +289,8 @@ def test_all_names_what_is_there_and_nothing_else():
         "Result",
         "RunError",
         "__version__",
+        "designs",
+        "load_model",
     }
     with pytest.raises(AttributeError, match="has no attribute 'runn'"):
         _ = rx.runn
@@ -119,7 +315,7 @@ def test_what_a_result_has_is_typed_and_documented(name: str):
     function = getattr(found, "fget", None) or getattr(found, "func", None) or found
     assert inspect.getdoc(function)
     assert "return" in typing.get_type_hints(function)
-    if name in ("comparison", "estimates", "outcomes", "metrics"):
+    if name in TABLES:
         assert "A row per" in (inspect.getdoc(function) or "")
 
 
@@ -127,7 +323,7 @@ def test_what_a_result_has_is_typed_and_documented(name: str):
 def test_public_classes_are_documented(name: str):
     found = getattr(rx, name)
     text = inspect.getdoc(found)
-    assert text and text != inspect.getdoc(Block)
+    assert text and text != inspect.getdoc(Options)
 
 
 # --- in a notebook ----------------------------------------------------------------------------
@@ -237,10 +433,10 @@ def test_a_partial_result_says_so(small_run: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "not there; give a run folder made by run"),
+        (None, "not there; pass a run folder made by run"),
         ("{", "cannot be read as JSON"),
         ("[]", "is not a result of realdataexp"),
-        ('{"schema_version": 1}', "holds what no run writes (lacks 'config')"),
+        ('{"schema_version": 1}', "config: not what a run writes (Field required)"),
         ('{"schema_version": 1, "config": 3}', "config: not what a run writes ("),
     ],
 )

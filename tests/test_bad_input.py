@@ -304,7 +304,7 @@ def test_a_disk_that_fills_up_later_keeps_the_checkpoints_and_says_so(
     assert "no space left" in lines[0]
     assert f"of 10 steps; {out} holds the run so far, with status partial" in lines[0]
     index = json.loads((out / "checkpoints" / "index.json").read_text())
-    kept = {p.name for p in (out / "checkpoints").iterdir()} - {"index.json", "rows"}
+    kept = {p.name for p in (out / "checkpoints").iterdir()} - {"index.json", "rows", "best"}
     assert kept == set(index["kept"]) and index["latest"] == "step_0"
     assert [p for p in out.rglob("*") if ".tmp" in p.name] == []
 

@@ -13,21 +13,19 @@ import yaml
 from pydantic import BaseModel
 
 from realdataexp.config import (
-    DESIGNS,
-    LOSSES,
-    MODELS,
     MODES,
     Config,
-    SyntheticConfig,
-    blocks,
     built_in_names,
-    check_block,
+    design_blocks,
     json_schema,
     load_config,
-    parse_mlp_params,
 )
-from realdataexp.config.faults import _block_in
+from realdataexp.config.dataset import DatasetConfig, any_dataset
 from realdataexp.errors import InputError
+from realdataexp.models.mlp import MLPParams
+from realdataexp.options import check, options_in
+from realdataexp.registry import find, names
+from realdataexp.worlds.kuairand import SyntheticConfig
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "experiment.yaml"
 
@@ -523,6 +521,24 @@ def test_synthetic_data_have_sizes_and_no_folder():
     assert "dataset.synthetic.users" in faults(synthetic, "dataset.synthetic.users=0")[0]
 
 
+def test_a_resolved_config_that_lists_the_keys_of_all_worlds_loads():
+    config = load_config("si2023")
+    values = config.resolved()
+    values["dataset"] |= {"logs": ["random", "standard_early", "standard_late"]}
+    values["dataset"] |= {"leakage": "allow", "tables": None, "synthetic": None}
+    assert load_config(values) == config
+    (line,) = faults({**values, "dataset": {**values["dataset"], "leakage": "forbid"}})
+    assert 'dataset.leakage = "forbid": has no effect on the data set si2023: leave it' in line
+
+
+def test_every_fault_of_a_data_set_is_reported_at_once():
+    dataset = {"name": "KuaiRand-Pure", "synthetic": {"users": 1}, "logs": [], "pth": "x"}
+    lines = faults(small(dataset=dataset))
+    assert [line.split(": ")[1].split(" = ")[0] for line in lines] == [
+        "dataset.synthetic", "dataset.logs", "dataset.pth",
+    ]  # fmt: skip
+
+
 def test_relative_paths_are_relative_to_base_dir(monkeypatch: pytest.MonkeyPatch):
     config = load_config(SMALL, ["base_dir=/srv", "dataset.path=a", "dataset.cache_path=/c"])
     assert config.data_dir() == Path("/srv/a")
@@ -565,33 +581,47 @@ def test_a_config_cannot_be_changed():
 
 
 def test_a_block_can_be_checked_by_itself():
-    assert parse_mlp_params({"hidden_layers": [3]}, "x").hidden_layers == (3,)
+    assert check(MLPParams, {"hidden_layers": [3]}, "x").hidden_layers == (3,)
     with pytest.raises(InputError, match=r"^x: dropout = 2: must be less than 1"):
-        parse_mlp_params({"dropout": 2}, "x")
+        check(MLPParams, {"dropout": 2}, "x")
     with pytest.raises(InputError, match=r"^synth: users = 0"):
-        check_block(SyntheticConfig, {"users": 0}, "synth")
+        check(SyntheticConfig, {"users": 0}, "synth")
+
+
+def _blocks(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every block that a JSON schema describes."""
+    if isinstance(schema, dict) and isinstance(schema.get("properties"), dict):
+        yield schema
+    for part in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(part, dict | list):
+            yield from _blocks(part)
 
 
 def test_every_setting_has_a_description_in_the_schema():
     schema = json_schema()
     json.dumps(schema)
-    blocks = [schema, *schema["$defs"].values()]
-    for block in blocks:
-        assert block["additionalProperties"] is False
-        for name, setting in block.get("properties", {}).items():
+    for block in _blocks(schema):
+        is_component = set(block["properties"]) <= {"name", "label"}  # options beside its name
+        is_component |= "cache_path" in block["properties"]  # a world's likewise
+        assert is_component or block["additionalProperties"] is False
+        for name, setting in block["properties"].items():
             assert setting.get("description"), name
     assert schema["properties"]["global"] == schema["properties"]["simulation"]
 
 
+def test_the_schema_describes_the_options_of_every_component_of_the_package():
+    described = {block.get("title") for block in _blocks(json_schema())}
+    assert {"MLPParams", "WideDeepParams", "DCNv2Params", "DLRMParams", "MMoEParams"} <= described
+    assert {"Splitting", "Weighting", "Cluster", "Switchback"} <= described
+
+
 def test_the_schema_takes_a_design_as_a_name_or_a_block():
-    designs = json_schema()["$defs"]["ExperimentConfig"]["properties"]["designs"]["items"]
+    designs = json_schema()["$defs"]["DesignConfig"]
     assert {choice["type"] for choice in designs["anyOf"]} == {"string", "object"}
 
 
 def test_the_names_a_config_may_use():
-    assert set(DESIGNS) <= set(MODES)
-    assert {"global", "compare"} <= set(MODES)
-    assert LOSSES and MODELS
+    assert set(MODES) == {"global", "compare", *names("design")}
     assert isinstance(load_config(SMALL), Config)
 
 
@@ -604,7 +634,8 @@ def test_a_fault_of_the_data_set_does_not_make_its_features_missing() -> None:
 def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
     """Every key that holds numbers: its path, whether they are whole, and whether it is a list."""
     for key, field in model.model_fields.items():
-        inner = _block_in(field.annotation)
+        inner = options_in(field.annotation)
+        inner = any_dataset() if inner is DatasetConfig else inner
         text = str(field.annotation)
         if inner is not None:
             yield from _numbers(inner, f"{prefix}{key}.")
@@ -612,10 +643,24 @@ def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bo
             yield f"{prefix}{key}", "float" not in text, "tuple" in text
 
 
+def _of_arm(key: str) -> tuple[str, list[str]]:
+    """The path of a number of an arm, and what must be set for it."""
+    _, arm, *_, own = key.split(".")
+    kind = {"epsilon": "epsilon_greedy", "temperature": "softmax"}.get(own, "none")
+    arms = {name: {"score": {"click": 1.0}} for name in ("control", "treatment")}
+    arms[arm]["explore"] = {"kind": kind, **({own: 0.5} if kind != "none" else {})}
+    alphas = [f"labels.{i}.alpha_{x}=null" for i in (0, 1) for x in "TC"]
+    place = f"arms.{arm}.score.score" if own == "score" else key
+    return place, [*alphas, f"arms={json.dumps(arms)}"]
+
+
 def _hostile() -> Iterator[tuple[str, list[str], str]]:
     """A key, what else must be set for it, and a value that is no number for it."""
     keys = [(key, is_int, is_list, []) for key, is_int, is_list in _numbers(Config)]
-    for name, block in blocks._MODEL_PARAMS.items():
+    for name, block in design_blocks().items():
+        keys += [(f"{name}.{key}", is_int, is_list, []) for key, is_int, is_list in _numbers(block)]
+    for name in names("model"):
+        block = find("model", name, name).Params
         model = [f"labels.0.model={name}", "labels.0.model_params={}"]
         keys += [(f"labels.model_params.{k}", i, x, model) for k, i, x in _numbers(block)]
     odd = [".nan", ".inf", "-.inf", "true", "'1e-3'", "[[1]]", "{a: 1}", "1e300", "2022-04-22"]
@@ -623,6 +668,8 @@ def _hostile() -> Iterator[tuple[str, list[str], str]]:
         if key.startswith("dataset.tables."):
             continue  # texts and dates are times too
         place = key.replace("labels.", "labels.0.")
+        if key.startswith("arms."):
+            place, given = _of_arm(key)
         for value in [*odd, *(["10.0", "1e3", "9223372036854775807"] if is_int else [])]:
             if not (key.endswith("seed") and value.startswith("9223")):  # the largest seed
                 yield place, given, f"{place}={f'[{value}]' if is_list else value}"

@@ -14,13 +14,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from realdataexp.report.advice import _ADVICE
+from realdataexp.report.page import all_advice
 from realdataexp.runs.experiment import run_experiment
-from realdataexp.runs.monitor import SCHEMA as MONITOR_SCHEMA
+from realdataexp.runs.machine import MONITOR_SCHEMA
 from realdataexp.runs.recorder import METRIC_SCHEMA
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA, UNIT_SCHEMA
 from realdataexp.stats.inference import INFERENCE_SCHEMA
-from realdataexp.stats.planner import PLAN_SCHEMA
+from realdataexp.stats.performance import PLAN_SCHEMA
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -159,4 +159,4 @@ def test_every_message_of_the_faq_is_one_that_the_code_says() -> None:
 
 def test_the_faq_lists_every_warning_with_the_reports_advice() -> None:
     listed = {code.strip("`"): text for code, text in rows_of("faq.md", "## Every warning")}
-    assert listed == _ADVICE
+    assert listed == all_advice()

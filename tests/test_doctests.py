@@ -9,17 +9,24 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = {
-    "realdataexp.api": ("Result", "run", "plan"),
+    "realdataexp.api": ("Result", "run", "plan", "load_model"),
     "realdataexp.config.load": ("load_config",),
     "realdataexp.draws": ("uniform", "below", "choose"),
-    "realdataexp.stats.comparison": ("gte_results",),
-    "realdataexp.stats.estimates": ("world_estimates", "between_worlds"),
-    "realdataexp.stats.honesty": ("binomial_interval", "judge"),
-    "realdataexp.stats.multiplicity": ("adjust",),
-    "realdataexp.stats.planner": ("minimum_detectable_effect",),
-    "realdataexp.stats.running": ("relative_effects",),
-    "realdataexp.stats.sequential": ("confidence_sequence",),
-    "realdataexp.stats.starts": ("mean_over_worlds",),
+    "realdataexp.stats.analysis": ("analyze",),
+    "realdataexp.stats.estimates": (
+        "world_estimates",
+        "between_worlds",
+        "mean_over_worlds",
+        "relative_effects",
+    ),
+    "realdataexp.stats.performance": (
+        "binomial_interval",
+        "gte_results",
+        "judge",
+        "minimum_detectable_effect",
+    ),
+    "realdataexp.stats.intervals": ("adjust",),
+    "realdataexp.stats.clustered": ("confidence_sequence",),
 }
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from realdataexp import cli, terminal
+from realdataexp.doctor import Finding, print_findings
 from realdataexp.errors import InputError, Warnings, one_line
-from realdataexp.report.findings import print_findings
 from realdataexp.report.table import Table
 from realdataexp.runs.folder import RunLog
 
@@ -99,10 +99,10 @@ def test_cells_of_tables_are_plain_and_no_markup(capsys: pytest.CaptureFixture[s
 
 def test_tables_of_results_and_findings_are_plain():
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    table = Table(NASTY, ["", "SD"])
-    table.add([NASTY, "[red]1"])
+    table = Table(NASTY, "SD")
+    table.add(NASTY, "[red]1")
     table.show(console)
-    finding = {"check": "data", "status": "stop", "text": NASTY, "remedy": NASTY}
+    finding = Finding("data", "stop", NASTY, NASTY)
     print_findings([finding], console)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().split("\n")

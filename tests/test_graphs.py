@@ -12,10 +12,9 @@ import torch
 from support import CPU
 from torch import Tensor
 
-from realdataexp import graphs
-from realdataexp.graphs import Graphs
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp import device
+from realdataexp.device import Graphs
+from realdataexp.learner import Head, Learner
 from realdataexp.models import LOSSES, MLP, FeatureSchema, LabelScale, Loss, SideSchema
 
 ON = replace(CPU, has_graphs=True)
@@ -38,14 +37,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
             self.function, self.arguments = function, arguments
 
         def replay(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            own = graphs._tensors(self.arguments)
+            own = device._tensors(self.arguments)
             assert [x.shape for x in own] == [x.shape for x in tensors]
             for x, given in zip(own, tensors, strict=True):
                 x.copy_(given)
             return self.function(*self.arguments)
 
-    monkeypatch.setattr(graphs, "_Recording", Again)
-    monkeypatch.setattr(graphs, "_on_own_stream", contextlib.nullcontext)
+    monkeypatch.setattr(device, "_Recording", Again)
+    monkeypatch.setattr(device, "_on_own_stream", contextlib.nullcontext)
     return made
 
 

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.device import Device
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.models import LOSSES, MLP, LabelScale
 from realdataexp.optimizers import OptimizerSettings
 

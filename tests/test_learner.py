@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from support import batch_of
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.device import Device, choose_device
-from realdataexp.heads import Head, by_rows
-from realdataexp.learner import Learner, OptimizerSettings, skipped_share
+from realdataexp.device import Device, by_rows, choose_device
+from realdataexp.learner import Head, Learner, OptimizerSettings, skipped_share
 from realdataexp.models import LOSSES, MLP, Batch, FeatureSchema, LabelScale, SideSchema
 from realdataexp.optimizers import cut
 
@@ -44,7 +44,7 @@ def learner_of(
 def random_batch(seed: int = 0, shape: tuple[int, int, int] = (S, B, 1)) -> Batch:
     g = torch.Generator().manual_seed(seed)
     user, video = SCHEMA.user, SCHEMA.video
-    return Batch(
+    return batch_of(
         torch.randn(*shape[:2], user.n_numerical, generator=g),
         torch.randint(0, user.n_ids, (*shape[:2], user.n_slots), generator=g).int(),
         torch.ones(*shape[:2], user.n_slots),
@@ -274,7 +274,7 @@ def test_a_networks_step_count_is_its_own() -> None:
 def teach(anything: float) -> tuple[Learner, list[list[float]]]:
     """One update with ``anything`` in rows without a label or weight."""
     learner, batch, y_SBK, weight_SB = learner_of(), random_batch(), labels(), torch.ones(S, B)
-    batch.video_num_SBCD[:, 1:4] += min(anything, 100.0)
+    batch.candidate["video_num"][:, 1:4] += min(anything, 100.0)
     y_SBK[:, 2:4] += anything
     y_SBK[:, 1], weight_SB[:, 2], weight_SB[:, 3] = NAN, 0.0, NAN
     return learner, learner.update(

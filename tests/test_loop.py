@@ -90,8 +90,8 @@ def test_a_loop_goes_on_from_its_state_to_the_bit():
         first.step(first_watched.draw(t))
     second, second_watched = start(5)
     for a, b in zip(
-        (first, first_watched.world, *first.learners, *first.running),
-        (second, second_watched.world, *second.learners, *second.running),
+        (first, first_watched.world, *first.learners, *first.designs),
+        (second, second_watched.world, *second.learners, *second.designs),
         strict=True,
     ):
         b.load_state(load(save({k: v.contiguous() for k, v in a.state().items()})))

@@ -17,7 +17,9 @@ import pytest
 from realdataexp.api import run
 from realdataexp.config import load_config
 from realdataexp.errors import InputError
-from realdataexp.report.charts import Look, points
+from realdataexp.report.charts import chart
+from realdataexp.report.files import Effect
+from realdataexp.report.panels import run_effects
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -88,9 +90,10 @@ def test_the_page_holds_names_as_text(named: Path) -> None:
 
 
 def test_names_of_a_chart_are_categories_never_numbers_or_dates() -> None:
-    chart = points([("1", 0.1, None), ("2024-01-01", 0.2, None)], Look(("1",)), "k", "axis")
-    assert chart.layout["yaxis"]["type"] == "category"
-    assert [trace["y"] for trace in chart.data] == [["1"], ["2024-01-01"]]
+    effects = [(name, Effect(design="d", label="y", value=0.1)) for name in ("1", "2024-01-01")]
+    drawn = chart(run_effects(effects, "k", "title"))
+    assert drawn["layout"]["yaxis"]["type"] == "category"
+    assert [trace["y"] for trace in drawn["data"]] == [["1"], ["2024-01-01"]]
 
 
 @pytest.mark.parametrize("labels", [OTHER_LABELS, ["_click", "x" * 64], ["T", "C"]])

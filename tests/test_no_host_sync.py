@@ -15,26 +15,25 @@ from typing import Any
 import pytest
 import support
 import torch
-from support import Setting, make_world, start_loop
+from support import Setting, make_store, make_world, start_loop
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from realdataexp import draws
-from realdataexp.config import Si2023Config
-from realdataexp.designs import DESIGNS, Design, Outcome
+from realdataexp.designs import Design, Outcome
 from realdataexp.designs.base import ones
 from realdataexp.device import Device
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.loop import Block, Step
-from realdataexp.models import LOSSES, MODELS, Batch, LabelScale
-from realdataexp.optimizers import OptimizerSettings
+from realdataexp.models import LOSSES, MLP, Batch, LabelScale
+from realdataexp.optimizers import LossScale, OptimizerSettings
 from realdataexp.pretrain import Pretraining, PretrainSettings
-from realdataexp.scaling import LossScale
+from realdataexp.registry import find, names
 from realdataexp.worlds.base import WorldSettings
 from realdataexp.worlds.replay import FeatureStore
-from realdataexp.worlds.si2023 import Si2023Environment
+from realdataexp.worlds.si2023 import Si2023
+from realdataexp.worlds.simulated import SimulatedEnvironment
 
 META = Device(torch.device("meta"), "a test", chunk_bytes=4 << 20, float64=torch.float32)
 SETTING = Setting(device=META)
@@ -45,7 +44,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weighting": {"features": ("tag", "video_duration", "user_active_degree")},
 }
 CROSSES = {"crosses": (("user_active_degree", "tag"), ("video_type", "tag"))}
-CASES = [*((name, {}) for name in MODELS), ("MLP", {"embedding_dim": 3}), ("WideDeep", CROSSES)]
+CASES = [
+    *((name, {}) for name in names("model")),
+    ("MLP", {"embedding_dim": 3}),
+    ("WideDeep", CROSSES),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +59,7 @@ def features_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(n_rows_U: tuple[int, ...], dtype: torch.dtype = torch.float32) -> FeatureStore:
         store = copy.copy(make_store(n_rows_U, dtype))
         store._user, store._video = (
-            [x.to("meta") for x in side] for side in (store._user, store._video)
+            {name: x.to("meta") for name, x in side.items()} for side in (store._user, store._video)
         )
         return store
 
@@ -64,7 +67,7 @@ def features_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def block(name: str) -> Block:
-    return Block(name, DESIGNS[name](**OPTIONS.get(name, {})), P)
+    return Block(name, find("design", name, name)(**OPTIONS.get(name, {})), P)
 
 
 def steps(design: Design, n: int = 4) -> Iterator[Step]:
@@ -112,7 +115,7 @@ class NoCopies(TorchFunctionMode):
         return made
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", names("design"))
 def test_a_step_of_no_design_waits_for_the_device(name: str) -> None:
     for step in steps(block(name).design):
         assert {x.device.type for x in (step.y_WBL, step.loss_SL, step.is_treated_WB)} == {"meta"}
@@ -133,7 +136,8 @@ def test_slots_and_arms_are_drawn_without_waiting_where_the_device_has_float64(
 def test_no_model_waits_for_the_device(name: str, options: dict[str, Any]) -> None:
     world = make_world(SETTING, REPLICATIONS, 1)
     batch = world.slate(world.draw(0)).batch
-    model = MODELS[name](world.schema, 1, options, name)
+    schema = make_store(SETTING.n_rows_U, SETTING.dtype).schema
+    model = find("model", name, name)(schema, 1, options, name)
     params = {
         key: torch.zeros(2, *p.shape, device="meta", requires_grad=True)
         for key, p in model.init(draws.key(0, name)).items()
@@ -150,10 +154,7 @@ def test_no_model_waits_for_the_device(name: str, options: dict[str, Any]) -> No
 def test_a_batch_of_pretraining_fetches_nothing_from_the_host(is_scaled: bool) -> None:
     world = make_world(SETTING, (0,), 1)
     batch = world.slate(world.draw(0)).batch
-    one = Batch(*(getattr(batch, name)[:1] for name in Batch.__dataclass_fields__))
-    rows = replace(
-        one, **{name: getattr(one, name)[:, :, :1] for name in vars(one) if "video" in name}
-    )
+    rows = batch.chosen(torch.zeros(batch.shape[:2], dtype=torch.int64, device="meta"))[:1]
     y_SB = torch.zeros(rows.shape[:2], device="meta")
 
     class Rows:
@@ -162,7 +163,8 @@ def test_a_batch_of_pretraining_fetches_nothing_from_the_host(is_scaled: bool) -
         def read(self, place_B: Any) -> tuple[Batch, list[Tensor]]:
             return rows, [y_SB]
 
-    model = MODELS["MLP"](world.schema, 1, {"embedding_dim": 3, "dropout": 0.2}, "a test")
+    schema = make_store(SETTING.n_rows_U, SETTING.dtype).schema
+    model = MLP(schema, 1, {"embedding_dim": 3, "dropout": 0.2}, "a test")
     start, head = model.init(draws.key(0, "start")), Head(LOSSES["MSE"], LabelScale())
     learner = Learner.start(model, (head,), META, start, 1)
     learner.loss_scale = LossScale.start(1, META.torch) if is_scaled else None
@@ -176,7 +178,7 @@ def test_a_batch_of_pretraining_fetches_nothing_from_the_host(is_scaled: bool) -
 
 
 def test_all_designs_together_do_not_either() -> None:
-    blocks = [block(name) for name in DESIGNS]
+    blocks = [block(name) for name in names("design")]
     loop, _, _ = start_loop(SETTING, blocks, REPLICATIONS)
     for step in range(3):
         loop.step(loop.world.draw(step))
@@ -207,10 +209,10 @@ def test_a_design_that_waits_is_caught(wait: Callable[[Tensor], Any]) -> None:
         list(steps(Waiting(), 1))
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", names("design"))
 def test_world_and_design_fetch_nothing_from_the_host(name: str) -> None:
     loop, _, _ = start_loop(SETTING, [block(name)], REPLICATIONS)
-    world, (design,) = loop.world, loop.running
+    world, (design,) = loop.world, loop.designs
     R, B, C = len(REPLICATIONS), SETTING.batch_size, SETTING.n_candidates
     for step in range(4):
         visits = world.draw(step)
@@ -227,9 +229,10 @@ def test_world_and_design_fetch_nothing_from_the_host(name: str) -> None:
 
 
 def test_the_simulated_platform_stays_on_the_device() -> None:
-    environment = Si2023Environment(Si2023Config(), 0, META)
+    environment = SimulatedEnvironment(Si2023(name="si2023"), 0, META)
     settings = WorldSettings(0, REPLICATIONS, 2, 4, 5, 3, 1, "visit")
     world = environment.world(("stay_time", "finish"), settings)
+    world.slate(world.draw(0))  # the platform, which is drawn once, goes to the device
     for step in range(3):
         with NoCopies(), NoFloat64():
             visits = world.draw(step)

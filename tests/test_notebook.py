@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -36,8 +37,6 @@ def test_every_cell_runs_and_the_answer_is_the_one_it_explains(
     assert "Biased: snapshot, pooling." in html
     assert "Unbiased as far as these replications can tell: shadow." in html
     assert 'href="results/' in html  # the links work from where the notebook is
-    assert any("image/png" in x for x in shown)
-    lines = outputs[-1].text.splitlines()
-    assert [line.split()[0] for line in lines] == ["pooling", "snapshot", "shadow"]
-    assert ["no bias found" in line for line in lines] == [False, False, True]
-    assert all("off by +" in line for line in lines[:2])  # the text says overstated
+    assert sum("image/png" in x for x in shown) == 2  # the answers, and the biases
+    (pooling,) = re.findall(r'data-design="pooling">.*?</tr>', html)[:1]
+    assert "overstates the effect" in pooling  # the text says overstated

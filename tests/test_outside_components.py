@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from realdataexp import cli, draws
 from realdataexp.api import run
-from realdataexp.components import calling, reason, resolve
 from realdataexp.config import load_config
 from realdataexp.designs import Design
 from realdataexp.designs.base import ones
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError, RunError, Warnings
 from realdataexp.models import MLP, Loss
+from realdataexp.registry import calling, find, reason
 from realdataexp.runs.setup import set_up
 from realdataexp.tracking import Tracker, Writer
 
@@ -117,10 +117,76 @@ class NoArguments(nn.Module):
         super().__init__()
 
 
-class Frozen(Ranker):
+class AddsConstant(Ranker):
     def __init__(self, schema: Any, n_outputs: int) -> None:
         super().__init__(schema, n_outputs)
-        self.linear.bias.requires_grad_(requires_grad=False)
+        self.slope = torch.linspace(-1.0, 1.0, self.linear.in_features)
+
+    def forward(self, num: Tensor, cat: Tensor) -> Tensor:
+        return self.linear(num) + (num * self.slope).sum(-1, keepdim=True)
+
+
+class AddsFrozen(AddsConstant):
+    """The constant is a parameter that does not learn: one for all worlds."""
+
+    def __init__(self, schema: Any, n_outputs: int) -> None:
+        super().__init__(schema, n_outputs)
+        slope = self.slope
+        del self.slope
+        self.slope = nn.Parameter(slope, requires_grad=False)
+
+
+class Named(Ranker):
+    """Asks for tensors by name; sees candidates visit by visit."""
+
+    inputs = ("user_num", "video_num")
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        user_BD, video_BCD = (inputs[name] for name in self.inputs)
+        B, C, _ = video_BCD.shape
+        user_BCD = user_BD.unsqueeze(1).expand(-1, C, -1)
+        return self.linear(torch.cat([user_BCD, video_BCD], -1).flatten(0, 1)).view(B, C, -1)
+
+
+class UnknownInput(Named):
+    inputs = ("user_num", "video_name")
+
+
+class OneInput(Named):
+    inputs = "video_num"
+
+
+class JoinedRows(Named):
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return super().forward(inputs).flatten(0, 1)
+
+
+class LearnsShared(MLP):
+    """A stacked model whose networks would all learn one table."""
+
+    def init_shared(self, key: Tensor) -> Any:
+        return {"table": torch.ones(3, requires_grad=True)}
+
+
+class SharesWhatItLearns(MLP):
+    def init_shared(self, key: Tensor) -> Any:
+        return self.init(key)
+
+
+class SharesNothing(MLP):
+    def init_shared(self, key: Tensor) -> Any:
+        return None
+
+
+class WritesShared(MLP):
+    """A stacked model that changes what all networks read."""
+
+    def init_shared(self, key: Tensor) -> Any:
+        return {"table": torch.ones(3)}
+
+    def forward(self, params: Any, batch: Any, dropout_key_S: Any) -> Tensor:
+        params["table"].add_(1.0)
+        return super().forward(params, batch, dropout_key_S)
 
 
 class Buffered(Ranker):
@@ -149,7 +215,7 @@ class WritingStack(MLP):
     """A stacked model that writes into the batch, which other networks read too."""
 
     def forward(self, params: Any, batch: Any, dropout_key_S: Any) -> Tensor:
-        batch.video_num_SBCD.add_(1.0)
+        batch.candidate["video_num"].add_(1.0)
         return super().forward(params, batch, dropout_key_S)
 
 
@@ -203,11 +269,17 @@ MODELS = {
     "LeavingInit": ["its constructor raised SystemExit (", HERE],
     "InterruptedInit": ["its constructor raised KeyboardInterrupt: by hand ("],
     "NoArguments": ["refused by NoArguments: TypeError", "labels.0.model_params={} gives none"],
-    "Frozen": ["Frozen has parameters without a gradient (linear.bias)"],
+    "UnknownInput": ["no 'video_name'; it has: user_num, user_cat, user_weight, video_num"],
+    "OneInput": ["OneInput.inputs = 'video_num': name some of: user_num"],
+    "JoinedRows": ["wanted a float tensor of shape (8, 5, 1) (visits, candidates, outputs)"],
+    "LearnsShared": ["init_shared() returned table with requires_grad", "reach the others"],
+    "SharesWhatItLearns": ["init_shared() returned bias_0, ", "which init() returns too"],
+    "SharesNothing": ["init_shared() returned None; wanted a dict"],
+    "WritesShared": ["changed its input table in place"],
     "Buffered": ["Buffered keeps buffers", "(offset)"],
     "DoubleParameters": ["float64", "wanted a float32 tensor"],
     "Idle": ["is neither a torch.nn.Module nor a StackedModel", "init, forward"],
-    "WritingStack": ["changed its input video_num_SBCD in place", "clone"],
+    "WritingStack": ["changed its input video_num in place", "clone"],
     "a_function": ["is not a class of models"],
     "A_NUMBER": ["is not a class of models"],
 }
@@ -477,6 +549,8 @@ def answers(settings: dict[str, Any], out: Path) -> Any:
     [
         ("model", "Double", "Ranker"),
         ("model", "UnusedParameter", "Ranker"),
+        ("model", "AddsFrozen", "AddsConstant"),
+        ("model", "Named", "Ranker"),
         ("model", "WritesItsCopy", "Shifted"),
         ("loss", "DOUBLE_HUBER", "HUBER"),
         ("design", "BoolWeights", "FloatOfBool"),
@@ -669,7 +743,7 @@ def test_a_module_that_cannot_be_imported_is_one_line(
     (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError) as caught:
-        resolve(f"{name}:Name", {}, "labels.0.model")
+        find("model", f"{name}:Name", "labels.0.model")
     line = str(caught.value)
     assert line.startswith(f"labels.0.model = '{name}:Name': ") and said in line, line
     assert line.isprintable() and (f"{name}.py:" in line or text == "\x00")

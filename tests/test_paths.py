@@ -16,10 +16,9 @@ import yaml
 
 from realdataexp import cli
 from realdataexp.api import Result
-from realdataexp.data.parquet import parquet_columns, read_parquet
+from realdataexp.data.parquet import parquet_columns, read_parquet, write_parquet
 from realdataexp.loop import Loop
 from realdataexp.runs import results
-from realdataexp.runs.folder import write_parquet
 
 ODD, DECOY = "run[lr=0.1] *?", "runl xy"  # as a pattern the first one matches the second only
 TABLES = ("outcomes", "metrics", "estimates")

@@ -15,14 +15,12 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.data.features import CategoricalField, Features, FeatureTable
-from realdataexp.data.log import LogTable
-from realdataexp.data.split import RowRanges
+from realdataexp.data.log import LogTable, RowRanges
 from realdataexp.device import Device
-from realdataexp.heads import Head
-from realdataexp.learner import Learner, OptimizerSettings
+from realdataexp.learner import Head, Learner, OptimizerSettings
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
+from realdataexp.optimizers import Schedule
 from realdataexp.pretrain import Check, Pretraining, PretrainSettings
-from realdataexp.schedules import Schedule
 from realdataexp.worlds.replay import FeatureStore, RowReader
 
 CPU = Device(torch.device("cpu"), "test", 1 << 30)
@@ -134,10 +132,11 @@ def test_the_reader_gives_each_place_its_own_inputs_and_labels() -> None:
     assert batch.shape == (1, len(rows), 1) and like.shape == (1, len(rows))
     for b, (u, n) in enumerate(rows):
         v = int(log.video_N[n])
-        assert float(batch.user_num_SBD[0, b, 0]) == pytest.approx(user_taste()[u])
-        assert float(batch.video_num_SBCD[0, b, 0, 0]) == pytest.approx(video_taste()[v], rel=1e-6)
-        assert int(batch.user_cat_SBK[0, b, 0]) == u % 2
-        assert int(batch.video_cat_SBCK[0, b, 0, 0]) == v % 2
+        assert float(batch.visit["user_num"][0, b, 0]) == pytest.approx(user_taste()[u])
+        number = float(batch.candidate["video_num"][0, b, 0, 0])
+        assert number == pytest.approx(video_taste()[v], rel=1e-6)
+        assert int(batch.visit["user_cat"][0, b, 0]) == u % 2
+        assert int(batch.candidate["video_cat"][0, b, 0, 0]) == v % 2
         assert float(like[0, b]) == log.targets["like"][n]
         assert float(minutes[0, b]) == log.targets["minutes"][n]
 

@@ -36,8 +36,8 @@ from realdataexp.runs import checkpoint, results
 from realdataexp.runs.checkpoint import Checkpoints, file_digest
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.folder import RunLog
-from realdataexp.runs.parts import Clock
-from realdataexp.runs.validation import Validator
+from realdataexp.runs.machine import Clock
+from realdataexp.runs.shard import Validator
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -166,7 +166,7 @@ MOMENTS: dict[str, tuple[Any, str, int, type[BaseException]]] = {
     "a later checkpoint's tensors": (checkpoint, "write_tensors", 7, Killed),
     "a later checkpoint's digests": (checkpoint, "write_json", 17, Killed),
     "a later checkpoint's index": (checkpoint, "write_json", 18, Killed),
-    "pruning": (Checkpoints, "_name", 6, Killed),
+    "pruning": (Checkpoints, "write_index_and_prune", 6, Killed),
     "the results": (results, "write_json", 1, Killed),
     "the plot": (results, "write_plot", 1, Killed),
 }
@@ -299,7 +299,7 @@ def test_processes_killed_at_random_moments_end_as_one_that_was_not(
         words = kills.command("resume", "--quiet", str(out))
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     log_lines = log.read_text().splitlines()
-    assert sum("goes on from" in line for line in log_lines) >= 3
+    assert sum("resumes from" in line for line in log_lines) >= 3
     whole = run(config, out=tmp_path / "alone").folder
     assert fingerprint(out) == fingerprint(whole)
 
@@ -317,7 +317,7 @@ def _stopped(small_settings: Settings, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def stopped(_stopped: Path, tmp_path: Path) -> Path:
-    """A run that was killed in step 10; its newest checkpoint is step_9 or step_10."""
+    """A run that was killed in step 10; its newest checkpoint is step_9."""
     return Path(shutil.copytree(_stopped, tmp_path / "stopped"))
 
 
@@ -427,15 +427,15 @@ def test_an_index_of_missing_checkpoints_hides_none_that_is_there(
     assert resume(stopped, capsys)[0] == 0
     found = [w["message"] for w in result_of(stopped)["warnings"] if "checkpoint" in w["code"]]
     missing = stopped / "checkpoints/step_12/digests.json"
-    assert found == [f"{missing}: missing; step_10 is used"]
+    assert found == [f"{missing}: missing; step_9 is used"]
     now, then = fingerprint(stopped), fingerprint(alone("weighting"))
     assert now.pop("result.json") != then.pop("result.json") and now == then
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")
 @pytest.mark.parametrize(
-    "name", ["checkpoints/index.json", "checkpoints/step_10/digests.json",
-             "checkpoints/step_10/state.json", "checkpoints/step_10/state.safetensors",
+    "name", ["checkpoints/index.json", "checkpoints/step_9/digests.json",
+             "checkpoints/step_9/state.json", "checkpoints/step_9/state.safetensors",
              "monitor.parquet", "result.json", "places.json"],
 )  # fmt: skip
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(
@@ -610,10 +610,10 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a user twice": (set_all("world.eligible", 0), "world"),
     "more visits than rows": (set_all("world.n_visits", 2**20), "world"),
     "slots below 0": (set_all("world.slot", -1), "world"),
-    "an id of no category": (fill("loop.0.batch.user_cat", 2**30), "no category"),
-    "a look to come": (change_state(lambda s: s.update(n_steps_at_look=11)), "is of step 10"),
+    "an id of no category": (fill("loop.0.batch.visit.user_cat", 2**30), "no category"),
+    "a look to come": (change_state(lambda s: s.update(n_steps_at_look=11)), "is of step 9"),
     "steps to come": (change_state(lambda s: s.update(n_steps_done=10**9)), "is of step"),
-    "another phase": (change_state(lambda s: s.update(phase="pretrain")), "is of step 10"),
+    "another phase": (change_state(lambda s: s.update(phase="pretrain")), "is of step 9"),
     "a huge number": (
         lambda at: (at / "state.json").write_text('{"rows": [], "n": 1e999}') and None, "no state"
     ),
@@ -630,7 +630,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "NaN weight of G": (fill("design.0.params.", float("nan")), "not finite"),
     "shape of a weight": (reshape("network.0.params."), "instead of"),
     "shape of a count": (reshape("n_updates"), "instead of"),
-    "shape of a lesson": (reshape("loop.0.batch.video_num"), "wait for training"),
+    "shape of a lesson": (reshape("loop.0.batch.candidate.video_num"), "wait for training"),
     "a lesson less": (
         change_tensors(lambda t: [t.pop(x) for x in [*t] if x.startswith("loop.0.y")]),
         "wait for training",
@@ -650,18 +650,14 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     **{
         f"no {key}": (change_state(lambda s, k=key: s.pop(k)), "state")
         for key in (
-            "phase", "identity", "rows", "best", "n_processes", "n_steps_done", "warnings", "clock"
+            "phase", "identity", "rows", "best", "n_steps_done", "warnings", "clock"
         )
     },
     "phase": (change_state(lambda s: s.update(phase="x")), "phase"),
     "steps as a text": (change_state(lambda s: s.update(n_steps_done="9")), "n_steps_done"),
-    "more processes": (
-        change_state(lambda s: s.update(n_processes=2)),
-        "step_10: made by 2 processes: each needs two replications or more",
-    ),
     "another step": (change_state(lambda s: s.update(n_steps_done=3)), "is of step 3"),
     "warnings": (change_state(lambda s: s.update(warnings=[1])), "warnings"),
-    "best": (change_state(lambda s: s.update(best={"click.auc": {"checkpoint": "x"}})), "best"),
+    "best": (change_state(lambda s: s.update(best={"loop": {"a": {"networks": "x"}}})), "best"),
     "figures": (
         change_state(lambda s: s.update(weight_figures={"weighting": {"auc": "high"}})),
         "not a state of this run",
@@ -833,13 +829,13 @@ def test_a_run_whose_own_module_is_not_found_says_where_it_was(
     capsys: pytest.CaptureFixture[str],
 ):
     (tmp_path / "code").mkdir()
-    (tmp_path / "code/designs_of_mine.py").write_text(OWN)
+    (tmp_path / "code/design_of_my_own.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path / "code")
-    settings = settings_of("pooling", small_settings) | {"mode": "designs_of_mine:Mine"}
+    settings = settings_of("pooling", small_settings) | {"mode": "design_of_my_own:Mine"}
     with stopping(Loop, "step", 5, Killed):
         run(settings, out=tmp_path / "r")
     monkeypatch.undo()
-    monkeypatch.delitem(sys.modules, "designs_of_mine")
+    monkeypatch.delitem(sys.modules, "design_of_my_own")
     code, _, err = resume(tmp_path / "r", capsys)
     assert (code, one_line(err)) == (2, True)
     assert f"it was in {tmp_path}/code: set PYTHONPATH={tmp_path}/code and resume again" in err

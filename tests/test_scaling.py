@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from realdataexp import draws
-from realdataexp.scaling import LossScale
+from realdataexp.optimizers import LossScale
 
 CPU = torch.device("cpu")
 

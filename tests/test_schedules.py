@@ -8,8 +8,7 @@ import pytest
 import torch
 from test_learner import NAN, B, S, keys, labels, learner_of, random_batch, snapshot
 
-from realdataexp.optimizers import OptimizerSettings
-from realdataexp.schedules import Schedule
+from realdataexp.optimizers import OptimizerSettings, Schedule
 
 
 def torch_optimizer(lr: float = 1.0) -> torch.optim.SGD:

@@ -15,6 +15,7 @@ from support import (
     BLOCKS,
     Setting,
     label,
+    make_arms,
     make_learner,
     make_model,
     make_policy,
@@ -27,8 +28,7 @@ from support import (
 from realdataexp import cli
 from realdataexp.api import run
 from realdataexp.errors import RunError
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.loop import Loop, n_networks
 from realdataexp.models import LOSSES, MLP
 
@@ -73,7 +73,8 @@ def test_labels_keep_their_order_whoever_predicts_them(groups: tuple[tuple[int, 
         ]
         world = make_world(SETTING, (0, 5), len(BLOCKS))
         policies = [make_policy(x) for x in SETTING.labels]
-        loop = Loop(world, BLOCKS, policies, learners, SETTING.seed, labels_of=labels_of)
+        arms = make_arms(SETTING.labels)
+        loop = Loop(world, BLOCKS, policies, arms, learners, SETTING.seed, labels_of=labels_of)
         runs.append((list(loop.steps(0, SETTING.n_steps)), learners))
     (apart, networks), (together, joined) = runs
     for a, b in zip(apart, together, strict=True):
@@ -89,7 +90,7 @@ def test_labels_keep_their_order_whoever_predicts_them(groups: tuple[tuple[int, 
                 ours = learner.params[name][..., first : first + n_outputs]
                 torch.testing.assert_close(ours, p, rtol=1e-4, atol=1e-4)
             first += n_outputs
-    assert make_model(SETTING, 1).widths == [2]
+    assert make_model(SETTING, 1).tower.widths == [2]
 
 
 # --- runs ------------------------------------------------------------------------------------

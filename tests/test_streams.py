@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from realdataexp.runs.interrupts import ENDING, Interrupts, is_ignored
-from realdataexp.streams import LastingStream, lasting_streams
+from realdataexp.runs import ENDING, Interrupts, is_ignored
+from realdataexp.terminal import LastingStream, lasting_streams
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors are POSIX's")
 

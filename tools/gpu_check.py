@@ -27,19 +27,20 @@ from unittest.mock import patch
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # bench/ is no part of the package
+
 import realdataexp as rx
-from realdataexp.bench.sizes import PROTOTYPE, SMALL, Place
-from realdataexp.bench.sizes import Size as TableSize
+from bench.sizes import PROTOTYPE, SMALL, Place
+from bench.sizes import Size as TableSize
 from realdataexp.config import load_config
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.device import Device, choose_device
 from realdataexp.errors import Warnings
 from realdataexp.learner import Learner
 from realdataexp.pretrain import Pretraining, PretrainSettings
 from realdataexp.runs import setup as runs_setup
-from realdataexp.runs.experiment import _validator
 from realdataexp.runs.setup import Setup
-from realdataexp.runs.shard import Shard
+from realdataexp.runs.shard import Shard, Validator
 
 SEED = 0
 DESIGNS = ("pooling", "snapshot", "splitting", "weighting", "shadow")
@@ -133,7 +134,8 @@ class Check:
         """Make the synthetic table and import it."""
         t, start = self.size.table, time.perf_counter()
         write_synthetic(
-            self.place.data, n_users=t.n_users, n_videos=t.n_videos, n_rows=t.n_rows, seed=SEED
+            self.place.data,
+            SyntheticConfig(users=t.n_users, videos=t.n_videos, rows=t.n_rows, seed=SEED),
         )
         made = time.perf_counter()
         self._set_up(self.config())
@@ -329,10 +331,8 @@ class Check:
         setup = self._set_up(settings, has_graphs)
         n_starts = setup.config.experiment.n_starts
         starts = [[x.model.init(torch.tensor(SEED))] * n_starts for x in setup.networks]
-        kinds = tuple(label.config.type for label in setup.labels)
-        validator = _validator(setup.config, setup, kinds)
         replications = tuple(range(setup.config.experiment.replications))
-        return Shard(setup, validator, starts, replications, setup.running), setup
+        return Shard(setup, Validator(setup), starts, replications), setup
 
     def _stepping(self, settings: Any, has_graphs: bool = True) -> Row:
         """Steps of a config: their speed, kernels, waits and memory."""

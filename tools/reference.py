@@ -16,8 +16,10 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from realdataexp.cli import app
-from realdataexp.config import blocks, logs, schema
-from realdataexp.config.faults import _block_in
+from realdataexp.config import Config, design_blocks
+from realdataexp.config.dataset import DatasetConfig, any_dataset
+from realdataexp.options import options_in
+from realdataexp.registry import find, names
 
 DOCS = Path(__file__).parents[1] / "docs"
 _NOTE = "<!-- Made by tools/reference.py from {}: change that, then run `make docs`. -->\n"
@@ -27,6 +29,8 @@ _NOTE = "<!-- Made by tools/reference.py from {}: change that, then run `make do
 _REMARKS = {
     "dataset.tables": "See [Your own data](own-data.md).",
     "feature": "See [What the data mean](data.md#features).",
+    "arms.control": "The block `treatment` has the same keys. One of `score`, `rule` and `policy` "
+    "must be there.",
     "labels": "A list: one of these blocks for each label. In overrides a label goes by its place "
     "or its name: `labels.0.alpha_T`, `labels.click.alpha_T`.",
     "pretrain.scheduler": "`simulation.scheduler` is such a block too.",
@@ -38,8 +42,11 @@ _REMARKS = {
 }
 # Free blocks: which keys they have depends on a name that stands beside them.
 _BY_NAME = {
-    "labels": ("model_params", blocks._MODEL_PARAMS),
-    "logging.trackers": ("options", logs.TRACKER_OPTIONS),
+    "labels": ("model_params", {name: find("model", name, name).Params for name in names("model")}),
+    "logging.trackers": (
+        "options",
+        {name: find("tracker", name, name) for name in names("tracker")},
+    ),
 }
 _INTRO = """# Config
 
@@ -63,9 +70,9 @@ _TYPES = {
 def config_page() -> str:
     """The text of docs/config.md."""
     headings: dict[type[BaseModel], str] = {}  # a block that stands in two places is shown once
-    for heading, model in _sections(schema.Config, ""):
+    for heading, model in _sections(Config, ""):
         headings.setdefault(model, heading)
-    parts = [_INTRO, "## Top level\n", _table(schema.Config, headings)]
+    parts = [_INTRO, "## Top level\n", _table(Config, headings)]
     for model, heading in headings.items():
         words = [" ".join((model.__doc__ or "").split()), _REMARKS.get(heading, "")]
         parts.append(f"## {heading}\n\n{' '.join(words).strip()}\n")
@@ -76,8 +83,8 @@ def config_page() -> str:
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel]]]:
     """Heading and model of each block inside a block, in the order of a config file."""
-    for key, field in model.model_fields.items():
-        if (inner := _block_in(field.annotation)) is not None:
+    for key in model.model_fields:
+        if (inner := _inner(model, key)) is not None:
             yield prefix + key, inner
             yield from _sections(inner, f"{prefix}{key}.")
             of, named = _BY_NAME.get(prefix + key, ("", {}))
@@ -86,21 +93,29 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[B
                     yield f"{of} of {name}", options
 
 
+def _inner(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The class of a block inside a block; of the dataset that of all worlds together."""
+    if model is Config and key in design_blocks():
+        return design_blocks()[key]
+    found = options_in(model.model_fields[key].annotation)
+    return any_dataset() if found is DatasetConfig else found
+
+
 def _table(model: type[BaseModel], headings: dict[type[BaseModel], str]) -> str:
     found = model.model_json_schema()
+    is_component = "anyOf" in found  # a name alone, or a block with its options beside it
+    found |= found["anyOf"][-1] if is_component else {}
     definitions, needed = found.get("$defs", {}), found.get("required", ())
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in found["properties"].items():
         default = "**required**" if key in needed else _default(model, key)
-        if key == "options":
-            key, default = "…", ""
-            field = {**field, "description": "the options, beside the name"}
         meaning = _cell(field.get("description", ""))
         kind, name = _type(field, definitions), f"`{key}`"
-        inner = _block_in(model.model_fields[key].annotation) if key != "…" else None
-        if inner in headings:
+        if (inner := _inner(model, key)) in headings:
             name = f"[{name}](#{_anchor(headings[inner])})"
         lines.append(f"| {name} | {kind} | {default} | {meaning} |")
+    if is_component:
+        lines.append("| `…` | block |  | the options, beside the name |")
     return "\n".join(lines) + "\n"
 
 
@@ -111,7 +126,7 @@ def _anchor(heading: str) -> str:
 
 def _default(model: type[BaseModel], key: str) -> str:
     value = model.model_fields[key].get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel) or (model is Config and key in design_blocks()):
         return "its defaults"
     if isinstance(value, tuple):
         names = [getattr(x, "name", x) for x in value]
@@ -127,7 +142,8 @@ def _default(model: type[BaseModel], key: str) -> str:
 def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     """A JSON schema in words, with its bounds."""
     if "$ref" in field:
-        return "block"
+        is_component = "anyOf" in definitions[field["$ref"].rpartition("/")[2]]
+        return "text or block" if is_component else "block"
     if "anyOf" in field:
         choices = list(dict.fromkeys(_type(x, definitions) for x in field["anyOf"]))
         return " or ".join(choices)

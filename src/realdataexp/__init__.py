@@ -1,7 +1,8 @@
 """Replay real logs through a recommender's training loop, and test A/B designs against the truth.
 
-``import realdataexp as rx`` costs nothing: `run`, `plan`, `load_config`, `Result`, `Config` and the
-two errors, `InputError` and `RunError`, are imported on first use.
+``import realdataexp as rx`` costs nothing: `run`, `plan`, `load_config`, `load_model`, `Result`,
+`Config`, the designs in `designs` and the two errors, `InputError` and `RunError`, are imported on
+first use.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from realdataexp import designs
     from realdataexp.api import (
         Config,
         InputError,
         Result,
         RunError,
         load_config,
+        load_model,
         plan,
         run,
     )
@@ -33,7 +36,9 @@ __all__ = [
     "Result",
     "RunError",
     "__version__",
+    "designs",
     "load_config",
+    "load_model",
     "plan",
     "run",
 ]
@@ -41,6 +46,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
+    if name == "designs":
+        return importlib.import_module("realdataexp.designs")
     if name in __all__:
         return getattr(importlib.import_module("realdataexp.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted afte
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -13,36 +14,42 @@ import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from realdataexp import __version__, terminal
 from realdataexp.configs import built_in_names
 from realdataexp.errors import InputError, RunError, is_out_of_memory, one_line
-from realdataexp.runs.interrupts import ENDING, is_ignored
-from realdataexp.streams import lasting_streams
+from realdataexp.runs import ENDING, is_ignored
 
 if TYPE_CHECKING:
     from realdataexp.config import Config
 
+_NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)  # a pipe or terminal that is gone
+_PRINTED = ("schema", "doctor", "validate")  # the commands whose answer is in no file
+
+
+class _Interrupted(Exception):
+    """A KeyboardInterrupt that says what became of the run; typer would drop that."""
+
+
+class _Commands(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(*error.args) from error
+
+
 app = typer.Typer(
     name="realdataexp",
+    cls=_Commands,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-# a pipe whose reader had enough, a terminal that is gone
-_NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)
-# the commands whose answer is in no file
-_PRINTED = ("schema", "doctor", "validate")
-
-
-class _Interrupted(Exception):
-    """A KeyboardInterrupt that says what became of the run; typer would drop that."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not is_ignored(number):
                 signal.signal(number, signal.default_int_handler)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with lasting_streams() as stdout:
+    with terminal.lasting_streams() as stdout:
         code = _main(arguments)
         stdout.flush()
         lost = stdout.error
@@ -74,16 +81,12 @@ def _main(arguments: list[str]) -> int:
         return _fail(2, *error.faults)
     except RunError as error:
         return _fail(1, str(error))
-    except _Interrupted as error:
+    except (_Interrupted, KeyboardInterrupt, typer.Abort) as error:
         return _fail(130, str(error) or "interrupted")
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # panics of Polars are no Exception
         return _fail_unforeseen(error)
-    if code == 130:
-        return _fail(130, "interrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -92,7 +95,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
     for before, argument in zip(["realdataexp", *arguments], arguments, strict=False):
         if not argument.strip() or (argument.startswith("--") and argument.endswith("=")):
             after = argument.removesuffix("=") if argument.strip() else before
-            raise InputError(f"after {after}: an empty value: give one, or leave both out")
+            raise InputError(f"after {after}: an empty value: pass one, or leave both out")
 
 
 def _fail(code: int, *lines: str) -> int:
@@ -106,7 +109,7 @@ def _fail_unforeseen(error: BaseException) -> int:
     from realdataexp.files import OF_PLACE
 
     if isinstance(error, OSError) and error.filename is not None and error.errno in OF_PLACE:
-        return _fail(2, f"{error.filename}: {error.strerror}; give another path")
+        return _fail(2, f"{error.filename}: {error.strerror}; choose another path")
     return _fail(1, _unexpected(error))
 
 
@@ -136,10 +139,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    invoke_without_command=True,
-    epilog="Example: realdataexp run demo",
-)
+@app.callback(invoke_without_command=True, epilog="Example: realdataexp run demo")
 def _root(
     context: typer.Context,
     version: Annotated[
@@ -151,143 +151,160 @@ def _root(
         typer.echo(context.get_help())
 
 
+def _command(example: str) -> Any:
+    return app.command(epilog=f"Example: realdataexp {example}")
+
+
+def _argument(help: str, metavar: str | None = None) -> Any:
+    return typer.Argument(metavar=metavar, help=help)
+
+
+def _option(help: str, *names: str, metavar: str | None = None, **bounds: Any) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, **bounds)
+
+
 _CONFIG = f"A YAML file or the name of a built-in config ({', '.join(built_in_names())})"
-_ConfigName = Annotated[str | None, typer.Argument(help=f"{_CONFIG}; default: demo.")]
-_ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="The same as CONFIG.")]
-_Data = Annotated[Path | None, typer.Option(help="Folder with the data set's files.")]
-_Seed = Annotated[int | None, typer.Option(help="Seed of every random draw.")]
-_Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, xpu, mps or dml.")]
+_ConfigName = Annotated[str | None, _argument(f"{_CONFIG}; default: demo.")]
+_ConfigOption = Annotated[str | None, _option("The same as CONFIG.", "--config", "-c")]
+_Data = Annotated[Path | None, _option("Folder with the data set's files.")]
+_Seed = Annotated[int | None, _option("Seed of every random draw.")]
+_Device = Annotated[str | None, _option("auto, cpu, cuda, xpu, mps or dml.")]
 _Overrides = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY.SUB=VALUE", help="Replace a setting (YAML value); repeatable."
-    ),
+    _option("Replace a setting (YAML value); repeatable.", "--set", metavar="KEY.SUB=VALUE"),
 ]
-_Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and the result only.")]
-_Verbose = Annotated[bool, typer.Option("--verbose", help="Show details too.")]
-_RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")]
-_RunDirs = Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")]
+_Quiet = Annotated[bool, _option("Show warnings and the result only.", "--quiet")]
+_Verbose = Annotated[bool, _option("Show details too.", "--verbose")]
+_RunDir = Annotated[Path, _argument("A run folder.", "RUN_DIR")]
+_RunDirs = Annotated[list[Path], _argument("Run folders.", "RUN_DIR...")]
+# of one command each
+_Mode = Annotated[str | None, _option("global, compare, or a design's name.", "--mode", "-m")]
+_Out = Annotated[Path | None, _option("The run folder; default: results/<timestamp>-<mode>.")]
+_DryRun = Annotated[bool, _option("Resolve and check everything, run nothing.", "--dry-run")]
+_ResumeData = Annotated[
+    Path | None, _option("Where the data set's files are now; default: where they were.")
+]
+_P = Annotated[
+    str | None, _option("Treatment probabilities; default: the config's.", "--p", metavar="P,...")
+]
+_Steps = Annotated[
+    str | None, _option("Lengths; default: a quarter, half and all of n_steps.", metavar="N,...")
+]
+_RetrainEvery = Annotated[
+    str | None, _option("Steps between trainings; default: the config's.", metavar="N,...")
+]
+_PlanOut = Annotated[
+    Path | None,
+    _option("The plan's folder, new or of an interrupted plan; default: results/<timestamp>-plan."),
+]
+_Directory = Annotated[Path, _argument("A KuaiRand folder, or that of a config's tables.", "DIR")]
+_Cache = Annotated[Path | None, _option("Cache folder; default: the user's cache folder.")]
+_Config = Annotated[str, _option("Config whose features and labels to import.", "--config", "-c")]
+_Logs = Annotated[
+    list[str] | None, _option("random, standard_early or standard_late; repeatable; default: all.")
+]
+_DownloadDirectory = Annotated[
+    Path, _argument("Folder for the data, to pass to prepare and run.", "DIR")
+]
+_Url = Annotated[str | None, _option("A mirror of the archive; its md5 is checked as well.")]
+_KeepArchive = Annotated[bool, _option("Keep the archive next to the data.", "--keep-archive")]
+_ReportOut = Annotated[
+    Path | None, _option("The page; default: in the run folder.", metavar="FILE")
+]
+_Best = Annotated[
+    str | None,
+    _option("Metric to choose by; default: the run's primary metric.", metavar="LABEL.METRIC"),
+]
+_Model = Annotated[str | None, _option("Which of its models; default: T.", metavar="T|C|shared")]
+_To = Annotated[
+    str, _option("The tracker to import them into.", "--to", metavar="tensorboard|mlflow")
+]
+_Uri = Annotated[
+    str | None, _option("MLflow's database, sqlite:///FILE; default: mlflow.db in the log_dir.")
+]
 
 
-def _config_name(config: str | None, config_option: str | None) -> str:
+def _loaded(
+    config: str | None, option: str | None, overrides: list[str] | None, **given: Any
+) -> Config:
     """The config that a command is given."""
-    if config is not None and config_option is not None:
-        raise InputError(f"CONFIG {config} and --config {config_option}: give one of them")
-    return config or config_option or "demo"
+    if config is not None and option is not None:
+        raise InputError(f"CONFIG {config} and --config {option}: pass one of them")
+    from realdataexp.config import load_config
+
+    return load_config(config or option or "demo", overrides or (), **given)
 
 
-def _one_of(*, quiet: bool, verbose: bool) -> None:
+def _log(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
     if quiet and verbose:
-        raise InputError("--quiet and --verbose: give one of them")
+        raise InputError("--quiet and --verbose: pass one of them")
+    terminal.log_lines(level, quiet=quiet, verbose=verbose)
 
 
-@app.command(
-    epilog="Example: realdataexp run kuairand-pure --data data/KuaiRand-Pure --mode global "
-    "--set simulation.n_steps=50",
-)
+@_command("run kuairand-pure --data data/KuaiRand-Pure --mode global --set simulation.n_steps=50")
 def run(
     config: _ConfigName = None,
     config_option: _ConfigOption = None,
-    mode: Annotated[
-        str | None, typer.Option("--mode", "-m", help="global, compare, or a design's name.")
-    ] = None,
+    mode: _Mode = None,
     data: _Data = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The run folder; default: results/<timestamp>-<mode>."),
-    ] = None,
+    out: _Out = None,
     seed: _Seed = None,
     device: _Device = None,
     overrides: _Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Resolve and check everything, run nothing.")
-    ] = False,
+    dry_run: _DryRun = False,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
     """Run an experiment; print its result table and its run folder."""
-    _one_of(quiet=quiet, verbose=verbose)
-    name = _config_name(config, config_option)
-    from realdataexp.config import load_config
-
-    loaded = load_config(name, overrides or (), mode=mode, data=data, seed=seed, device=device)
-    terminal.log_lines(loaded.logging.level, quiet=quiet, verbose=verbose)
+    given = {"mode": mode, "data": data, "seed": seed, "device": device}
+    loaded = _loaded(config, config_option, overrides, **given)
+    _log(loaded.logging.level, quiet=quiet, verbose=verbose)
     from realdataexp.runs.experiment import check_experiment, run_experiment
 
     if dry_run:
         for line in check_experiment(loaded, out):
             terminal.say(line)
-        return
-    try:
-        run_dir = run_experiment(loaded, out)
-    except KeyboardInterrupt as error:
-        raise _Interrupted(*error.args) from error
-    from realdataexp.report.table import print_result
+    else:
+        _show(run_experiment(loaded, out))
+
+
+def _show(run_dir: Path) -> None:
+    from realdataexp.report.tables import print_result
 
     print_result(run_dir)
     terminal.say(f"Run folder: {run_dir}")
 
 
-@app.command(epilog="Example: realdataexp resume results/20260101-120000-compare")
+@_command("resume results/20260101-120000-compare")
 def resume(
     run_dir: _RunDir,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Where the data set's files are now; default: where they were."),
-    ] = None,
+    data: _ResumeData = None,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
     """Continue an interrupted run to its end, as if it had never been interrupted."""
-    _one_of(quiet=quiet, verbose=verbose)
+    _log("INFO", quiet=quiet, verbose=verbose)
     from realdataexp.report.files import is_complete
-    from realdataexp.report.table import print_result
 
     if is_complete(run_dir):
         terminal.say(f"{run_dir}: complete; nothing to resume")
         return
-    terminal.log_lines("INFO", quiet=quiet, verbose=verbose)
     from realdataexp.runs.experiment import resume_experiment
 
-    try:
-        resume_experiment(run_dir, data)
-    except KeyboardInterrupt as error:
-        raise _Interrupted(*error.args) from error
-    print_result(run_dir)
-    terminal.say(f"Run folder: {run_dir}")
+    resume_experiment(run_dir, data)
+    _show(run_dir)
 
 
-@app.command(
-    epilog="Example: realdataexp plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10",
-)
+@_command("plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10")
 def plan(
     config: _ConfigName = None,
     config_option: _ConfigOption = None,
-    p: Annotated[
-        str | None,
-        typer.Option(
-            "--p", metavar="P,...", help="Treatment probabilities; default: the config's."
-        ),
-    ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(metavar="N,...", help="Lengths; default: a quarter, half, all of n_steps."),
-    ] = None,
-    retrain_every: Annotated[
-        str | None,
-        typer.Option(metavar="N,...", help="Steps between trainings; default: the config's."),
-    ] = None,
-    power: Annotated[
-        float, typer.Option(help="Chance with which an effect shall be detected.")
-    ] = 0.8,
+    p: _P = None,
+    steps: _Steps = None,
+    retrain_every: _RetrainEvery = None,
+    power: Annotated[float, _option("Power: the probability of detecting an effect.")] = 0.8,
     data: _Data = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The plan's folder, new or of an interrupted plan; default: "
-            "results/<timestamp>-plan."
-        ),
-    ] = None,
+    out: _PlanOut = None,
     seed: _Seed = None,
     device: _Device = None,
     overrides: _Overrides = None,
@@ -295,166 +312,101 @@ def plan(
     verbose: _Verbose = False,
 ) -> None:
     """Simulate tests of several p, lengths and cadences; print what each design could detect."""
-    _one_of(quiet=quiet, verbose=verbose)
-    name = _config_name(config, config_option)
-    from realdataexp.config import load_config
-
-    loaded = load_config(name, overrides or (), data=data, seed=seed, device=device)
-    terminal.log_lines(loaded.logging.level, quiet=quiet, verbose=verbose)
+    given = {"data": data, "seed": seed, "device": device}
+    loaded = _loaded(config, config_option, overrides, **given)
+    _log(loaded.logging.level, quiet=quiet, verbose=verbose)
+    from realdataexp.report.tables import print_plan
     from realdataexp.runs.planning import run_plan
 
-    try:
-        folder = run_plan(loaded, out, p=p, steps=steps, retrain_every=retrain_every, power=power)
-    except KeyboardInterrupt as error:
-        raise _Interrupted(*error.args) from error
-    from realdataexp.report.table import print_plan
-
+    folder = run_plan(loaded, out, p=p, steps=steps, retrain_every=retrain_every, power=power)
     print_plan(folder)
     terminal.say(f"Plan folder: {folder}")
 
 
-@app.command(
-    epilog="Example: realdataexp prepare data/KuaiRand-Pure --logs standard_late",
-)
+@_command("prepare data/KuaiRand-Pure --logs standard_late")
 def prepare(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A KuaiRand folder, or that of a config's tables.")
-    ],
-    cache: Annotated[
-        Path | None, typer.Option(help="Cache folder; default: the user's cache folder.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Import again, cached or not.")] = False,
-    config: Annotated[
-        str, typer.Option("--config", "-c", help="Config whose features and labels to import.")
-    ] = "kuairand-pure",
-    logs: Annotated[
-        list[str] | None,
-        typer.Option(help="random, standard_early or standard_late; repeatable; default: all."),
-    ] = None,
+    directory: _Directory,
+    cache: _Cache = None,
+    force: Annotated[bool, _option("Import again, cached or not.", "--force")] = False,
+    config: _Config = "kuairand-pure",
+    logs: _Logs = None,
 ) -> None:
     """Import a data set's folder into the cache, check it, and print what is in it."""
-    from realdataexp.config import load_config
-    from realdataexp.config.blocks import usable_path
-
     chosen = [f"dataset.logs=[{', '.join(logs)}]"] if logs else []
-    loaded = load_config(config, chosen, data=directory)
+    loaded = _loaded(config, None, chosen, data=directory)
     cache_path = cache or loaded.cache_dir()
+    from realdataexp.options import usable_path
+    from realdataexp.worlds import world_of
+
     try:
         usable_path(str(cache_path))
     except ValueError as error:
         raise InputError(f"--cache: {error}") from None
-    terminal.log_lines(loaded.logging.level)
-    from realdataexp.data.kuairand import ImportRequest
-    from realdataexp.data.kuairand import prepare as import_data
-    from realdataexp.errors import Warnings
-
-    if loaded.feature is None:
-        raise InputError(f"--config {config}: its data set has no files to import")
-    if loaded.dataset.tables is not None:
-        from realdataexp.data.tables import TablesRequest, prepare_tables
-
-        if logs:
-            raise InputError("--logs: the config names its own tables: dataset.tables.log")
-        own = TablesRequest.of(loaded)
-        data = prepare_tables(own, cache_path, Warnings(), force)
-        terminal.print_stats(str(directory), data.stats)
-        return
-    request = ImportRequest(
-        path=directory,
-        logs=loaded.dataset.logs,
-        numerical=loaded.feature.numerical,
-        categorical=loaded.feature.categorical,
-        targets=tuple(dict.fromkeys(label.target for label in loaded.labels)),
-    )
-    data = import_data(request, cache_path, Warnings(), force)
-    terminal.print_stats(f"{directory}: KuaiRand {data.version}", data.stats)
+    _log(loaded.logging.level)
+    terminal.print_stats(*world_of(loaded).prepare(loaded, cache_path, force))
 
 
-@app.command(
-    epilog="Example: realdataexp download pure data/KuaiRand-Pure. An archive that lies in DIR "
-    "already is checked and unpacked without fetching it again.",
+@_command(
+    "download pure data/KuaiRand-Pure. An archive that lies in DIR "
+    "already is checked and unpacked without fetching it again."
 )
 def download(
-    version: Annotated[str, typer.Argument(metavar="pure|1k|27k", help="Version of KuaiRand.")],
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder for the data, as prepare and run want it.")
-    ],
-    url: Annotated[
-        str | None, typer.Option(help="A mirror of the archive; its md5 is checked all the same.")
-    ] = None,
-    keep_archive: Annotated[
-        bool, typer.Option("--keep-archive", help="Keep the archive beside the data.")
-    ] = False,
+    version: Annotated[str, _argument("Version of KuaiRand.", "pure|1k|27k")],
+    directory: _DownloadDirectory,
+    url: _Url = None,
+    keep_archive: _KeepArchive = False,
 ) -> None:
-    """Fetch an official archive, check it and unpack it; go on where it broke off."""
-    terminal.log_lines("INFO")
+    """Fetch an official archive, check it and unpack it; resume an interrupted transfer."""
+    _log("INFO")
     from realdataexp.data.download import download as fetch
 
-    try:
-        with terminal.byte_progress() as progress:
-            is_new = fetch(
-                version, directory, url=url, keep_archive=keep_archive, progress=progress
-            )
-    except KeyboardInterrupt as error:
-        raise _Interrupted(*error.args) from error
+    with terminal.byte_progress() as progress:
+        is_new = fetch(version, directory, url=url, keep_archive=keep_archive, progress=progress)
     terminal.say(f"{directory}: {'complete' if is_new else 'was complete already'}")
 
 
-@app.command(
-    epilog="Example: realdataexp synth data/small --version pure --users 2000 --rows 120000",
-)
+@_command("synth data/small --version pure --users 2000 --rows 120000")
 def synth(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")],
-    version: Annotated[
-        str, typer.Option(help="Whose file names to use: pure, 1k or 27k.")
-    ] = "pure",
-    users: Annotated[int, typer.Option(help="Number of users.")] = 2000,
-    videos: Annotated[int, typer.Option(help="Number of videos.")] = 1500,
-    rows: Annotated[int, typer.Option(help="Log rows over all logs.")] = 120_000,
-    seed: Annotated[int, typer.Option(help="Seed; the same seed writes the same files.")] = 0,
+    directory: Annotated[Path, _argument("Folder to write into.", "DIR")],
+    version: Annotated[str, _option("Whose file names to use: pure, 1k or 27k.")] = "pure",
+    users: Annotated[int, _option("Number of users.")] = 2000,
+    videos: Annotated[int, _option("Number of videos.")] = 1500,
+    rows: Annotated[int, _option("Log rows over all logs.")] = 120_000,
+    seed: Annotated[int, _option("Seed; the same seed writes the same files.")] = 0,
 ) -> None:
     """Write a synthetic data set in KuaiRand's exact file layout."""
-    from realdataexp.config import SyntheticConfig, check_block
+    from realdataexp.data.synthetic import SyntheticConfig, made_bytes, write_synthetic
+    from realdataexp.options import check
+    from realdataexp.runs.machine import memory_limit, size
 
     sizes = {"version": version, "users": users, "videos": videos, "rows": rows, "seed": seed}
-    check_block(SyntheticConfig, sizes, "synth")
-    from realdataexp.data.synthetic import made_bytes, write_synthetic
-    from realdataexp.runs.findings import size
-    from realdataexp.runs.machine import memory_limit
-
+    made = check(SyntheticConfig, sizes, "synth")
     needed, limit = made_bytes(users, videos), memory_limit()
     if needed > limit:
         raise InputError(
             f"synth: users = {users:,} and videos = {videos:,} take about {size(needed)} of "
             f"memory, and there are {size(limit)}: ask for fewer"
         )
-    counts = write_synthetic(
-        directory, version=version, n_users=users, n_videos=videos, n_rows=rows, seed=seed
-    )
-    terminal.print_stats(str(directory), counts)
+    terminal.print_stats(str(directory), write_synthetic(directory, made))
 
 
-@app.command(
-    epilog="Example: realdataexp validate experiment.yaml --data data/KuaiRand-Pure",
-)
+@_command("validate experiment.yaml --data data/KuaiRand-Pure")
 def validate(
-    config: Annotated[str, typer.Argument(help=f"{_CONFIG}.")],
+    config: Annotated[str, _argument(f"{_CONFIG}.")],
     data: _Data = None,
     overrides: _Overrides = None,
 ) -> None:
     """Check a config against the schema and the data; list every fault."""
-    from realdataexp.config import load_config
-
-    terminal.log_lines("ERROR")
+    _log("ERROR")
     faults: list[str] = []
     try:
-        loaded: Config | None = load_config(config, overrides or (), data=data)
+        loaded: Config | None = _loaded(config, None, overrides, data=data)
     except InputError as error:
-        from realdataexp.runs.checks import without_faults
+        from realdataexp.config.load import without_faults
 
         faults += error.faults
         loaded = without_faults(config, data, overrides or ())
-    has_data = loaded and (loaded.dataset.name == "synthetic" or loaded.dataset.path)
+    has_data = loaded and (loaded.dataset.path or not loaded.dataset.has_folder)
     if loaded and has_data:
         from realdataexp.runs.experiment import check_experiment
 
@@ -464,105 +416,113 @@ def validate(
             faults += error.faults
     if faults:
         raise InputError(*faults)
-    hint = "" if has_data else "; the data was not checked: give --data DIR"
+    hint = "" if has_data else "; the data was not checked: pass --data DIR"
     terminal.say(f"{config}: ok{hint}")
 
 
-@app.command(epilog="Example: realdataexp schema > realdataexp.schema.json")
+@_command("schema > realdataexp.schema.json")
 def schema() -> None:
     """Print the JSON schema of the config."""
-    import json
-
     from realdataexp.config import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-@app.command(
-    epilog="Example: realdataexp report results/20260101-120000-compare. Several RUN_DIRs are "
-    "compared in one page, report-compare.html in the first of them.",
+@_command(
+    "report results/20260101-120000-compare. Several RUN_DIRs are "
+    "compared in one page, report-compare.html in the first of them."
 )
 def report(
     run_dirs: _RunDirs,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page; default: in the run folder.")
-    ] = None,
-    png: Annotated[bool, typer.Option("--png", help="Draw plot.png too, of one run.")] = False,
+    out: _ReportOut = None,
+    png: Annotated[bool, _option("Draw plot.png too, of one run.", "--png")] = False,
 ) -> None:
     """Make a run's plot and page again from its folder, or compare several runs in one page."""
     for run_dir in run_dirs:
         if not (run_dir / "result.json").is_file():
-            text = "no run folder: it has no result.json; give one made by run"
+            text = "no run folder: it has no result.json; pass one made by run"
             raise InputError(f"{run_dir}: {text}")
     if out and not out.parent.is_dir():
         raise InputError(f"--out {out}: {out.parent} is no folder; make it first")
+    if len(run_dirs) > 1 and png:
+        raise InputError("--png: draws the plot of one run; pass one RUN_DIR")
     from realdataexp.report.files import odd_files_named
 
-    if len(run_dirs) > 1:
-        if png:
-            raise InputError("--png: draws the plot of one run; give one RUN_DIR")
-        from realdataexp.report.several import write_comparison
-
-        with odd_files_named(*run_dirs):
-            terminal.say(f"Wrote {write_comparison(run_dirs, out)}")
-        return
-    from realdataexp.report.page import write_report
-    from realdataexp.report.plots import write_plot
-
     with odd_files_named(*run_dirs):
-        plot = write_plot(run_dirs[0], png=png)
-        page = write_report(run_dirs[0], out)
-    for path in (plot, *([plot.with_suffix(".png")] if png else []), page):
+        if len(run_dirs) > 1:
+            from realdataexp.report.page import write_comparison
+
+            paths = [write_comparison(run_dirs, out)]
+        else:
+            from realdataexp.report.page import write_report
+            from realdataexp.report.plots import write_plot
+
+            plot = write_plot(run_dirs[0], png=png)
+            paths = [plot, *([plot.with_suffix(".png")] if png else [])]
+            paths.append(write_report(run_dirs[0], out))
+    for path in paths:
         terminal.say(f"Wrote {path}")
 
 
-@app.command(epilog="Example: realdataexp doctor kuairand-pure --data data/KuaiRand-Pure")
-def doctor(
-    config: Annotated[
-        str | None,
-        typer.Argument(help=f"{_CONFIG}, to check it too."),
+@_command(
+    "export results/20260101-120000-compare --best click.auc "
+    "click.safetensors. Without --design it is the starting model's network."
+)
+def export(
+    run_dir: _RunDir,
+    file: Annotated[Path, _argument("The file to write.", "FILE")],
+    best: _Best = None,
+    design: Annotated[
+        str | None, _option("Design of the networks, such as splitting or global_T.")
     ] = None,
+    replication: Annotated[int, _option("Replication of the networks.", min=0)] = 0,
+    model: _Model = None,
+) -> None:
+    """Write a run's best networks alone, for rx.load_model or pretrain.start_from."""
+    if file.exists() or file.is_symlink():
+        raise InputError(f"{file}: exists; choose another FILE")
+    if not file.parent.is_dir():
+        raise InputError(f"{file}: {file.parent} is no folder; make it first")
+    from realdataexp.runs.networks import best_networks
+
+    found = best_networks(run_dir, best, design, replication, model)
+    found.write(file)
+    labels = ", ".join(label for card in found.card.networks for label in card.labels)
+    terminal.say(f"Wrote {file}: {labels}, after {found.card.phase} step {found.card.step}")
+
+
+@_command("doctor kuairand-pure --data data/KuaiRand-Pure")
+def doctor(
+    config: Annotated[str | None, _argument(f"{_CONFIG}, to check it too.")] = None,
     data: _Data = None,
     overrides: _Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: Annotated[bool, _option("Print the findings as JSON.", "--json")] = False,
 ) -> None:
-    """Say what this machine offers, and what would go wrong in a run."""
+    """Report what this machine offers, and what would go wrong in a run."""
     if config is None and overrides:
-        raise InputError("--set: there is no config to change: give CONFIG")
-    from realdataexp.runs.doctor import examine
-    from realdataexp.runs.findings import as_mappings, would_stop
+        raise InputError("--set: there is no config to change: pass CONFIG")
+    from realdataexp.doctor import examine, print_findings, would_stop
 
-    terminal.log_lines("ERROR")
+    _log("ERROR")
     findings = examine(config, data, overrides or ())
     if as_json:
-        import json
-
-        typer.echo(json.dumps(as_mappings(findings), indent=2))
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
-        from realdataexp.report.findings import print_findings
-
-        print_findings(as_mappings(findings))
+        print_findings(findings)
     if would_stop(findings):
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: realdataexp track results/20260101-120000-compare --to mlflow")
+@_command("track results/20260101-120000-compare --to mlflow")
 def track(
     run_dirs: _RunDirs,
-    to: Annotated[
-        str, typer.Option("--to", metavar="tensorboard|mlflow", help="The tracker that gets them.")
-    ],
-    uri: Annotated[
-        str | None,
-        typer.Option(help="MLflow's database, sqlite:///FILE; default: mlflow.db in the log_dir."),
-    ] = None,
-    experiment: Annotated[
-        str | None, typer.Option(help="MLflow's experiment; default: realdataexp.")
-    ] = None,
+    to: _To,
+    uri: _Uri = None,
+    experiment: Annotated[str | None, _option("MLflow's experiment; default: realdataexp.")] = None,
 ) -> None:
     """Import finished runs into TensorBoard or MLflow; nothing is imported twice."""
     from realdataexp.report.files import odd_files_named
-    from realdataexp.tracking.imports import import_run
+    from realdataexp.tracking.session import import_run
 
     given = {"uri": uri, "experiment": experiment}
     options = {name: value for name, value in given.items() if value is not None}
@@ -573,74 +533,13 @@ def track(
             terminal.say(line)
 
 
-@app.command(epilog="Example: realdataexp perf results/20260101-120000-compare")
-def perf(
-    run_dir: _RunDir,
-) -> None:
-    """Say where a run's time and its device went, and what to change; draw perf.svg."""
+@_command("perf results/20260101-120000-compare")
+def perf(run_dir: _RunDir) -> None:
+    """Show where a run's time went, how busy its device was, and what to change; draw perf.svg."""
     from realdataexp.report.files import odd_files_named
-    from realdataexp.report.perf_show import print_perf, write_perf_plot
+    from realdataexp.report.perf import print_perf, write_perf_plot
 
     with odd_files_named(run_dir):
         print_perf(run_dir)
         path = write_perf_plot(run_dir)
     terminal.say(f"Wrote {path}")
-
-
-@app.command(
-    epilog="Example: realdataexp bench pretraining resume --out results/bench. The measurement big "
-    "runs only when it is named: realdataexp bench big --rows 1,10,50",
-)
-def bench(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Measurements; default: all but big."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="A new folder for bench.json and bench.md; default: results/<timestamp>-bench."
-        ),
-    ] = None,
-    size: Annotated[
-        str, typer.Option(metavar="small|prototype", help="How much is measured.")
-    ] = "prototype",
-    data: Annotated[
-        Path | None, typer.Option(help="A KuaiRand folder to use in place of a synthetic one.")
-    ] = None,
-    scratch: Annotated[
-        Path | None, typer.Option(help="Folder to work in; default: a temporary one.")
-    ] = None,
-    rows: Annotated[
-        str | None,
-        typer.Option(metavar="M,...", help="Millions of rows for big; default: 1,10,50."),
-    ] = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Ratios to compare with; default: the package's own."),
-    ] = None,
-    save_baseline: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write this run's ratios there.")
-    ] = None,
-    show_names: Annotated[
-        bool, typer.Option("--list", help="Show the names of the measurements and end.")
-    ] = False,
-) -> None:
-    """Measure speed and memory on the CPU beside their floors; print what became slower.
-
-    A ratio that is more than 20 % worse than the baseline's is reported; the exit code stays 0:
-    a benchmark is not a test.
-    """
-    from realdataexp.bench.suite import MEASUREMENTS, Request, run_bench
-
-    if show_names:
-        if names or out or data or scratch or rows or baseline or save_baseline:
-            raise InputError("--list: measures nothing; give it alone")
-        for name, measurement in MEASUREMENTS.items():
-            terminal.say(f"{name:12} {measurement.title}")
-        return
-    terminal.log_lines("INFO")
-    request = Request(tuple(names or ()), size, data, scratch, rows, baseline, save_baseline)
-    folder = run_bench(request, out)
-    typer.echo((folder / "bench.md").read_text(encoding="utf-8"))
-    terminal.say(f"Bench folder: {folder}")

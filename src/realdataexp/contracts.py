@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realdataexp.components import Unfit
+from realdataexp.registry import Unfit
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -33,28 +33,19 @@ def _article(noun: str) -> str:
 def fit(
     value: Any, kinds: tuple[torch.dtype, ...], shape: Sequence[int], axes: str, like: Tensor
 ) -> Tensor:
-    """A tensor that a component returned, if it is what was wanted.
+    """A tensor that a component returned, if type, shape and device (that of ``like``) are right.
 
-    Looks at types and shapes only, so that nothing waits for a device.
-
-    Args:
-        value: what it returned.
-        kinds: the types that will do.
-        shape: the shape that was wanted.
-        axes: names of its axes.
-        like: a tensor on the device that was wanted.
+    Values are not looked at, so that nothing waits for a device.
 
     Raises:
-        Unfit: it is another.
+        Unfit: it is another; ``axes`` names those of the shape.
     """
+    is_here = not isinstance(value, Tensor) or value.device == like.device
     is_fit = isinstance(value, Tensor) and value.dtype in kinds and value.shape == tuple(shape)
-    if is_fit and value.device == like.device:
+    if is_fit and is_here:
         return value
-    elsewhere = ""
-    if isinstance(value, Tensor) and value.device != like.device:
-        elsewhere = f" on {value.device}"
+    elsewhere, on = ("", "") if is_here else (f" on {value.device}", f" on {like.device}")
     names = " or ".join(name for own, name in _KINDS.items() if set(own) <= set(kinds))
-    on = f" on {like.device}" if elsewhere else ""
     raise Unfit(
         f"returned {described(value)}{elsewhere}; wanted {_article(names)} tensor of "
         f"shape {tuple(shape)} ({axes}){on}"
@@ -62,15 +53,10 @@ def fit(
 
 
 def check_values(value: Tensor, axes: str, *, is_weight: bool = False) -> None:
-    """Look at a tensor's values; waits for the device.
-
-    Args:
-        value: what a component returned.
-        axes: names of its axes.
-        is_weight: whether it must not be negative either.
+    """Look at the values of what a component returned; waits for the device.
 
     Raises:
-        Unfit: some are not finite, or negative.
+        Unfit: some are not finite, or of weights negative.
     """
     for name, bad in (
         ("NaN", value.isnan()),
@@ -86,10 +72,9 @@ def check_values(value: Tensor, axes: str, *, is_weight: bool = False) -> None:
 
 @contextmanager
 def unchanged(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Refuse a component that writes into what it was given, which others see too.
+    """Refuse a component that writes into what it was given (Unfit), which others see too.
 
-    Raises:
-        Unfit: it did. PyTorch counts writes on the host, so that nothing waits for a device.
+    PyTorch counts writes on the host, so that nothing waits for a device.
     """
     before = {name: tensor._version for name, tensor in tensors.items()}
     yield

@@ -9,15 +9,16 @@ import importlib.util
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, dtype
 
 from realdataexp.errors import InputError
@@ -27,6 +28,8 @@ WITHOUT_FLOAT64 = ("mps", "privateuseone")
 """PyTorch's names of Apple's and DirectML's devices, which have no wider number than float32."""
 
 _PINNED_BYTES = 16 << 20
+_LANES = 64  # a multiple of the elements that any CPU's vector loop takes at once
+_ROWS_BEFORE_THREADS = 32768
 _FLOAT64 = torch.float64
 _TorchDevice = torch.device
 _MKL_BRANCH, _MKL_OFF = 1, 1  # mkl_types.h: MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF
@@ -45,7 +48,7 @@ class Device:
         amp: the type that matrix products run in (automatic mixed precision); None = float32.
         name: what it is, such as "cuda: NVIDIA H200 (140 GiB)".
         float64: float64, or float32 where the device has nothing wider.
-        has_graphs: whether operations can be recorded and started as one; see graphs.
+        has_graphs: whether operations can be recorded and started as one.
     """
 
     torch: torch.device
@@ -105,10 +108,7 @@ class Device:
             torch.accelerator.synchronize()
 
     def memory_mb(self) -> float | None:
-        """The most memory of an accelerator that tensors have held so far, in MiB.
-
-        None on the CPU, and where PyTorch keeps no count.
-        """
+        """The most MiB of an accelerator that tensors have held so far; None where not counted."""
         peak = getattr(getattr(torch, self.torch.type, None), "max_memory_allocated", None)
         return None if peak is None else peak() / 2**20
 
@@ -149,8 +149,9 @@ def choose_device(wanted: str, use_amp: bool = False) -> Device:
         if torch.version.hip:
             reason += f"; cuda is AMD's ROCm {torch.version.hip}"
         _make_reproducible()
+    dml = _directml() if kind == "dml" else None
     return Device(
-        _torch_device(kind),
+        torch.device(kind) if dml is None else dml.device(),
         reason,
         chunk_bytes=8 << 20 if kind == "cpu" else 1 << 30,
         amp=amp,
@@ -174,7 +175,8 @@ def own_arithmetic() -> Iterator[None]:
     at full precision, made on the host; gradients; no mixed precision; denormal numbers.
     """
     threads, dtype, home = usable_threads(), torch.get_default_dtype(), torch.get_default_device()
-    flushes = _flushes_denormals()
+    least = torch.tensor(2.0**-1074, dtype=torch.float64, device="cpu")
+    flushes = bool(least * 1.0 == 0.0)
     autocasts = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     token = _CALLERS_THREADS.set(threads)
     try:
@@ -196,6 +198,32 @@ def own_arithmetic() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_flush_denormal(flushes)
+
+
+def by_rows(function: Callable[..., Tensor], raw_XO: Tensor, *others_X: Tensor) -> Tensor:
+    """Apply a function of rows so that a row's result does not depend on its place, to the bit.
+
+    PyTorch computes exp, log and their kin in SIMD lanes, but the last few elements of a tensor
+    (or of a thread's share of it) one by one, with other last bits. Padded to whole lanes, in
+    blocks below the size from which threads share the work, there are no last few. Accelerators
+    compute each element alike.
+
+    Args:
+        function: (raw_XO, *others_X) -> result_X, each row for itself.
+        raw_XO: any shape X, with a last axis O.
+        others_X: of the shape X.
+    """
+    if not raw_XO.is_cpu:
+        return function(raw_XO, *others_X)
+    shape, n = raw_XO.shape[:-1], raw_XO.shape[:-1].numel()
+    pad = -n % _LANES
+    raw_NO = F.pad(raw_XO.reshape(n, -1), (0, 0, 0, pad))
+    others_N = [F.pad(x.reshape(n), (0, pad)) for x in others_X]
+    starts = range(0, n + pad, _ROWS_BEFORE_THREADS)
+    parts = [
+        function(*(x[i : i + _ROWS_BEFORE_THREADS] for x in (raw_NO, *others_N))) for i in starts
+    ]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[:n].view(shape)
 
 
 def multiplies_by_place() -> bool:
@@ -240,12 +268,6 @@ def _full_precision() -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-def _flushes_denormals() -> bool:
-    """Whether this thread's CPU takes numbers too small for full precision as 0."""
-    least = torch.tensor(2.0**-1074, dtype=torch.float64, device="cpu")
-    return bool(least * 1.0 == 0.0)
-
-
 def _tensor_of(array: np.ndarray) -> Tensor:
     """The array as a tensor, in the same memory."""
     if array.flags.writeable:
@@ -266,14 +288,6 @@ def _directml() -> ModuleType | None:
     return None
 
 
-def _torch_device(kind: str) -> torch.device:
-    if kind == "dml":
-        module = _directml()
-        assert module is not None  # available_devices has found it
-        return module.device()
-    return torch.device(kind)
-
-
 def _name(kind: str) -> str:
     """What the device is called, and its size."""
     if kind in ("cuda", "xpu"):
@@ -285,27 +299,20 @@ def _name(kind: str) -> str:
 
 
 def _mixed_precision(kind: str) -> tuple[dtype, str]:
-    """The type that matrix products run in, and what to say of it.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The type that matrix products run in, and what to say of it."""
     if kind == "dml":
         raise InputError(
             "use_amp = true: DirectML has no mixed precision in PyTorch; set use_amp: false"
         )
     if kind == "cpu":
         return torch.bfloat16, "bf16 (slower than float32 on a CPU without instructions for it)"
-    if _has_bf16(kind):
+    if kind == "mps":
+        has_bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
+    else:
+        has_bf16 = getattr(torch, kind).is_bf16_supported(including_emulation=False)
+    if has_bf16:
         return torch.bfloat16, "bf16"
     return torch.float16, "fp16 with scaled losses, as this GPU has no bf16"
-
-
-def _has_bf16(kind: str) -> bool:
-    """Whether an accelerator computes in bfloat16 itself."""
-    if kind == "mps":
-        return torch.backends.mps.is_macos_or_newer(14, 0)
-    return getattr(torch, kind).is_bf16_supported(including_emulation=False)
 
 
 def _make_reproducible() -> None:
@@ -313,3 +320,113 @@ def _make_reproducible() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+# --- operations that are recorded once and then started as one -----------------------------------
+
+_CALLS_BEFORE = 2  # of a kind before it is recorded: they load kernels and libraries
+_Results = tuple[Tensor, ...]
+
+
+class Graphs:
+    """Recordings of the functions of one object, where the device can (CUDA graphs).
+
+    A step is hundreds of small operations, most of which a GPU ends sooner than the host can start
+    the next. A recording starts them all at once: the same operations in the same order, so that
+    nothing changes to the bit.
+
+    A function may change tensors in place that stay where they are, such as parameters. What it
+    does may depend on the shapes and types of its tensors and on settings, but on nothing else
+    that changes on the host, and it may not ask the device for a number.
+    """
+
+    def __init__(self, device: Device, *, can_record: bool = True) -> None:
+        """Start without any; ``can_record``: whether the functions are as they must be."""
+        self._is_on = device.has_graphs and can_record
+        self._n_calls: dict[Hashable, int] = {}
+        self._recordings: dict[Hashable, _Recording] = {}
+
+    def run(self, function: Callable[..., _Results], *arguments: Any) -> _Results:
+        """What a method gives for the arguments, in tensors that are the caller's own.
+
+        Arguments are tensors, dicts and dataclasses of tensors alone, and hashable settings.
+        """
+        if not self._is_on:
+            return function(*arguments)
+        found = [_tensors(x) for x in arguments]
+        tensors = [x for own in found for x in own]
+        kind = (
+            function.__name__,
+            *((x.shape, x.stride(), x.dtype) for x in tensors),
+            *(x for x, own in zip(arguments, found, strict=True) if not own),
+        )
+        if kind not in self._recordings:
+            self._n_calls[kind] = self._n_calls.get(kind, 0) + 1
+            if self._n_calls[kind] <= _CALLS_BEFORE:
+                with _on_own_stream():
+                    return function(*arguments)
+            self._recordings[kind] = _Recording(function, arguments)
+        return self._recordings[kind].replay(tensors)
+
+
+class _Recording:
+    """The operations of one kind of call; what they read and give lies always in one place."""
+
+    def __init__(self, function: Callable[..., _Results], arguments: Sequence[Any]) -> None:
+        own = [_copy(x) for x in arguments]
+        self._inputs, self._graph = _tensors(own), torch.cuda.CUDAGraph()
+        torch.cuda.empty_cache()  # a recording cannot use what earlier calls have left
+        with _on_own_stream():
+            self._graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self._results = function(*own)
+            except BaseException:
+                with contextlib.suppress(RuntimeError):
+                    self._graph.capture_end()
+                raise
+            self._graph.capture_end()
+
+    def replay(self, tensors: Sequence[Tensor]) -> _Results:
+        """Do them with other numbers."""
+        for own, given in zip(self._inputs, tensors, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return tuple(x.clone() for x in self._results)
+
+
+def _tensors(x: Any) -> list[Tensor]:
+    """All tensors of an argument, or of several; none of a setting."""
+    if isinstance(x, Tensor):
+        return [x]
+    return [tensor for part in _members(x).values() for tensor in _tensors(part)]
+
+
+def _copy(x: Any) -> Any:
+    """Tensors of the same layout; settings as they are."""
+    if isinstance(x, Tensor):
+        return x.clone()
+    if isinstance(x, dict):
+        return {name: _copy(part) for name, part in x.items()}
+    return replace(x, **{k: _copy(part) for k, part in _members(x).items()}) if _tensors(x) else x
+
+
+def _members(x: Any) -> Mapping[Any, Any]:
+    if isinstance(x, dict):
+        return x
+    if isinstance(x, list | tuple):
+        return dict(enumerate(x))
+    return {f.name: getattr(x, f.name) for f in fields(x)} if is_dataclass(x) else {}
+
+
+_streams: dict[int, torch.cuda.Stream] = {}
+
+
+@contextlib.contextmanager
+def _on_own_stream() -> Iterator[None]:
+    """Recordings need a stream of their own, and libraries their memory on it beforehand."""
+    device, outside = torch.cuda.current_device(), torch.cuda.current_stream()
+    inside = _streams.setdefault(device, torch.cuda.Stream())
+    inside.wait_stream(outside)
+    with torch.cuda.stream(inside):
+        yield
+    outside.wait_stream(inside)

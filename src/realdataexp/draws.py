@@ -25,7 +25,7 @@ _ALL = 0xFFFFFFFFFFFFFFFF
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same 64 bits as ``value`` (taken modulo 2**64)."""
+    """The int64 with the same 64 bits, taken modulo 2**64."""
     value &= _ALL
     return value - (1 << 64) if value >= 1 << 63 else value
 
@@ -82,7 +82,7 @@ def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
     Args:
         seed: the run's seed, any integer.
         purpose: what the draws are for ("users", "arms", ...); distinct names, distinct streams.
-        counters: integers or int64 tensors (they broadcast), such as replication and step.
+        counters: integers or int64 tensors, such as replication and step.
 
     Returns:
         int64 tensor of the counters' broadcast shape, () without tensor counters.
@@ -102,12 +102,7 @@ def key(seed: int, purpose: str, *counters: int | Tensor) -> Tensor:
 
 
 def start_seed(seed: int, start: int) -> int:
-    """The seed of a starting model and its split of users; the run's own for the first.
-
-    Args:
-        seed: the run's.
-        start: which starting model, from 0.
-    """
+    """The seed of a starting model (from 0) and its split of users; the run's own for the first."""
     return seed if start == 0 else int(key(seed, "start", start))
 
 
@@ -174,10 +169,10 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
 
     Args:
         u_XK: float64 uniforms; the last axis holds the K draws of one choice.
-        n_X: int64, how many there are to choose from; where n < K only n are chosen.
+        n_X: int64, how many there are to choose from.
 
     Returns:
-        int64 of the shape of ``u_XK``: the chosen numbers, -1 behind the n-th where n < K.
+        int64 of the shape of ``u_XK``: the chosen numbers, -1 after the n-th where n < K.
 
     Examples:
         Where all uniforms are 0, 0 is chosen, and then what is last each time. Two out of two:
@@ -222,10 +217,7 @@ def permutation(keys: Tensor, n: int) -> Tensor:
 
 
 def subset(keys: Tensor, n: int, k: int) -> Tensor:
-    """At most ``k`` distinct numbers out of range(n) for one key, ascending; all where k >= n.
-
-    Its cost is that of k draws where k is a small part of n.
-    """
+    """At most ``k`` distinct numbers out of range(n) for one key, ascending; all where k >= n."""
     if k >= n:
         return torch.arange(n)
     if 4 * k >= n or n < 1024:
@@ -244,13 +236,7 @@ def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
     Sixteen bits decide an element, so ``drop`` is rounded to a multiple of 2**-16 and the scale
     uses the rounded value: the mean stays exactly 1.
 
-    Args:
-        keys: int64 of any shape K, one stream each.
-        shape: shape of one key's mask.
-        drop: probability in [0, 1).
-
-    Returns:
-        float32 of shape K + shape.
+    Keys of any shape K, one stream each; float32 of shape K + shape.
     """
     size = math.prod(shape)
     lanes = bits(keys, -(-size // 4)).view(torch.int16)[..., :size]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 logger = logging.getLogger("realdataexp")
 
 _LONGEST_LINE = 1_000
+_LONGEST_NAME = 100
 _LONG_WORD = re.compile(r"(\S{100})\S{100,}(\S{97})")
-_NEEDS_ESCAPE = re.compile(r"[^\x20-\x7e]")
 
 
 def one_line(text: str, *, is_cut: bool = True) -> str:
@@ -29,7 +30,7 @@ def one_line(text: str, *, is_cut: bool = True) -> str:
     """
     if is_cut and len(text) > 200:
         text = _cut(_LONG_WORD.sub(r"\1...\2", _cut(text, 20 * _LONGEST_LINE)), _LONGEST_LINE)
-    return text if text.isprintable() else _NEEDS_ESCAPE.sub(_escaped, text)
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def _cut(text: str, n: int) -> str:
@@ -37,20 +38,25 @@ def _cut(text: str, n: int) -> str:
     return text if len(text) <= n else f"{text[:half]}...{text[-half:]}"
 
 
-def _escaped(match: re.Match[str]) -> str:
-    character = match.group()
+def _escaped(character: str) -> str:
     is_shown = character.isprintable() or unicodedata.category(character) == "Zs"
     return character if is_shown else repr(character)[1:-1]
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """``; did you mean X?`` for the nearest known name, or nothing where none is near."""
+    if len(name) > _LONGEST_NAME:  # the time of a comparison grows with the lengths' product
+        return ""
+    by_lower = {item.lower(): item for item in known}
+    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 class InputError(Exception):
     """Something the user gave is wrong; the command ends with exit code 2.
 
-    Each fault is one line that names the file or config path, the value, the bound and what to do;
-    the message is those of all faults that were found in one pass, joined by newlines.
-
-    Attributes:
-        faults: the lines.
+    Each of ``faults`` is one line that names the file or config path, the value, the bound and what
+    to do; the message is all that were found in one pass, joined by newlines.
     """
 
     def __init__(self, *faults: str) -> None:

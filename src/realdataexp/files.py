@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,11 +59,11 @@ def read_json(path: Path) -> Any:
             parse_int=_whole,
             parse_constant=_finite,
         )
-    except RecursionError:
-        raise ValueError("not JSON: nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"not JSON: {' '.join(str(error).split())}") from None
-    _check_depth(value)
+        _check_depth(value)
+    except (RecursionError, ValueError) as error:
+        is_deep = isinstance(error, RecursionError)
+        said = "nested too deeply" if is_deep else " ".join(str(error).split())
+        raise ValueError(f"not JSON: {said}") from None
     return value
 
 
@@ -84,7 +85,7 @@ def _check_depth(value: Any) -> None:
     level, depth = [value], 0
     while level:
         if depth > _MAX_DEPTH:
-            raise ValueError("not JSON: nested too deeply")
+            raise RecursionError
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -101,11 +102,7 @@ def _check_depth(value: Any) -> None:
 
 @contextmanager
 def disk_faults(path: Path, remedy: str = "choose another --out") -> Iterator[None]:
-    """Turn what the system says of a file that cannot be written into one clear line.
-
-    Args:
-        path: what is written; of a folder, the file in it that the system names is named.
-        remedy: what to do instead.
+    """Turn what the system says of a file (or a folder's) that cannot be written into one line.
 
     Raises:
         InputError: nothing can be written at this place.
@@ -118,20 +115,28 @@ def disk_faults(path: Path, remedy: str = "choose another --out") -> Iterator[No
         number = getattr(error, "errno", None) or (int(found[1]) if found else None)
         if os.path.isdir(path):  # Path.is_dir would raise for a name that is too long
             path = Path(getattr(error, "filename", None) or path)
-        if number in _FULL or "No space left" in str(error):
-            raise DiskError(
-                f"{path}: no space left on the device; free some or {remedy}"
-            ) from error
-        if number == errno.EFBIG:
-            raise DiskError(
-                f"{path}: larger than a file may be here; raise the limit (ulimit -f) or {remedy}"
-            ) from error
-        if number == errno.ENOENT and not os.path.exists(path.parent):
-            raise DiskError(f"{path}: cannot be written: its folder is gone") from error
         text = os.strerror(number) if number else " ".join(str(error).split())
-        own = getattr(error, "strerror", None) or text
-        kind = InputError if number in OF_PLACE else DiskError
-        raise kind(f"{path}: cannot be written: {own}; {remedy}") from error
+        kind: type[Exception] = DiskError
+        if number in _FULL or "No space left" in str(error):
+            said = f"no space left on the device; free some or {remedy}"
+        elif number == errno.EFBIG:
+            said = f"larger than a file may be here; raise the limit (ulimit -f) or {remedy}"
+        elif number == errno.ENOENT and not os.path.exists(path.parent):
+            said = "cannot be written: its folder is gone"
+        else:
+            said = f"cannot be written: {getattr(error, 'strerror', None) or text}; {remedy}"
+            kind = InputError if number in OF_PLACE else DiskError
+        raise kind(f"{path}: {said}") from error
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise an InputError where fewer bytes are free than needed."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: {free / 1e9:,.1f} GB are free, about {needed / 1e9:,.1f} GB are needed; "
+            "free some or choose a folder on another disk"
+        )
 
 
 def write_atomically(
@@ -152,11 +157,7 @@ def write_atomically(
 
 def write_text(path: Path, text: str, remedy: str = "choose another --out") -> Path:
     """Write a text file atomically; returns its path."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    return write_atomically(path, write, remedy)
+    return write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"), remedy)
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -17,14 +17,28 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from realdataexp.device import Device
-from realdataexp.graphs import Graphs
-from realdataexp.heads import Head, by_rows
-from realdataexp.models import LOSSES, MODELS, Batch, StackedModel
+from realdataexp.device import Device, Graphs, by_rows
+from realdataexp.models import LOSSES, Batch, LabelScale, Loss, Selecting, StackedModel
 from realdataexp.models.base import restore
-from realdataexp.optimizers import OptimizerSettings, descend, join
-from realdataexp.scaling import LossScale
-from realdataexp.schedules import Schedule
+from realdataexp.optimizers import LossScale, OptimizerSettings, Schedule, descend, join
+from realdataexp.registry import is_registered
+
+
+@dataclass(frozen=True)
+class Head:
+    """One label's part of a network's output: its loss, its location and scale."""
+
+    loss: Loss
+    scale: LabelScale
+    n_outputs: int = 1
+
+    def predict(self, raw_XO: Tensor) -> Tensor:
+        """Predictions in the label's units."""
+        return self.loss.predict(raw_XO, self.scale)
+
+    def losses(self, raw_XO: Tensor, y_X: Tensor) -> Tensor:
+        """Each row's loss."""
+        return self.loss.elementwise(raw_XO, y_X, self.scale)
 
 
 @dataclass
@@ -36,12 +50,14 @@ class Learner:
         heads: K labels.
         params: name -> S, ... tensors.
         moment_1_SP, moment_2_SP: Adam's, each network's P parameters in a row.
-        n_updates_S: Adam's step count of each network.
+        n_updates_S: Adam's step count.
         n_skipped_S: updates skipped because the loss or the gradient was not finite.
         rate_factor_S: what the schedule multiplies the learning rate with.
         best_S: the lowest validation value that ``look`` has heard of; n_bad_S: how often it has
             heard of no better one since. Both are on the host.
         loss_scale: what keeps small gradients alive in float16; None in other types.
+        shared: name -> parameters of all networks, without the axis S. They do not learn, or what
+            one network learned would reach the others; so they are no part of the state.
     """
 
     model: StackedModel
@@ -56,6 +72,7 @@ class Learner:
     best_S: Tensor
     n_bad_S: Tensor
     loss_scale: LossScale | None
+    shared: Mapping[str, Tensor]
     _graphs: Graphs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,10 +86,11 @@ class Learner:
         device: Device,
         start: dict[str, Tensor],
         n_networks: int,
+        shared: Mapping[str, Tensor] | None = None,
     ) -> Learner:
         """``n_networks`` copies of one network's parameters (without the axis S)."""
         nothing_S = torch.zeros(n_networks, dtype=torch.int64)
-        return cls.of_starts(model, heads, device, [start], nothing_S)
+        return cls.of_starts(model, heads, device, [start], nothing_S, shared)
 
     @classmethod
     def of_starts(
@@ -82,24 +100,18 @@ class Learner:
         device: Device,
         starts: Sequence[Mapping[str, Tensor]],
         start_S: Tensor,
+        shared: Mapping[str, Tensor] | None = None,
     ) -> Learner:
-        """A copy of one of several networks' parameters (without the axis S) for each of S.
+        """S networks, each a copy of one of ``starts`` (without the axis S), as ``start_S`` says.
 
-        Args:
-            model: the architecture.
-            heads: its labels.
-            device: where the networks live.
-            starts: the networks' parameters.
-            start_S: int64, which of them each network begins as.
+        ``shared`` are the frozen parameters of all networks, on the device.
         """
-        n_networks = len(start_S)
+        n_networks, to = len(start_S), device.torch
+        at_S = start_S.to(to)
         params = {
-            name: torch.stack([start[name].to(device.torch) for start in starts])[
-                start_S.to(device.torch)
-            ]
-            for name in starts[0]
+            name: torch.stack([start[name].to(to) for start in starts])[at_S] for name in starts[0]
         }
-        count_S = torch.zeros(n_networks, dtype=torch.int64, device=device.torch)
+        count_S = torch.zeros(n_networks, dtype=torch.int64, device=to)
         zeros_SP = torch.zeros_like(join(params.values()))
         return cls(
             model,
@@ -110,10 +122,11 @@ class Learner:
             moment_2_SP=zeros_SP.clone(),
             n_updates_S=count_S,
             n_skipped_S=count_S.clone(),
-            rate_factor_S=torch.ones(n_networks, device=device.torch),
+            rate_factor_S=torch.ones(n_networks, device=to),
             best_S=torch.full((n_networks,), torch.inf, dtype=torch.float64),
             n_bad_S=torch.zeros(n_networks, dtype=torch.int64),
-            loss_scale=LossScale.start(n_networks, device.torch) if device.needs_scaling else None,
+            loss_scale=LossScale.start(n_networks, to) if device.needs_scaling else None,
+            shared=shared or {},
         )
 
     @property
@@ -123,29 +136,32 @@ class Learner:
 
     @property
     def has_fixed_operations(self) -> bool:
-        """Whether scoring and learning are the same operations each time, as far as is known.
-
-        They are with this package's models and losses; others may do what they like.
-        """
+        """Whether scoring and learning are the same operations each time: of this package's."""
         has_own_losses = all(head.loss in LOSSES.values() for head in self.heads)
-        return type(self.model) in MODELS.values() and has_own_losses
+        model = self.model.model if isinstance(self.model, Selecting) else self.model
+        return is_registered("model", type(model)) and has_own_losses
 
     def network(self, index: int) -> dict[str, Tensor]:
         """A copy of one network's parameters."""
         return {name: p[index].clone() for name, p in self.params.items()}
 
-    def predict(self, batch: Batch, networks: slice) -> Tensor:
-        """Predictions in the labels' units, without dropout.
+    def forward(
+        self, params: Mapping[str, Tensor], batch: Batch, dropout_key_S: Tensor | None
+    ) -> Tensor:
+        """The model's raw outputs S, B, C, O, from some networks' own parameters."""
+        params = {**params, **self.shared} if self.shared else params
+        return self.model.forward(params, batch, dropout_key_S)
 
-        Args:
-            batch: inputs of the networks in ``networks``, in their order.
-            networks: a contiguous range of networks.
+    def predict(
+        self, batch: Batch, networks: slice, dropout_key_SB: Tensor | None = None
+    ) -> Tensor:
+        """Predictions in the labels' units, float32 (networks), B, C, K.
 
-        Returns:
-            float32 of shape (networks), B, C, K.
+        ``networks`` is a contiguous range; the batch holds their inputs. There is no dropout but
+        what their keys draw for each visit.
         """
         predictions = []
-        for _, raw_SBCO in self._score(batch, networks):
+        for _, raw_SBCO in self._score(batch, networks, dropout_key_SB=dropout_key_SB):
             per_head = [by_rows(head.predict, part) for head, part in self._parts(raw_SBCO)]
             predictions.append(_heads(per_head))
         return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
@@ -160,15 +176,14 @@ class Learner:
         """Predictions and losses of the same videos, in one pass without dropout.
 
         Args:
-            batch: inputs of the networks in ``networks``, in their order.
+            batch: inputs of the networks in ``networks`` (None = all), in their order.
             y_SBCK: their true labels; NaN = missing.
-            networks: a contiguous range of networks; None = all.
+            networks: a contiguous range.
             place_S: where each of these networks' inputs and labels stand in ``batch`` and
                 ``y_SBCK``; None = each in its own place.
 
         Returns:
-            What ``predict`` gives, and each label's loss, NaN where the label is missing: two of
-            (networks), B, C, K.
+            What ``predict`` gives, and each label's loss, NaN where the label is missing.
         """
         networks = slice(0, self.n_networks) if networks is None else networks
         predictions, losses = [], []
@@ -191,14 +206,19 @@ class Learner:
         return self.evaluate(batch, y_SBCK, networks)[1][:, :, 0]
 
     def _score(
-        self, batch: Batch, networks: slice, place_S: Tensor | None = None
+        self,
+        batch: Batch,
+        networks: slice,
+        place_S: Tensor | None = None,
+        dropout_key_SB: Tensor | None = None,
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Each chunk's place in ``networks``, and its raw outputs without dropout: S, B, C, O."""
+        """Each chunk's place in ``networks``, and its raw outputs: S, B, C, O."""
         for chunk in self._chunks(networks, batch):
             rows = slice(chunk.start - networks.start, chunk.stop - networks.start)
             with torch.no_grad(), self.device.autocast():
                 own = batch[rows if place_S is None else place_S[rows]]
-                raw_SBCO = self.model.forward(self._views(chunk), own, None)
+                key_SB = None if dropout_key_SB is None else dropout_key_SB[rows]
+                raw_SBCO = self.forward(self._views(chunk), own, key_SB)
             yield rows, raw_SBCO
 
     def update(
@@ -242,32 +262,25 @@ class Learner:
         dropout_key_S: Tensor,
         settings: OptimizerSettings,
     ) -> tuple[Tensor]:
-        losses = []
-        for chunk in self._chunks(slice(0, self.n_networks), batch):
-            losses.append(
-                self._update_chunk(
-                    chunk,
-                    batch[chunk],
-                    y_SBK[chunk],
-                    weight_SB[chunk],
-                    settings,
-                    dropout_key_S[chunk],
-                )
-            )
+        rows = (y_SBK, weight_SB, dropout_key_S)
+        losses = [
+            self._update_chunk(chunk, settings, batch[chunk], *(x[chunk] for x in rows))
+            for chunk in self._chunks(slice(0, self.n_networks), batch)
+        ]
         return (torch.cat(losses),)
 
     def _update_chunk(
         self,
         chunk: slice,
+        settings: OptimizerSettings,
         batch: Batch,
         y_SBK: Tensor,
         weight_SB: Tensor,
-        settings: OptimizerSettings,
         dropout_key_S: Tensor,
     ) -> Tensor:
         leaves = {name: p.detach().requires_grad_() for name, p in self._views(chunk).items()}
         with self.device.autocast():
-            raw = self.model.forward(leaves, batch, dropout_key_S)
+            raw = self.forward(leaves, batch, dropout_key_S)
         totals, means, has_rows = [], [], []
         for k, (head, part) in enumerate(self._parts(raw[:, :, 0])):
             counts_SB = torch.isfinite(y_SBK[..., k]) & torch.isfinite(weight_SB)
@@ -358,11 +371,7 @@ class Learner:
         return tensors if self.loss_scale is None else tensors | self.loss_scale.state()
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state of a learner with the same model and number of networks.
-
-        Raises:
-            ValueError: a tensor's name, shape or type is not that of this learner's state.
-        """
+        """Go on from a state of the same names, shapes and types; raises ValueError for another."""
         restore(self.state(), tensors)
 
 

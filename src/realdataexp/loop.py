@@ -4,8 +4,8 @@
     2. the design gives each visit an arm   design.assign
     3. each visit gets a slate              world.slate, design.candidates
     4. the models score it                  learner.predict
-    5. each arm fuses the labels            alpha
-    6. the visit's arm picks the best       argmax
+    5. each arm scores the candidates       arms.score
+    6. each arm picks one of them           arms.pick
     7. the log answers                      world.feedback
     8. the design weighs the outcomes       design.weights
     9. the models learn                     learner.update   (every retrain_every steps)
@@ -18,31 +18,26 @@ Axes: W worlds (block x replication), R replications, M models a world, A arms (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from realdataexp import draws
+from realdataexp.arms import Arms
 from realdataexp.designs import Design, OutsideDesign
-from realdataexp.designs.base import Outcome, Running
-from realdataexp.graphs import Graphs
+from realdataexp.designs.base import Outcome
+from realdataexp.device import Graphs
 from realdataexp.learner import Learner
 from realdataexp.models import Batch
 from realdataexp.optimizers import OptimizerSettings
-from realdataexp.worlds.base import Slate, Visits, World, chosen, own_rows
+from realdataexp.worlds.base import Slate, Visits, World, own_rows
 
 
 @dataclass(frozen=True)
 class Block:
-    """One design, run in every replication.
-
-    Attributes:
-        label: its name in the results.
-        design: who gets which arm and what the models learn.
-        p: the treatment probability.
-    """
+    """One design, run in every replication with the treatment probability p."""
 
     label: str
     design: Design | OutsideDesign
@@ -51,19 +46,19 @@ class Block:
 
 @dataclass(frozen=True)
 class LabelPolicy:
-    """How a label enters the arms' scores, and how its networks learn.
+    """How a label's networks learn.
 
     Attributes:
         name: the label.
-        alpha_A: its factor in the control's and the treatment's score.
-        unit: its predictions are divided by this before they are fused.
         optimizer: of its networks; the same for labels that share them.
+        arms_A: whether its networks are for the control, and for the treatment.
+        draws_as: the label whose draws its networks have: its own, or that of its twin.
     """
 
     name: str
-    alpha_A: tuple[float, float]
-    unit: float
     optimizer: OptimizerSettings
+    arms_A: tuple[bool, bool] = (True, True)
+    draws_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,20 +67,17 @@ class Step:
 
     Attributes:
         visits: who visited, the same for all blocks.
-        unit_XRB: for each block X, which visits were randomised as one (see Design.unit); None
-            where the units are the users.
+        unit_XRB: for each block X, which visits were randomised as one; None: the users'.
         is_treated_WB, is_visit_WB: each visit's arm, and whether it took place.
         y_WBL: the outcomes that enter the estimate; NaN = missing, or not to be counted.
         differs_WB: whether the two arms would have picked different candidates.
         n_candidates_WB: candidates on the slate.
-        loss_SL: each network's mean training loss, over the updates that were due after this
-            step; NaN where it learned nothing.
-        prediction_SBL: what each network predicted for the items that it is given to learn from,
-            in the labels' units.
-        target_SBL: their outcomes; NaN where a network learns nothing from them.
-        score_share_WAL: each label's share of the variance of the arm's fused score over a
-            slate's candidates (the shares of an arm sum to 1); NaN where all scores are equal,
-            None in steps that are not diagnosed.
+        loss_SL: each network's mean training loss over the updates that were due after this step.
+        prediction_SBL: what each network predicted for what it learns from, in the labels' units.
+        target_SBL: the outcomes of that. Of both, and of the loss, NaN where it learns nothing.
+        score_share_WAL: see ``score_shares``; None in steps that are not diagnosed.
+        propensity_WB: how likely the visit's arm was to pick what it picked; None where no arm
+            explores, NaN where that is not known.
     """
 
     visits: Visits
@@ -99,17 +91,14 @@ class Step:
     prediction_SBL: Tensor
     target_SBL: Tensor
     score_share_WAL: Tensor | None
+    propensity_WB: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What all networks have to learn from one step.
+    """What all networks have to learn from one step: weights and outcomes of the chosen items.
 
-    Attributes:
-        step: which one.
-        batch: the chosen items (C = 1).
-        weight_SB: how much each network learns from each, NaN for padding.
-        y_SBL: the outcomes, NaN where missing.
+    The batch has C = 1; a weight is NaN for padding, an outcome where it is missing.
     """
 
     step: int
@@ -119,24 +108,20 @@ class Lesson:
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors by name."""
-        batch = {f"batch.{f.name}": getattr(self.batch, f.name) for f in fields(Batch)}
         own = {"step": torch.tensor(self.step), "weight": self.weight_SB, "y": self.y_SBL}
-        return own | batch
+        return own | {f"batch.{name}": x for name, x in self.batch.state().items()}
 
     @classmethod
     def of_state(cls, tensors: Mapping[str, Tensor], to: torch.device) -> Lesson:
         """The lesson whose state this is, on a device."""
-        batch = Batch(*(tensors[f"batch.{f.name}"].to(to) for f in fields(Batch)))
+        shown = {k.removeprefix("batch."): x for k, x in tensors.items() if k.startswith("batch.")}
+        batch = Batch.of_state(shown).map(lambda x: x.to(to))
         return cls(int(tensors["step"]), batch, tensors["weight"].to(to), tensors["y"].to(to))
 
 
 @dataclass
 class Extremes:
-    """The least and the greatest of many numbers, NaN once one was: no number waits for a look.
-
-    Attributes:
-        least, greatest: of any shape X; 0 before the first.
-    """
+    """The least and the greatest of many numbers: 0 before the first, NaN once one was."""
 
     least: Tensor
     greatest: Tensor
@@ -153,8 +138,10 @@ class Loop:
     """All worlds' data-training loops, in lockstep.
 
     Attributes:
-        weights_S, predictions_SL: the extremes of what each network was given as weights, and of
-            what it predicted for the chosen items.
+        is_idle_SL: whether a network of a label is for an arm that does not use it: it is neither
+            asked nor trained; None where none is.
+        weights_S, predictions_SL: the extremes of each network's weights, and of what it predicted
+            for the chosen items.
     """
 
     def __init__(
@@ -162,33 +149,42 @@ class Loop:
         world: World,
         blocks: Sequence[Block],
         labels: Sequence[LabelPolicy],
+        arms: Arms,
         learners: Sequence[Learner],
         seed: int,
         diagnose_every: int = 1,
         retrain_every: int = 1,
-        running: Sequence[Running] | None = None,
+        designs: Sequence[Design | OutsideDesign] | None = None,
         labels_of: Sequence[Sequence[int]] | None = None,
+        label_at: Sequence[int] | None = None,
+        outcome_at: Sequence[int] | None = None,
     ) -> None:
-        """Join a world, the designs and the learners.
+        """Join a world of R replications for each block, and learners with their networks.
 
         Args:
-            world: R replications for as many designs as there are blocks.
+            world: see there.
             blocks: the designs.
             labels: L labels.
-            learners: their networks, each with ``n_networks(blocks, R)`` of them.
+            arms: how the labels' predictions become picks.
+            learners: each with ``n_networks(blocks, R)`` networks.
             seed: of the dropout draws.
             diagnose_every: steps between two looks at the scores' variance.
-            retrain_every: steps between two rounds of training; a round is an update for each of
-                these steps, in their order.
-            running: the designs as they started; None for designs without memory.
+            retrain_every: steps between two rounds of training, with an update for each of these.
+            designs: the designs as they started; None for designs without memory.
             labels_of: which labels the heads of each learner predict; None: a learner a label.
+            label_at: where among the world's targets each label is; None: they are the first.
+            outcome_at: likewise what is measured; None: all.
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
         self.labels_of = labels_of or [(i,) for i in range(len(labels))]
+        self._names = [
+            "+".join(labels[i].draws_as or labels[i].name for i in places)
+            for places in self.labels_of
+        ]
         self._seed, self._diagnose_every = seed, diagnose_every
         self._retrain_every = retrain_every
         self._waiting: list[Lesson] = []
-        self.running: list[Running] = [*running] if running else [b.design for b in blocks]
+        self.designs = [*designs] if designs else [block.design for block in blocks]
         n_models = sum(block.design.n_models for block in blocks)
         R = learners[0].n_networks // n_models
         # of each network: its world, and the arm that ranks with it (any, where both do)
@@ -202,12 +198,14 @@ class Loop:
         ).unbind(1)
         to = learners[0].n_updates_S.device
         self._world_S, self._arm_S = world_S.to(to), arm_S.to(to)
+        self._label_at = _places(label_at, len(labels), to)
+        self._outcome_at = _places(outcome_at, None, to)
+        self.is_idle_SL = _idle(blocks, labels, R, to)
         zeros_S = torch.zeros(len(world_S), device=to)
         zeros_SL = torch.zeros(len(world_S), len(labels), device=to)
         self.weights_S = Extremes(zeros_S, zeros_S.clone())
         self.predictions_SL = Extremes(zeros_SL, zeros_SL.clone())
-        alpha = [[p.alpha_A[a] / p.unit for p in labels] for a in (0, 1)]
-        self._factor_1A11L = torch.tensor(alpha).view(1, 2, 1, 1, -1).to(to)
+        self._arms = arms.to(to)
         is_fixed = all(learner.has_fixed_operations for learner in learners)
         self._graphs = Graphs(learners[0].device, can_record=is_fixed)
 
@@ -237,37 +235,53 @@ class Loop:
         R = len(visits.replication_R)
         worlds = [slice(i * R, (i + 1) * R) for i in range(len(self.blocks))]
         is_treated_WB = torch.cat(
-            [d.assign(visits, b.p) for d, b in zip(self.running, self.blocks, strict=True)]
+            [d.assign(visits, b.p) for d, b in zip(self.designs, self.blocks, strict=True)]
         )
         slate = self.world.slate(visits)
+        parts = [slate.part(w) for w in worlds]
         allowed_WBC = torch.cat(
             [
-                d.candidates(visits, slate.part(w), is_treated_WB[w])
-                for d, w in zip(self.running, worlds, strict=True)
+                d.candidates(visits, part, is_treated_WB[w])
+                for d, part, w in zip(self.designs, parts, worlds, strict=True)
             ]
         )
         slate = replace(slate, is_candidate_WBC=allowed_WBC & slate.is_candidate_WBC)
-        prediction_WABCL, score_WABC, pick_WAB = self._graphs.run(
-            self._score, slate.batch, slate.is_candidate_WBC, R
+        is_visit_WB = slate.is_candidate_WBC.any(-1)
+        luck: tuple[Tensor, ...] = ()
+        if self._arms.needs_scene:
+            step = visits.replication_R.new_full((), visits.step)
+            luck = visits.replication_R, step, slate.video_WBC
+        prediction_WABCL, score_WABC, pick_WAB, *logs = self._graphs.run(
+            self._score, slate.batch, slate.is_candidate_WBC, R, *luck
         )
         choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
-        y_WBL = self.world.feedback(visits, slate, choice_WB)
-        weight_SB = self._weights(visits, slate, worlds, is_treated_WB, score_WABC, pick_WAB, y_WBL)
-        batch = chosen(slate, choice_WB)[self._world_S]
-        y_SBL = y_WBL[self._world_S][..., : len(self.labels)]
+        log_WAB = _at_choice(logs[0], choice_WB) if logs else None
+        y_WBX = self.world.feedback(visits, slate, choice_WB)
+        y_WBL = y_WBX[..., self._outcome_at]
+        parts = [
+            replace(part, is_candidate_WBC=slate.is_candidate_WBC[w])
+            for part, w in zip(parts, worlds, strict=True)
+        ]
+        weight_SB = self._weights(
+            visits, parts, worlds, is_visit_WB, is_treated_WB, score_WABC, pick_WAB, y_WBL, log_WAB
+        )
+        batch = slate.batch.chosen(choice_WB)[self._world_S]
+        y_SBL = y_WBX[self._world_S][..., self._label_at]
         lesson = Lesson(visits.step, batch, weight_SB, y_SBL)
         loss_SL = self._learn(lesson, visits)
-        is_visit_WB = slate.is_candidate_WBC.any(-1)
-        is_counted_WB = torch.cat([d.counts(visits) for d in self.running])
+        is_counted_WB = torch.cat([d.counts(visits) for d in self.designs])
         y_WBL = torch.where(is_counted_WB.unsqueeze(-1), y_WBL, torch.nan)
         prediction_SBL = self._of_networks(prediction_WABCL, choice_WB)
         self.predictions_SL.see(prediction_SBL, is_visit_WB[self._world_S])
         shares = None
         if visits.step % self._diagnose_every == 0:
-            shares = score_shares(prediction_WABCL * self._factor_1A11L, slate.is_candidate_WBC)
+            shares = score_shares(self._arms.terms(prediction_WABCL), slate.is_candidate_WBC)
+        propensity_WB = None
+        if log_WAB is not None:
+            propensity_WB = torch.where(is_treated_WB, log_WAB[:, 1], log_WAB[:, 0]).exp()
         return Step(
             visits,
-            tuple(d.unit(visits) for d in self.running),
+            tuple(d.unit(visits) for d in self.designs),
             is_treated_WB,
             is_visit_WB,
             y_WBL,
@@ -275,32 +289,53 @@ class Loop:
             slate.is_candidate_WBC.sum(-1),
             loss_SL,
             prediction_SBL,
-            torch.where((weight_SB > 0).unsqueeze(-1), y_SBL, torch.nan),
+            self._learned(weight_SB, y_SBL),
             shares,
+            propensity_WB,
         )
 
     def _score(
-        self, batch: Batch, is_candidate_WBC: Tensor, R: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Lines 4 to 6, for both arms: predictions W, A, B, C, L, scores W, A, B, C, picks."""
-        prediction_WABCL = self._predict(batch, is_candidate_WBC.shape, R)
-        first, *others = (prediction_WABCL * self._factor_1A11L).unbind(-1)
-        score_WABC = sum(others, first)  # a sum over so short an axis is slow
-        score_WABC = score_WABC.masked_fill(~is_candidate_WBC.unsqueeze(1), -torch.inf)
-        return prediction_WABCL, score_WABC, score_WABC.argmax(-1)
+        self, batch: Batch, is_candidate_WBC: Tensor, R: int, *luck: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Lines 4 to 6: predictions WABCL, scores WABC, picks WAB (and log propensities WABC).
 
-    def _predict(self, batch: Batch, shape: torch.Size, R: int) -> Tensor:
-        """Both arms' predictions W, A, B, C, L; a one-model design's arms share them."""
+        ``luck`` is what the arms' scene needs, where they explore or do not rank by labels.
+        """
+        prediction_WABCL = self._predict(batch, is_candidate_WBC.shape, R, luck[:2])
+        scene = None
+        if luck:
+            replication_R, step, video_WBC = luck
+            scene = self._arms.scene("pick", replication_R, step, video_WBC, is_candidate_WBC)
+        score_WABC = self._arms.score(prediction_WABCL, is_candidate_WBC, scene)
+        pick_WAB, log_WABC = self._arms.pick(score_WABC, scene)
+        found = prediction_WABCL, score_WABC, pick_WAB
+        return found if log_WABC is None else (*found, log_WABC)
+
+    def _predict(
+        self, batch: Batch, shape: torch.Size, R: int, luck: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """Both arms' predictions W, A, B, C, L, with dropout where an arm draws its networks."""
         # labels in front, so that each arm's scores of a label lie together
         n_labels, n_arms, (W, B, C) = len(self.labels), 2, shape
-        prediction_LWABC = self._factor_1A11L.new_empty(n_labels, W, n_arms, B, C)
-        for learner, labels in zip(self.learners, self.labels_of, strict=True):
+        make = torch.empty if self.is_idle_SL is None else torch.zeros
+        prediction_LWABC = make(n_labels, W, n_arms, B, C, device=self._world_S.device)
+        is_drawn_A = self._arms.draws_networks_A
+        for learner, labels, name in zip(self.learners, self.labels_of, self._names, strict=True):
+            arms_A = self.labels[labels[0]].arms_A
+            key_SB = self._thompson_keys(name, B, *luck) if any(is_drawn_A) else None
             for worlds, networks in self._stacks(batch, R):
                 offered = batch[own_rows(worlds, batch.shape[0])]
-                models = [learner.predict(offered, own) for own in networks]
-                for arm, predicted_WBCK in enumerate((models[0], models[-1])):
-                    for label, of_head_WBC in zip(labels, predicted_WBCK.unbind(-1), strict=True):
-                        prediction_LWABC[label, worlds, arm] = of_head_WBC
+                for m, own in enumerate(networks):
+                    is_shared = len(networks) == 1
+                    if not (any(arms_A) if is_shared else arms_A[m]):
+                        continue
+                    arms = (0, 1) if is_shared else (m,)
+                    for is_drawn in sorted({is_drawn_A[arm] for arm in arms}):
+                        key = key_SB[own] if key_SB is not None and is_drawn else None
+                        predicted_WBCK = learner.predict(offered, own, key)
+                        for arm in (a for a in arms if is_drawn_A[a] == is_drawn):
+                            for label, x_WBC in zip(labels, predicted_WBCK.unbind(-1), strict=True):
+                                prediction_LWABC[label, worlds, arm] = x_WBC
         return prediction_LWABC.movedim(0, -1)
 
     def _stacks(self, batch: Batch, R: int) -> Iterator[tuple[slice, list[slice]]]:
@@ -328,30 +363,33 @@ class Loop:
     def _weights(
         self,
         visits: Visits,
-        slate: Slate,
+        slates: Sequence[Slate],
         worlds: Sequence[slice],
+        is_visit_WB: Tensor,
         is_treated_WB: Tensor,
         score_WABC: Tensor,
         pick_WAB: Tensor,
         y_WBL: Tensor,
+        log_WAB: Tensor | None,
     ) -> Tensor:
         """Line 8: how much each network learns from each visit, NaN for padding: S, B."""
         weight = []
-        for design, block, w in zip(self.running, self.blocks, worlds, strict=True):
-            outcome = Outcome(
-                visits,
-                slate.part(w),
-                is_treated_WB[w],
-                block.p,
-                score_WABC[w],
-                pick_WAB[w],
-                y_WBL[w],
-            )
+        for design, block, slate, w in zip(self.designs, self.blocks, slates, worlds, strict=True):
+            log_RAB = None if log_WAB is None else log_WAB[w]
+            own = slate, is_treated_WB[w], block.p, score_WABC[w], pick_WAB[w], y_WBL[w]
+            outcome = Outcome(visits, *own, log_RAB)
             weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
         weight_SB = torch.cat(weight)
-        is_visit_SB = slate.is_candidate_WBC.any(-1)[self._world_S]
+        is_visit_SB = is_visit_WB[self._world_S]
         self.weights_S.see(weight_SB, is_visit_SB)
         return weight_SB.masked_fill(~is_visit_SB, torch.nan)
+
+    def _learned(self, weight_SB: Tensor, y_SBL: Tensor) -> Tensor:
+        """What each network learns of each label: S, B, L, NaN where it learns nothing."""
+        is_learned = (weight_SB > 0).unsqueeze(-1)
+        if self.is_idle_SL is not None:
+            is_learned = is_learned & ~self.is_idle_SL.unsqueeze(1)
+        return torch.where(is_learned, y_SBL, torch.nan)
 
     def _learn(self, lesson: Lesson, visits: Visits) -> Tensor:
         """Line 9, where a round of training is due; returns the training losses S, L."""
@@ -369,33 +407,58 @@ class Loop:
         keys = self._graphs.run(self._dropout_keys, replication_R, step)
         for learner, places, key_S in zip(self.learners, self.labels_of, keys, strict=True):
             y_SBK = torch.stack([lesson.y_SBL[..., i] for i in places], dim=-1)
-            settings = self.labels[places[0]].optimizer
+            settings, weight_SB = self.labels[places[0]].optimizer, lesson.weight_SB
+            if self.is_idle_SL is not None:
+                weight_SB = weight_SB.masked_fill(self.is_idle_SL[:, places[0], None], 0.0)
             losses.append(
-                learner.update(
-                    lesson.batch, y_SBK, lesson.weight_SB, settings, key_S, n_done=lesson.step
-                )
+                learner.update(lesson.batch, y_SBK, weight_SB, settings, key_S, n_done=lesson.step)
             )
         return by_label(losses, self.labels_of)
 
     def _dropout_keys(self, replication_R: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """A key for each network of each learner: S each."""
-        names = ("+".join(self.labels[i].name for i in places) for places in self.labels_of)
         replication_S = replication_R.repeat(len(self.blocks))[self._world_S]
         return tuple(
-            draws.key(self._seed, f"dropout {name}", replication_S, step) for name in names
+            draws.key(self._seed, f"dropout {name}", replication_S, step) for name in self._names
         )
+
+    def _thompson_keys(self, name: str, B: int, replication_R: Tensor, step: Tensor) -> Tensor:
+        """A key for each network of a learner and visit: S, B."""
+        replication_S = replication_R.repeat(len(self.blocks))[self._world_S]
+        place_B = torch.arange(B, device=replication_R.device)
+        purpose = f"thompson {name}"
+        return draws.key(self._seed, purpose, replication_S.unsqueeze(1), step, place_B)
 
 
 def by_label(per_learner: Sequence[Tensor], labels_of: Sequence[Sequence[int]]) -> Tensor:
-    """What the learners' heads give (a last axis), in the order of the labels.
-
-    Args:
-        per_learner: a tensor of each learner.
-        labels_of: which labels its heads predict.
-    """
+    """What the learners' heads give (a last axis), in the order of the labels."""
     places = [i for of_learner in labels_of for i in of_learner]
     heads = [x for of_learner in per_learner for x in of_learner.unbind(-1)]
     return torch.stack([heads[places.index(i)] for i in range(len(places))], dim=-1)
+
+
+def _at_choice(x_WABC: Tensor, choice_WB: Tensor) -> Tensor:
+    """Each arm's numbers of the candidates that were chosen: W, A, B."""
+    at_WAB1 = choice_WB[:, None, :, None].expand(-1, x_WABC.shape[1], -1, 1)
+    return x_WABC.gather(3, at_WAB1).squeeze(3)
+
+
+def _places(at: Sequence[int] | None, n: int | None, to: torch.device) -> slice | Tensor:
+    """Some places of an axis; the first n, or all, as a slice, which costs nothing."""
+    return slice(n) if at is None else torch.tensor(at, device=to)
+
+
+def _idle(
+    blocks: Sequence[Block], labels: Sequence[LabelPolicy], R: int, to: torch.device
+) -> Tensor | None:
+    """Which networks are for an arm that does not use the label: S, L; None where none is."""
+    is_idle_SL = [
+        [not (any(x.arms_A) if b.design.n_models == 1 else x.arms_A[m]) for x in labels]
+        for b in blocks
+        for m in range(b.design.n_models)
+        for _ in range(R)
+    ]
+    return torch.tensor(is_idle_SL, device=to) if any(map(any, is_idle_SL)) else None
 
 
 def n_networks(blocks: Sequence[Block], n_replications: int) -> int:

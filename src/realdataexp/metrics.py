@@ -11,15 +11,20 @@ Axes: S stacked networks, N rows, X any leading axes, B visits, C candidates of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from realdataexp.contracts import described
 from realdataexp.device import WITHOUT_FLOAT64
+from realdataexp.errors import InputError
+from realdataexp.registry import Unfit, calling, find, names
 
 _N_BINS = 10
 _ELEMENTS = 1 << 19  # of predictions that are ranked at once
@@ -31,47 +36,42 @@ def for_metrics(x: Tensor) -> Tensor:
     return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
 
 
+_RANKING = "ranking"  # of a slate's candidates, whatever a label's type
+LABEL_TYPES = ("binary", "numerical", "categorical")
+
+
 @dataclass(frozen=True)
 class Metric:
-    """How to read a metric.
+    """How to read a metric, and how to compute one from outside the package.
 
     Attributes:
         is_higher_better: whether the best network has the highest value, or the lowest.
+        reading: its meaning in a line, for who reads the file.
+        types: the types of labels whose predictions it judges.
         count: the name of the count that its value rests on.
-        reading: its meaning in a line.
+        compute: (prediction_N, y_N) -> a number, of one network and the rows with a known label
+            and a finite prediction, in the label's units, float64; those of the package have none,
+            as several are computed at once.
     """
 
     is_higher_better: bool
-    count: str
-    reading: str
+    reading: str = ""
+    types: tuple[str, ...] = LABEL_TYPES
+    count: str = "n_rows"
+    compute: Callable[[Tensor, Tensor], Any] | None = None
 
 
-METRICS: dict[str, Metric] = {
-    "auc": Metric(
-        True, "n_rows", "chance that a positive is predicted above a negative; 0.5 is guessing"
-    ),
-    "accuracy": Metric(True, "n_rows", "share of rows on the right side of probability 0.5"),
-    "log_loss": Metric(
-        False, "n_rows", "mean -log of the probability of what happened; guessing 0.5 has 0.693"
-    ),
-    "calibration_error": Metric(
-        False, "n_rows", "mean gap between predicted probability and share of positives; 0 to 1"
-    ),
-    "log_mae": Metric(
-        False, "n_rows", "mean |log1p(prediction) - log1p(truth)|; 0.1 is about 10 % off"
-    ),
-    "mae": Metric(False, "n_rows", "mean |prediction - truth|, in the label's units"),
-    "relative_error": Metric(
-        False, "n_nonzero", "mean |prediction - truth| / |truth| where the truth is not 0"
-    ),
-    "spearman": Metric(
-        True, "n_rows", "correlation of the ranks of prediction and truth; 1 is the same order"
-    ),
-    "picked": Metric(True, "n_visits", "mean true outcome of the candidate with the highest score"),
-    "ndcg": Metric(
-        True, "n_ndcg", "how near the order of a slate is to the best one; 1 is the best order"
-    ),
-}
+AUC = Metric(True, types=("binary",))
+ACCURACY = Metric(True, types=("binary",))
+LOG_LOSS = Metric(False, types=("binary",))
+CALIBRATION_ERROR = Metric(False, types=("binary",))
+LOG_MAE = Metric(False, types=("numerical",))
+MAE = Metric(False, types=("numerical", "categorical"))
+RELATIVE_ERROR = Metric(False, types=("numerical",), count="n_nonzero")
+SPEARMAN = Metric(True, types=("numerical", "categorical"))
+PICKED = Metric(True, types=(_RANKING,), count="n_visits")
+NDCG = Metric(True, types=(_RANKING,), count="n_ndcg")
+METRICS: dict[str, Metric] = {name: find("metric", name, name) for name in names("metric")}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ class Figures:
     """One label's metrics of S networks, or of the rankings in S worlds; all on the host.
 
     Attributes:
-        label: whose.
         values: metric -> float64 S, NaN where it is not defined.
         counts: metric -> int64 S, what each value rests on.
         n_nonfinite: predictions, or visits, that were left out because they were not finite.
@@ -97,12 +96,19 @@ class Figures:
         return self.n_nonfinite + next(iter(self.counts.values()))
 
 
-def figures_of(label: str, found: dict[str, Tensor], loss_S: Tensor | None = None) -> Figures:
-    """The values and counts of what a function of this module returned, and the mean losses."""
-    values = {name: value.cpu() for name, value in found.items() if name in METRICS}
+def figures_of(
+    label: str,
+    found: dict[str, Tensor],
+    loss_S: Tensor | None = None,
+    own: Mapping[str, Tensor] | None = None,
+) -> Figures:
+    """What ``label_metrics`` or ``ranking_metrics`` found, with mean losses and ``own_metrics``."""
+    values = {name: value for name, value in found.items() if name in METRICS}
     counts = {name: found[METRICS[name].count].cpu() for name in values}
-    if loss_S is not None:
-        values[LOSS], counts[LOSS] = loss_S.cpu().double(), found["n_rows"].cpu()
+    loss = {} if loss_S is None else {LOSS: loss_S.double()}
+    by_rows = {**loss, **(own or {})}
+    values = {name: value.cpu() for name, value in (values | by_rows).items()}
+    counts |= {name: found["n_rows"].cpu() for name in by_rows}
     return Figures(label, values, counts, found["n_nonfinite"].cpu())
 
 
@@ -113,19 +119,27 @@ def joined(parts: Sequence[Figures]) -> Figures:
     return Figures(parts[0].label, values, counts, torch.cat([p.n_nonfinite for p in parts]))
 
 
-def metric_names(kind: str | None) -> tuple[str, ...]:
-    """The metrics of an outcome: of its rankings, and of its predictions by type (None: none)."""
-    of_labels = {
-        "binary": ("auc", "accuracy", "log_loss", "calibration_error"),
-        "numerical": ("log_mae", "mae", "relative_error", "spearman"),
-        "categorical": ("mae", "spearman"),
-    }
-    return ((LOSS, *of_labels[kind]) if kind else ()) + ("picked", "ndcg")
+def known_metrics(own: Mapping[str, Metric]) -> dict[str, Metric]:
+    """All metrics by their names in tables; ``own`` are from outside the package."""
+    return METRICS | {short_name(name): metric for name, metric in own.items()}
 
 
-def is_higher_better(metric: str) -> bool:
+def metric_names(
+    kind: str | None, own: Mapping[str, Metric], *, is_measured: bool
+) -> tuple[str, ...]:
+    """The metrics of a label's predictions by its type, and of rankings by an outcome.
+
+    The type is None where nothing predicts it; ``own`` are from outside the package.
+    """
+    known = known_metrics(own).items()
+    of_label = [name for name, metric in known if kind in metric.types]
+    of_ranking = [name for name, metric in known if is_measured and _RANKING in metric.types]
+    return (*([LOSS, *of_label] if kind else []), *of_ranking)
+
+
+def is_higher_better(metric: str, own: Mapping[str, Metric]) -> bool:
     """Whether the best network has the highest value of a metric, or of the loss."""
-    return metric != LOSS and METRICS[metric].is_higher_better
+    return metric != LOSS and known_metrics(own)[metric].is_higher_better
 
 
 def binary_metrics(p_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
@@ -140,12 +154,7 @@ def binary_metrics(p_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
       lower edge, the mean of |mean probability - share of positives| weighted by the bin's rows
       (Naeini, Cooper & Hauskrecht 2015, doi 10.1609/aaai.v29i1.9602).
 
-    Args:
-        p_SN: predicted P(y = 1).
-        y_N: labels of all networks, or S, N.
-
-    Returns:
-        The metrics, ``n_rows`` and ``n_nonfinite``, each of shape S.
+    The labels are N for all networks, or S, N. Returns these, ``n_rows`` and ``n_nonfinite``: S.
     """
     epsilon = torch.finfo(p_SN.dtype).eps
     p_SN, y_SN, used_SN, counts = _usable(p_SN, y_N)
@@ -176,12 +185,8 @@ def numerical_metrics(prediction_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
     - ``spearman``: ties share the mean of their ranks (Spearman 1904, doi 10.2307/1412159); NaN
       where all predictions, or all truths, are equal.
 
-    Args:
-        prediction_SN: in the label's units.
-        y_N: labels of all networks, or S, N.
-
-    Returns:
-        The metrics, ``n_rows``, ``n_nonfinite`` and ``n_nonzero``, each of shape S.
+    The labels are N for all networks, or S, N. Returns these, ``n_rows``, ``n_nonfinite`` and
+    ``n_nonzero``: S.
     """
     prediction_SN, y_SN, used_SN, counts = _usable(prediction_SN, y_N)
     error_SN = (prediction_SN - y_SN).abs()
@@ -201,24 +206,13 @@ def numerical_metrics(prediction_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
 def categorical_metrics(expected_class_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
     """Metrics of the expected class, which is what a network of classes predicts.
 
-    It is the mean of the classes' numbers, not the likeliest class: rounded, it may be a class
-    between two likely ones. So there is neither an accuracy nor a log loss of it, but the ``mae``
-    in classes and the ``spearman`` of ``numerical_metrics``; both read the classes as ordered, as
-    the score does.
-
-    Args:
-        expected_class_SN: from 0 to the number of classes - 1.
-        y_N: classes of all networks, or S, N.
-
-    Returns:
-        The metrics, ``n_rows`` and ``n_nonfinite``, each of shape S.
+    It is the mean of the classes' numbers, from 0 on, not the likeliest class: rounded, it may be a
+    class between two likely ones. So there is neither an accuracy nor a log loss of it, but the
+    ``mae`` in classes and the ``spearman`` of ``numerical_metrics``; both read the classes as
+    ordered, as the score does.
     """
-    prediction_SN, y_SN, used_SN, counts = _usable(expected_class_SN, y_N)
-    return {
-        "mae": _mean((prediction_SN - y_SN).abs(), used_SN),
-        "spearman": _spearman(prediction_SN, y_SN, used_SN),
-        **counts,
-    }
+    found = numerical_metrics(expected_class_SN, y_N)
+    return {name: found[name] for name in ("mae", "spearman", "n_rows", "n_nonfinite")}
 
 
 LABEL_METRICS: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {
@@ -229,13 +223,7 @@ LABEL_METRICS: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {
 
 
 def label_metrics(kind: str, prediction_SN: Tensor, y_N: Tensor) -> dict[str, Tensor]:
-    """The metrics of a label's type, some networks at a time: memory does not grow with S.
-
-    Args:
-        kind: binary, numerical or categorical.
-        prediction_SN: in the label's units.
-        y_N: labels of all networks, or S, N.
-    """
+    """The metrics of a label's type, some networks at a time: memory does not grow with S."""
     S, N = prediction_SN.shape
     size, y_SN = max(1, _ELEMENTS // max(1, N)), y_N.expand(S, N)
     parts = [
@@ -243,6 +231,65 @@ def label_metrics(kind: str, prediction_SN: Tensor, y_N: Tensor) -> dict[str, Te
         for s in range(0, S, size)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def find_metric(name: str, where: str) -> Metric:
+    """A metric from outside the package, asked about a few made-up predictions.
+
+    Raises:
+        InputError: there is none, it fails, or it returns what it must not.
+    """
+    metric = find("metric", name, where)
+    if not isinstance(metric, Metric) or metric.compute is None:
+        raise InputError(f"{where} = {name!r}: is no realdataexp.metrics.Metric with a compute")
+    y_N = torch.arange(8, dtype=torch.float64) % 2
+    with calling(f"{where} = {name!r}", "compute()", InputError):
+        _own_value(metric, 0.1 + 0.8 * y_N.roll(1), y_N)
+    return metric
+
+
+def short_name(name: str) -> str:
+    """What tables call a metric."""
+    return name.rpartition(":")[2]
+
+
+def own_metrics(
+    own: Mapping[str, Metric], kind: str, prediction_SN: Tensor, y_N: Tensor
+) -> dict[str, Tensor]:
+    """The metrics from outside of a label's type, float64 S, by their names in tables.
+
+    Network by network, NaN where one has no row to judge by; see ``label_metrics``.
+
+    Raises:
+        ComponentError: one fails, or returns what it must not.
+    """
+    chosen = {name: metric for name, metric in own.items() if kind in metric.types}
+    if not chosen:
+        return {}
+    prediction_SN, y_SN, used_SN, _ = _usable(prediction_SN, y_N)
+    found: dict[str, Tensor] = {}
+    for name, metric in chosen.items():
+        with calling(f"metric {name!r}", "compute()"):
+            values = [
+                _own_value(metric, prediction_N[used_N], y_N[used_N])
+                for prediction_N, y_N, used_N in zip(prediction_SN, y_SN, used_SN, strict=True)
+            ]
+        found[short_name(name)] = torch.tensor(values, dtype=torch.float64)
+    return found
+
+
+def _own_value(metric: Metric, prediction_N: Tensor, y_N: Tensor) -> float:
+    """One network's value; Unfit where it is no number."""
+    assert metric.compute is not None  # find_metric sees to it
+    if not len(y_N):
+        return math.nan
+    value = metric.compute(prediction_N, y_N)
+    is_number = isinstance(value, int | float) or (
+        isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+    )
+    if not is_number:
+        raise Unfit(f"returned {described(value)}; wanted one number")
+    return float(value)
 
 
 def ranking_metrics(
@@ -345,9 +392,7 @@ def _ranks(x_SN: Tensor, used_SN: Tensor) -> Tensor:
 class _Places:
     """The values of a last axis in ascending order.
 
-    Attributes:
-        order_XN: where they were.
-        below_XN, up_to_XN: how many values are below each, and how many are not above it.
+    Where they were, how many values are below each, and how many are not above it.
     """
 
     order_XN: Tensor

@@ -65,18 +65,21 @@ class Pretraining:
         validate: Callable[[], tuple[float, ...]],
         settings: PretrainSettings,
         labels_of: Sequence[Sequence[int]] | None = None,
+        draws_as: Sequence[int] | None = None,
     ) -> None:
-        """Join the learners and their rows.
+        """Join N learners and their rows.
 
         Args:
             learners: N of them.
             optimizers: theirs; a cosine schedule gets the number of updates here.
-            reader: reads training rows, with L labels.
-            n_rows: how many there are.
+            reader: reads training rows, ``n_rows`` in all, with L labels.
+            n_rows: see there.
             validate: a value of each label, lower = better, such as the mean validation loss.
             settings: the rest.
             labels_of: which labels the heads of each learner predict; None: a learner a label.
+            draws_as: the learner whose dropout each has; None: its own.
         """
+        self._draws_as = draws_as or range(len(learners))
         self._learners, self._reader, self._validate = learners, reader, validate
         self._settings = settings
         self._labels_of = labels_of or [(i,) for i in range(len(learners))]
@@ -131,19 +134,13 @@ class Pretraining:
         for n, (learner, places) in enumerate(zip(self._learners, self._labels_of, strict=True)):
             if self._has_stopped(n):
                 continue
-            purpose = f"pretrain dropout {n}"
+            purpose = f"pretrain dropout {self._draws_as[n]}"
             y_SBK = torch.stack([y_L[i] for i in places], dim=-1)
             iteration_S = torch.full((1,), self.iteration, device=y_SBK.device)
             key_S = draws.key(self._settings.seed, purpose, iteration_S)
             weight_SB = torch.ones_like(y_L[places[0]])
-            loss_SK = learner.update(
-                batch,
-                y_SBK,
-                weight_SB,
-                self._optimizers[n],
-                key_S,
-                n_done=self.iteration - 1,
-            )
+            settings, n_done = self._optimizers[n], self.iteration - 1
+            loss_SK = learner.update(batch, y_SBK, weight_SB, settings, key_S, n_done)
             for i, loss_S in zip(places, loss_SK.unbind(-1), strict=True):
                 loss_L[i] = loss_S[0]
         self._losses_TL.append(loss_L)
@@ -201,11 +198,7 @@ class Pretraining:
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state of a pretraining with the same settings.
-
-        Raises:
-            ValueError: a tensor's name, shape or type is not that of this pretraining's state.
-        """
+        """Go on from a state of the same settings; raises ValueError for another."""
         state = self.state()
         n_losses = tensors.get("losses", state["losses"]).shape[:1].numel()
         shape, device = (n_losses, state["losses"].shape[1]), self._learners[0].device.torch

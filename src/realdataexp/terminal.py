@@ -1,24 +1,97 @@
-"""What the commands show on a terminal: log lines and tables."""
+"""What commands show: log lines, progress and tables, on streams that outlive their terminal."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from realdataexp.errors import one_line
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
     from rich.table import Table
     from rich.text import Text
 
 logger = logging.getLogger("realdataexp")
 
 _SECONDS_BETWEEN_LINES = 10.0
+_TITLES = {
+    "without_features": "ids of the log without features",
+    "official": "for comparison: the whole of the official data",
+}
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+class LastingStream:
+    """A text stream; from the first write that fails with an ``error`` on, texts are dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write a text, if that can be."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written, if that can be."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        """Let what is still in the stream, and all that comes, go nowhere."""
+        self.error = self.error or error
+        with suppress(OSError):  # it may have no descriptor
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def lasting_streams() -> Iterator[LastingStream]:
+    """Keep sys.stdout and sys.stderr from ending a command; yields the former.
+
+    A descriptor that is closed leads nowhere meanwhile, lest the next file that is opened gets it.
+    What an encoding has no character for is replaced.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+    before = sys.stdout, sys.stderr
+    made = []
+    for stream in before:
+        # Python has no stream where the descriptor was closed
+        own = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        if stream is not None and hasattr(own, "reconfigure"):
+            own.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+        made.append(LastingStream(own))
+    sys.stdout, sys.stderr = made
+    try:
+        yield made[0]
+    finally:
+        for lasting in made:
+            lasting.flush()
+        sys.stdout, sys.stderr = before
+
+
+# --- log lines and progress ----------------------------------------------------------------------
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -44,8 +117,7 @@ def say(text: str) -> None:
 def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None:
     """Show the package's log lines on stderr, from ``level`` or as quiet or verbose says.
 
-    Quiet leaves the warnings to the result, which ends with them. Details, such as each network's
-    metrics, are in run.log in any case, and here only for verbose.
+    Quiet leaves the warnings to the result. Details are in run.log in any case.
     """
     handler = _StderrHandler("ERROR" if quiet else "DEBUG" if verbose else level)
     if not verbose:
@@ -58,8 +130,7 @@ def log_lines(level: str, *, quiet: bool = False, verbose: bool = False) -> None
 def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """Show how many bytes a phase is through: a bar on a terminal, a line now and then elsewhere.
 
-    Yields:
-        What to call with the phase, its bytes so far and in all (None: unknown).
+    Yields what to call with the phase, its bytes so far and in all (None: unknown).
     """
     from realdataexp.runs.progress import bar_console
 
@@ -67,19 +138,17 @@ def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     if console is None:
         yield _byte_lines()
         return
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich import progress
 
-    tasks: dict[str, TaskID] = {}
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    text = TextColumn("{task.description}", style="bold", markup=False)
-    with Progress(text, *columns, console=console, transient=True) as bar:
+    tasks: dict[str, progress.TaskID] = {}
+    columns = (
+        progress.TextColumn("{task.description}", style="bold", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console, transient=True) as bar:
 
         def show(phase: str, done: int, total: int | None) -> None:
             if phase not in tasks:
@@ -102,58 +171,37 @@ def _byte_lines() -> Callable[[str, int, int | None], None]:
     return show
 
 
-_TITLES = {
-    "without_features": "ids of the log without features",
-    "official": "for comparison: the whole of the official data",
-}
-
-
 def print_stats(title: str, stats: Mapping[str, Any]) -> None:
     """Print a mapping as tables: its plain values in one, each inner mapping in one of its own."""
     from rich.console import Console
 
     console = Console()
     plain = {name: value for name, value in stats.items() if not isinstance(value, Mapping)}
-    console.print(_pairs(title, plain))
+    console.print(_table(title, plain))
     for name, value in stats.items():
         if isinstance(value, Mapping) and value:
-            nested = all(isinstance(row, Mapping) for row in value.values())
-            show = _grid if nested else _pairs
-            console.print(show(_TITLES.get(name, name), value))
+            console.print(_table(_TITLES.get(name, name), value))
 
 
-def _pairs(title: str, values: Mapping[str, Any]) -> Table:
+def _table(title: str, rows: Mapping[str, Any]) -> Table:
+    """A line for each entry; where entries are mappings, a column for each key that they have."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(one_line(title)), title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in values.items():
-        table.add_row(_cell(name), _cell(value))
-    return table
+    def cell(value: Any) -> Text:  # in which nothing is markup
+        return Text(one_line(_text(value)))
 
-
-def _grid(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A table with a line for each entry; the columns are all the keys that entries have."""
-    from rich.table import Table
-    from rich.text import Text
-
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    table = Table(title=Text(one_line(title)), title_justify="left")
+    is_nested = all(isinstance(row, Mapping) for row in rows.values()) and bool(rows)
+    columns = (
+        list(dict.fromkeys(key for row in rows.values() for key in row)) if is_nested else [""]
+    )
+    table = Table(title=Text(one_line(title)), title_justify="left", show_header=is_nested)
     table.add_column("")
     for column in columns:
-        table.add_column(_cell(column), justify="right")
+        table.add_column(cell(column), justify="right")
     for name, row in rows.items():
-        table.add_row(_cell(name), *(_cell(row.get(column)) for column in columns))
+        table.add_row(cell(name), *(cell(row.get(x) if is_nested else row) for x in columns))
     return table
-
-
-def _cell(value: Any) -> Text:
-    """A cell of a table, in which nothing is markup."""
-    from rich.text import Text
-
-    return Text(one_line(_text(value)))
 
 
 def _text(value: Any) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from bench import loop, peers
+from bench.peers import Table, open_table
+from bench.sizes import SMALL, Place
 from realdataexp import draws
-from realdataexp.bench import loop, pandas_loop, peers
-from realdataexp.bench.sizes import SMALL, Place
-from realdataexp.bench.table import Table, open_table
 from realdataexp.config import load_config
 from realdataexp.device import choose_device
 from realdataexp.errors import Warnings
@@ -80,7 +80,7 @@ def test_the_dataloaders_loop_lowers_the_loss(settings: Callable[..., dict[str, 
 
 
 def test_the_pandas_loop_shows_each_row_once_and_learns(table: Table):
-    world = pandas_loop.PandasLoop(table)
+    world = peers.PandasLoop(table)
     treatment, control = world.arms
     assert treatment.alphas == [1.0, 1.0] and control.alphas == [0.5, 0.8]
     before = [
@@ -103,7 +103,7 @@ def test_the_pandas_loop_shows_each_row_once_and_learns(table: Table):
 
 def test_the_pandas_loop_scores_as_the_package_does(table: Table):
     setup = set_up(table.config, Warnings())
-    world = pandas_loop.PandasLoop(table)
+    world = peers.PandasLoop(table)
     reader = setup.environment.pretraining(setup.targets, 0)
     batch, _ = reader.read(np.arange(20))
     rows = peers.Rows(table, 20)
@@ -131,8 +131,8 @@ def test_the_products_are_those_of_the_networks_layers(table: Table):
 
 
 def test_a_resumed_half_ends_as_the_whole(settings: Callable[..., dict[str, Any]], tmp_path: Path):
+    from bench import resuming
     from realdataexp.api import Result
-    from realdataexp.bench import resuming
 
     config, step = settings(simulation={"save_every": 2, "n_steps": 4}), Loop.step
     half = resuming.run_half(config, str(tmp_path / "run"))

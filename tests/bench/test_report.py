@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from realdataexp.bench import report
-from realdataexp.bench.figures import Figure, Reference
-from realdataexp.bench.report import Baseline, compare, read_baselines, save_baseline
+from bench import report
+from bench.figures import Figure, Reference
+from bench.report import Baseline, compare, read_baselines, save_baseline
 from realdataexp.errors import InputError
 
 MACHINE = {
@@ -137,7 +137,7 @@ def test_another_file_is_no_baseline(text: str, tmp_path: Path):
 
 
 def test_the_packages_own_baselines_hold_ratios_of_the_suites_figures():
-    from realdataexp.bench.suite import MEASUREMENTS
+    from bench.suite import MEASUREMENTS
 
     found = read_baselines(report.own_baselines(), "--baseline")
     assert found

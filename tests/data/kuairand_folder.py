@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from realdataexp.data import schema
-from realdataexp.data.integrity import MARKER
+from realdataexp.data.kuairand import MARKER
+from realdataexp.data.parquet import StoredTable
 
 Row = dict[str, Any]
 
@@ -86,3 +89,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def whole(table: StoredTable | pl.DataFrame) -> pl.DataFrame:
+    """All of a stored table in memory."""
+    return table if isinstance(table, pl.DataFrame) else pl.concat(table.blocks())

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import json
 import os
 import random
 import shutil
@@ -27,9 +26,7 @@ import pytest
 
 from realdataexp import cli
 from realdataexp.data import download as module
-from realdataexp.data.disk import locked
-from realdataexp.data.download import ARCHIVES, Archive, download
-from realdataexp.data.transfer import Patience
+from realdataexp.data.download import ARCHIVES, Archive, Patience, download, locked
 from realdataexp.errors import DiskError, InputError, RunError
 
 LOG = random.Random(0).randbytes(300_000)
@@ -71,9 +68,8 @@ class Server:
     """
 
     def __init__(self) -> None:
-        self.content, self.etag, self.modified = ARCHIVE, '"one"', None
+        self.content = ARCHIVE
         self.has_ranges, self.has_length, self.range_shift = True, True, 0
-        self.honours_if_range = True
         self.pause_s = 0.0
         self.script: list[object] = []
         self.requests: list[dict[str, str]] = []
@@ -114,8 +110,6 @@ class Server:
         headers = {
             "Content-Range": f"bytes {start}-{size - 1}/{size}" if start else None,
             "Content-Length": str(len(body)) if self.has_length else None,
-            "ETag": self.etag,
-            "Last-Modified": self.modified,
         }
         for name, value in headers.items():
             if value is not None:
@@ -128,9 +122,8 @@ class Server:
 
     def start_of(self, handler: BaseHTTPRequestHandler) -> int | None:
         """The first byte to send: 0 for the whole file, None where nothing is left."""
-        wanted, validator = handler.headers.get("Range"), handler.headers.get("If-Range")
-        is_other = validator not in (None, self.etag, self.modified) and self.honours_if_range
-        if wanted is None or is_other or not self.has_ranges:
+        wanted = handler.headers.get("Range")
+        if wanted is None or not self.has_ranges:
             return 0
         start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         return start + self.range_shift if start < len(self.content) else None
@@ -245,27 +238,6 @@ def test_a_connection_that_breaks_anywhere_is_taken_up_where_it_broke(
     starts = [int(text[6:-1]) for text in server.ranges()[1:]]  # type: ignore[index]
     assert len(starts) == 8
     assert starts == sorted(set(starts))
-    assert all(request["If-Range"] == '"one"' for request in server.requests[1:])
-
-
-@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_without_a_strong_etag_the_date_tells_the_file(
-    etag: str | None, server: Server, tmp_path: Path
-):
-    server.etag, server.modified = etag, "Wed, 27 Dec 2023 08:00:00 GMT"
-    server.script = [("cut", 50_000)]
-    get(server, tmp_path)
-    assert server.requests[1]["If-Range"] == server.modified
-    assert contents(tmp_path) == WHOLE
-
-
-def test_without_etag_or_date_the_md5_alone_vouches(server: Server, tmp_path: Path):
-    server.etag = None
-    server.script = [("cut", 50_000)]
-    get(server, tmp_path)
-    assert "If-Range" not in server.requests[1]
-    assert server.ranges()[1] is not None
-    assert contents(tmp_path) == WHOLE
 
 
 def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path):
@@ -292,17 +264,15 @@ def test_a_range_that_starts_elsewhere_starts_over(server: Server, tmp_path: Pat
     assert [text is None for text in server.ranges()] == [True, False, True]
 
 
-@pytest.mark.parametrize("honours_if_range", [True, False])
-def test_a_file_that_changed_half_way_starts_over(
-    honours_if_range: bool, server: Server, tmp_path: Path
-):
-    server.content, server.etag, server.honours_if_range = ARCHIVE[::-1], '"old"', honours_if_range
+def test_a_file_that_changed_half_way_is_told_by_its_md5(server: Server, tmp_path: Path):
+    server.content = ARCHIVE[::-1]
     server.script = [("cut", 50_000), 503, 503, 503]
     with pytest.raises(RunError):
         get(server, tmp_path)
-    server.content, server.etag = ARCHIVE, '"new"'
+    server.content = ARCHIVE
+    with pytest.raises(RunError, match=r"gave a file with md5 .* it was removed: run the command"):
+        get(server, tmp_path)
     get(server, tmp_path)
-    assert server.requests[-2 if not honours_if_range else -1]["If-Range"] == '"old"'
     assert contents(tmp_path) == WHOLE
 
 
@@ -312,32 +282,18 @@ def test_a_part_longer_than_the_file_starts_over(server: Server, tmp_path: Path)
     assert contents(tmp_path) == WHOLE
 
 
-def test_a_part_of_another_address_goes_on_without_its_etag(server: Server, tmp_path: Path):
-    part = tmp_path / "KuaiRand-Pure.tar.gz.part"
-    part.write_bytes(ARCHIVE[:70_000])
-    note = {"url": "http://elsewhere/x", "validator": '"other"', "total": len(ARCHIVE)}
-    part.with_name(f"{part.name}.json").write_text(json.dumps(note))
+def test_a_part_of_another_address_goes_on(server: Server, tmp_path: Path):
+    (tmp_path / "KuaiRand-Pure.tar.gz.part").write_bytes(ARCHIVE[:70_000])
     get(server, tmp_path)
     assert server.ranges() == ["bytes=70000-"]
-    assert "If-Range" not in server.requests[0]
     assert contents(tmp_path) == WHOLE
 
 
 def test_a_part_that_is_whole_is_not_fetched_again(server: Server, tmp_path: Path):
-    part = tmp_path / "KuaiRand-Pure.tar.gz.part"
-    part.write_bytes(ARCHIVE)
-    note = {"url": server.url, "validator": None, "total": len(ARCHIVE)}
-    part.with_name(f"{part.name}.json").write_text(json.dumps(note))
-    get(server, tmp_path)
-    assert not server.requests
-    assert contents(tmp_path) == WHOLE
-
-
-def test_a_damaged_note_of_the_part_does_no_harm(server: Server, tmp_path: Path):
-    part = tmp_path / "KuaiRand-Pure.tar.gz.part"
-    part.write_bytes(ARCHIVE[:70_000])
-    part.with_name(f"{part.name}.json").write_text("{")
-    get(server, tmp_path)
+    (tmp_path / "KuaiRand-Pure.tar.gz.part").write_bytes(ARCHIVE)
+    seen: list[str] = []
+    get(server, tmp_path, progress=lambda phase, *_: seen.append(phase))
+    assert "download" not in seen
     assert contents(tmp_path) == WHOLE
 
 
@@ -385,7 +341,7 @@ def test_a_server_says_when_to_come_back(
         handler.end_headers()
 
     waits: list[float] = []
-    monkeypatch.setattr("realdataexp.data.transfer.time.sleep", waits.append)
+    monkeypatch.setattr("realdataexp.data.download.time.sleep", waits.append)
     server.script = [busy]
     get(server, tmp_path, patience=Patience(attempts=3, timeout_s=5))
     assert waits[0] == 7.0
@@ -406,7 +362,7 @@ def test_a_host_that_is_not_found_ends_soon_and_asks_for_a_network(
 
 def test_waits_grow_and_end(monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path):
     waits: list[float] = []
-    monkeypatch.setattr("realdataexp.data.transfer.time.sleep", waits.append)
+    monkeypatch.setattr("realdataexp.data.download.time.sleep", waits.append)
     server.script = [500] * 20
     with pytest.raises(RunError, match=r"gave up after 8 attempts.*500"):
         get(server, tmp_path, patience=Patience())
@@ -585,7 +541,9 @@ def test_other_files_of_the_reader_do_not_matter(server: Server, tmp_path: Path)
 
 def test_another_version_gets_another_folder(server: Server, tmp_path: Path):
     get(server, tmp_path)
-    with pytest.raises(InputError, match=r"holds KuaiRand-Pure; give KuaiRand-1K another folder"):
+    with pytest.raises(
+        InputError, match=r"holds KuaiRand-Pure; choose another folder for KuaiRand-1K"
+    ):
         download("1k", tmp_path, url=server.url)
 
 
@@ -605,7 +563,7 @@ def test_space_is_checked_before_a_byte_is_written(
     free: int, n_requests: int, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     usage = types.SimpleNamespace(free=free)
-    monkeypatch.setattr("realdataexp.data.disk.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("realdataexp.files.shutil.disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"GB are free, about 0\.\d GB are needed; free some"):
         get(server, tmp_path)
     assert len(server.requests) == n_requests
@@ -652,7 +610,7 @@ def test_an_interruption_while_files_are_put_in_place_is_mended(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        with pytest.raises(KeyboardInterrupt, match="the same command resumes"):
             get(server, tmp_path)
     assert get(server, tmp_path)
     assert contents(tmp_path) == WHOLE
@@ -686,8 +644,8 @@ def test_a_process_that_ends_in_the_middle_is_continued_by_the_next(
         _, err = child.communicate()
     if number == signal.SIGINT:
         assert child.returncode == 130
-        assert err.splitlines()[-1].startswith("interrupted; the same command goes on")
-    assert set(contents(folder)) == {part.name, f"{part.name}.json"}
+        assert err.splitlines()[-1].startswith("interrupted; the same command resumes")
+    assert set(contents(folder)) == {part.name}
     have, server.pause_s = part.stat().st_size, 0.0
     done = subprocess.run(args, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{folder}: complete\n"), done.stderr

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from sklearn.preprocessing import StandardScaler
 
-from realdataexp.data import split as split_module
+from realdataexp.data import log as split_module
 from realdataexp.data.features import (
     MISSING_ID,
     UNSEEN_ID,

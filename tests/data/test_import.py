@@ -27,15 +27,19 @@ from kuairand_folder import (
     log_row,
     statistic_row,
     user_row,
+    whole,
     write_csv,
 )
 from polars.testing import assert_frame_equal
 
+from realdataexp.config import load_config
 from realdataexp.data import cache, kuairand, schema
+from realdataexp.data.ingest import Spill
 from realdataexp.data.kuairand import ImportRequest, find_files, prepare
 from realdataexp.data.log import DataSet
-from realdataexp.data.spill import Spill
 from realdataexp.errors import DiskError, InputError, Warnings
+from realdataexp.runs.setup import set_up
+from realdataexp.worlds import world_of
 
 USERS, BASIC, STATISTIC = schema.USER_FEATURES, schema.VIDEO_BASIC, schema.VIDEO_STATISTIC
 REAL = Path(__file__).parents[2] / "../shared/data/KuaiRand-Pure"
@@ -77,7 +81,7 @@ def importer(folder: KuaiRandFolder, tmp_path: Path) -> Importer:
 def log_tuples(data: DataSet) -> list[tuple[int, int, bool, float, float]]:
     """(user id, video id, early, play time, click) of every log row, in the table's order."""
     log, rows = data.log, []
-    videos = data.videos.frame()["video_id"].to_list()
+    videos = whole(data.videos)["video_id"].to_list()
     for u, user in enumerate(data.users["user_id"].to_list()):
         for n in range(log.offset_U1[u], log.offset_U1[u + 1]):
             early = n < log.offset_U1[u] + log.n_early_U[u]
@@ -88,7 +92,7 @@ def log_tuples(data: DataSet) -> list[tuple[int, int, bool, float, float]]:
 
 def assert_same(a: DataSet, b: DataSet) -> None:
     assert_frame_equal(a.users, b.users)
-    assert_frame_equal(a.videos.frame(), b.videos.frame())
+    assert_frame_equal(whole(a.videos), whole(b.videos))
     assert np.array_equal(a.log.offset_U1, b.log.offset_U1)
     assert np.array_equal(a.log.n_early_U, b.log.n_early_U)
     assert np.array_equal(a.log.video_N, b.log.video_N)
@@ -146,7 +150,7 @@ def test_features_are_columns_named_as_asked_for_the_ids_in_the_log_only(folder,
         "onehot_feat4",
     ]
     assert data.videos.columns == ["video_id", "video.follow_user_num", "video_duration", "tag"]
-    assert data.videos.frame().rows() == [(v, 0.25 * v, 9000.0, "3,11") for v in (1, 2, 3, 4)]
+    assert whole(data.videos).rows() == [(v, 0.25 * v, 9000.0, "3,11") for v in (1, 2, 3, 4)]
     assert data.users.dtypes == [pl.Int64, pl.Float32, pl.String, pl.String]
 
 
@@ -291,14 +295,14 @@ def test_minus_124_is_unknown_for_users_in_both_kinds_and_a_number_for_videos(fo
     assert data.users.rows()[1] == (20, None, "full_active", None)
     assert data.stats["features"]["follow_user_num"] == {"n_missing": 1, "n_unknown": 1}
     assert data.stats["features"]["onehot_feat4"] == {"n_missing": 1, "n_unknown": 1}
-    assert data.videos.frame()["video_duration"][0] == -124.0
+    assert whole(data.videos)["video_duration"][0] == -124.0
 
 
 def test_missing_features_are_null_in_both_kinds(folder, importer):
     folder.rows[BASIC][1] |= {"video_duration": "", "tag": ""}
     folder.rows[BASIC][2] |= {"video_duration": "nan"}
     folder.write()
-    videos = importer().videos.frame()
+    videos = whole(importer().videos)
     assert videos["video_duration"].to_list() == [None, None, 9000.0, 9000.0]
     assert videos["tag"].null_count() == 1
 
@@ -308,7 +312,7 @@ def test_users_and_videos_without_features_stay_and_are_reported(folder, importe
     folder.write()
     data = importer()
     assert data.users.rows()[1] == (20, None, None, None)
-    assert data.videos.frame().rows()[2] == (3, None, 9000.0, "3,11")
+    assert whole(data.videos).rows()[2] == (3, None, 9000.0, "3,11")
     assert data.stats["without_features"] == {USERS: 1, BASIC: 0, STATISTIC: 1}
     assert importer.codes() == ["users_without_features", "videos_without_features"]
 
@@ -436,10 +440,15 @@ def test_a_repeated_id_in_a_feature_file_is_refused(folder, importer, n_parts):
     refused(importer, USERS, "user_id 10", "more than one row")
 
 
-def test_a_text_column_as_numerical_is_refused_with_an_example(folder, importer):
+def test_a_text_column_as_numerical_is_refused_with_an_example(folder, importer, tmp_path):
     folder.write()
     call = lambda: importer(numerical=("user_active_degree",), categorical=())  # noqa: E731
-    refused(call, "'user_active_degree'", folder.file(USERS), "'full_active'", "categorical")
+    refused(call, "'user_active_degree'", folder.file(USERS), "'full_active'")
+    features = "feature={numerical: [user_active_degree], categorical: [tag]}"
+    config = load_config("kuairand-pure", [features], data=folder.path)
+    said = r"'user_active_degree': holds words, not numbers; list it in feature.categorical"
+    with pytest.raises(InputError, match=said):
+        world_of(config).prepare(config, tmp_path / "cache", False)
 
 
 @pytest.mark.parametrize(
@@ -448,10 +457,6 @@ def test_a_text_column_as_numerical_is_refused_with_an_example(folder, importer)
         ({"numerical": ("shwo_cnt",)}, "'show_cnt'"),
         ({"categorical": ("video.user_active_degree",)}, "'user_active_degree'"),
         ({"categorical": ("user_id",)}, "is an id"),
-        ({"targets": ("is_clik",)}, "'is_click'"),
-        ({"logs": ("standard_lat",)}, "'standard_late'"),
-        ({"logs": ()}, "dataset.logs: empty"),
-        ({"numerical": ("tag",)}, "'tag' is listed 2 times"),
     ],
 )
 def test_a_wrong_name_in_the_request_is_named_with_the_nearest(folder, importer, changes, said):
@@ -459,10 +464,18 @@ def test_a_wrong_name_in_the_request_is_named_with_the_nearest(folder, importer,
     refused(lambda: importer(**changes), said)
 
 
-def test_all_faults_of_a_request_are_listed_a_line_each(importer):
-    with pytest.raises(InputError) as caught:
-        importer(numerical=("shwo_cnt",), targets=("is_clik",), logs=("standard_lat",))
-    assert len(str(caught.value).splitlines()) == 3
+def test_all_wrong_names_of_a_config_are_listed_a_line_each(folder, tmp_path):
+    folder.write()
+    changes = ["feature.numerical=[shwo_cnt]", "labels.1.target=is_clik"]
+    config = load_config("kuairand-pure", changes, data=folder.path)
+    for ask in (
+        lambda: world_of(config).prepare(config, tmp_path / "cache", False),
+        lambda: set_up(config, Warnings()),
+    ):
+        with pytest.raises(InputError) as caught:
+            ask()
+        target, feature = caught.value.faults[:2]
+        assert "'is_click'" in target and "'show_cnt'" in feature
 
 
 # ---- the cache --------------------------------------------------------------------------------
@@ -716,7 +729,7 @@ def test_a_file_where_the_cache_should_be_is_one_line(place: str, folder, import
         (Spill, "append"),
         (Spill, "read"),
         (pq.ParquetWriter, "write_table"),
-        (cache, "_sync"),
+        (cache, "sync"),
         (os, "rename"),
     ],
 )
@@ -742,7 +755,7 @@ def test_a_full_disk_fails_with_one_line_and_leaves_nothing(folder, importer, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    said = f"^{re.escape(str(importer.cache_path))}: the disk is full.*cache_path.*$"
+    said = f"^{re.escape(str(importer.cache_path))}: no space left on the device.*cache_path.*$"
     with pytest.raises(DiskError, match=said):
         importer()
     assert list(importer.cache_path.iterdir()) == []

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from kuairand_folder import EARLY, LATE, RANDOM, KuaiRandFolder, log_row
 
-from realdataexp.data import cache, disk, schema
-from realdataexp.data.integrity import MARKER
-from realdataexp.data.kuairand import ImportRequest, prepare
+from realdataexp import files
+from realdataexp.data import cache, schema
+from realdataexp.data.kuairand import MARKER, ImportRequest, prepare
 from realdataexp.data.log import DataSet
-from realdataexp.data.synthetic import write_synthetic
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
 from realdataexp.errors import InputError, Warnings
 
 
@@ -102,10 +102,10 @@ def test_a_disk_that_is_too_small_is_an_input_error_before_anything_is_read(fold
     folder.write()
     usage = namedtuple("usage", "total used free")
     rows_and_arrays = 10_009 * (50 + 4 + 4)
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage(0, 0, rows_and_arrays))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(0, 0, rows_and_arrays))
     refused(folder.path, folder.path.parent / "cache", "GB are free", "are needed")
     free = 2 * rows_and_arrays
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage(0, 0, free))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(0, 0, free))
     assert open_data(folder.path)[0].log.n_rows == 10_009
 
 
@@ -156,7 +156,7 @@ def test_rows_are_counted_before_repeated_ones_are_dropped(folder, monkeypatch):
 
 def test_synthetic_data_are_compared_with_what_was_written(tmp_path):
     path = tmp_path / "synthetic"
-    write_synthetic(path, version="27k", n_users=30, n_videos=20, n_rows=900)
+    write_synthetic(path, SyntheticConfig(version="27k", users=30, videos=20, rows=900))
     _, said = open_data(path, numerical=("follow_user_num", "show_cnt", "video_duration"))
     assert "other_totals" not in said
     made = json.loads((path / MARKER).read_text())
@@ -178,8 +178,8 @@ def test_a_marker_that_cannot_be_read_is_an_input_error(folder):
 SLOWLY = """
 import sys
 from pathlib import Path
-from realdataexp.data import csv_chunks, feature_files, log_files
-csv_chunks.CHUNK_BYTES, log_files.BUCKET_ROWS, feature_files.BLOCK_ROWS = 20_000, 500, 20
+from realdataexp.data import csv_files, ingest
+csv_files.CHUNK_BYTES, ingest.BUCKET_ROWS, ingest.BLOCK_ROWS = 20_000, 500, 20
 sys.path.insert(0, sys.argv[2])
 from test_integrity import open_data
 print("begin", flush=True)
@@ -198,7 +198,7 @@ def importing(path: Path) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_after_a_kill_at_any_moment_the_next_import_is_whole_and_leaves_nothing_else(tmp_path):
     path, entries = tmp_path / "data", tmp_path / "cache"
-    write_synthetic(path, n_users=200, n_videos=400, n_rows=20_000)
+    write_synthetic(path, SyntheticConfig(users=200, videos=400, rows=20_000))
     start = time.perf_counter()
     assert importing(path).communicate()[0] == "end\n"
     seconds = time.perf_counter() - start

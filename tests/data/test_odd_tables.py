@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +18,7 @@ import pytest
 from data.test_tables import ROWS, Own, assert_same, many_views, rows_of, small_tables
 
 from realdataexp.config import load_config
-from realdataexp.data.csv_chunks import CHUNK_BYTES
+from realdataexp.data.csv_files import CHUNK_BYTES
 from realdataexp.errors import InputError, Warnings
 from realdataexp.runs.setup import set_up
 
@@ -384,6 +385,21 @@ def test_parts_that_are_not_there_or_twice_are_refused(entries: list[str], said:
     (parts.path / "nothing").mkdir()
     parts.mapping["log"] = entries
     one_line(parts, said, "dataset.tables.log.")
+
+
+def test_a_folder_of_parts_that_cannot_be_listed_is_refused(
+    parts: Own, monkeypatch: pytest.MonkeyPatch
+):
+    real = os.scandir
+
+    def denied(path: Any) -> Any:
+        if "date=2023-11-15" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    parts.mapping["log"] = ["views"]
+    one_line(parts, "date=2023-11-15: cannot be listed: Permission denied")
 
 
 def test_a_file_that_has_the_name_of_a_pattern_is_that_file(parts: Own):

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from kuairand_folder import EARLY, LATE, RANDOM, KuaiRandFolder, basic_row, log_row, user_row
+from kuairand_folder import EARLY, LATE, RANDOM, KuaiRandFolder, basic_row, log_row, user_row, whole
 from polars.testing import assert_frame_equal
 
-from realdataexp.data import csv_chunks, feature_files, features, ids, log_files, schema
-from realdataexp.data.csv_chunks import in_order, pieces
+from realdataexp.data import csv_files, features, ingest, schema
+from realdataexp.data.csv_files import in_order, pieces
 from realdataexp.data.features import fit_features
-from realdataexp.data.ids import IdSet
+from realdataexp.data.ingest import IdSet, Spill, npy_writer
 from realdataexp.data.kuairand import ImportRequest, prepare
 from realdataexp.data.log import DataSet
-from realdataexp.data.npy import NpyWriter
-from realdataexp.data.spill import Spill
 from realdataexp.errors import DiskError, InputError, Warnings
 
 TARGETS = ("play_time_ms", "is_click", "tab")
@@ -65,7 +63,7 @@ def open_data(folder: KuaiRandFolder, cache: Path) -> DataSet:
 def contents(data: DataSet, cache: Path) -> dict[str, Any]:
     """Bytes of the arrays, the tables, and the counts."""
     files = {p.name: p.read_bytes() for p in (cache / data.fingerprint).glob("*.npy")}
-    tables = {"users": data.users, "videos": data.videos.frame()}
+    tables = {"users": data.users, "videos": whole(data.videos)}
     return {**files, **{k: t.write_json() for k, t in tables.items()}, "stats": data.stats}
 
 
@@ -93,7 +91,7 @@ def test_arrays_equal_those_of_a_sort_of_all_whole_rows(tmp_path, seed):
     assert data.log.offset_U1.tolist() == [*starts, rows.height]
     n_early = rows.group_by("user_id", maintain_order=True).agg((pl.col("_log") == 0).sum())
     assert data.log.n_early_U.tolist() == n_early["_log"].to_list()
-    videos = data.videos["video_id"].to_numpy()
+    videos = whole(data.videos)["video_id"].to_numpy()
     assert np.array_equal(videos, np.unique(rows["video_id"].to_numpy()))
     assert np.array_equal(videos[data.log.video_N], rows["video_id"].to_numpy())
     for name in TARGETS:
@@ -109,10 +107,10 @@ def test_sizes_of_pieces_buckets_and_blocks_change_nothing(tmp_path, monkeypatch
     folder.write()
     whole = contents(open_data(folder, tmp_path / "whole"), tmp_path / "whole")
     for n_bytes, n_rows, n_block in ((300, 1, 1), (1_000, 50, 7), (5_000, 3, 1000)):
-        monkeypatch.setattr(csv_chunks, "CHUNK_BYTES", n_bytes)
-        monkeypatch.setattr(log_files, "BUCKET_ROWS", n_rows)
-        monkeypatch.setattr(log_files, "_COUNTS_HELD", n_rows)
-        monkeypatch.setattr(feature_files, "BLOCK_ROWS", n_block)
+        monkeypatch.setattr(csv_files, "CHUNK_BYTES", n_bytes)
+        monkeypatch.setattr(ingest, "BUCKET_ROWS", n_rows)
+        monkeypatch.setattr(ingest, "_COUNTS_HELD", n_rows)
+        monkeypatch.setattr(ingest, "BLOCK_ROWS", n_block)
         cache = tmp_path / f"cache {n_bytes}"
         assert contents(open_data(folder, cache), cache) == whole
         assert not list(cache.glob("*/.*"))
@@ -134,7 +132,7 @@ def test_every_user_of_the_files_is_in_the_tables(tmp_path, monkeypatch):
 
 
 def test_a_bad_cell_far_into_a_file_is_named_by_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_chunks, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(csv_files, "CHUNK_BYTES", 500)
     folder = messy_folder(tmp_path / "data", 0)
     folder.rows[LATE][150]["play_time_ms"] = "soon"
     folder.rows[LATE][160]["play_time_ms"] = "later"
@@ -149,7 +147,7 @@ def test_a_bad_cell_far_into_a_file_is_named_by_its_row(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [1, 2, 7, 20, 1000])
 @pytest.mark.parametrize("end", ["\n", "", "\r\n"])
 def test_pieces_are_whole_lines_and_all_of_them(tmp_path, monkeypatch, size, end):
-    monkeypatch.setattr(csv_chunks, "CHUNK_BYTES", size)
+    monkeypatch.setattr(csv_files, "CHUNK_BYTES", size)
     text = 'a,b\n1,"x\ny,\n"\n2,plain\n\n3,"q""\n"\n4,last' + end
     path = tmp_path / "file.csv"
     path.write_bytes(text.encode())
@@ -162,7 +160,7 @@ def test_pieces_are_whole_lines_and_all_of_them(tmp_path, monkeypatch, size, end
 
 
 def test_a_quote_that_is_never_closed_is_read_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_chunks, "CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(csv_files, "CHUNK_BYTES", 1 << 20)
     path = tmp_path / "file.csv"
     path.write_bytes(b"a,b\n" + b'1,"x\n' + b"2,y\n" * 500_000)
     assert sum(len(piece.text) - 4 for piece in pieces(path)) == path.stat().st_size - 4
@@ -190,7 +188,7 @@ def test_results_come_in_order_and_a_fault_ends_the_work():
 
 @pytest.mark.parametrize("dense", [1, 100, 1 << 26])
 def test_ids_are_numbered_in_ascending_order(monkeypatch, dense):
-    monkeypatch.setattr(ids, "_DENSE", dense)
+    monkeypatch.setattr(ingest, "_DENSE", dense)
     rng = np.random.default_rng(0)
     members = [rng.integers(0, 10**k, 50) for k in (1, 2, 5, 12)]
     known = IdSet()
@@ -205,27 +203,26 @@ def test_ids_are_numbered_in_ascending_order(monkeypatch, dense):
 
 
 def test_a_spill_gives_back_the_rows_of_a_range_with_their_types(tmp_path):
-    spill = Spill(tmp_path, "x", "k")
-    spill.append(pl.DataFrame({"k": [1, 4, 4], "y": [1, None, 3]}))
-    spill.append(pl.DataFrame({"k": [4, 9], "y": [0.5, 1.0], "z": ["a", None]}))
-    spill.append(pl.DataFrame({"k": [], "y": []}))
-    spill.seal()
-    assert spill.read(2, 4) is None
-    rows = spill.read(4, 9)
+    with Spill(tmp_path, "x", "k") as spill:
+        spill.append(pl.DataFrame({"k": [1, 4, 4], "y": [1, None, 3]}))
+        spill.append(pl.DataFrame({"k": [4, 9], "y": [0.5, 1.0], "z": ["a", None]}))
+        spill.append(pl.DataFrame({"k": [], "y": []}))
+        spill.seal()
+        assert spill.read(2, 4) is None
+        rows = spill.read(4, 9)
     expected = pl.DataFrame(
         {"k": [4, 4, 4], "y": [None, 3.0, 0.5], "z": pl.Series([None, None, "a"], dtype=pl.String)}
     )
     assert_frame_equal(rows, expected)
-    spill.remove()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (3, 0, 100_000), (1,) * 50])
 def test_an_array_written_in_pieces_is_the_file_that_numpy_writes(tmp_path, sizes):
     parts = [np.arange(n, dtype=np.float32) for n in sizes]
-    with NpyWriter(tmp_path / "a.npy", np.float32) as writer:
+    with npy_writer(tmp_path / "a.npy", np.float32) as append:
         for part in parts:
-            writer.append(part)
+            append(part)
     np.save(tmp_path / "b.npy", np.concatenate([np.zeros(0, np.float32), *parts]))
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
@@ -233,23 +230,23 @@ def test_an_array_written_in_pieces_is_the_file_that_numpy_writes(tmp_path, size
 def test_features_fitted_block_by_block_are_those_of_the_whole_table(tmp_path, monkeypatch):
     folder = messy_folder(tmp_path / "data", 0)
     folder.write()
-    monkeypatch.setattr(feature_files, "BLOCK_ROWS", 9)
+    monkeypatch.setattr(ingest, "BLOCK_ROWS", 9)
     data = open_data(folder, tmp_path / "cache")
     is_training_U = np.arange(data.log.n_users) % 3 > 0
     fitted = []
-    for videos in (data.videos, data.videos.frame()):
+    for videos in (data.videos, whole(data.videos)):
         changed = DataSet(data.version, data.fingerprint, data.log, data.users, videos, {})
         fitted.append(fit_features(
             changed, ("follow_user_num", "video_duration"), ("user_active_degree", "tag"),
             is_training_U, missing_indicator=True, warnings=Warnings(),
         ))  # fmt: skip
-    blocks, whole = (f.video for f in fitted)
-    assert isinstance(blocks.num_XD, np.memmap) and not isinstance(whole.num_XD, np.memmap)
-    assert (blocks.numerical, blocks.fields) == (whole.numerical, whole.fields)
-    assert whole.numerical == ("video_duration", "video_duration")
-    assert np.allclose(blocks.num_XD, whole.num_XD, atol=1e-6)
-    assert np.array_equal(blocks.cat_XK, whole.cat_XK)
-    assert np.array_equal(blocks.weight_XK, whole.weight_XK)
+    blocks, at_once = (f.video for f in fitted)
+    assert isinstance(blocks.num_XD, np.memmap) and not isinstance(at_once.num_XD, np.memmap)
+    assert (blocks.numerical, blocks.fields) == (at_once.numerical, at_once.fields)
+    assert at_once.numerical == ("video_duration", "video_duration")
+    assert np.allclose(blocks.num_XD, at_once.num_XD, atol=1e-6)
+    assert np.array_equal(blocks.cat_XK, at_once.cat_XK)
+    assert np.array_equal(blocks.weight_XK, at_once.weight_XK)
 
 
 def test_a_full_disk_while_features_are_fitted_is_one_line(tmp_path, monkeypatch):

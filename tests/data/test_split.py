@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from realdataexp.data import split as split_module
-from realdataexp.data.log import LogTable
-from realdataexp.data.split import RowRanges, Split, split_log, training_blocks
+from realdataexp.data import log as split_module
+from realdataexp.data.log import LogTable, RowRanges, Split, split_log, training_blocks
 from realdataexp.errors import InputError, Warnings
 
 FALSE_FAIL = 1e-6

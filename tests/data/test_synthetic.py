@@ -5,16 +5,24 @@ from __future__ import annotations
 import csv
 import errno
 import os
+from collections import namedtuple
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from kuairand_folder import whole
 
-from realdataexp.data import synthetic, synthetic_world
-from realdataexp.data.synthetic import write_synthetic
-from realdataexp.errors import DiskError, InputError
+from realdataexp.data import schema, synthetic, synthetic_world
+from realdataexp.data.kuairand import ImportRequest, prepare
+from realdataexp.data.synthetic import (
+    SyntheticConfig,
+    SyntheticTables,
+    write_synthetic,
+)
+from realdataexp.errors import DiskError, InputError, Warnings
+from realdataexp.options import check
 
 REAL = Path(__file__).parents[3] / "shared/data/KuaiRand-Pure/data"
 EARLY, LATE, RANDOM = (
@@ -64,7 +72,9 @@ USERS, VIDEOS, ROWS = 2_080, 3_000, 200_000  # Pure's 96 rows a user, 53 of them
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("synthetic") / "Pure"
-    counts = write_synthetic(directory, n_users=USERS, n_videos=VIDEOS, n_rows=ROWS, seed=1)
+    counts = write_synthetic(
+        directory, SyntheticConfig(users=USERS, videos=VIDEOS, rows=ROWS, seed=1)
+    )
     assert (counts["users"], counts["videos"], counts["rows"]) == (USERS, VIDEOS, ROWS)
     return directory / "data"
 
@@ -91,9 +101,9 @@ def file_bytes(directory: Path) -> dict[str, bytes]:
 
 
 def test_same_seed_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> None:
-    size = {"n_users": 50, "n_videos": 40, "n_rows": 3_000}
+    size = {"users": 50, "videos": 40, "rows": 3_000}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        write_synthetic(tmp_path / name, seed=seed, **size)
+        write_synthetic(tmp_path / name, SyntheticConfig(seed=seed, **size))
     a, b, c = (file_bytes(tmp_path / name) for name in "abc")
     assert a == b
     assert set(a) == set(HEADERS)
@@ -101,13 +111,13 @@ def test_same_seed_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> No
 
 
 def test_global_random_state_is_neither_read_nor_moved(tmp_path: Path) -> None:
-    size = {"n_users": 20, "n_videos": 30, "n_rows": 500}
+    size = {"users": 20, "videos": 30, "rows": 500}
     np.random.seed(1)
     before = np.random.get_state()[1].tolist()
-    write_synthetic(tmp_path / "a", **size)
+    write_synthetic(tmp_path / "a", SyntheticConfig(**size))
     assert np.random.get_state()[1].tolist() == before
     np.random.seed(2)
-    write_synthetic(tmp_path / "b", **size)
+    write_synthetic(tmp_path / "b", SyntheticConfig(**size))
     assert file_bytes(tmp_path / "a") == file_bytes(tmp_path / "b")
 
 
@@ -169,7 +179,7 @@ def test_fields_are_quoted_only_where_they_hold_a_comma(folder: Path) -> None:
 
 def test_27k_is_sharded_as_published(tmp_path: Path) -> None:
     counts = write_synthetic(
-        tmp_path / "27k", version="27k", n_users=30, n_videos=100, n_rows=4_001
+        tmp_path / "27k", SyntheticConfig(version="27k", users=30, videos=100, rows=4_001)
     )
     names = {path.name for path in (tmp_path / "27k/data").iterdir()}
     logs = [f"log_standard_{p}_27k_part{i}.csv" for p in ("4_08_to_4_21", "4_22_to_5_08")
@@ -187,30 +197,30 @@ def test_27k_is_sharded_as_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"version": "2k"}, "`version` == '2k', must be one of pure, 1k, 27k"),
-        ({"n_users": 0}, "`n_users` == 0, must be >= 1"),
-        ({"n_videos": -3}, "`n_videos` == -3, must be >= 1"),
-        ({"n_rows": 0}, "`n_rows` == 0, must be >= 1"),
-        ({"seed": -1}, "`seed` == -1, must be >= 0"),
-        ({"n_users": 10, "n_rows": 9}, "`n_rows` == 9, must be >= `n_users` == 10"),
+        ({"version": "2k"}, 'version = "2k": must be one of pure, 1k or 27k'),
+        ({"users": 0}, "users = 0: must be at least 1"),
+        ({"videos": -3}, "videos = -3: must be at least 1"),
+        ({"rows": 0}, "rows = 0: must be at least 1"),
+        ({"seed": -1}, "seed = -1: must be at least 0"),
+        ({"users": 10, "rows": 9}, "rows = 9: must be at least users = 10: ask for more or for"),
+        ({"users": 200_000}, "rows = 120000: must be at least users = 200000"),
     ],
 )
 def test_a_wrong_size_names_the_value_and_the_bound(
-    tmp_path: Path, arguments: dict[str, object], message: str
+    arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        write_synthetic(tmp_path / "x", **arguments)  # type: ignore[arg-type]
-    assert message in str(error.value)
-    assert list(tmp_path.iterdir()) == []
+        check(SyntheticConfig, arguments, "synth")
+    assert f"synth: {message}" in str(error.value)
 
 
 def test_a_directory_with_files_is_refused_and_an_empty_one_is_used(tmp_path: Path) -> None:
     target = tmp_path / "x"
     target.mkdir()
-    write_synthetic(target, n_users=1, n_videos=1, n_rows=1)
+    write_synthetic(target, SyntheticConfig(users=1, videos=1, rows=1))
     before = file_bytes(target)
     with pytest.raises(InputError, match="not an empty directory"):
-        write_synthetic(target, n_users=1, n_videos=1, n_rows=1, seed=5)
+        write_synthetic(target, SyntheticConfig(users=1, videos=1, rows=1, seed=5))
     assert file_bytes(target) == before
 
 
@@ -222,7 +232,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(
 
     monkeypatch.setattr(synthetic.os, "fsync", full)
     with pytest.raises(DiskError, match=r"no space left on the device; .* fewer rows"):
-        write_synthetic(tmp_path / "x", n_users=5, n_videos=5, n_rows=50)
+        write_synthetic(tmp_path / "x", SyntheticConfig(users=5, videos=5, rows=50))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -506,13 +516,26 @@ def test_crosses_of_features_beat_user_and_video_means_on_held_out_rows(
 
 @pytest.fixture(scope="module")
 def world() -> synthetic_world.World:
-    return synthetic_world.build_world(seed=1, n_users=USERS, n_videos=VIDEOS)
+    users, _ = synthetic_world.make_users(1, USERS)
+    blocks = [part for part, _, _ in synthetic_world.video_blocks(1, VIDEOS)]
+    return synthetic_world.make_world(1, users, blocks)
+
+
+def expectations(
+    world: synthetic_world.World, user: np.ndarray, video: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """True expected (play time in ms, click rate) of user-video pairs in tab 1's standard log."""
+    w, depth = synthetic_world.engagement(world, user, video)
+    duration_ms, sd = world.videos.duration_ms[video], synthetic_world.SD_NOISE
+    play = synthetic_world.expected_play(w + synthetic_world.LOG_SHIFT[0], depth, duration_ms, sd)
+    return play["play_ms"], play["click"]
 
 
 def test_variance_has_the_shares_that_the_module_states(world: synthetic_world.World) -> None:
     rng = np.random.default_rng(0)
     user, video = rng.integers(0, USERS, 100_000), rng.integers(0, VIDEOS, 100_000)
-    hook_match, depth_match = synthetic_world.match(world, user, video)
+    match = world.users.taste[user] * world.attributes[world.videos.kind[video]]
+    hook_match, depth_match = match[:, :3].sum(axis=1), match[:, 3:].sum(axis=1)
     tables = synthetic_world
     parts = [world.users.hook.var(), world.videos.hook.var(),
              (tables.SD_MATCH * hook_match).var(), tables.SD_NOISE**2]  # fmt: skip
@@ -527,7 +550,7 @@ def test_play_time_and_click_disagree_on_the_best_of_ten(world: synthetic_world.
     slates = 2_000
     user = rng.integers(0, USERS, slates).repeat(10)
     video = rng.integers(0, VIDEOS, slates * 10)
-    play, click = (x.reshape(slates, 10) for x in synthetic_world.expectations(world, user, video))
+    play, click = (x.reshape(slates, 10) for x in expectations(world, user, video))
     by_play, by_click = play.argmax(axis=1), click.argmax(axis=1)
     assert 0.25 < (by_play != by_click).mean() < 0.85
     row = np.arange(slates)
@@ -547,12 +570,49 @@ def test_expectations_are_the_means_of_what_the_log_draws(
     for user, video in ((0, 0), (5, 17), (300, 1_200)):
         pair = (np.full(draws, user), np.full(draws, video))
         log = synthetic._log_rows(np.random.default_rng(1), world, *pair, log=1)
-        play, click = (x[0] for x in synthetic_world.expectations(world, *(i[:1] for i in pair)))
+        play, click = (x[0] for x in expectations(world, *(i[:1] for i in pair)))
         assert log["play_time_ms"].mean() == pytest.approx(play, rel=0.12)
         assert log["is_click"].mean() == pytest.approx(click, abs=0.03)
 
 
-def test_data_that_no_disk_holds_are_refused_at_once(tmp_path: Path):
-    with pytest.raises(InputError, match=r"are free, about 60,000,000.0 GB are needed"):
-        write_synthetic(tmp_path / "d", n_users=10, n_videos=10, n_rows=10**15, seed=0)
+def test_data_that_the_disk_cannot_hold_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "free")(10**9)
+    monkeypatch.setattr("realdataexp.files.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"1\.0 GB are free, about 60\.0 GB are needed"):
+        write_synthetic(tmp_path / "d", SyntheticConfig(users=10, videos=10, rows=10**9))
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- made directly ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["pure", "27k"])
+def test_tables_made_directly_are_those_imported_from_the_files(tmp_path, version):
+    """Every column as a number and as a category, every label, the counts, in several blocks."""
+    size = SyntheticConfig(version=version, users=40, videos=90, rows=3000, seed=5)
+    names = [
+        (name, f"{side}.{name}")
+        for side, columns in (("user", schema.USER_COLUMNS), ("video", schema.BASIC_COLUMNS),
+                              ("video", schema.STATISTIC_COLUMNS))
+        for name in columns[1:]
+    ]  # fmt: skip
+    request = ImportRequest(
+        path=tmp_path / "data",
+        logs=schema.LOGS,
+        numerical=tuple(full for name, full in names if name not in schema.TEXT_COLUMNS),
+        categorical=tuple(dict.fromkeys(name for name, _ in names)),
+        targets=tuple(schema.LABEL_COLUMNS),
+    )
+    write_synthetic(tmp_path / "data", size)
+    written = prepare(request, tmp_path / "cache", Warnings())
+    made = prepare(request, tmp_path / "cache", Warnings(), files=SyntheticTables(size))
+    assert made.stats == written.stats
+    assert made.users.equals(written.users)
+    assert whole(made.videos).equals(whole(written.videos))
+    entries = [tmp_path / "cache" / data.fingerprint for data in (written, made)]
+    arrays = sorted(path.name for path in entries[0].glob("*.npy"))
+    assert len(arrays) == 3 + len(request.targets)
+    for name in arrays:
+        assert (entries[1] / name).read_bytes() == (entries[0] / name).read_bytes()

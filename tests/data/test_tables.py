@@ -13,13 +13,14 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from kuairand_folder import whole
 from polars.testing import assert_frame_equal
 
 from realdataexp import cli
-from realdataexp.config import load_config
+from realdataexp.config import Config, load_config
 from realdataexp.data.log import DataSet
-from realdataexp.data.tables import TablesRequest, prepare_tables
 from realdataexp.errors import InputError, Warnings
+from realdataexp.worlds import tables
 
 Tables = dict[str, pl.DataFrame]
 
@@ -76,6 +77,11 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def imported(config: Config, cache: Path, warnings: Warnings, force: bool = False) -> DataSet:
+    assert isinstance(config.dataset, tables.Tables)
+    return config.dataset.data(config, cache, warnings, force)
+
+
 class Own:
     """Tables on disk that a test can change, and their import."""
 
@@ -103,9 +109,8 @@ class Own:
             self.mapping["lists"] = ["kind", "genres"]
 
     def read(self, *overrides: str, force: bool = False) -> DataSet:
-        request = TablesRequest.of(load_config(self.settings, overrides))
         self.warnings = Warnings()
-        return prepare_tables(request, self.cache, self.warnings, force)
+        return imported(load_config(self.settings, overrides), self.cache, self.warnings, force)
 
     def codes(self) -> dict[str, str]:
         return {item["code"]: item["message"] for item in self.warnings}
@@ -128,7 +133,7 @@ def own(tmp_path: Path) -> Own:
 
 
 def videos_of(data: DataSet) -> pl.DataFrame:
-    return data.videos if isinstance(data.videos, pl.DataFrame) else data.videos.frame()
+    return whole(data.videos)
 
 
 def rows_of(data: DataSet) -> list[tuple[Any, ...]]:
@@ -379,11 +384,11 @@ def renamed(table: str, old: str, new: str) -> Callable[[Own], None]:
                                              "feature.categorical.4 = 'user.size': no such"]),
         (with_cell("users", "age", 2, "old"), ["users.", "column 'age': 'old' is not a number"]),
         (with_cell("log", "watched", 0, "long"), ["'watched': 'long' is not a number"]),
-        (with_cell("log", "user", 3, None), ["log.", "column 'user': no id; give one"]),
-        (with_cell("users", "user", 3, None), ["users.", "column 'user': no id; give one"]),
+        (with_cell("log", "user", 3, None), ["log.", "column 'user': no id; add one"]),
+        (with_cell("users", "user", 3, None), ["users.", "column 'user': no id; add one"]),
         (with_cell("users", "user", 3, 10), ["users.", "user 10 has more than one row (1 such)"]),
         (with_cell("videos", "item", 0, 2), ["videos.", "item 2 has more than one row (1 such)"]),
-        (with_cell("log", "ts", 0, "soon"), ["log.", "'ts': '", "is no time; give all as"]),
+        (with_cell("log", "ts", 0, "soon"), ["log.", "'ts': '", "is no time; write all as"]),
         (lambda own: own.tables.update(log=own.tables["log"].clear()), ["the log has no rows"]),
         (lambda own: own.tables.update(users=own.tables["users"].clear()),
          ["users.", "the table has no rows"]),
@@ -426,7 +431,7 @@ def test_a_wrong_cell_is_named_by_its_row(form: str, row: int, own: Own):
         ("dataset.tables.lists=[genre]", "not in feature.categorical; nearest: 'genres'"),
         ("dataset.tables.early_before=50", "0 of 7 rows are earlier; the times go from 100 to 700"),
         ("dataset.tables.early_before=900", "7 of 7 rows are earlier"),
-        ("dataset.tables.early_before=2024-05-04", "the log's times are numbers; give a number"),
+        ("dataset.tables.early_before=2024-05-04", "the log's times are numbers; use a number"),
         ("labels.0.target=clck", "labels.0.target = 'clck': "),
     ],
 )
@@ -442,7 +447,7 @@ def test_a_wrong_setting_is_one_line(setting: str, said: str, own: Own):
 
 @pytest.mark.parametrize(
     ("bound", "said"),
-    [("5", "the log's times are dates; give an ISO date and time"), ("soon", "give an ISO date"),
+    [("5", "the log's times are dates; use an ISO date and time"), ("soon", "use an ISO date"),
      ("2023-01-01", "0 of 7 rows are earlier; the times go from 2024-05-01 12:00:00 to")],
 )  # fmt: skip
 def test_a_wrong_bound_among_dates_is_one_line(bound: str, said: str, own: Own):
@@ -631,9 +636,7 @@ def test_the_first_example_of_the_page_is_right(tmp_path: Path, monkeypatch: pyt
     pl.DataFrame(items).write_parquet(folder / "items.parquet")
     users = {"user": [1, 2, 3], "age": [1, 2, 3], "country": ["x", "y", "z"], "size": [1, 2, 3]}
     pl.DataFrame(users).write_csv(folder / "users.csv")
-    data = prepare_tables(
-        TablesRequest.of(load_config(EXAMPLES["mine"])), tmp_path / "cache", Warnings()
-    )
+    data = imported(load_config(EXAMPLES["mine"]), tmp_path / "cache", Warnings())
     assert (data.log.n_rows, data.stats["n_early_rows"]) == (4, 2)
 
 
@@ -652,9 +655,7 @@ def test_kuairec_maps_as_the_page_says(tmp_path: Path, monkeypatch: pytest.Monke
         "user_id,user_active_degree,is_video_author,follow_user_num,fans_user_num,"
         "friend_user_num,register_days\n14,full_active,0,5,0,0,107\n15,high_active,1,5,0,0,107\n"
     )
-    data = prepare_tables(
-        TablesRequest.of(load_config(EXAMPLES["KuaiRec"])), tmp_path / "cache", Warnings()
-    )
+    data = imported(load_config(EXAMPLES["KuaiRec"]), tmp_path / "cache", Warnings())
     assert videos_of(data)["feat"].to_list() == [["8"], ["27", "9"]]
     assert data.log.n_early_U.tolist() == [1, 0]
 
@@ -680,9 +681,7 @@ def test_the_open_bandit_dataset_maps_as_the_page_says(
     )
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(block, {})
-    data = prepare_tables(
-        TablesRequest.of(load_config(EXAMPLES["open-bandit"])), tmp_path / "cache", Warnings()
-    )
+    data = imported(load_config(EXAMPLES["open-bandit"]), tmp_path / "cache", Warnings())
     assert data.users["user_id"].to_list() == ["ab|cd|ef|12", "ab||ef|12"]
     assert data.log.offset_U1.tolist() == [0, 2, 3]
     assert data.log.targets["click"].tolist() == [1.0, 0.0, 0.0]

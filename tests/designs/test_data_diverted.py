@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from support import Setting, make_outcome, run, same_network, started
 
-from realdataexp.designs import Splitting
 from realdataexp.designs.data_diverted import DataDiverted
+from realdataexp.designs.splitting import Splitting
 from realdataexp.loop import Block
 
 ARMS = [[True, False, False, False], [True, True, True, True]]

@@ -24,19 +24,14 @@ from torch import Tensor
 
 from realdataexp import config
 from realdataexp.config import load_config
-from realdataexp.data.synthetic import write_synthetic
-from realdataexp.designs import (
-    DESIGNS,
-    Design,
-    Outcome,
-    Pooling,
-    Snapshot,
-    Splitting,
-    build_design,
-)
+from realdataexp.data.synthetic import SyntheticConfig, write_synthetic
+from realdataexp.designs import Design, Outcome, build_design
+from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.snapshot import Snapshot
+from realdataexp.designs.splitting import Splitting
 from realdataexp.errors import InputError
 from realdataexp.loop import Block
-from realdataexp.models import LOSSES, MODELS
+from realdataexp.registry import names
 from realdataexp.runs.experiment import run_experiment
 
 
@@ -91,6 +86,7 @@ def test_a_model_whose_arm_nobody_gets_has_weight_zero(p: float):
 
 
 # the in-memory users are ten, of two tastes; the runs are short
+DESIGNS = names("design")
 OPTIONS: dict[str, dict[str, int]] = {
     "cluster": {"n_clusters": 2},
     "switchback": {"block_steps": 3, "washout_steps": 1},
@@ -150,22 +146,18 @@ def test_what_is_no_design_is_refused():
 # --- names -----------------------------------------------------------------------------------
 
 
-def test_the_names_that_a_config_may_use_are_those_of_the_registries():
-    for registry, names in (
-        (DESIGNS, config.DESIGNS),
-        (MODELS, config.MODELS),
-        (LOSSES, config.LOSSES),
-    ):
-        assert sorted(registry) == sorted(names)
-    assert set(config.MODES) == {"global", "compare", *DESIGNS}
+def test_every_design_is_a_mode():
+    assert ("global", "compare", *DESIGNS) == config.MODES
 
 
-def test_a_config_accepts_each_designs_own_options_and_defaults():
-    for name, design in DESIGNS.items():
-        block = config.DesignConfig(name=name)
-        assert set(block.options) <= set(design.model_fields)
-    assert set(config.SplittingOptions.model_fields) == set(Splitting.model_fields)
-    assert config.SplittingOptions().normalize == Splitting().normalize
+def test_a_config_has_each_designs_own_options_and_defaults(small_settings):
+    loaded = load_config(small_settings())
+    for name, design in config.design_blocks().items():
+        assert getattr(loaded, name) == design().model_dump(mode="json")
+    options = {"splitting": {"normalize": False}, "switchback": {"block_steps": 3}}
+    loaded = load_config(small_settings(**options, experiment={"designs": [*options]}))
+    assert [design.options["normalize"] for design in loaded.designs()[:1]] == [False]
+    assert loaded.designs()[1].options == {"block_steps": 3, "washout_steps": 0}
 
 
 # --- a design that restricts the slate -------------------------------------------------------
@@ -288,7 +280,7 @@ class EvenForTreated(Design):
 def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set in KuaiRand's files."""
     folder = tmp_path_factory.mktemp("synthetic") / "KuaiRand-Pure"
-    write_synthetic(folder, n_users=60, n_videos=80, n_rows=2400, seed=1)
+    write_synthetic(folder, SyntheticConfig(users=60, videos=80, rows=2400, seed=1))
     return folder
 
 

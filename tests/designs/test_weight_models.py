@@ -13,22 +13,23 @@ from safetensors.torch import load, save
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.svm import SVC
-from support import Setting, diagnostics, make_context, make_visits, started
+from support import Setting, batch_of, diagnostics, make_context, make_visits, started
 from torch import Tensor, nn
 
 from realdataexp import draws
-from realdataexp.designs.base import Context, Outcome, Running
+from realdataexp.designs.base import Context, Design, Outcome
 from realdataexp.designs.weight_models import (
-    REFITTED,
-    STACKED,
-    RefittedClassifier,
-    StackedClassifier,
     WeightModel,
+    WeightModelOptions,
 )
-from realdataexp.designs.weighting import Weighting, classifier_figures
+from realdataexp.designs.weighting import Weighting, classifier_metrics
 from realdataexp.errors import InputError
 from realdataexp.models import MLP, Batch, FeatureSchema, SideSchema
+from realdataexp.registry import find, names
 from realdataexp.worlds.base import Slate
+
+STACKED = ("mlp", "logistic")
+REFITTED = tuple(name for name in names("weight model") if name not in STACKED)
 
 P, SEED = 0.3, 3
 SCHEMA = FeatureSchema(
@@ -48,7 +49,7 @@ def items(step: int, R: int = 3, B: int = 64, noise: float = 0.0) -> tuple[Batch
     x_RBD = draws.uniform(key, B * 6).view(R, B, 6).float()
     tag_RB2 = torch.stack([(3 * x_RBD[..., 3]).int(), (3 * x_RBD[..., 4]).int()], dim=-1)
     has_two_RB = (tag_RB2[..., 0] != tag_RB2[..., 1]).float()
-    batch = Batch(
+    batch = batch_of(
         x_RBD[..., :1],
         (2 * x_RBD[..., 2:3]).int(),
         torch.ones(R, B, 1),
@@ -69,10 +70,10 @@ def trained(g: WeightModel, n_steps: int, R: int = 3, noise: float = 0.0) -> Wei
     return g
 
 
-def make(name: str, replications=(0, 1, 2)) -> WeightModel:
-    if name in STACKED:
-        return StackedClassifier(context(replications), (16,) if name == "mlp" else (), RATE)
-    return RefittedClassifier(context(replications), name, refit_every=5, window_steps=None)
+def make(name: str, replications=(0, 1, 2), **options) -> WeightModel:
+    settings = {"hidden_layers": (16,), "learning_rate": RATE, "refit_every": 5} | options
+    own = WeightModelOptions(model=name, **settings)
+    return find("weight model", name, name)(context(replications), own)
 
 
 @pytest.mark.parametrize("name", [*STACKED, *REFITTED])
@@ -83,7 +84,7 @@ def test_g_learns_arms_that_can_be_told_apart_in_every_world(name: str):
     assert g_RB.shape == z_RB.shape and g_RB.dtype == torch.float32
     for r in range(3):
         share = float(z_RB[r].float().mean())
-        figures = classifier_figures(g_RB[r].double().numpy(), z_RB[r].double().numpy(), share)
+        figures = classifier_metrics(g_RB[r].double().numpy(), z_RB[r].double().numpy(), share)
         assert figures["auc"] > 0.95
         assert figures["log_loss"] < 0.6 * figures["log_loss_of_constant"]
 
@@ -121,7 +122,7 @@ def outcome(step: int, p: float, R: int = 3) -> Outcome:
     return Outcome(visits, slate, z_RB, p, score_RABC, none_RAB, torch.zeros(R, z_RB.shape[1], 0))
 
 
-def begun(name: str, p: float = 0.5, **options) -> Running:
+def begun(name: str, p: float = 0.5, **options) -> Design:
     design = Weighting(model=name, hidden_layers=(16,), learning_rate=RATE, **options)
     return started(design, Setting(seed=SEED), range(3), schema=SCHEMA, p=p)
 
@@ -160,10 +161,10 @@ def test_all_features_in_any_order_are_as_none_to_the_bit(name: str):
 def test_a_refitted_g_of_few_features_gets_their_columns_alone():
     design = begun("svm", features=["tag", "x2"])
     design.weights(outcome(0, 0.5))
-    x_ND, on_B = design.state()["1.x"], items(0)[2][1]
+    x_ND, on_B = design.state()["replication_1.x"], items(0)[2][1]
     batch = items(0)[0]
     assert x_ND.shape[1] == 1 + 3
-    assert torch.equal(x_ND[:, 0], batch.video_num_SBCD[1, on_B, 0, 1])
+    assert torch.equal(x_ND[:, 0], batch.candidate["video_num"][1, on_B, 0, 1])
     assert torch.equal(x_ND[:, 1:], joined(batch, 1)[on_B, -3:])
 
 
@@ -181,10 +182,10 @@ def test_a_feature_that_models_do_not_see_is_one_clear_line():
 
 def joined(batch: Batch, r: int) -> Tensor:
     """A world's rows as plain numbers, categories counted: B, D."""
-    degree = F.one_hot(batch.user_cat_SBK[r].long(), 2) * batch.user_weight_SBK[r].unsqueeze(-1)
-    tag = F.one_hot(batch.video_cat_SBCK[r, :, 0].long(), 3)
-    tag = tag * batch.video_weight_SBCK[r, :, 0].unsqueeze(-1)
-    parts = [batch.user_num_SBD[r], batch.video_num_SBCD[r, :, 0], degree.sum(1), tag.sum(1)]
+    user, video = batch[r : r + 1].side("user"), batch[r : r + 1].side("video")
+    degree = F.one_hot(user.cat[0].long(), 2) * user.weight[0].unsqueeze(-1)
+    tag = F.one_hot(video.cat[0].long(), 3) * video.weight[0].unsqueeze(-1)
+    parts = [user.num[0], video.num[0], degree.sum(1), tag.sum(1)]
     return torch.cat(parts, dim=1)
 
 
@@ -192,7 +193,7 @@ def joined(batch: Batch, r: int) -> Tensor:
 def test_updates_are_those_of_a_plain_loop_over_one_world(hidden: tuple[int, ...]):
     """torch.nn.Linear, Adam and the mean log loss; without hidden layers logistic regression."""
     n_steps, r = 30, 1
-    g = trained(StackedClassifier(context(), hidden, RATE), n_steps)
+    g = trained(make("mlp", hidden_layers=hidden), n_steps)
     start = MLP(SCHEMA, 1, {"hidden_layers": hidden}, "a test").init(
         draws.key(SEED, "init G a design")
     )
@@ -249,7 +250,7 @@ def by_hand(name: str, seed: int):
 def test_a_refitted_g_is_scikit_learns_fitted_on_the_windows_rows(name: str, window: int | None):
     """Eight steps, a fit every third: the last is behind step 5, on steps 0 to 5 or 2 to 5."""
     replications = (0, 5)
-    g = RefittedClassifier(context(replications), name, refit_every=3, window_steps=window)
+    g = make(name, replications, refit_every=3, window_steps=window)
     trained(g, 8, R=2, noise=0.5)
     seen = [items(step, 2, noise=0.5) for step in range(0 if window is None else 2, 6)]
     for r, replication in enumerate(replications):
@@ -281,7 +282,7 @@ def lopsided(step: int) -> Outcome:
 def test_weighting_goes_on_from_its_state_to_the_bit(name: str, window: int | None, n_done: int):
     """Fits are behind steps 2, 5, 8 and 11; figures are told behind steps 4 and 9."""
 
-    def go_on(design: Running, steps: range) -> list:
+    def go_on(design: Design, steps: range) -> list:
         found = []
         for step in steps:
             found += design.weights(lopsided(step)).flatten().tolist()
@@ -317,14 +318,16 @@ def test_a_window_keeps_what_the_fit_in_use_was_made_from():
         design.weights(lopsided(step))
         state = design.state()
         x = [joined(items(s)[0], 0)[items(s)[2][0]] for s in steps]
-        assert torch.equal(state["0.x"], torch.cat(x))
-        assert state["0.n_rows"].tolist() == [len(rows) for rows in x]
-        fit = {0: [0, 0, 0], 1: [0, 0, 0], 2: [2, 2, 0], 3: [2, 2, 1], 4: [2, 2, 2], 5: [2, 5, 0]}
-        assert state["0.fit"].tolist() == fit.get(step, [2, 5, 1])
+        assert torch.equal(state["replication_0.x"], torch.cat(x))
+        expected = [s for s, rows in zip(steps, x, strict=True) for _ in rows]
+        assert state["replication_0.step"].tolist() == expected
+        assert state["replication_0.fit_step"].tolist() == [
+            -1 if step < 2 else 2 if step < 5 else 5
+        ]
     # in the last world the fit behind step 2 is still in use
-    assert state["2.fit"].tolist() == [2, 2, 2]
+    assert state["replication_2.fit_step"].tolist() == [2]
     x = [joined(items(s)[0], 2)[items(s)[2][2]] for s in (1, 2, 5, 6)]
-    assert torch.equal(state["2.x"], torch.cat(x))
+    assert torch.equal(state["replication_2.x"], torch.cat(x))
 
 
 @pytest.mark.parametrize("name", ["mlp", "svm"])
@@ -332,11 +335,10 @@ def test_a_state_of_another_weighting_is_refused_and_named(name: str):
     design = begun(name)
     design.weights(outcome(0, 0.5))
     state = design.state()
-    some = "seen_arms" if name == "mlp" else "1.n_rows"
+    some = "seen_arms" if name == "mlp" else "replication_1.z"
     for change, said in (
-        ({"since.weight": state["since.weight"][:, :2]}, "since.weight is"),
-        ({"since.g": None}, "since.g is missing"),
-        ({"since.other": torch.zeros(1)}, "since.other is unknown"),
+        ({"since": state["since"][:, :, :2]}, "since is"),
+        ({"since": None}, "since is missing"),
         ({"other": torch.zeros(1)}, "other is unknown"),
         ({some: None}, f"{some} is missing"),
         ({some: state[some].double()}, f"{some} is torch.float64"),
@@ -344,7 +346,7 @@ def test_a_state_of_another_weighting_is_refused_and_named(name: str):
         changed = {key: x for key, x in (state | change).items() if x is not None}
         with pytest.raises(ValueError, match=said):
             begun(name).load_state(changed)
-    with pytest.raises(ValueError, match=r"0\.fit is (missing|unknown)"):
+    with pytest.raises(ValueError, match=r"state: tensor .* is (missing|unknown)"):
         begun("svm" if name == "mlp" else "mlp").load_state(state)
 
 

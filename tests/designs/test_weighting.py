@@ -10,13 +10,12 @@ from support import Setting, diagnostics, make_context, make_outcome
 from torch import Tensor
 
 from realdataexp.config import Config, load_config
-from realdataexp.designs import Pooling
 from realdataexp.designs.base import Outcome
-from realdataexp.designs.weighting import RunningWeighting, Weighting, classifier_figures
+from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.weighting import Weighting, classifier_metrics
 from realdataexp.errors import InputError, RunError
 from realdataexp.models import Batch
 from realdataexp.runs.experiment import check_experiment
-from realdataexp.worlds.base import chosen
 
 P = 0.25
 G_RB = torch.tensor([[0.1, 0.25, 0.8], [0.5, 0.9, 0.25]])
@@ -41,9 +40,9 @@ class Says:
         return {"g": self.g_RB}
 
 
-def running(g_RB: Tensor = G_RB, **options) -> tuple[RunningWeighting, Says]:
+def running(g_RB: Tensor = G_RB, **options) -> tuple[Weighting, Says]:
     g = Says(g_RB)
-    return RunningWeighting(Weighting(**options), make_context(Setting(), (0, 1), p=P), g), g
+    return Weighting(**options).with_g(make_context(Setting(), (0, 1), p=P), g), g
 
 
 def outcome(step: int = 0, last_is_padding: bool = False) -> Outcome:
@@ -72,9 +71,9 @@ def test_g_judges_the_collected_items_first_and_learns_their_arms_then():
     assert [c[0] for c in g.calls] == ["predict", "learn"]
     z_RB = torch.tensor(ARMS)
     choice_RB = torch.where(z_RB, made.pick_RAB[:, 1], made.pick_RAB[:, 0])
-    expected = chosen(made.slate, choice_RB).video_num_SBCD
-    assert torch.equal(g.calls[0][1].video_num_SBCD, expected)
-    assert torch.equal(g.calls[1][1].video_num_SBCD, expected)
+    expected = made.slate.batch.chosen(choice_RB).candidate["video_num"]
+    assert torch.equal(g.calls[0][1].candidate["video_num"], expected)
+    assert torch.equal(g.calls[1][1].candidate["video_num"], expected)
     assert torch.equal(g.calls[1][2], z_RB)
     assert g.calls[1][3].tolist() == [[True, True, False]] * 2
     assert g.calls[1][4] == 7
@@ -156,7 +155,7 @@ def test_figures_of_a_classifier_are_those_of_scikit_learn_and_of_a_plain_loop(p
     truth = random.random(500).round(2)  # with ties
     z = (random.random(500) < truth).astype(float)
     g = truth**power / (truth**power + (1 - truth) ** power)
-    figures = classifier_figures(g, z, 0.3)
+    figures = classifier_metrics(g, z, 0.3)
     assert figures["auc"] == pytest.approx(roc_auc_score(z, g))
     assert figures["log_loss"] == pytest.approx(log_loss(z, np.clip(g, 1e-7, 1 - 1e-7)))
     assert figures["calibration_error"] == pytest.approx(plain_calibration_error(g, z))
@@ -164,15 +163,13 @@ def test_figures_of_a_classifier_are_those_of_scikit_learn_and_of_a_plain_loop(p
 
 
 def test_one_arm_alone_has_no_auc():
-    assert "auc" not in classifier_figures(np.array([0.2, 0.4]), np.zeros(2), 0.3)
+    assert "auc" not in classifier_metrics(np.array([0.2, 0.4]), np.zeros(2), 0.3)
 
 
-def test_its_state_is_that_of_g_and_a_design_that_has_not_started_says_so():
+def test_its_state_is_that_of_g_and_its_figures():
     state = running()[0].state()
     assert state["g"] is G_RB
     assert {name.partition(".")[0] for name in state} == {"g", "since"}
-    with pytest.raises(TypeError, match="call start first"):
-        Weighting().weights(outcome())
 
 
 def test_a_design_without_memory_goes_on_from_nothing_only():
@@ -212,9 +209,7 @@ def test_an_unknown_feature_of_g_is_said_with_the_nearest():
 
 
 def test_probabilities_that_are_no_numbers_end_the_run_with_the_setting_to_lower():
-    on = torch.ones(1, 2, 3, dtype=torch.bool)
-    evidence = {"is_visit": on, "g": torch.full((1, 2, 3), torch.nan), "is_treated": on}
-    weights = torch.ones(1, 2, 2, 3)
-    evidence |= {"weight": weights, "is_clipped": weights > 1}
+    since = torch.ones(1, 2, 7, 3)
+    since[:, :, 0] = torch.nan
     with pytest.raises(RunError, match=r"lower weighting\.learning_rate, which is 1e\+30"):
-        Weighting(learning_rate=1e30).diagnostics(evidence, 0.5)
+        Weighting(learning_rate=1e30).diagnostics({"since": since}, 0.5)

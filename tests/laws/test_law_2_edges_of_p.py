@@ -10,12 +10,14 @@ from __future__ import annotations
 import pytest
 from support import GLOBAL_C, GLOBAL_T, Setting, label, run, same, same_network, started
 
-from realdataexp.designs import Design, Snapshot, Splitting
+from realdataexp.designs import Design
 from realdataexp.designs.cluster import Cluster
 from realdataexp.designs.codiverted import Codiverted
 from realdataexp.designs.data_diverted import DataDiverted
 from realdataexp.designs.oracle import Oracle
 from realdataexp.designs.shadow import Shadow
+from realdataexp.designs.snapshot import Snapshot
+from realdataexp.designs.splitting import Splitting
 from realdataexp.designs.switchback import Switchback
 from realdataexp.designs.weighting import Weighting
 from realdataexp.errors import InputError

@@ -34,7 +34,6 @@ from support import (
 )
 
 from realdataexp import draws
-from realdataexp.loop import chosen
 
 TOLERANCE = 1e-5
 SETTING = Setting(
@@ -145,7 +144,7 @@ def test_a_networks_place_in_its_stack_changes_nothing_to_the_bit(target, loss, 
     for t, (slate, step) in enumerate(zip(h.slates, h.steps, strict=True)):
         raw_S = learner.predict(slate.batch.expand(S), slice(0, S))
         assert all(same(raw_S[s], raw_S[0]) for s in range(S))
-        rows = chosen(slate, h.choices[t]).expand(S)
+        rows = slate.batch.chosen(h.choices[t]).expand(S)
         y_SB, key_S = step.y_WBL[..., 0].expand(S, -1), draws.key(0, "a test", t).expand(S)
         ones_SB, optimizer = torch.ones_like(y_SB), setting.labels[0].optimizer
         loss_S = learner.update(rows, y_SB.unsqueeze(-1), ones_SB, optimizer, key_S)

@@ -115,13 +115,8 @@ class PlainNetwork(nn.Module):
     def forward(self, user_N: list[int], video_N: list[int], masks: list[Tensor]) -> Tensor:
         """Raw outputs N, O; a mask for each hidden layer, or none while scoring."""
         batch = self.store.batch(torch.tensor([user_N]), torch.tensor([video_N]).unsqueeze(-1))
-        b = batch
-        user = self.joined("user", b.user_num_SBD[0], b.user_cat_SBK[0], b.user_weight_SBK[0])
-        video = self.joined(
-            "video",
-            b.video_num_SBCD[0, :, 0],
-            b.video_cat_SBCK[0, :, 0],
-            b.video_weight_SBCK[0, :, 0],
+        user, video = (
+            self.joined(name, *(x[0] for x in batch.side(name))) for name in ("user", "video")
         )
         x = torch.cat([part for pair in zip(user, video, strict=True) for part in pair], dim=1)
         for i, layer in enumerate(self.layers):

@@ -24,6 +24,7 @@ from support import (
     FALSE_FAIL_RATE,
     POOLING,
     Setting,
+    batch_of,
     label,
     make_context,
     make_visits,
@@ -35,11 +36,12 @@ from support import (
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.designs import Pooling, Splitting
-from realdataexp.designs.base import Context, Design, Outcome, Running
+from realdataexp.designs.base import Context, Design, Outcome
 from realdataexp.designs.oracle import Oracle
+from realdataexp.designs.pooling import Pooling
 from realdataexp.designs.shadow import Shadow
-from realdataexp.designs.weighting import RunningWeighting, Weighting
+from realdataexp.designs.splitting import Splitting
+from realdataexp.designs.weighting import Weighting
 from realdataexp.loop import Block
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.worlds.base import Slate
@@ -69,7 +71,7 @@ def toy(is_alike: bool) -> tuple[Outcome, Tensor, Tensor]:
     score_RABC = torch.stack([x_RBCD[..., 0], x_RBCD[..., 1]], dim=1).float()
     pick_RAB = score_RABC.argmax(-1)
     none = torch.zeros(R, B, 0)
-    batch = Batch(none, none, none, x_RBCD.float(), *[torch.zeros(R, B, C, 0)] * 2)
+    batch = batch_of(none, none, none, x_RBCD.float(), *[torch.zeros(R, B, C, 0)] * 2)
     item_RBC = torch.arange(R * B * C).view(R, B, C)
     slate = Slate(item_RBC, item_RBC, torch.ones(R, B, C, dtype=torch.bool), batch)
     visits = make_visits(0, range(R), torch.zeros(R, B, dtype=torch.int64))
@@ -90,7 +92,7 @@ class Truth:
     """A G that is told E[Z|X] of the world in which all candidates are alike."""
 
     def predict(self, batch: Batch) -> Tensor:
-        log_x_RBD = batch.video_num_SBCD[:, :, 0].log()
+        log_x_RBD = batch.candidate["video_num"][:, :, 0].log()
         odds_RB = (C - 1) * (log_x_RBD[..., 1] - log_x_RBD[..., 0]) + math.log(P / (1 - P))
         return odds_RB.sigmoid()
 
@@ -101,11 +103,11 @@ class Truth:
         return {}
 
 
-def told() -> Running:
-    return RunningWeighting(Weighting(), toy_context(), Truth())
+def told() -> Design:
+    return Weighting().with_g(toy_context(), Truth())
 
 
-def running(design: Design) -> Running:
+def running(design: Design) -> Design:
     return design.start(toy_context())
 
 
@@ -202,7 +204,7 @@ EQUAL = Setting(
 class Heard:
     """A design that runs, and the weights that it said."""
 
-    def __init__(self, inner: Running) -> None:
+    def __init__(self, inner: Design) -> None:
         self.inner, self.weights_of_step = inner, []
 
     def __getattr__(self, name: str):
@@ -217,7 +219,7 @@ class Heard:
 def test_with_equal_arms_shadow_is_pooling_to_the_bit(assignment: str):
     setting = replace(EQUAL, assignment=assignment)
     loop, _, h = start_loop(setting, (POOLING, Block("shadow", Shadow(), 0.4)), (0, 1, 2))
-    loop.running[1] = heard = Heard(loop.running[1])
+    loop.designs[1] = heard = Heard(loop.designs[1])
     h.steps += loop.steps(0, setting.n_steps)
     assert len(heard.weights_of_step) == len(h.steps) > 5
     assert all(bool((w == 1).all()) for w in heard.weights_of_step)
@@ -255,11 +257,11 @@ def test_adding_worlds_changes_no_worlds_weights(model: str):
         ((POOLING, block, replace(block, label="other")), (0, 2, 1)),
     ):
         loop, _, h = start_loop(setting, blocks, replications)
-        loop.running = [Heard(x) for x in loop.running]
+        loop.designs = [Heard(x) for x in loop.designs]
         h.steps += loop.steps(0, setting.n_steps)
         i = blocks.index(block)
         r = replications.index(2)
-        weights = torch.stack([w[r] for w in loop.running[i].weights_of_step])
+        weights = torch.stack([w[r] for w in loop.designs[i].weights_of_step])
         runs.append((h.item_TB(h.world(i, 2)), h.y_TBL(h.world(i, 2)), weights))
     (items, y, weights), (items_, y_, weights_) = runs
     assert same(items, items_) and same(y, y_)

@@ -7,13 +7,12 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from support import batch_of
 from torch import Tensor, nn
 
 from realdataexp import draws
-from realdataexp.config.blocks import DeepParams
 from realdataexp.device import Device
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
+from realdataexp.learner import Head, Learner
 from realdataexp.models import (
     LOSSES,
     Batch,
@@ -22,6 +21,7 @@ from realdataexp.models import (
     SideSchema,
     StackedModel,
 )
+from realdataexp.models.layers import DeepParams
 from realdataexp.optimizers import OptimizerSettings
 
 S, B, C = 3, 5, 4
@@ -66,11 +66,11 @@ def random_batch(
 ) -> Batch:
     g = torch.Generator().manual_seed(seed)
     user = side_inputs(schema.user, shape[:2], g)
-    return Batch(*user, *side_inputs(schema.video, shape, g))
+    return batch_of(*user, *side_inputs(schema.video, shape, g))
 
 
 def in_float32(batch: Batch) -> Batch:
-    return Batch(*(x.float() if x.is_floating_point() else x for x in vars(batch).values()))
+    return batch.map(lambda x: x.float() if x.is_floating_point() else x)
 
 
 def stacked(model: StackedModel, n: int = S) -> dict[str, Tensor]:
@@ -85,17 +85,16 @@ def stacked(model: StackedModel, n: int = S) -> dict[str, Tensor]:
 def plain_rows(batch: Batch, s: int) -> Batch:
     """The rows of one network as a batch without the axes S and B: N, columns."""
     n = batch.shape[2]
-    user = (batch.user_num_SBD, batch.user_cat_SBK, batch.user_weight_SBK)
-    video = (batch.video_num_SBCD, batch.video_cat_SBCK, batch.video_weight_SBCK)
     return Batch(
-        *(x[s].repeat_interleave(n, dim=0) for x in user), *(x[s].flatten(0, 1) for x in video)
+        visit={name: x[s].repeat_interleave(n, dim=0) for name, x in batch.visit.items()},
+        candidate={name: x[s].flatten(0, 1) for name, x in batch.candidate.items()},
     )
 
 
 def sides_of(schema: FeatureSchema, rows: Batch) -> list[tuple[SideSchema, Tensor, Tensor, Tensor]]:
     return [
-        (schema.user, rows.user_num_SBD, rows.user_cat_SBK, rows.user_weight_SBK),
-        (schema.video, rows.video_num_SBCD, rows.video_cat_SBCK, rows.video_weight_SBCK),
+        (schema.user, *rows.visit.values()),
+        (schema.video, *rows.candidate.values()),
     ]
 
 
@@ -230,12 +229,12 @@ def assert_equals_plain(
     leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
     raw = model.forward(leaves, batch, None)
     with torch.no_grad():
-        before = {name: x.clone() for name, x in vars(batch).items()}
+        before = {name: x.clone() for name, x in batch.tensors.items()}
         start = {name: p.clone() for name, p in params.items()}
         scoring = [model.forward(params, batch, None) for _ in range(2)]
         assert torch.equal(*scoring)
         torch.testing.assert_close(scoring[0], raw, rtol=1e-10, atol=1e-10)
-        assert all(torch.equal(x, before[name]) for name, x in vars(batch).items())
+        assert all(torch.equal(x, before[name]) for name, x in batch.tensors.items())
         assert all(torch.equal(p, start[name]) for name, p in params.items())
     pull = torch.randn(raw.shape, generator=g, dtype=torch.float64)
     grads = dict(zip(leaves, torch.autograd.grad((raw * pull).sum(), leaves.values()), strict=True))

@@ -11,12 +11,13 @@ import torch
 from model_support import NOTHING, SCHEMAS, in_float32, learner_of, random_batch
 from torch import Tensor
 
-from realdataexp import config, draws
-from realdataexp.config.blocks import _MODEL_PARAMS
+from realdataexp import draws
 from realdataexp.errors import InputError
 from realdataexp.learner import Learner
-from realdataexp.models import MODELS, Batch, FeatureSchema, StackedModel, build_model
+from realdataexp.models import Batch, FeatureSchema, StackedModel, build_model
 from realdataexp.optimizers import OptimizerSettings
+from realdataexp.options import Options
+from realdataexp.registry import find, names
 
 S, B, C, N_STEPS = 7, 9, 3, 6
 SETTINGS = OptimizerSettings(0.02, weight_decay=0.01, gradient_clip=0.5)
@@ -37,7 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DLRM": ("DLRM", DEEP | {"embedding_dim": 3, "bottom_layers": (7,)}),
     "DLRM norm": ("DLRM", DEEP | {"bottom_layers": (), "normalization": "layer"}),
 }
-CASES |= {name: (name, {}) for name in MODELS if name not in {m for m, _ in CASES.values()}}
+CASES |= {name: (name, {}) for name in names("model") if name not in {m for m, _ in CASES.values()}}
 every_case = pytest.mark.parametrize(("name", "params"), CASES.values(), ids=CASES.keys())
 
 
@@ -200,7 +201,7 @@ def test_a_row_s_result_does_not_depend_on_the_other_rows(name: str, params: dic
     start = make_learner(model, networks).params
     batch = in_float32(random_batch(MIXED, (S, B, C), seed=99))
     raw = model.forward(start, batch, None)
-    part = Batch(*(x[:, 2:5] for x in vars(batch).values()))
+    part = batch.visits(slice(2, 5))
     torch.testing.assert_close(model.forward(start, part, None), raw[:, 2:5], rtol=0, atol=1e-5)
 
 
@@ -229,5 +230,6 @@ def test_an_unknown_setting_is_one_line(name: str, params: dict) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_every_model_has_its_settings_in_the_config() -> None:
-    assert set(_MODEL_PARAMS) == set(MODELS) == set(config.MODELS)
+def test_every_model_names_the_class_of_its_settings() -> None:
+    for name in names("model"):
+        assert issubclass(find("model", name, name).Params, Options)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from realdataexp import draws
 from realdataexp.errors import InputError
-from realdataexp.models import Batch, DCNv2, FeatureSchema
+from realdataexp.models import Batch, FeatureSchema
+from realdataexp.models.dcn_v2 import DCNv2
 
 
 def dcn(schema: FeatureSchema, n_outputs: int = 2, **params: Any) -> DCNv2:
@@ -90,7 +91,7 @@ def test_other_depths_equal_plain_networks_too(structure: str, params: dict[str,
 def test_one_cross_layer_alone_learns_a_product(structure: str, rank: int | None) -> None:
     schema = SCHEMAS["numbers"]
     batch = random_batch(schema, (2, 300, 1))
-    y_SB = batch.user_num_SBD[..., 0] * batch.video_num_SBCD[:, :, 0, 1]
+    y_SB = batch.visit["user_num"][..., 0] * batch.candidate["video_num"][:, :, 0, 1]
     model = dcn(schema, 1, hidden_layers=[], n_cross_layers=1, structure=structure, rank=rank)
     before_S, after_S = fit(model, batch, y_SB, 800, 0.02)
     assert bool((after_S < 0.01 * before_S).all())
@@ -99,7 +100,7 @@ def test_one_cross_layer_alone_learns_a_product(structure: str, rank: int | None
 def test_a_product_of_three_needs_two_cross_layers() -> None:
     schema = SCHEMAS["numbers"]
     batch = random_batch(schema, (2, 300, 1))
-    u, v = batch.user_num_SBD, batch.video_num_SBCD[:, :, 0]
+    u, v = batch.visit["user_num"], batch.candidate["video_num"][:, :, 0]
     y_SB = u[..., 0] * v[..., 1] * v[..., 2]
     losses = [
         fit(dcn(schema, 1, hidden_layers=[], n_cross_layers=n), batch, y_SB, 1500, 0.02)[1]

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.errors import InputError
-from realdataexp.models import DLRM, Batch, FeatureSchema, SideSchema
+from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.models.dlrm import DLRM
 
 IDS = FeatureSchema(
     SideSchema(0, (("user", 0, 1),), 12, (), (0,)),
@@ -79,7 +80,8 @@ def test_other_settings_equal_plain_networks_too(params: dict[str, Any]) -> None
 def test_it_learns_how_well_a_user_s_and_an_author_s_vector_agree() -> None:
     batch = random_batch(IDS, (2, 400, 1))
     taste_VE = draws.uniform(draws.key(3, "taste", torch.arange(19)), 2).mul(4.0).sub(2.0)
-    user, author = batch.user_cat_SBK[..., 0].long(), batch.video_cat_SBCK[:, :, 0, 0].long()
+    user = batch.visit["user_cat"][..., 0].long()
+    author = batch.candidate["video_cat"][:, :, 0, 0].long()
     y_SB = (taste_VE[user] * taste_VE[author]).sum(-1)
     model = dlrm(IDS, 1, hidden_layers=(), embedding_dim=4)
     before_S, after_S = fit(model, batch, y_SB, 800, 0.02)
@@ -89,7 +91,7 @@ def test_it_learns_how_well_a_user_s_and_an_author_s_vector_agree() -> None:
 def test_it_learns_a_function_of_the_numbers() -> None:
     schema = SCHEMAS["numbers"]
     batch = random_batch(schema, (2, 300, 1))
-    y_SB = batch.user_num_SBD[..., 0].abs() - batch.video_num_SBCD[:, :, 0, 1]
+    y_SB = batch.visit["user_num"][..., 0].abs() - batch.candidate["video_num"][:, :, 0, 1]
     before_S, after_S = fit(dlrm(schema, 1, hidden_layers=(16,)), batch, y_SB, 600)
     assert bool((after_S < 0.05 * before_S).all())
 

@@ -8,7 +8,8 @@ from model_support import SCHEMAS, Plain, assert_equals_plain, fit, plain_one_ho
 from torch import Tensor
 
 from realdataexp.errors import InputError
-from realdataexp.models import MLP, Batch, FeatureSchema, Linear
+from realdataexp.models import MLP, Batch, FeatureSchema
+from realdataexp.models.linear import Linear
 
 
 def linear(schema: FeatureSchema, n_outputs: int = 2, **params: object) -> Linear:
@@ -32,7 +33,7 @@ def test_the_stack_equals_plain_networks(schema: FeatureSchema) -> None:
 def test_it_learns_a_linear_function_and_no_product() -> None:
     schema = SCHEMAS["categories and numbers"]
     batch = random_batch(schema, (2, 300, 1))
-    kind, v = batch.user_cat_SBK[..., 0], batch.video_num_SBCD[:, :, 0]
+    kind, v = batch.visit["user_cat"][..., 0], batch.candidate["video_num"][:, :, 0]
     sum_SB = 2.0 * v[..., 0] - v[..., 2] + (kind % 2)
     before_S, after_S = fit(linear(schema, 1), batch, sum_SB, 800)
     assert bool((after_S < 0.01 * before_S).all())

@@ -23,6 +23,7 @@ from model_support import (
     stacked,
 )
 from scipy import stats
+from support import batch_of
 from torch import Tensor, nn
 
 from realdataexp import draws
@@ -65,7 +66,9 @@ def plain_network(model: MLP, params: Mapping[str, Tensor]) -> nn.Sequential:
             for i in range(n_fields):
                 first = side.n_numerical + i * dim
                 blocks.append(params[f"{name}_embedding"] @ weight[first : first + dim])
-    weights = [torch.cat(blocks)] + [params[f"weight_{i}"] for i in range(1, len(model.widths))]
+    weights = [torch.cat(blocks)] + [
+        params[f"weight_{i}"] for i in range(1, len(model.tower.widths))
+    ]
     layers: list[nn.Module] = []
     for i, weight in enumerate(weights):
         if i:
@@ -81,14 +84,8 @@ def plain_row(model: MLP, batch: Batch, s: int, b: int, c: int) -> Tensor:
     """The joined row; with embeddings each field has id columns of its own."""
     parts = []
     for side, inputs in (
-        (
-            model.schema.user,
-            (batch.user_num_SBD, batch.user_cat_SBK, batch.user_weight_SBK),
-        ),
-        (
-            model.schema.video,
-            (batch.video_num_SBCD, batch.video_cat_SBCK, batch.video_weight_SBCK),
-        ),
+        (model.schema.user, batch.visit.values()),
+        (model.schema.video, batch.candidate.values()),
     ):
         num, cat, weight = (x[s, b] if x.dim() == 3 else x[s, b, c] for x in inputs)
         if model.options.embedding_dim is None:
@@ -139,13 +136,13 @@ class PlainNormalised(Plain):
 
     def __init__(self, model: MLP) -> None:
         super().__init__(model.schema)
-        dim, width = model.options.embedding_dim, model.widths[0]
+        dim, width = model.options.embedding_dim, model.tower.widths[0]
         if dim is None:
             self.first = self.one_hot_layer(width)
         else:
             self.embeddings = self.tables(dim)
             self.first = self.embedded_layer(width, dim)
-        self.rest = self.hidden(model.widths, model.options, activates_input=True)
+        self.rest = self.hidden(model.tower.widths, model.options, activates_input=True)
 
     def forward(self, rows: Batch) -> Tensor:
         if hasattr(self, "embeddings"):
@@ -181,7 +178,7 @@ def test_layer_norm_makes_a_network_blind_to_the_scale_of_its_first_layer() -> N
 def test_it_learns_a_bent_function(normalization: str) -> None:
     schema = SCHEMAS["numbers"]
     batch = random_batch(schema, (2, 200, 1))
-    y_SB = batch.user_num_SBD[..., 0].abs() + batch.video_num_SBCD[:, :, 0, 1].relu()
+    y_SB = batch.visit["user_num"][..., 0].abs() + batch.candidate["video_num"][:, :, 0, 1].relu()
     model = mlp(schema, 1, hidden_layers=[16, 8], normalization=normalization)
     before_S, after_S = fit(model, batch, y_SB, 400)
     assert bool((after_S < 0.05 * before_S).all())
@@ -194,13 +191,13 @@ def test_scoring_in_place_leaves_its_inputs_alone(
 ) -> None:
     model = mlp(schema, hidden_layers=[4], embedding_dim=embedding_dim)
     params, batch = stacked(model), random_batch(schema, (S, B, 1))
-    inputs = {name: getattr(batch, name).clone() for name in batch.__dataclass_fields__}
+    inputs = {name: x.clone() for name, x in batch.tensors.items()}
     before = {name: p.clone() for name, p in params.items()}
     with torch.no_grad():
         first, again = (model.forward(params, batch, None) for _ in range(2))
     assert torch.equal(first, again)
     assert all(torch.equal(params[name], p) for name, p in before.items())
-    assert all(torch.equal(getattr(batch, name), x) for name, x in inputs.items())
+    assert all(torch.equal(batch.tensors[name], x) for name, x in inputs.items())
 
 
 @every_schema
@@ -261,7 +258,7 @@ def test_many_rows_teach_what_they_teach_a_few_at_a_time(
         raws = []
         for start in range(0, 40, size):
             rows = slice(start, start + size)
-            part = Batch(*(x[:, rows] for x in vars(batch).values()))
+            part = batch.visits(rows)
             raws.append(model.forward(leaves, part, None))
         raw_SBCO = torch.cat(raws, dim=1)
         ((raw_SBCO - target_SBCO) ** 2).sum().backward()
@@ -280,9 +277,9 @@ def test_candidates_of_a_visit_equal_separate_rows(embedding_dim: int | None) ->
     for c in range(C):
         parts = {
             name: x[:, :, c : c + 1] if name.startswith("video") else x
-            for name, x in ((n, getattr(batch, n)) for n in batch.__dataclass_fields__)
+            for name, x in batch.tensors.items()
         }
-        apart = model.forward(params, Batch(**parts), None)
+        apart = model.forward(params, batch_of(**parts), None)
         torch.testing.assert_close(apart[:, :, 0], together[:, :, c], rtol=1e-12, atol=1e-12)
 
 
@@ -305,7 +302,7 @@ def test_a_table_s_gradient_has_the_same_bits_whatever_is_stacked_beside(
     schema = FeatureSchema(NOTHING, TAGS)  # few ids, many rows: long sums
     model, batch = mlp(schema, 3, hidden_layers=[]), random_batch(schema, (S, 60, C))
     params = {name: p.to(dtype) for name, p in stacked(model).items()}
-    batch = Batch(*(x.to(dtype) if x.is_floating_point() else x for x in vars(batch).values()))
+    batch = batch.map(lambda x: x.to(dtype) if x.is_floating_point() else x)
     pull = torch.randn(S, 60, C, 3, generator=torch.Generator().manual_seed(2)).to(dtype)
 
     def table_gradient(part: slice) -> Tensor:
@@ -329,7 +326,7 @@ def test_an_empty_slot_of_a_multi_hot_feature_has_no_part_and_no_gradient(
     outputs = []
     for padding in (5, 3):  # id 5 stands in an empty slot, id 2 and 4 in filled ones
         cat = torch.tensor([[2, padding, padding], [4, padding, padding]]).view(1, 1, 2, 3)
-        batch = Batch(none, none.int(), none, torch.zeros(1, 1, 2, 0), cat, weight)
+        batch = batch_of(none, none.int(), none, torch.zeros(1, 1, 2, 0), cat, weight)
         outputs.append(model.forward(params, batch, None))
         table = params["video_one_hot" if embedding_dim is None else "video_embedding"]
         (grad,) = torch.autograd.grad(outputs[-1].square().sum(), table)
@@ -352,7 +349,7 @@ def mask_of(model: MLP, n_hidden: int, n_rows: int, keys_S: Tensor) -> Tensor:
     }
     none = torch.zeros(S, n_rows, 0)
     video = torch.zeros(S, n_rows, 1, 0)
-    batch = Batch(none, none.int(), none, torch.zeros(S, n_rows, 1, 1), video.int(), video)
+    batch = batch_of(none, none.int(), none, torch.zeros(S, n_rows, 1, 1), video.int(), video)
     return model.forward(params, batch, keys_S)[:, :, 0]
 
 

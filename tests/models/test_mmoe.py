@@ -20,12 +20,12 @@ from model_support import (
 from torch import Tensor, nn
 
 from realdataexp import draws
-from realdataexp.config.blocks import DeepParams
 from realdataexp.device import Device
 from realdataexp.errors import InputError
-from realdataexp.heads import Head
-from realdataexp.learner import Learner
-from realdataexp.models import LOSSES, Batch, FeatureSchema, LabelScale, MMoE
+from realdataexp.learner import Head, Learner
+from realdataexp.models import LOSSES, Batch, FeatureSchema, LabelScale
+from realdataexp.models.layers import DeepParams
+from realdataexp.models.mmoe import MMoE
 from realdataexp.optimizers import OptimizerSettings
 
 SIZES = (1, 3, 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import batch_of
 from torch import Tensor, nn
 
 from realdataexp import draws
@@ -89,7 +90,7 @@ def random_batch() -> Batch:
     user, video = SCHEMA.user, SCHEMA.video
     weight = torch.ones(S, B, C, video.n_slots)
     weight[..., 2] = (torch.rand(S, B, C, generator=g) < 0.5).float()
-    return Batch(
+    return batch_of(
         torch.randn(S, B, user.n_numerical, generator=g),
         torch.randint(0, user.n_ids, (S, B, user.n_slots), generator=g).int(),
         torch.ones(S, B, user.n_slots),
@@ -105,11 +106,12 @@ def joined_rows(batch: Batch, s: int) -> tuple[Tensor, Tensor]:
     n_user, n_ids = SCHEMA.user.n_ids, SCHEMA.user.n_ids + SCHEMA.video.n_ids
     for b in range(B):
         for c in range(C):
-            num.append(torch.cat([batch.user_num_SBD[s, b], batch.video_num_SBCD[s, b, c]]))
-            ids = batch.user_cat_SBK[s, b].tolist()
+            user_num, video_num = batch.visit["user_num"], batch.candidate["video_num"]
+            num.append(torch.cat([user_num[s, b], video_num[s, b, c]]))
+            ids = batch.visit["user_cat"][s, b].tolist()
             slots = zip(
-                batch.video_cat_SBCK[s, b, c].tolist(),
-                batch.video_weight_SBCK[s, b, c].tolist(),
+                batch.candidate["video_cat"][s, b, c].tolist(),
+                batch.candidate["video_weight"][s, b, c].tolist(),
                 strict=True,
             )
             ids += [i + n_user if weight else n_ids for i, weight in slots]
@@ -170,7 +172,7 @@ def test_dropout_is_the_modules_own_under_the_networks_key() -> None:
 def test_dropout_depends_on_the_networks_own_key_only() -> None:
     batch, model = random_batch(), stack_of(WithDropout)
     params = {name: p[:1].expand_as(p) for name, p in stacked(model).items()}
-    same = Batch(*(getattr(batch, n)[:1].expand_as(getattr(batch, n)) for n in vars(batch)))
+    same = batch[:1].expand(S)
     keys_S = draws.key(0, "dropout", torch.tensor([5, 6, 5]))
     raw = model.forward(params, same, keys_S)
     assert torch.equal(raw[0], raw[2])

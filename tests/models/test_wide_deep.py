@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from realdataexp import draws
 from realdataexp.errors import InputError
-from realdataexp.models import Batch, FeatureSchema, Linear, SideSchema, WideDeep
+from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.models.linear import Linear
+from realdataexp.models.wide_deep import WideDeep
 
 TWO = FeatureSchema(
     SideSchema(0, (("taste", 0, 1),), 3, (), (0,)),
@@ -61,7 +63,7 @@ class PlainWideDeep(Plain):
             for name, first, end in side.fields:
                 entries[name] = cat[:, first:end], weight[:, first:end]
         sums = []
-        for row in range(len(rows.user_num_SBD)):
+        for row in range(len(rows.visit["user_num"])):
             total = torch.zeros(2, dtype=torch.float64)
             for i, (a, b) in enumerate(self.options.crosses):
                 for left, left_weight in zip(*(x[row] for x in entries[a]), strict=True):
@@ -111,10 +113,10 @@ def test_an_empty_slot_is_crossed_with_nothing() -> None:
         used = set()
         for b in range(batch.shape[1]):
             for c in range(batch.shape[2]):
-                taste = batch.user_cat_SBK[s, b, 0]
+                taste = batch.visit["user_cat"][s, b, 0]
                 for slot in (1, 2, 3):
-                    if batch.video_weight_SBCK[s, b, c, slot]:
-                        tag = batch.video_cat_SBCK[s, b, c, slot]
+                    if batch.candidate["video_weight"][s, b, c, slot]:
+                        tag = batch.candidate["video_cat"][s, b, c, slot]
                         used.add(int(draws.key(0, "cross", taste, tag)) % 1000)
         assert used
         assert set(grad[s].abs().sum(-1).nonzero().flatten().tolist()) == used
@@ -122,7 +124,7 @@ def test_an_empty_slot_is_crossed_with_nothing() -> None:
 
 def test_cross_products_memorise_what_is_linear_in_none_of_its_parts() -> None:
     batch = random_batch(TWO, (2, 300, 1))
-    taste, genre = batch.user_cat_SBK[..., 0], batch.video_cat_SBCK[:, :, 0, 0]
+    taste, genre = batch.visit["user_cat"][..., 0], batch.candidate["video_cat"][:, :, 0, 0]
     y_SB = draws.uniform(draws.key(1, "combination", taste, genre), 1).squeeze(-1)
     # a deep part of one unit can do little here
     little = {"hidden_layers": (1,), "embedding_dim": 1}

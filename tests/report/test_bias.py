@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom, t
 
-from realdataexp.report import bias
+from realdataexp.report import verdicts
+from realdataexp.report.files import Compared
+from realdataexp.report.verdicts import Bias
 
 ENTRY = {
     "design": "pooling", "label": "click", "gte": 10.0, "estimate": 10.1, "bias": 0.1,
@@ -16,6 +18,10 @@ ENTRY = {
 }  # fmt: skip
 N_RUNS, N_BIASES, FALSE_FAIL = 4_000, 10, 1e-6
 REPLICATIONS = [2, 3, 5, 10, 20, 40, 100, 400]
+
+
+def judged(entry: dict[str, Any], n_biases: int = 1) -> Bias:
+    return Bias(Compared(**entry), n_biases)
 
 
 def t_values(rng: np.random.Generator, n: int, shared: float, shift: float = 0.0) -> np.ndarray:
@@ -32,7 +38,7 @@ def kinds_of(t_RB: np.ndarray, n: int, gte: float) -> list[list[str]]:
     """What the rule says of them, where the standard error is 1."""
     entry = {**ENTRY, "bias_mc_se": 1.0, "bias_df": n - 1, "n_worlds": n, "gte": gte}
     rows = (({**entry, "bias": float(x)} for x in row) for row in t_RB)
-    return [[bias.kind(e, N_BIASES) for e in row] for row in rows]
+    return [[judged(e, N_BIASES).kind for e in row] for row in rows]
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.9])
@@ -40,29 +46,29 @@ def kinds_of(t_RB: np.ndarray, n: int, gte: float) -> list[list[str]]:
 def test_a_run_without_bias_finds_one_in_5_percent_at_most(n: int, shared: float):
     """A correct rule fails here for one seed in a million; one that errs in 10 % of runs does."""
     values = t_values(np.random.default_rng([n, int(10 * shared)]), n, shared)
-    is_found = np.abs(values) > bias.limit(n - 1, N_BIASES)
+    is_found = np.abs(values) > verdicts.limit(n - 1, N_BIASES)
     n_hits = int(is_found.any(axis=1).sum())
-    assert n_hits <= binom.isf(FALSE_FAIL, N_RUNS, bias.FALSE_FINDS)
+    assert n_hits <= binom.isf(FALSE_FAIL, N_RUNS, verdicts.FALSE_FINDS)
     assert binom.isf(FALSE_FAIL, N_RUNS, 0.05) < binom.ppf(FALSE_FAIL, N_RUNS, 0.1)
     if not shared:  # and no more is asked of independent biases than that
-        exact = 1 - (1 - bias.FALSE_FINDS / N_BIASES) ** N_BIASES
+        exact = 1 - (1 - verdicts.FALSE_FINDS / N_BIASES) ** N_BIASES
         assert n_hits >= binom.ppf(FALSE_FAIL, N_RUNS, exact)
     kinds = kinds_of(values[:100], n, gte=0.0)
     for row, found in zip(kinds, is_found, strict=False):
         assert ["found" if x else "none" for x in found] == [
             "none" if k == "doubtful" else k for k in row
         ] or set(row) == {"few"}
-    assert (kinds[0][0] == "few") == (n < bias.MIN_REPLICATIONS)
+    assert (kinds[0][0] == "few") == (n < verdicts.MIN_REPLICATIONS)
 
 
 @pytest.mark.parametrize("n", [5, 20, 100])
 def test_a_bias_over_a_fifth_of_the_effect_is_called_none_in_5_percent_of_runs_at_most(n: int):
     """All biases are 21 % of an effect whose size lets some of them pass at all."""
-    gte = 3.0 * bias.limit(n - 1, N_BIASES) / bias.HIDDEN  # in Monte-Carlo standard errors
+    gte = 3.0 * verdicts.limit(n - 1, N_BIASES) / verdicts.HIDDEN  # in Monte-Carlo standard errors
     rng = np.random.default_rng(n)
     x = rng.standard_normal((500, N_BIASES, n))
     s = x.std(-1, ddof=1) / n**0.5
-    b = x.mean(-1) + 1.05 * bias.HIDDEN * gte / n**0.5
+    b = x.mean(-1) + 1.05 * verdicts.HIDDEN * gte / n**0.5
     n_wrong = 0
     for row_b, row_s in zip(b, s, strict=True):
         entries = (
@@ -70,13 +76,13 @@ def test_a_bias_over_a_fifth_of_the_effect_is_called_none_in_5_percent_of_runs_a
              "bias_df": n - 1, "n_worlds": n}
             for y, z in zip(row_b, row_s, strict=True)
         )  # fmt: skip
-        n_wrong += any(bias.kind(e, N_BIASES) == "none" for e in entries)
+        n_wrong += any(judged(e, N_BIASES).kind == "none" for e in entries)
     assert n_wrong <= binom.isf(FALSE_FAIL, 500, 0.05)
 
 
 @pytest.mark.parametrize(("df", "n"), [(4, 1), (4, 10), (39, 10), (399, 16)])
 def test_the_limit_is_students_for_each_of_n_biases(df: int, n: int):
-    assert 2 * n * t.sf(bias.limit(df, n), df) == pytest.approx(0.05)
+    assert 2 * n * t.sf(verdicts.limit(df, n), df) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +111,18 @@ def test_the_limit_is_students_for_each_of_n_biases(df: int, n: int):
 )
 def test_kinds(changes: dict[str, Any], n: int, kind: str):
     entry = {**ENTRY, **changes}
-    assert bias.kind(entry, n) == kind
-    assert bias.is_significant(entry, n) == (kind in ("found", "small"))
-    ends = bias.interval(entry, n)
+    found = judged(entry, n)
+    assert found.kind == kind
+    assert found.is_significant == (kind in ("found", "small"))
+    ends = found.interval
     assert (ends is None) == (kind in ("unknown", "few"))
     if ends is not None:
-        assert (ends[0] > 0 or ends[1] < 0) == bias.is_significant(entry, n)
+        assert (ends[0] > 0 or ends[1] < 0) == found.is_significant
 
 
 def test_results_without_degrees_of_freedom_have_one_a_replication():
     old = {key: value for key, value in ENTRY.items() if key != "bias_df"}
-    assert bias.degrees_of_freedom(old) == 39
+    assert judged(old).df == 39
 
 
 @pytest.mark.parametrize(
@@ -132,7 +139,7 @@ def test_results_without_degrees_of_freedom_have_one_a_replication():
 def test_the_share_of_the_effect_is_negative_where_it_is_understated(
     gte: float, b: float | None, percent: float | None
 ):
-    assert bias.percent_of_effect({"bias": b, "gte": gte}) == percent
+    assert judged({**ENTRY, "bias": b, "gte": gte}).percent_of_effect == percent
 
 
 @pytest.mark.parametrize("true_share", [0.0, 0.2, -0.2])
@@ -140,8 +147,8 @@ def test_the_share_of_the_effect_is_negative_where_it_is_understated(
 def test_as_many_replications_as_are_named_decide(true_share: float, spread: float):
     """A bias of 0 or of a fifth of the effect is decided with them in most runs, not before."""
     first = {**ENTRY, "bias": 0.0, "bias_mc_se": spread / 40**0.5}
-    assert bias.kind(first, N_BIASES) == "unclear"
-    found = bias.enough(first, N_BIASES)
+    assert judged(first, N_BIASES).kind == "unclear"
+    found = judged(first, N_BIASES).enough
     assert found is not None and found[1] == "replications"
     shares = []
     for n in (40, found[0]):
@@ -152,7 +159,7 @@ def test_as_many_replications_as_are_named_decide(true_share: float, spread: flo
             {**ENTRY, "bias": float(x), "bias_mc_se": float(y), "bias_df": n - 1, "n_worlds": n}
             for x, y in zip(b, s, strict=True)
         ]
-        kinds = [bias.kind(e, N_BIASES) for e in entries]
+        kinds = [judged(e, N_BIASES).kind for e in entries]
         shares.append(np.mean([k in ("none", "small", "found") for k in kinds]))
     assert shares[0] < 0.5 and shares[1] > 0.7
 
@@ -173,14 +180,18 @@ def test_as_many_replications_as_are_named_decide(true_share: float, spread: flo
     ],
 )
 def test_how_many_would_decide(changes: dict[str, Any], n: int, enough: tuple[int, str] | None):
-    assert bias.enough({**ENTRY, **changes}, n) == enough
+    assert judged({**ENTRY, **changes}, n).enough == enough
+
+
+def rule(entries: list[dict[str, Any]]) -> str:
+    return verdicts.rule([judged(e, len(entries)) for e in entries])
 
 
 def test_what_a_star_means_is_said_with_the_limit_that_is_used():
     entries = [{**ENTRY, "design": f"d{i}"} for i in range(10)]
-    said = bias.rule(entries)
+    said = rule(entries)
     assert "more than 2.98 of these from 0" in said and "5 % over the 10 biases" in said
     two = [{**ENTRY, "bias_df": 4}, ENTRY]
-    assert "more than 2.33 to 3.50 of these" in bias.rule(two)
+    assert "more than 2.33 to 3.50 of these" in rule(two)
     few = [{**ENTRY, "bias_df": 3, "n_worlds": 4}]
-    assert "5 replications are needed" in bias.rule(few)
+    assert "5 replications are needed" in rule(few)

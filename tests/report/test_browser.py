@@ -18,8 +18,7 @@ import pytest
 from page_reader import charts_of, copy_run, read_page
 from test_page import EVIL, evil_run
 
-from realdataexp.report.page import write_report
-from realdataexp.report.several import write_comparison
+from realdataexp.report.page import write_comparison, write_report
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -15,10 +15,8 @@ from page_reader import Element, charts_of, copy_run, read_page
 
 from realdataexp.errors import InputError
 from realdataexp.report import verdicts
-from realdataexp.report.advice import advice
-from realdataexp.report.markup import script_json
-from realdataexp.report.page import write_report
-from realdataexp.report.table import unit_of
+from realdataexp.report.files import read_run
+from realdataexp.report.page import advice, script_json, write_report
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -82,7 +80,7 @@ def test_nothing_comes_from_elsewhere(page: Element):
 def test_the_tables_numbers_are_those_of_the_result(page: Element, small_run: Path):
     result = result_of(small_run)
     tables = section(page, "comparison").all("div", class_="wide")
-    keys = ("estimate", "bias", "bias_mc_se", "percent", "sd", "rmse", "se_ratio", "coverage",
+    keys = ("estimate", "bias", "percent", "sd", "rmse", "se_ratio", "coverage",
             "sign_error_rate", "regret")  # fmt: skip
     assert result["comparison"]
     for entry in result["comparison"]:
@@ -97,18 +95,16 @@ def test_the_tables_numbers_are_those_of_the_result(page: Element, small_run: Pa
 
 
 def test_the_answer_comes_first_in_the_words_of_the_rules(page: Element, small_run: Path):
-    result = result_of(small_run)
+    result = read_run(small_run)
     assert page.all("section")[0].attributes["id"] == "answer"
     said = section(page, "answer").text
-    units = {x["name"]: unit_of(x["target"]) for x in result["config"]["labels"]}
-    assert "ms" in units.values()
-    for entry in result["estimates"]:
-        if entry["design"] == "global":
-            relative = result["gte_results"][f"GTE_{entry['label']}_relative"]
-            assert verdicts.effect(entry, relative, units[entry["label"]]).words in said
+    assert "ms" in result.units.values()
+    for entry in result.truths:
+        relative, unit = result.relative(entry.label), result.units[entry.label]
+        assert verdicts.effect(entry, relative, unit).words in said
     assert all(sentence in said for sentence in verdicts.headline(result))
     for v in verdicts.verdicts(result):
-        assert all(f.words in said for found in v.reasons.values() for f in found)
+        assert all(words in said for found in v.reasons.values() for words in found)
 
 
 def test_the_charts_are_means_and_few_points(page: Element, small_run: Path):

@@ -7,7 +7,6 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import polars as pl
 import pytest
 from matplotlib.axes import Axes
@@ -15,9 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from realdataexp.errors import DiskError, InputError
-from realdataexp.report import plots, verdicts
-from realdataexp.report.files import read_result, read_table
-from realdataexp.report.plots import draw, write_plot
+from realdataexp.report import verdicts
+from realdataexp.report.files import RunResult, read_result, read_table
+from realdataexp.report.panels import Panels
+from realdataexp.report.plots import draw, style, write_plot
 
 
 def parts(run: Path) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
@@ -26,8 +26,8 @@ def parts(run: Path) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
 
 
 def drawn(result: dict[str, Any], tables: dict[str, pl.DataFrame]) -> Figure:
-    with matplotlib.rc_context(fname=plots.STYLE):
-        return draw(result, **tables)
+    with style():
+        return draw(Panels(RunResult.of(result), **tables))
 
 
 def titles(figure: Figure) -> list[str]:
@@ -68,6 +68,23 @@ def test_the_line_among_the_designs_is_the_truth(small_run: Path):
     assert names == ["pooling", "snapshot", "splitting"]
 
 
+def test_a_panel_names_its_designs_where_they_are_not_those_of_the_first(small_run: Path):
+    result, tables = parts(small_run)
+    for e in result["comparison"]:
+        if (e["design"], e["label"]) == ("snapshot", "click"):
+            e.update(bias=None, bias_mc_se=None)
+    figure = drawn(result, tables)
+    shown = {
+        title: [tick.get_text() for tick in panel(figure, f"click: {title}").get_yticklabels()]
+        for title in ("estimates", "bias", "coverage")
+    }
+    assert shown == {
+        "estimates": ["pooling", "splitting"],
+        "bias": ["", ""],
+        "coverage": ["pooling", "snapshot", "splitting"],
+    }
+
+
 def test_bias_and_coverage_are_those_of_the_result(small_run: Path):
     result, tables = parts(small_run)
     figure = drawn(result, tables)
@@ -95,8 +112,8 @@ def test_a_bias_is_marked_as_the_page_judges_it(small_run: Path):
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["no bias", "inconclusive", "biased"]
     markers = [x.get_marker() for x in ax.get_lines() if x.get_marker() in "oxsD"]
-    assert markers == ["s", "D", "D"]
-    judged = {v.design: v.judgement for v in verdicts.verdicts(result)}
+    assert markers == ["D", "D", "s"]
+    judged = {v.design: v.judgement for v in verdicts.verdicts(RunResult.of(result))}
     assert list(judged.values()).count("biased") == 1
 
 

@@ -11,7 +11,8 @@ from test_page import result_of, section
 
 from realdataexp.errors import InputError
 from realdataexp.report import verdicts
-from realdataexp.report.several import run_names, write_comparison
+from realdataexp.report.files import read_run
+from realdataexp.report.page import run_names, write_comparison
 
 
 def other(result: dict[str, Any]) -> None:
@@ -59,7 +60,7 @@ def test_effects_and_biases_stand_side_by_side(page: Element, runs: list[Path]):
 def test_both_verdicts_of_each_run_are_told(page: Element, runs: list[Path]):
     rows = section(page, "runs").all("tbody")[0].all("tr")
     for row, run in zip(rows, runs, strict=True):
-        assert row.all("td")[-1].text == " ".join(verdicts.headline(result_of(run)))
+        assert row.all("td")[-1].text == " ".join(verdicts.headline(read_run(run)))
     assert "Biased: pooling, snapshot, splitting." in rows[1].text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from realdataexp.report.table import print_result
+from realdataexp.report.tables import print_result
 
 ENTRY = {
     "gte": -278.84, "estimate": -510.6, "bias": -231.8, "bias_mc_se": 244.7, "bias_df": 9,
@@ -147,7 +147,7 @@ def test_an_a_a_test_has_a_table_of_its_intervals_errors(tmp_path: Path):
     assert text.count(": type-I error by interval method") == 2
     lines = text[text.index("click: type-I error") :].splitlines()
     assert " ".join(lines[:2]).endswith("replications given this starting model")
-    assert lines[2].split() == ["welch", "user_cluster"]
+    assert lines[2].split() == ["design", "welch", "user_cluster"]
     rows = {line.split()[0]: line.split()[1:] for line in lines[4:7]}
     assert rows == {
         "pooling": ["15", "%", "*", "5", "%"],
@@ -183,6 +183,13 @@ def test_what_is_missing_is_a_dash(tmp_path: Path):
     none = dict.fromkeys(ENTRY) | {"n_worlds": 0}
     result = compared(comparison=[{"design": "pooling", "label": "play_time", **none}])
     assert re.search(r"^pooling(\s+-){5}$", shown(result, tmp_path), re.MULTILINE)
+
+
+def test_a_missing_error_leaves_the_value_alone(tmp_path: Path):
+    result = compared()
+    result["comparison"][0] |= {"bias": None, "bias_mc_se": None}
+    rows = [line for line in shown(result, tmp_path).splitlines() if line.startswith("pooling")]
+    assert rows[-1].split() == ["pooling", "-511", "-", "764", "761", "90", "%"]
 
 
 def test_a_single_designs_estimate_has_its_interval(tmp_path: Path):

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from realdataexp.config import INTERVALS
+from realdataexp.registry import names
 from realdataexp.report import verdicts
+from realdataexp.report.files import Compared, Effect, RunResult
+from realdataexp.report.verdicts import Bias
 
 ENTRY = {
     "design": "pooling", "label": "click", "gte": 10.0, "estimate": 10.1, "bias": 0.1,
@@ -19,15 +21,25 @@ WELCH = {
     "reject_share": 0.05, "reject_low": 0.006, "reject_high": 0.17,
     "trustworthy": True,
 }  # fmt: skip
-TOLD = {"value": 2.0, "se": 0.5, "ci_low": 1.0, "ci_high": 3.0}
+TOLD = {
+    "design": "global",
+    "label": "click",
+    "value": 2.0,
+    "se": 0.5,
+    "ci_low": 1.0,
+    "ci_high": 3.0,
+}
 
 
-def compared(*entries: dict[str, Any], inference: Any = (), aa: bool = False) -> dict[str, Any]:
-    return {
-        "config": {"experiment": {"aa": aa}},
-        "comparison": list(entries),
-        "inference": list(inference),
-    }
+def compared(*entries: dict[str, Any], inference: Any = (), aa: bool = False) -> RunResult:
+    return RunResult.of(
+        {
+            "schema_version": 1,
+            "config": {"experiment": {"aa": aa}},
+            "comparison": list(entries),
+            "inference": list(inference),
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,18 +55,19 @@ def compared(*entries: dict[str, Any], inference: Any = (), aa: bool = False) ->
     ],
 )
 def test_the_effect(changes: dict[str, Any], kind: str, words: str):
-    found = verdicts.effect({**TOLD, **changes})
+    found = verdicts.effect(Effect(**{**TOLD, **changes}))
     assert found.kind == kind
     assert words in found.words
 
 
 def test_the_effect_names_its_unit():
-    assert "by 2.00 ms per visit, 95 %" in verdicts.effect(TOLD, unit="ms").words
-    assert "found: 2.00 ms per visit" in verdicts.effect({**TOLD, "ci_low": -1.0}, unit="ms").words
+    assert "by 2.00 ms per visit, 95 %" in verdicts.effect(Effect(**TOLD), unit="ms").words
+    said = verdicts.effect(Effect(**{**TOLD, "ci_low": -1.0}), unit="ms").words
+    assert "found: 2.00 ms per visit" in said
 
 
 def test_the_effect_in_percent():
-    assert "(+12.5 %)" in verdicts.effect(TOLD, 12.5).words
+    assert "(+12.5 %)" in verdicts.effect(Effect(**TOLD), 12.5).words
 
 
 @pytest.mark.parametrize(
@@ -89,7 +102,7 @@ def test_the_effect_in_percent():
     ],
 )  # fmt: skip
 def test_a_bias(changes: dict[str, Any], n_biases: int, kind: str, words: str):
-    found = verdicts.bias({**ENTRY, **changes}, n_biases)
+    found = Bias(Compared(**{**ENTRY, **changes}), n_biases)
     assert found.kind == kind
     assert words in found.words
     assert ("would decide" in found.words) == (kind in ("few", "doubtful", "unclear"))
@@ -100,9 +113,9 @@ def test_a_bias(changes: dict[str, Any], n_biases: int, kind: str, words: str):
     [(0.06, 10.0, True), (0.05, 10.0, False), (None, 10.0, False), (0.5, 0.0, False)],
 )
 def test_sign_errors(rate: float | None, gte: float, is_said: bool):
-    found = verdicts.signs({**ENTRY, "sign_error_rate": rate, "gte": gte})
+    found = verdicts.signs(Compared(**{**ENTRY, "sign_error_rate": rate, "gte": gte}))
     assert (found is not None) == is_said
-    assert found is None or "6 % of single tests have the wrong sign" in found.words
+    assert found is None or found == "6 % of single tests have the wrong sign"
 
 
 REFUTED = {**WELCH, "trustworthy": False, "coverage": 0.55}
@@ -183,7 +196,7 @@ def said_of_intervals(*inference: dict[str, Any], aa: bool = False) -> list[str]
     ]
 
 
-ALL = dict.fromkeys(INTERVALS, True)
+ALL = dict.fromkeys(names("interval method"), True)
 
 
 def test_intervals_to_believe_are_named_of_those_that_were_run():
@@ -207,7 +220,7 @@ def test_nothing_is_said_of_methods_that_were_not_run_but_that_they_were_not():
     assert first == "Intervals to believe: pooling: not welch, the only one run."
     assert second.startswith("Interval methods not run: user_cluster, ")
     assert said_of_intervals(*methods("pooling", **ALL)) == [
-        f"Intervals to believe: pooling: all {len(INTERVALS)} run."
+        f"Intervals to believe: pooling: all {len(ALL)} run."
     ]
 
 

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from realdataexp.errors import DiskError, InputError, Warnings
 from realdataexp.runs import checkpoint, folder
-from realdataexp.runs.checkpoint import Checkpoints, ForeignError, has_checkpoint
+from realdataexp.runs.checkpoint import LOOP, Checkpoints, ForeignError, has_checkpoint
 
 TENSORS = {
     "a.w": torch.arange(6.0).view(2, 3).T,
@@ -40,18 +41,30 @@ def there(tmp_path: Path) -> set[str]:
 
 
 def save(on: Checkpoints, step: int, best: Mapping[str, float] | None = None) -> None:
-    on.save(f"step_{step}", {"x": torch.full((3,), float(step))}, STATE, best)
+    keep_best(on, f"step_{step}", best or {})
+    on.save(f"step_{step}", {"x": torch.full((3,), float(step))}, STATE)
+
+
+def keep_best(on: Checkpoints, name: str, values: Mapping[str, float], scope: str = LOOP) -> bool:
+    made = SimpleNamespace(write=lambda path: path.write_text(name))
+    return on.keep_best(scope, values, name, lambda: made)
+
+
+def networks(step: int, value: float) -> dict[str, Any]:
+    return {"networks": f"best/step_{step}.safetensors", "value": value}
 
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path):
     assert made(tmp_path).newest(Warnings()) is None and not has_checkpoint(tmp_path)
-    made(tmp_path).save("step_7", TENSORS, STATE, {"click.auc": 0.75})
+    on = made(tmp_path)
+    keep_best(on, "step_7", {"click.auc": 0.75})
+    on.save("step_7", TENSORS, STATE)
     assert has_checkpoint(tmp_path)
     found = made(tmp_path).newest(warnings := Warnings())
     assert found is not None and found.name == "step_7" and warnings.items == []
     assert found.tensors.keys() == TENSORS.keys()
     assert all(torch.equal(found.tensors[name], TENSORS[name]) for name in TENSORS)
-    assert found.state == STATE | {"best": {"click.auc": {"checkpoint": "step_7", "value": 0.75}}}
+    assert found.state == STATE | {"best": {LOOP: {"click.auc": networks(7, 0.75)}}}
     assert found.part("a").keys() == {"w", "b.c"} and found.part("a.b").keys() == {"c"}
     assert found.part("b") == {}
 
@@ -69,35 +82,44 @@ def test_its_files_are_safetensors_json_and_their_digests(tmp_path: Path):
     }
 
 
-def test_the_index_names_the_latest_and_the_bests(tmp_path: Path):
+def test_the_index_names_the_latest_and_the_best_networks(tmp_path: Path):
     on = made(tmp_path)
+    for start in (0, 1):
+        keep_best(on, f"start_{start}_pretrain_4", {"click.auc": 0.4}, f"start_{start}")
     save(on, 0, {"click.auc": 0.5, "play.loss": 2.0})
     save(on, 5, {"play.loss": 1.5})
     assert index_of(tmp_path) == {
         "latest": "step_5",
-        "primary_metric": "click.auc",
-        "best": {
-            "click.auc": {"checkpoint": "step_0", "value": 0.5},
-            "play.loss": {"checkpoint": "step_5", "value": 1.5},
-        },
         "kept": ["step_0", "step_5"],
+        "primary_metric": "click.auc",
+        "best": {"click.auc": networks(0, 0.5), "play.loss": networks(5, 1.5)},
+        "best_starts": [
+            {"click.auc": {"networks": f"best/start_{k}_pretrain_4.safetensors", "value": 0.4}}
+            for k in (0, 1)
+        ],
     }
-    on.mark({"click.auc": 0.6})
-    assert index_of(tmp_path)["best"]["click.auc"] == {"checkpoint": "step_5", "value": 0.6}
+    assert keep_best(on, "step_7", {"click.auc": 0.6})
+    on.write_index_and_prune()
+    assert index_of(tmp_path)["best"]["click.auc"] == networks(7, 0.6)
     assert index_of(tmp_path)["latest"] == "step_5"
 
 
-def test_the_last_ones_and_the_bests_are_kept(tmp_path: Path):
+def test_the_last_checkpoints_are_kept_and_networks_while_they_are_best(tmp_path: Path):
     on = made(tmp_path)
     (tmp_path / "checkpoints/rows").mkdir(parents=True)
     on.save("pretrain_4", {}, STATE)
-    for step, best in [(0, {"a": 1.0, "b": 1.0}), (5, {"a": 2.0}), (10, {}), (15, {}), (20, {})]:
+    for step, best in [(0, {"a.auc": 1.0, "b.auc": 1.0}), (5, {"a.auc": 2.0}), (10, {})]:
         save(on, step, best)
-    assert index_of(tmp_path)["kept"] == ["step_0", "step_5", "step_15", "step_20"]
-    assert there(tmp_path) == {"rows", "step_0", "step_5", "step_15", "step_20"}
-    save(on, 25, {"b": 3.0})
-    assert index_of(tmp_path)["kept"] == ["step_5", "step_20", "step_25"]
-    assert there(tmp_path) == {"rows", "step_5", "step_20", "step_25"}
+    assert index_of(tmp_path)["kept"] == ["step_5", "step_10"]
+    assert there(tmp_path) == {"rows", "best", "step_5", "step_10"}
+    assert bests(tmp_path) == {"step_0", "step_5"}
+    save(on, 15, {"b.auc": 3.0})
+    assert there(tmp_path) == {"rows", "best", "step_10", "step_15"}
+    assert bests(tmp_path) == {"step_5", "step_15"}
+
+
+def bests(tmp_path: Path) -> set[str]:
+    return {path.stem for path in (tmp_path / "checkpoints/best").iterdir()}
 
 
 def test_one_may_be_enough(tmp_path: Path):
@@ -107,31 +129,33 @@ def test_one_may_be_enough(tmp_path: Path):
         assert there(tmp_path) == {f"step_{step}"}
 
 
-def test_bests_are_kept_over_a_restart(tmp_path: Path):
+def test_best_networks_are_kept_over_a_restart(tmp_path: Path):
     before = made(tmp_path, keep_last=1)
-    save(before, 0, {"a": 1.0})
+    save(before, 0, {"a.auc": 1.0})
     save(before, 5)
     after = made(tmp_path, keep_last=1)
     found = after.newest(Warnings())
-    assert found is not None and after.kept == ["step_0", "step_5"]
+    assert found is not None and after.kept == ["step_5"]
     after.best = found.state["best"]
-    save(after, 10)
-    assert index_of(tmp_path)["kept"] == ["step_0", "step_10"]
-    assert there(tmp_path) == {"step_0", "step_10"}
+    save(after, 10, {"a.auc": 0.5})
+    assert there(tmp_path) == {"best", "step_10"} and bests(tmp_path) == {"step_0"}
 
 
-def test_improvements_are_what_no_value_before_was(tmp_path: Path):
-    on, higher = made(tmp_path), {"auc": True, "loss": False, "mae": False}
-    nan, inf = float("nan"), float("inf")
-    assert on.improvements({"auc": 0.5, "loss": 2.0, "mae": nan}, higher) == {
-        "auc": 0.5,
-        "loss": 2.0,
-    }
-    save(on, 0, {"auc": 0.5, "loss": 2.0})
-    assert on.improvements({"auc": 0.5, "loss": 2.0, "mae": 1.0}, higher) == {"mae": 1.0}
-    assert on.improvements({"auc": 0.6, "loss": 2.1}, higher) == {"auc": 0.6}
-    assert on.improvements({"auc": 0.4, "loss": 1.9}, higher) == {"loss": 1.9}
-    assert on.improvements({"auc": inf, "loss": -inf}, higher) == {}
+def test_networks_are_better_where_no_value_before_was_as_good(tmp_path: Path):
+    on, nan, inf = made(tmp_path), float("nan"), float("inf")
+
+    def better(step: int, **values: float) -> set[str]:
+        before = on.best.get(LOOP, {})
+        is_better = keep_best(on, f"step_{step}", {f"x.{k}": v for k, v in values.items()})
+        changed = {k for k, v in on.best.get(LOOP, {}).items() if before.get(k) != v}
+        assert is_better == bool(changed)
+        return {name.partition(".")[2] for name in changed}
+
+    assert better(0, auc=0.5, loss=2.0, mae=nan) == {"auc", "loss"}
+    assert better(1, auc=0.5, loss=2.0, mae=1.0) == {"mae"}
+    assert better(2, auc=0.6, loss=2.1) == {"auc"}
+    assert better(3, auc=0.4, loss=1.9) == {"loss"}
+    assert better(4, auc=inf, loss=-inf) == set()
 
 
 @pytest.mark.parametrize("function", ["write_tensors", "write_json", "sync_names", "file_digest"])
@@ -140,7 +164,7 @@ def test_an_interrupted_save_leaves_the_one_before(
     function: str, error: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     on = made(tmp_path)
-    save(on, 5, {"a": 1.0})
+    save(on, 5, {"a.auc": 1.0})
     files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
     def stop(*_: object) -> None:
@@ -148,10 +172,10 @@ def test_an_interrupted_save_leaves_the_one_before(
 
     monkeypatch.setattr(checkpoint, function, stop)
     with pytest.raises((KeyboardInterrupt, DiskError)):
-        save(on, 10, {"a": 2.0})
+        on.save("step_10", {}, STATE)
     monkeypatch.undo()
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == files
-    assert (on.best, on.kept) == ({"a": {"checkpoint": "step_5", "value": 1.0}}, ["step_5"])
+    assert (on.best, on.kept) == ({LOOP: {"a.auc": networks(5, 1.0)}}, ["step_5"])
     found = made(tmp_path).newest(Warnings())
     assert found is not None and found.name == "step_5"
 

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from safetensors import SafetensorError
 
+from realdataexp.data.parquet import write_parquet
 from realdataexp.errors import DiskError, InputError, Warnings
 from realdataexp.files import disk_faults, write_atomically, write_json, write_text
-from realdataexp.runs.folder import RunLog, check_place, finite, make_folder, write_parquet
+from realdataexp.runs.folder import RunLog, check_place, finite, make_folder
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from realdataexp.runs.interrupts import Interrupts
+from realdataexp.runs import Interrupts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 
@@ -107,7 +107,7 @@ def test_a_signal_in_the_loop_leaves_a_readable_partial_run(
     assert code == 130
     assert last == (
         f"interrupted after {done} of 100000 steps; {out} holds the run so far, with status "
-        f"partial; go on: realdataexp resume {out}"
+        f"partial; resume it: realdataexp resume {out}"
     )
 
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from realdataexp.device import Device
-from realdataexp.runs import monitor as module
-from realdataexp.runs.monitor import FILE, SCHEMA, Monitor, gpu_reader
+from realdataexp.runs import machine as module
+from realdataexp.runs.machine import MONITOR_FILE, MONITOR_SCHEMA, Monitor, gpu_reader
 
 GPU = Device(torch.device("cuda"), "a test", chunk_bytes=1 << 20)
 
@@ -61,15 +61,15 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 
 
 def test_rows_tell_phase_time_cpu_and_memory(tmp_path: Path):
-    with Monitor(tmp_path / FILE, every=0.02) as monitor:
+    with Monitor(tmp_path / MONITOR_FILE, every=0.02) as monitor:
         for phase in ("pretrain", "loop"):
             monitor.phase = phase
             until = time.monotonic() + 0.2
             while time.monotonic() < until:
                 sum(range(1000))
-    rows = pl.read_parquet(tmp_path / FILE)
+    rows = pl.read_parquet(tmp_path / MONITOR_FILE)
     assert rows.equals(monitor.table())
-    assert dict(rows.schema) == SCHEMA
+    assert dict(rows.schema) == MONITOR_SCHEMA
     assert rows["phase"].unique(maintain_order=True).to_list() == ["pretrain", "loop"]
     assert rows["seconds"].is_sorted()
     assert rows["seconds"].diff().drop_nulls().min() >= 0.02
@@ -79,35 +79,35 @@ def test_rows_tell_phase_time_cpu_and_memory(tmp_path: Path):
 
 
 def test_a_run_shorter_than_a_second_has_one_row(tmp_path: Path):
-    with Monitor(tmp_path / FILE):
+    with Monitor(tmp_path / MONITOR_FILE):
         pass
-    assert pl.read_parquet(tmp_path / FILE).height == 1
+    assert pl.read_parquet(tmp_path / MONITOR_FILE).height == 1
 
 
 def test_rows_of_an_earlier_process_stay_and_time_goes_on(tmp_path: Path):
     for _ in range(3):
-        with Monitor(tmp_path / FILE, every=0.01):
+        with Monitor(tmp_path / MONITOR_FILE, every=0.01):
             time.sleep(0.05)
-    rows = pl.read_parquet(tmp_path / FILE)
+    rows = pl.read_parquet(tmp_path / MONITOR_FILE)
     assert rows["process"].unique(maintain_order=True).to_list() == [0, 1, 2]
     assert rows["seconds"].is_sorted()
 
 
 def test_rows_are_on_the_disk_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_WRITES", 0.02)
-    with Monitor(tmp_path / FILE, every=0.01):
+    with Monitor(tmp_path / MONITOR_FILE, every=0.01):
         until = time.monotonic() + 10
-        while not (tmp_path / FILE).exists() and time.monotonic() < until:
+        while not (tmp_path / MONITOR_FILE).exists() and time.monotonic() < until:
             time.sleep(0.01)
-        assert pl.read_parquet(tmp_path / FILE).height > 0
+        assert pl.read_parquet(tmp_path / MONITOR_FILE).height > 0
 
 
 def test_the_thread_ends_with_the_run_also_with_a_failed_one(tmp_path: Path):
-    with pytest.raises(ZeroDivisionError), Monitor(tmp_path / FILE):
+    with pytest.raises(ZeroDivisionError), Monitor(tmp_path / MONITOR_FILE):
         assert "monitor" in {thread.name for thread in threading.enumerate()}
         _ = 1 / 0
     assert "monitor" not in {thread.name for thread in threading.enumerate()}
-    assert (tmp_path / FILE).exists()
+    assert (tmp_path / MONITOR_FILE).exists()
 
 
 def test_failed_samples_are_counted_and_told_once(
@@ -117,7 +117,10 @@ def test_failed_samples_are_counted_and_told_once(
         raise psutil.AccessDenied(1)
 
     monkeypatch.setattr(psutil, "cpu_percent", refuse)
-    with caplog.at_level(logging.WARNING, "realdataexp"), Monitor(tmp_path / FILE, every=0.01) as m:
+    with (
+        caplog.at_level(logging.WARNING, "realdataexp"),
+        Monitor(tmp_path / MONITOR_FILE, every=0.01) as m,
+    ):
         time.sleep(0.1)
     assert m.n_errors > 2
     assert m.table().height == 0
@@ -126,11 +129,11 @@ def test_failed_samples_are_counted_and_told_once(
 
 
 def test_a_damaged_file_or_a_missing_folder_ends_nothing(tmp_path: Path):
-    (tmp_path / FILE).write_bytes(b"PAR1 is not all of it")
-    with Monitor(tmp_path / FILE):
+    (tmp_path / MONITOR_FILE).write_bytes(b"PAR1 is not all of it")
+    with Monitor(tmp_path / MONITOR_FILE):
         pass
-    assert pl.read_parquet(tmp_path / FILE).height == 1
-    with Monitor(tmp_path / "gone" / FILE) as monitor:
+    assert pl.read_parquet(tmp_path / MONITOR_FILE).height == 1
+    with Monitor(tmp_path / "gone" / MONITOR_FILE) as monitor:
         pass
     assert monitor.n_errors == 1
     assert not (tmp_path / "gone").exists()
@@ -143,7 +146,10 @@ def test_a_driver_that_hangs_does_not_hold_the_run(
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
     monkeypatch.setattr(module, "gpu_reader", lambda _: lambda: {"gpu_percent": free.wait(20)})
     try:
-        with caplog.at_level(logging.WARNING, "realdataexp"), Monitor(tmp_path / FILE, every=0.01):
+        with (
+            caplog.at_level(logging.WARNING, "realdataexp"),
+            Monitor(tmp_path / MONITOR_FILE, every=0.01),
+        ):
             time.sleep(0.05)
     finally:
         free.set()
@@ -151,7 +157,7 @@ def test_a_driver_that_hangs_does_not_hold_the_run(
 
 
 def test_a_sample_costs_less_than_a_percent_of_its_second(tmp_path: Path):
-    monitor = Monitor(tmp_path / FILE, every=60)
+    monitor = Monitor(tmp_path / MONITOR_FILE, every=60)
     with monitor:
         started = time.process_time()
         for _ in range(50):
@@ -161,10 +167,10 @@ def test_a_sample_costs_less_than_a_percent_of_its_second(tmp_path: Path):
 
 
 def test_the_runs_gpu_is_asked_by_its_uuid(nvml: FakeNvml, tmp_path: Path):
-    with Monitor(tmp_path / FILE, GPU):
+    with Monitor(tmp_path / MONITOR_FILE, GPU):
         pass
     assert nvml.asked == ["GPU-1-2-3"]
-    (row,) = pl.read_parquet(tmp_path / FILE).iter_rows(named=True)
+    (row,) = pl.read_parquet(tmp_path / MONITOR_FILE).iter_rows(named=True)
     assert (row["gpu_percent"], row["gpu_memory_mb"], row["gpu_watts"]) == (42.0, 3072.0, 250.0)
 
 
@@ -188,7 +194,7 @@ def test_without_nvml_the_rest_is_monitored(
             raise nvml.NVMLError("Driver Not Loaded")
 
         monkeypatch.setattr(nvml, "nvmlInit", refuse)
-    with Monitor(tmp_path / FILE, GPU) as monitor:
+    with Monitor(tmp_path / MONITOR_FILE, GPU) as monitor:
         pass
     assert monitor.n_errors == 0
     assert monitor.table()["gpu_percent"].to_list() == [None]

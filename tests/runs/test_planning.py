@@ -161,7 +161,7 @@ def test_an_interrupted_plan_goes_on(
         130,
         [
             "interrupted: 1 of 2 runs are done; the same command with "
-            f"--out {out} goes on from there"
+            f"--out {out} resumes from there"
         ],
     )
     assert not (out / "plan.json").exists()
@@ -228,9 +228,9 @@ def test_what_too_few_worlds_give_is_a_dash_with_a_warning(
         (["--p", "1"], "--p 1: must be a number more than 0 and less than 1, such as 0.1,0.5"),
         (["--p", "0.5,x"], "--p x: must be a number"),
         (["--p", "nan"], "--p nan: must be a number"),
-        (["--p", ""], "after --p: an empty value: give one, or leave both out"),
+        (["--p", ""], "after --p: an empty value: pass one, or leave both out"),
         (["--p", "0.5,"], "--p '': must be a number"),
-        (["--p", "0.5,0.50"], "--p 0.50: stands more than once; give each value once"),
+        (["--p", "0.5,0.50"], "--p 0.50: stands more than once; pass each value once"),
         (["--steps", "0"], "--steps 0: must be a whole number of at least 1, such as 50,200"),
         (["--steps", "2.5"], "--steps 2.5: must be a whole number"),
         (["--steps", "4,4"], "--steps 4: stands more than once"),
@@ -238,7 +238,7 @@ def test_what_too_few_worlds_give_is_a_dash_with_a_warning(
         (
             ["--retrain-every", "5", "--steps", "9,4"],
             "--retrain-every 5: no training in a test of 4 steps (--steps 4): must be at most 4; "
-            "lower it or give --steps of at least 5",
+            "lower it or pass --steps of at least 5",
         ),
         (["--retrain-every", "11"], "(simulation.n_steps = 10): must be at most 10"),
         (["--power", "1"], "--power 1.0: must be more than 0 and less than 1, such as 0.8"),

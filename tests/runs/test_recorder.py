@@ -11,13 +11,13 @@ import pytest
 import torch
 from support import BLOCKS, GLOBAL_C, GLOBAL_T, POOLING, History, Setting, run
 
+from realdataexp.data.parquet import write_parquet
 from realdataexp.designs.base import CONTROL, Outcome, ones
 from realdataexp.designs.cluster import Cluster
 from realdataexp.designs.pooling import Pooling
 from realdataexp.designs.switchback import Switchback
 from realdataexp.loop import Block
 from realdataexp.runs.checkpoint import file_digest
-from realdataexp.runs.folder import write_parquet
 from realdataexp.runs.recorder import Recorder
 from realdataexp.worlds.base import Slate, Visits
 

@@ -9,10 +9,8 @@ import polars as pl
 import pytest
 
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA
-from realdataexp.stats.comparison import gte_results
-from realdataexp.stats.honesty import SECTIONS, judge, section
 from realdataexp.stats.inference import INFERENCE_SCHEMA
-from realdataexp.stats.planner import plan
+from realdataexp.stats.performance import SECTIONS, gte_results, judge, plan, section
 
 Row = tuple[str, int, str, float | None, float | None, float | None, float | None]
 COLUMNS = ("design", "world", "label", "value", "se", "ci_low", "ci_high")

@@ -10,9 +10,9 @@ import pytest
 from simulated import bounds
 
 from realdataexp.errors import Warnings
-from realdataexp.runs.doubts import warn_of_groups
-from realdataexp.stats.groups import two_groups
+from realdataexp.runs.results import warn_of_groups
 from realdataexp.stats.inference import INFERENCE_SCHEMA
+from realdataexp.stats.performance import two_groups
 
 Law = Callable[[np.random.Generator, int], np.ndarray]
 

@@ -7,16 +7,21 @@ import polars as pl
 import pytest
 from simulated import experiment
 
+from realdataexp.errors import InputError
+from realdataexp.registry import names
 from realdataexp.stats.aggregates import arm_sums, outcome_table, unit_table
 from realdataexp.stats.estimates import world_estimates
 from realdataexp.stats.inference import (
     INFERENCE_SCHEMA,
-    METHODS,
-    NEEDS_UNITS,
     designs_without_units,
+    find_method,
     inference_table,
+    needs_units,
 )
 from realdataexp.stats.intervals import rejects
+
+METHODS = names("interval method")
+NEEDS_UNITS = {x for x in METHODS if needs_units(find_method(x, "x"))}
 
 WORLDS = [("global", 0), ("global", 1), ("global", 0), ("global", 1)]
 WORLDS += [("pooling", 0), ("pooling", 1), ("shadow", 0), ("shadow", 1)]
@@ -113,7 +118,7 @@ def test_p_values_are_adjusted_for_the_labels_of_a_world() -> None:
 
 def test_an_unknown_method_names_the_known_ones() -> None:
     outcomes, units = tables()
-    with pytest.raises(ValueError, match="'jackknife', must be one of welch, user_cluster"):
+    with pytest.raises(InputError, match=r"'jackknife': unknown interval method.*known are welch"):
         inference_table(outcomes, units, ["jackknife"])
 
 

@@ -9,11 +9,11 @@ from simulated import bounds, experiment
 from statsmodels.stats.power import NormalIndPower
 
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA
-from realdataexp.stats.honesty import judge
 from realdataexp.stats.inference import INFERENCE_SCHEMA, inference_table
-from realdataexp.stats.planner import (
+from realdataexp.stats.performance import (
     PLAN_SCHEMA,
     PlannedRun,
+    judge,
     minimum_detectable_effect,
     plan,
     plan_grid,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from realdataexp.stats.ratio import LEAST_P_VALUE, ratio_p_value, units_by_arm
+from realdataexp.stats.aggregates import LEAST_P_VALUE, ratio_p_value, units_by_arm
 
 
 @pytest.mark.parametrize("p", [0.5, 0.1, 0.9])

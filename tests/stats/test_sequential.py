@@ -10,8 +10,8 @@ import pytest
 from scipy import optimize
 from simulated import bounds, experiment
 
+from realdataexp.stats.clustered import confidence_sequence, planned_information
 from realdataexp.stats.inference import inference_table
-from realdataexp.stats.sequential import confidence_sequence, planned_information
 
 
 def test_the_planned_end_is_where_the_sequence_is_tightest() -> None:

@@ -7,7 +7,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from realdataexp.stats.starts import mean_over_worlds, sd_within_starts
+from realdataexp.stats.estimates import mean_over_worlds, sd_within_starts
 
 FALSE_FAIL_RATE = 1e-6
 QUANTILES = {df: float(stats.t.ppf(0.975, df)) for df in (4, 19)}

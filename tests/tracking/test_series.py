@@ -10,8 +10,8 @@ import pytest
 
 from realdataexp.errors import InputError
 from realdataexp.report.files import read_result, read_table
-from realdataexp.tracking.series import (
-    Point,
+from realdataexp.tracking import Point
+from realdataexp.tracking.session import (
     check_names,
     metric_points,
     name_of,

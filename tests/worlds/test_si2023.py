@@ -10,27 +10,29 @@ import pytest
 import torch
 from frequencies import assert_frequencies
 from scipy.stats import gamma
-from support import CPU, FALSE_FAIL_RATE, same
+from support import CPU, FALSE_FAIL_RATE, batch_of, same
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config import Si2023Config, load_config
+from realdataexp.config import load_config
 from realdataexp.errors import InputError
 from realdataexp.models import Batch
 from realdataexp.runs.experiment import check_experiment
-from realdataexp.worlds.base import Slate, WorldSettings, chosen
-from realdataexp.worlds.si2023 import OUTCOMES, Platform, Si2023Environment, Si2023World
+from realdataexp.worlds.base import Slate, WorldSettings
+from realdataexp.worlds.si2023 import OUTCOMES, Platform, Si2023, Si2023Config
+from realdataexp.worlds.simulated import SimulatedEnvironment, SimulatedWorld
 
 N = 200_000
 CONFIG = Si2023Config(n_features=3, long_share=0.3, pretrain_rows=N)
 SETTINGS = WorldSettings(3, (0, 1), 1, 5, 4, 6, 1, "visit")
 
 
-def make_environment(seed: int = 3, **changes) -> Si2023Environment:
-    return Si2023Environment(CONFIG.model_copy(update=changes), seed, CPU)
+def make_environment(seed: int = 3, **changes) -> SimulatedEnvironment:
+    world = Si2023(name="si2023", si2023=CONFIG.model_copy(update=changes))
+    return SimulatedEnvironment(world, seed, CPU)
 
 
-def make_world(**changes) -> Si2023World:
+def make_world(**changes) -> SimulatedWorld:
     return make_environment().world(OUTCOMES, replace(SETTINGS, **changes))
 
 
@@ -68,7 +70,7 @@ def test_coefficients_depend_on_the_worlds_seed_only():
     others |= {"pretrain_rows": 5}
     same_seed = [
         Platform.draw(CONFIG.model_copy(update=others)),
-        *(make_environment(seed)._platform for seed in (0, 1)),
+        Platform.draw(CONFIG),
     ]
     for other in same_seed:
         assert same(other.finish_DK, platform.finish_DK)
@@ -134,12 +136,12 @@ def rows() -> tuple[Tensor, Tensor]:
     assert source.n_rows == N
     batch, y_L1N = source.read(torch.arange(N).numpy())
     assert batch.shape == (1, N, 1)
-    return batch.video_num_SBCD[0, :, 0], torch.stack([y[0] for y in y_L1N], dim=-1)
+    return batch.candidate["video_num"][0, :, 0], torch.stack([y[0] for y in y_L1N], dim=-1)
 
 
 def test_the_share_of_long_videos(rows):
     world = make_world(batch_size=200, n_candidates=100)
-    slate_X = world.slate(world.draw(0)).batch.video_num_SBCD[..., -1].flatten()
+    slate_X = world.slate(world.draw(0)).batch.candidate["video_num"][..., -1].flatten()
     long_ = [rows[0][:, -1], slate_X]
     assert all(set(x.unique().tolist()) == {0.0, 1.0} for x in long_)
     count, n = [int(x.sum()) for x in long_], [x.numel() for x in long_]
@@ -148,7 +150,7 @@ def test_the_share_of_long_videos(rows):
 
 def test_features_are_uniform_and_independent(rows):
     world = make_world(replications=tuple(range(50)), batch_size=40, n_candidates=100)
-    slate_XE = world.slate(world.draw(0)).batch.video_num_SBCD.flatten(0, 2)
+    slate_XE = world.slate(world.draw(0)).batch.candidate["video_num"].flatten(0, 2)
     assert len(slate_XE) == N
     count, p = [], []
     for video_XE in (rows[0], slate_XE):
@@ -188,7 +190,7 @@ def test_a_row_depends_on_its_place_alone(rows):
     place = torch.tensor([7, 3, 199_999, 3, 0])
     source = make_environment().pretraining(("finish", "stay_time"), 0)
     batch, (finish, stay) = source.read(place.numpy())
-    assert same(batch.video_num_SBCD[0, :, 0], rows[0][place])
+    assert same(batch.candidate["video_num"][0, :, 0], rows[0][place])
     assert same(finish[0], rows[1][place, 1]) and same(stay[0], rows[1][place, 0])
 
 
@@ -198,8 +200,8 @@ def test_pretraining_rows_are_not_held_out_nor_those_of_another_seed(rows):
     assert held_out.n_users == 50 and held_out.batch.shape == (1, 50, 10)
     assert bool(held_out.is_candidate_BC.all())
     for video_NE, stay_N in (
-        (held_out.batch.video_num_SBCD[0].flatten(0, 1), held_out.y_BCL[..., 0].flatten()),
-        (other.video_num_SBCD[0, :, 0], y_L[0][0]),
+        (held_out.batch.candidate["video_num"][0].flatten(0, 1), held_out.y_BCL[..., 0].flatten()),
+        (other.candidate["video_num"][0, :, 0], y_L[0][0]),
     ):
         assert len(stay_N) == 500
         assert not torch.isin(video_NE[:, 0], rows[0][:500, 0]).any()
@@ -215,7 +217,7 @@ def test_label_values_are_those_of_the_pretraining_rows(rows):
 # --- the draws -----------------------------------------------------------------------------
 
 
-def live(world: Si2023World, step: int) -> dict[str, Tensor]:
+def live(world: SimulatedWorld, step: int) -> dict[str, Tensor]:
     """A step in which all worlds pick the first candidate; everything is R, ..."""
     visits = world.draw(step)
     slate = world.slate(visits)
@@ -223,7 +225,7 @@ def live(world: Si2023World, step: int) -> dict[str, Tensor]:
     return {
         "arm": visits.arm_draw_RB,
         "user": visits.user_RB,
-        "video": slate.batch.video_num_SBCD,
+        "video": slate.batch.candidate["video_num"],
         "y": world.feedback(visits, slate, choice_WB),
     }
 
@@ -265,7 +267,7 @@ def test_all_designs_see_the_same_slate_and_have_the_same_luck():
         y_WBL = world.feedback(visits, slate, choice_WB)
         video_WBE = torch.stack(
             [
-                slate.batch.video_num_SBCD[w % R][torch.arange(5), choice_WB[w]]
+                slate.batch.candidate["video_num"][w % R][torch.arange(5), choice_WB[w]]
                 for w in range(n_blocks * R)
             ]
         )
@@ -294,7 +296,7 @@ def test_feedback_gives_the_outcomes_that_were_asked_for():
 
 
 def fields(batch: Batch) -> list[Tensor]:
-    return [getattr(batch, name) for name in batch.__dataclass_fields__]
+    return list(batch.tensors.values())
 
 
 def make_slates(n_blocks: int, R: int) -> tuple[Slate, Slate]:
@@ -307,7 +309,7 @@ def make_slates(n_blocks: int, R: int) -> tuple[Slate, Slate]:
     def category(*shape: int) -> Tensor:
         return torch.randint(9, shape, generator=generator, dtype=torch.int32)
 
-    batch = Batch(
+    batch = batch_of(
         number(R, B, 2), category(R, B, 3), number(R, B, 3),
         number(R, B, C, 2), category(R, B, C, 3), number(R, B, C, 3),
     )  # fmt: skip
@@ -322,13 +324,12 @@ def test_what_is_chosen_from_a_shared_batch_is_as_from_a_repeated_one(n_blocks, 
     choice_WB = torch.randint(
         4, shared.item_WBC.shape[:2], generator=torch.Generator().manual_seed(4)
     )
-    for x, y in zip(
-        fields(chosen(shared, choice_WB)), fields(chosen(repeated, choice_WB)), strict=True
-    ):
+    ours, theirs = shared.batch.chosen(choice_WB), repeated.batch.chosen(choice_WB)
+    for x, y in zip(fields(ours), fields(theirs), strict=True):
         assert same(x, y)
     for w, b in [(0, 0), (n_blocks * R - 1, 2)]:
-        expected = repeated.batch.video_num_SBCD[w, b, choice_WB[w, b]]
-        assert same(chosen(shared, choice_WB).video_num_SBCD[w, b, 0], expected)
+        expected = repeated.batch.candidate["video_num"][w, b, choice_WB[w, b]]
+        assert same(shared.batch.chosen(choice_WB).candidate["video_num"][w, b, 0], expected)
 
 
 @pytest.mark.parametrize(("n_blocks", "R"), [(1, 1), (1, 3), (3, 1), (3, 4)])
@@ -357,11 +358,11 @@ def test_its_features_have_names():
 
 def test_it_remembers_nothing():
     world = make_world()
-    before = world.slate(world.draw(2)).batch.video_num_SBCD
+    before = world.slate(world.draw(2)).batch.candidate["video_num"]
     world.draw(3)
     world.load_state(world.state())
     assert world.state() == {}
-    assert same(world.slate(world.draw(2)).batch.video_num_SBCD, before)
+    assert same(world.slate(world.draw(2)).batch.candidate["video_num"], before)
     with pytest.raises(ValueError, match="slot is unknown"):
         world.load_state({"slot": torch.zeros(1)})
 

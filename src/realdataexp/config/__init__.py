@@ -1,76 +1,21 @@
 """The config: its schema with every bound, and loading it from YAML with overrides.
 
-One frozen model per block. All faults of a config are found in one pass and raised as one
+One frozen class per block; what a component takes is checked by the class that its name stands for
+(see ``realdataexp.registry``). All faults of a config are found in one pass and raised as one
 `InputError`, a line each.
 """
 
-from realdataexp.config.blocks import (
-    DESIGNS,
-    INTERVALS,
-    LOSSES,
-    MODELS,
-    MODES,
-    NO_MODEL,
-    DatasetConfig,
-    FeatureConfig,
-    LabelConfig,
-    MLPParams,
-    PretrainConfig,
-    Si2023Config,
-    SimulationConfig,
-    SyntheticConfig,
-    ValidationConfig,
-)
-from realdataexp.config.designs import (
-    ClusterOptions,
-    SplittingOptions,
-    SwitchbackOptions,
-    WeightingOptions,
-)
-from realdataexp.config.experiment import DesignConfig, ExperimentConfig
-from realdataexp.config.load import check_block, json_schema, load_config, parse_mlp_params
-from realdataexp.config.logs import (
-    TRACKERS,
-    LoggingConfig,
-    MLflowOptions,
-    TensorBoardOptions,
-    TrackerConfig,
-)
-from realdataexp.config.schema import Config, default_cache_dir
-from realdataexp.configs import built_in_names
-
-__all__ = [
-    "DESIGNS",
-    "INTERVALS",
-    "LOSSES",
-    "MODELS",
-    "MODES",
-    "NO_MODEL",
-    "TRACKERS",
-    "ClusterOptions",
-    "Config",
-    "DatasetConfig",
-    "DesignConfig",
-    "ExperimentConfig",
-    "FeatureConfig",
-    "LabelConfig",
-    "LoggingConfig",
-    "MLPParams",
-    "MLflowOptions",
-    "PretrainConfig",
-    "Si2023Config",
-    "SimulationConfig",
-    "SplittingOptions",
-    "SwitchbackOptions",
-    "SyntheticConfig",
-    "TensorBoardOptions",
-    "TrackerConfig",
-    "ValidationConfig",
-    "WeightingOptions",
-    "built_in_names",
-    "check_block",
-    "default_cache_dir",
-    "json_schema",
-    "load_config",
-    "parse_mlp_params",
-]
+from realdataexp.config.blocks import ARMS as ARMS
+from realdataexp.config.blocks import NO_MODEL as NO_MODEL
+from realdataexp.config.blocks import FeatureConfig as FeatureConfig
+from realdataexp.config.blocks import LabelConfig as LabelConfig
+from realdataexp.config.blocks import LabelFeatures as LabelFeatures
+from realdataexp.config.experiment import SimulationConfig as SimulationConfig
+from realdataexp.config.experiment import TrackerConfig as TrackerConfig
+from realdataexp.config.load import design_blocks as design_blocks
+from realdataexp.config.load import json_schema as json_schema
+from realdataexp.config.load import load_config as load_config
+from realdataexp.config.schema import MODES as MODES
+from realdataexp.config.schema import Config as Config
+from realdataexp.config.schema import default_cache_dir as default_cache_dir
+from realdataexp.configs import built_in_names as built_in_names

@@ -1,96 +1,93 @@
-"""The blocks of a config: every setting with its bounds and its meaning."""
+"""The features, the labels, what the arms do with them, and what is measured."""
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from datetime import date
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from realdataexp.config.faults import NestedFaults, unknown_name
+from realdataexp.errors import did_you_mean
+from realdataexp.options import (
+    Decay,
+    Names,
+    Number,
+    Options,
+    Rate,
+    Text,
+    checked,
+    component_name,
+    repeated,
+)
+from realdataexp.registry import find, is_outside, names
 
-# The names a config may use; tests hold the registries to the same names.
-DESIGNS = (
-    "pooling",
-    "snapshot",
-    "splitting",
-    "weighting",
-    "shadow",
-    "oracle",
-    "cluster",
-    "switchback",
-    "codiverted",
-    "data_diverted",
-)
-COMPARED = ("pooling", "snapshot", "splitting", "weighting", "shadow")  # by default
-INTERVALS = (
-    "welch",
-    "user_cluster",
-    "cuped",
-    "block",
-    "bootstrap",
-    "randomisation",
-    "always_valid",
-)
-MODES = ("global", "compare", *DESIGNS)
-LOSSES = ("logMAE", "logMSE", "MSE", "MAE", "BCE", "CE")
-MODELS = ("MLP", "Linear", "WideDeep", "DCNv2", "DLRM", "MMoE")
 NO_MODEL = "none"
+ARMS = ("control", "treatment")
 
-_LOSS_TYPES: dict[str, tuple[str, ...]] = {
-    "logMAE": ("numerical",),
-    "logMSE": ("numerical",),
-    "MSE": ("numerical",),
-    "MAE": ("numerical",),
-    "BCE": ("binary",),
-    "CE": ("binary", "categorical"),
-}
-_OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_MOST_NAME_BYTES, _MOST_PATH_BYTES = 255, 4095
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 64
 _TRUTH = ("global", "global_t", "global_c", "truth (gte)")  # its names in tables and on pages
 
 
-def registered(what: str, known: tuple[str, ...]) -> AfterValidator:
-    """Accept a registered name or ``package.module:Name`` from outside the package."""
+class Block(Options):
+    """A block of the config; a default is checked like what is given."""
 
-    def check(name: str) -> str:
-        if name in known or _OUTSIDE.fullmatch(name):
-            return name
-        raise ValueError(unknown_name(what, name, known))
-
-    return AfterValidator(check)
+    model_config = ConfigDict(validate_default=True)
 
 
-def repeated(names: Sequence[str]) -> list[str]:
-    """The names that stand more than once, each once."""
-    return [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+def setting(default: Any, meaning: str, **bounds: Any) -> Any:
+    """A key of a block that need not be given."""
+    return Field(default, description=meaning, **bounds)
+
+
+class ByKind(Block):
+    """A block whose keys act with some kinds only: there they have a default, or must be given."""
+
+    _acts: ClassVar[dict[str, dict[str, float | None]]] = {}
+
+    @field_validator("*")
+    @classmethod
+    def _only_where_it_acts(cls, value: Any, info: ValidationInfo) -> Any:
+        kind, name = info.data.get("kind"), str(info.field_name)
+        if kind is None:  # it comes first
+            return value
+        acts = cls._acts.get(kind, {})
+        if value is not None and name not in acts:
+            raise ValueError(f"has no effect with kind {kind}: leave it out")
+        if value is None and name in acts and acts[name] is None:
+            raise ValueError(f"missing: kind {kind} needs it")
+        return acts.get(name) if value is None else value
 
 
 def alike(names: Sequence[str]) -> list[str]:
-    """The names that stand more than once, but for case and for how Unicode writes them."""
+    """The names that stand more than once, but for case and for how Unicode writes them, once."""
     keys = [_key(name) for name in names]
-    return [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]
+    twice = [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]
+    return list(dict.fromkeys(twice))
 
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _short(name: str) -> str:
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
+    return name
+
+
+def _identifier(name: str) -> str:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("must be letters, digits and _, not starting with a digit")
+    return _short(name)
 
 
 def result_name(name: str) -> str:
@@ -104,423 +101,134 @@ def result_name(name: str) -> str:
             "must be characters that print (no newline, tab or direction mark), the first and the "
             "last no space, the first no _"
         )
-    if len(name) > _LONGEST_NAME:
-        raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
-    if _key(name) in _TRUTH:
+    if _key(_short(name)) in _TRUTH:
         raise ValueError("stands for the truth; use another label")
     return name
 
 
-class Block(BaseModel):
-    """A block of settings: immutable, no unknown keys, no silent conversion, finite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def checked(values: dict[str, Any], model: type[Block]) -> Block:
-    """Check a free block against the model it turns out to have."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise NestedFaults(error, model) from None
-
-
-def usable_path(text: str) -> str:
-    """Refuse a path that no system call takes; what it names is not looked at.
-
-    Raises:
-        ValueError: it holds NUL, is no UTF-8, is too long, or begins with an unknown user's home.
-    """
-    if "\0" in text:
-        raise ValueError("no path can hold a NUL character: mend it")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is not UTF-8, so no file of the run could name it: rename it") from None
-    longest = max(len(os.fsencode(part)) for part in (*Path(text).parts, ""))
-    if longest > _MOST_NAME_BYTES or len(os.fsencode(text)) > _MOST_PATH_BYTES:
+def refuse_relative(names: Sequence[str], what: str) -> None:
+    """Refuse names that results need for relative effects."""
+    if clash := [name for name in names if f"{name}_relative" in names]:
         raise ValueError(
-            f"too long for a path ({_MOST_NAME_BYTES} bytes a name, {_MOST_PATH_BYTES} in all): "
-            "shorten it"
+            f"{clash[0]}_relative: results call the relative effect on {clash[0]} so: give that "
+            f"{what} another name"
         )
-    try:
-        Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError("begins with ~, but there is no such user: write it in full") from None
-    return text
 
 
-Text = Annotated[str, Field(min_length=1)]
-PathText = Annotated[Text, AfterValidator(usable_path)]
-# What a number may be at most: products of counts stay whole, and networks compute in float32.
-MOST = 10**9
-LARGEST = 1e30
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Width = Annotated[int, Field(ge=1, le=10**6)]
-Depth = Annotated[int, Field(ge=1, le=100)]
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Rate = Annotated[float, Field(gt=0, le=LARGEST)]
-Decay = Annotated[float, Field(ge=0, le=LARGEST)]
-# YAML has lists only; they are kept as tuples so that a config cannot change.
-Names = Annotated[tuple[Text, ...], Field(strict=False)]
-Widths = Annotated[tuple[Width, ...], Field(strict=False, max_length=100)]
+Identifier = Annotated[Text, AfterValidator(_identifier)]
+
+# --- features and labels -------------------------------------------------------------------------
 
 
-class SyntheticConfig(Block):
-    """Size of generated data (`dataset.name: synthetic`)."""
+class LabelFeatures(Block):
+    """The features that the network of a label sees, in place of those of the block `feature`."""
 
-    version: Literal["pure", "1k", "27k"] = Field("pure", description="whose file names to use")
-    users: Count = Field(2000, description="number of users")
-    videos: Count = Field(1500, description="number of videos")
-    rows: Count = Field(120_000, description="log rows over all logs")
-    seed: int = Field(
-        0, ge=0, le=2**63 - 1, description="seed of the generated data, apart from the run's seed"
-    )
+    _place: ClassVar[str] = "features"
 
+    numerical: Names = setting((), "columns used as numbers, standardised")
+    categorical: Names = setting((), "columns used as categories or lists of tags")
 
-class Si2023Config(Block):
-    """The simulated platform of Si (arXiv 2310.17496); the paper does not give its constants."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.numerical, *self.categorical)
 
-    world_seed: int = Field(
-        4, ge=0, le=2**63 - 1, description="draws the coefficients, apart from the run's seed"
-    )
-    n_features: int = Field(
-        10, ge=1, le=1000, description="features of user and video, each ~U[0, 1]"
-    )
-    long_share: Share = Field(0.5, description="probability that a candidate is a long video")
-    finish_logit_short: Number = Field(1.0, description="logit of finishing an average short video")
-    finish_logit_long: Number = Field(-1.0, description="logit of finishing an average long video")
-    finish_strength: Decay = Field(1.5, description="scale of finishing's coefficients")
-    stay_time_short: Rate = Field(0.6, description="mean stay time of an average short video")
-    stay_time_long: Rate = Field(1.2, description="mean stay time of an average long video")
-    stay_strength: Decay = Field(0.8, description="scale of stay time's coefficients")
-    pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
-
-
-class TablesConfig(Block):
-    """Files and columns of one's own data (`dataset.name: tables`); paths are within its folder."""
-
-    log: Annotated[tuple[PathText, ...], Field(strict=False, min_length=1)] = Field(
-        description="the log's files, .parquet or .csv; or folders of such parts, or patterns"
-    )
-    videos: PathText = Field(description="file with a row for each video, .parquet or .csv")
-    users: PathText | None = Field(
-        None, description="file with a row for each user; null: users have no features"
-    )
-    user_id: Text = Field("user_id", description="column of the user, in the log and in users")
-    video_id: Text = Field(
-        "video_id",
-        validate_default=True,
-        description="column of the video, in the log and in videos",
-    )
-    time: Text = Field(
-        "time",
-        validate_default=True,
-        description="column of the log: a number, or an ISO date and time",
-    )
-    early_before: int | float | Text | None = Field(
-        None, description="rows of an earlier time are the early log; null: there is none"
-    )
-    lists: Names = Field(
-        (), description="categorical features whose texts hold several categories, as a,b,c"
-    )
-
-    @field_validator("early_before", mode="before")
+    @field_validator("numerical", "categorical")
     @classmethod
-    def _date_as_text(cls, value: Any) -> Any:
-        return value.isoformat() if isinstance(value, date) else value  # YAML reads dates
-
-    @field_validator("video_id", "time")
-    @classmethod
-    def _columns_of_their_own(cls, name: str, info: ValidationInfo) -> str:
-        for other in ("user_id", "video_id"):
-            if info.field_name != other and name == info.data.get(other):
-                raise ValueError(f"is {other} too: name the column of each")
-        return name
-
-    @field_validator("log", "lists")
-    @classmethod
-    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := repeated(names):
-            raise ValueError(f"each name once: remove the second {', '.join(twice)}")
-        return names
-
-
-class DatasetConfig(Block):
-    """Where the logs come from."""
-
-    name: Literal[
-        "KuaiRand-Pure", "KuaiRand-1K", "KuaiRand-27K", "tables", "synthetic", "si2023"
-    ] = Field(description="the data set; tables: one's own")
-    path: PathText | None = Field(None, description="folder with the files; none for synthetic")
-    cache_path: PathText | None = Field(
-        None, description="folder of the imported data; null: the user's cache folder"
-    )
-    logs: Annotated[
-        tuple[Literal["random", "standard_early", "standard_late"], ...],
-        Field(strict=False, min_length=1),
-    ] = Field(("random", "standard_early", "standard_late"), description="the logs to replay")
-    leakage: Literal["allow", "forbid"] = Field(
-        "allow", description="whether monthly video statistics, which see the future, may be used"
-    )
-    tables: TablesConfig | None = Field(
-        None, validate_default=True, description="files and columns of the data set tables"
-    )
-    synthetic: SyntheticConfig | None = Field(
-        None, validate_default=True, description="size of the data of the data set synthetic"
-    )
-    si2023: Si2023Config | None = Field(
-        None, validate_default=True, description="constants of the simulated world si2023"
-    )
-
-    @field_validator("path")
-    @classmethod
-    def _no_path_for_synthetic(cls, path: str | None, info: ValidationInfo) -> str | None:
-        name = info.data.get("name")
-        if path is not None and name in ("synthetic", "si2023"):
-            raise ValueError(f"the data set {name} is generated and has no folder: leave it out")
-        return path
-
-    @field_validator("logs")
-    @classmethod
-    def _no_log_twice(cls, logs: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := repeated(logs):
-            raise ValueError(f"each log once: remove the second {', '.join(twice)}")
-        return logs
-
-    @field_validator("tables")
-    @classmethod
-    def _only_for_tables(
-        cls, block: TablesConfig | None, info: ValidationInfo
-    ) -> TablesConfig | None:
-        name = info.data.get("name")
-        if block is not None and name not in (None, "tables"):
-            raise ValueError(f"has no effect on the data set {name}: leave it out")
-        if block is None and name == "tables":
-            raise ValueError("missing: name the files under log and videos")
-        if block is not None and info.data.get("leakage") == "forbid":
-            raise ValueError("leakage: forbid knows KuaiRand's statistics only: leave it out")
-        return block
-
-    @field_validator("synthetic")
-    @classmethod
-    def _only_for_synthetic(
-        cls, block: SyntheticConfig | None, info: ValidationInfo
-    ) -> SyntheticConfig | None:
-        name = info.data.get("name", "synthetic" if block else None)
-        if block is not None and name != "synthetic":
-            raise ValueError(f"has no effect on the data set {name}: leave it out")
-        return SyntheticConfig() if block is None and name == "synthetic" else block
-
-    @field_validator("si2023")
-    @classmethod
-    def _only_for_si2023(
-        cls, block: Si2023Config | None, info: ValidationInfo
-    ) -> Si2023Config | None:
-        name = info.data.get("name", "si2023" if block else None)
-        if block is not None and name != "si2023":
-            raise ValueError(f"has no effect on the data set {name}: leave it out")
-        return Si2023Config() if block is None and name == "si2023" else block
-
-
-class FeatureConfig(Block):
-    """The features; only what is listed is used."""
-
-    numerical: Names = Field((), description="columns used as numbers, standardised")
-    categorical: Names = Field(
-        (), validate_default=True, description="columns used as categories or lists of tags"
-    )
-    missing_indicator: bool = Field(
-        False, description="whether a number that is missing gets an indicator of its own"
-    )
-
-    @field_validator("numerical")
-    @classmethod
-    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _no_name_twice(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if twice := repeated(names):
             raise ValueError(f"each feature once: remove the second {', '.join(twice)}")
-        return names
-
-    @field_validator("categorical")
-    @classmethod
-    def _no_name_in_both(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        cls._no_name_twice(names)
-        numerical = info.data.get("numerical")
-        if numerical is not None and (both := [name for name in names if name in numerical]):
-            raise ValueError(f"{', '.join(both)} is also in feature.numerical: keep one")
+        numerical = info.data.get("numerical")  # known where the others are checked
+        if both := [name for name in names if name in (numerical or ())]:
+            raise ValueError(f"{', '.join(both)} is also in {cls._place}.numerical: keep one")
         if numerical == () and not names:
-            raise ValueError("feature.numerical and feature.categorical are empty: list a feature")
+            where = f"{cls._place}.numerical and {cls._place}.categorical"
+            raise ValueError(f"{where} are empty: list a feature")
         return names
 
 
-_OF_LAYERS = ("dropout", "normalization")
+class FeatureConfig(LabelFeatures):
+    """The features; only what is listed is used."""
 
+    _place: ClassVar[str] = "feature"
 
-class DeepParams(Block):
-    """Fully connected hidden layers, as several models have them."""
-
-    hidden_layers: Widths = Field((64, 32), description="units of each hidden layer; empty: none")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
-    normalization: Literal["none", "layer"] = Field(
-        "none", description="layer: a LayerNorm in front of each hidden layer's ReLU"
+    missing_indicator: bool = setting(
+        False, "whether a missing number gets an indicator of its own"
     )
-
-    def idle(self) -> dict[str, str]:
-        """The settings that act on nothing here, and what they would act on."""
-        return {} if self.hidden_layers else dict.fromkeys(_OF_LAYERS, "hidden layers")
-
-    @model_validator(mode="after")
-    def _refuse_idle(self) -> Self:
-        """Idle settings must be as where none are given: a resolved config lists them all."""
-        kind = type(self)
-        faults = [
-            InitErrorDetails(
-                type=PydanticCustomError("idle", f"has no effect without {what}: leave it out"),
-                loc=(name,),
-                input=getattr(self, name),
-            )
-            for name, what in self.idle().items()
-            if getattr(self, name) != kind.model_fields[name].default
-        ]
-        if faults:
-            raise NestedFaults(ValidationError.from_exception_data(kind.__name__, faults), kind)
-        return self
-
-
-class MLPParams(DeepParams):
-    """`model_params` of the model MLP."""
-
-    embedding_dim: Width | None = Field(
-        None, description="size of a category's embedding; null: one-hot"
+    history: int = setting(
+        0,
+        "the user's last items, so many, that a model of your own sees as a sequence",
+        ge=0,
+        le=1000,
     )
-
-
-class LinearParams(Block):
-    """`model_params` of the model Linear: there are none."""
-
-
-class WideDeepParams(DeepParams):
-    """`model_params` of the model WideDeep."""
-
-    embedding_dim: Width = Field(8, description="size of a category's embedding, deep part")
-    crosses: Annotated[tuple[Names, ...], Field(strict=False)] = Field(
-        (), description="pairs of categorical features whose combinations the wide part has"
-    )
-    cross_buckets: Count = Field(
-        1000, description="columns that the combinations of one pair are hashed into"
-    )
-
-    @field_validator("crosses")
-    @classmethod
-    def _pairs(cls, crosses: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-        for pair in crosses:
-            if len(pair) != 2 or pair[0] == pair[1]:
-                raise ValueError(f"[{', '.join(pair)}] must be two different features")
-        if twice := repeated([" and ".join(sorted(pair)) for pair in crosses]):
-            raise ValueError(f"each pair once: remove the second {', '.join(twice)}")
-        return crosses
-
-    def idle(self) -> dict[str, str]:
-        """The settings that act on nothing here, and what they would act on."""
-        return super().idle() | ({} if self.crosses else {"cross_buckets": "crosses"})
-
-
-class DCNv2Params(DeepParams):
-    """`model_params` of the model DCNv2."""
-
-    embedding_dim: Width = Field(8, description="size of a category's embedding")
-    n_cross_layers: Depth = Field(2, description="cross layers; each raises the degree by one")
-    rank: Width | None = Field(None, description="rank of a cross layer's matrix; null: full")
-    structure: Literal["stacked", "parallel"] = Field(
-        "stacked", description="whether the hidden layers follow or stand beside the cross layers"
-    )
-
-
-class DLRMParams(DeepParams):
-    """`model_params` of the model DLRM."""
-
-    embedding_dim: Width = Field(8, description="size of a category's embedding")
-    bottom_layers: Widths = Field(
-        (32,), description="units of each hidden layer over the numbers; empty: none"
-    )
-
-    def idle(self) -> dict[str, str]:
-        """The settings that act on nothing here, and what they would act on."""
-        return {} if self.bottom_layers else super().idle()
-
-
-class MMoEParams(Block):
-    """`model_params` of the model MMoE, which labels share; equal for all labels of a group."""
-
-    n_experts: Depth = Field(4, description="experts that the labels share")
-    expert_layers: Annotated[Widths, Field(min_length=1)] = Field(
-        (32,), description="units of each layer of an expert"
-    )
-    tower_layers: Widths = Field((16,), description="units of a label's own hidden layers")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
-    embedding_dim: Width | None = Field(
-        None, description="size of a category's embedding; null: one-hot"
-    )
-    group: Text = Field("all", description="labels of the same group share one network")
-
-
-_MODEL_PARAMS: dict[str, type[Block]] = {
-    "MLP": MLPParams,
-    "Linear": LinearParams,
-    "WideDeep": WideDeepParams,
-    "DCNv2": DCNv2Params,
-    "DLRM": DLRMParams,
-    "MMoE": MMoEParams,
-}
 
 
 class LabelConfig(Block):
     """An outcome, the model that predicts it, and its weight in each arm's score."""
 
-    name: Text = Field(description="name in results and overrides, an identifier")
+    name: Identifier = Field(description="name in results and overrides, an identifier")
     target: Text = Field(description="log column that holds the outcome")
     type: Literal["numerical", "binary", "categorical"] = Field(description="kind of outcome")
-    n_classes: int | None = Field(
-        None,
-        ge=2,
-        le=10**6,
-        validate_default=True,
-        description="number of classes of a categorical label",
+    n_classes: Annotated[int, Field(ge=2, le=10**6)] | None = setting(
+        None, "number of classes of a categorical label"
     )
-    model: Annotated[str, registered("model", (*MODELS, NO_MODEL))] = Field(
+    model: Annotated[str, component_name("model", NO_MODEL)] = setting(
         "MLP",
-        description=f"one of {', '.join(MODELS)}, or package.module:Name; none: an outcome that is "
-        "measured, but neither predicted nor ranked by",
+        f"one of {', '.join(names('model'))}, or package.module:Name; none: an outcome "
+        "that is measured, but neither predicted nor ranked by",
     )
-    loss_function: Annotated[str, registered("loss", LOSSES)] | None = Field(
-        None,
-        validate_default=True,
-        description=f"one of {', '.join(LOSSES)}, or package.module:Name",
+    loss_function: Annotated[str, component_name("loss")] | None = setting(
+        None, f"one of {', '.join(names('loss'))}, or package.module:Name"
     )
-    model_params: dict[str, Any] = Field(
-        default_factory=dict, validate_default=True, description="settings of the model"
+    model_params: dict[str, Any] = setting({}, "settings of the model")
+    learning_rate: Rate | None = setting(None, "of a phase that gives no rate of its own")
+    weight_decay: Decay | None = setting(None, "of a phase that gives none of its own; null: 0")
+    features: LabelFeatures | None = setting(
+        None, "the features that its network sees; null: those of the block feature"
     )
-    learning_rate: Rate | None = Field(
-        None, description="learning rate of a phase that gives none of its own"
+    alpha_T: Number | None = setting(
+        None, "weight in the treatment arm's score, without arms; null: 1"
     )
-    weight_decay: Decay | None = Field(
-        None, description="weight decay of a phase that gives none of its own; null: 0"
+    alpha_C: Number | None = setting(
+        None, "weight in the control arm's score, without arms; null: 1"
     )
-    alpha_T: Number = Field(1.0, description="weight in the treatment arm's score")
-    alpha_C: Number = Field(1.0, description="weight in the control arm's score")
-    score_unit: Literal["standard", "raw"] = Field(
-        "standard", description="whether predictions enter the score standardised or as they are"
+    arms: Annotated[tuple[Literal["control", "treatment"], ...], Field(strict=False)] | None = (
+        setting(
+            None,
+            "the arms whose score it may enter, for which alone its networks are "
+            "trained and reported; null: those whose score has it, or both without arms",
+        )
+    )
+    score_unit: Literal["standard", "raw"] = setting(
+        "standard", "whether predictions enter the score standardised or as they are"
     )
 
-    @field_validator("name")
+    def alpha(self, arm: str) -> float:
+        """Its weight in an arm's score, where there is no block `arms`."""
+        given = self.alpha_C if arm == ARMS[0] else self.alpha_T
+        return float(arm in (self.arms or ARMS)) if given is None else given
+
+    @field_validator("loss_function", "features", "arms")
     @classmethod
-    def _identifier(cls, name: str) -> str:
-        if not _IDENTIFIER.fullmatch(name):
-            raise ValueError("must be letters, digits and _, not starting with a digit")
-        if len(name) > _LONGEST_NAME:
-            raise ValueError(f"must have at most {_LONGEST_NAME} characters, not {len(name)}")
-        return name
+    def _of_a_model(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("model") == NO_MODEL:
+            raise ValueError("has no effect without a model: leave it out")
+        return value
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_with_weights(
+        cls, arms: tuple[str, ...] | None, info: ValidationInfo
+    ) -> tuple[str, ...] | None:
+        if arms is None:
+            return None
+        if not arms or repeated(arms):
+            raise ValueError("must be control, treatment or both, each once")
+        for arm in ARMS:
+            alpha = f"alpha_{arm[0].upper()}"
+            if arm not in arms and info.data.get(alpha):
+                raise ValueError(f"lacks {arm}, but {alpha} is not 0: leave it out, or add the arm")
+        return tuple(arm for arm in ARMS if arm in arms)
 
     @field_validator("n_classes")
     @classmethod
@@ -535,172 +243,179 @@ class LabelConfig(Block):
     @field_validator("loss_function")
     @classmethod
     def _fits_type(cls, loss: str | None, info: ValidationInfo) -> str | None:
-        kind, model = info.data.get("type"), info.data.get("model")
-        if model == NO_MODEL and loss is not None:
-            raise ValueError("has no effect without a model: leave it out")
-        if loss is None:
-            if model != NO_MODEL:
-                raise ValueError(f"missing: use one of {', '.join(LOSSES)}")
-            return None
-        if kind and loss in _LOSS_TYPES and kind not in _LOSS_TYPES[loss]:
-            fitting = [name for name, types in _LOSS_TYPES.items() if kind in types]
+        kind, known = info.data.get("type"), names("loss")
+        if loss is None and info.data.get("model") != NO_MODEL:
+            raise ValueError(f"missing: use one of {', '.join(known)}")
+        if kind and loss in known and kind not in find("loss", loss, loss).types:
+            fitting = [name for name in known if kind in find("loss", name, name).types]
             raise ValueError(f"does not fit type {kind}: use {' or '.join(fitting)}")
         return loss
 
     @field_validator("model_params")
     @classmethod
     def _check_model_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        block = _MODEL_PARAMS.get(info.data.get("model", ""))
-        return params if block is None else checked(params, block).model_dump(mode="json")
+        model = info.data.get("model", "")
+        if model not in names("model"):
+            return params
+        return checked(find("model", model, model).Params, params).model_dump(mode="json")
 
 
-class SchedulerConfig(Block):
-    """How the learning rate changes within a phase."""
+# --- arms ----------------------------------------------------------------------------------------
 
-    kind: Literal["none", "cosine", "plateau"] = Field(
+
+class ExploreConfig(ByKind):
+    """How an arm departs from showing the candidate with the best score."""
+
+    _acts: ClassVar = {"epsilon_greedy": {"epsilon": None}, "softmax": {"temperature": None}}
+
+    kind: Literal["none", "epsilon_greedy", "softmax", "thompson"] = setting(
         "none",
-        description="cosine: down over the phase's updates; plateau: down where a network's "
-        "validation stops improving",
+        "none: the best; epsilon_greedy: at times any candidate, each as likely; "
+        "softmax: a candidate with probability proportional to exp(score / temperature); thompson: "
+        "the best by scores that are drawn with the networks' dropout",
     )
-    min_factor: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        validate_default=True,
-        description="the rate falls to this share of learning_rate, no further; null: 0",
+    epsilon: Annotated[float, Field(gt=0, le=1)] | None = setting(
+        None, "epsilon_greedy: how often any candidate is shown"
     )
-    factor: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        validate_default=True,
-        description="what a plateau multiplies the rate with; null: 0.5",
-    )
-    patience: int | None = Field(
-        None,
-        ge=0,
-        le=MOST,
-        validate_default=True,
-        description="validations without improvement that a plateau bears; null: 3",
-    )
+    temperature: Rate | None = setting(None, "softmax: in units of the score")
 
-    @field_validator("min_factor", "factor", "patience")
+
+class ArmConfig(Block):
+    """An arm's policy: a score that fuses labels, a rule, or a policy from outside."""
+
+    score: dict[str, Number] | None = setting(
+        None, "labels that the arm ranks by, with their weights"
+    )
+    rule: Literal["random", "most_popular"] | None = setting(
+        None, "random: any candidate; most_popular: the video with the most pretraining rows"
+    )
+    policy: Annotated[str, component_name("policy")] | None = setting(
+        None, "a realdataexp.arms.Policy as package.module:Name"
+    )
+    options: dict[str, Any] = setting({}, "of the policy")
+    explore: ExploreConfig = setting(ExploreConfig(), "how the arm departs from the best score")
+
+    @field_validator("policy")
     @classmethod
-    def _only_where_it_acts(cls, value: float | None, info: ValidationInfo) -> float | None:
-        kind, name = info.data.get("kind"), str(info.field_name)
-        acts = {"cosine": ("min_factor",), "plateau": ("min_factor", "factor", "patience")}
-        if kind is not None and name not in acts.get(kind, ()):
-            if value is not None:
-                raise ValueError(f"has no effect with kind {kind}: leave it out")
-            return None
-        return {"min_factor": 0.0, "factor": 0.5, "patience": 3}[name] if value is None else value
+    def _from_outside(cls, policy: str | None) -> str | None:
+        if policy is not None and not is_outside(policy):
+            raise ValueError(f"is a rule of the package: write rule: {policy}")
+        return policy
 
-
-Optimizer = Literal["adam", "adamw", "sgd"]
-_GRADIENT_CLIP = "largest gradient norm of a network; null: no clipping"
-_MAX_SKIPPED = "the run fails where a network skips more of its updates as not finite"
-
-
-class PretrainConfig(Block):
-    """Training of the starting models, from which the worlds begin."""
-
-    enabled: bool = Field(True, description="whether to pretrain; otherwise models start untrained")
-    optimizer: Optimizer = Field("adam", description="optimizer")
-    scheduler: SchedulerConfig = Field(SchedulerConfig(), description="of the learning rate")
-    gradient_clip: Rate | None = Field(None, description=_GRADIENT_CLIP)
-    max_skipped_share: float = Field(0.1, ge=0, le=1, description=_MAX_SKIPPED)
-    batch_size: Count = Field(1024, description="rows of a batch")
-    epochs: Count = Field(1, description="passes over the pretraining rows")
-    learning_rate: Rate = Field(1e-3, description="learning rate")
-    weight_decay: Decay | None = Field(None, description="weight decay; null: each label's own")
-    early_stopping: Count | None = Field(
-        None, description="stop after this many checks without improvement; null: never"
-    )
-    max_rows: Count | None = Field(None, description="use at most this many rows; null: all")
-    rows: Literal["auto", "early", "share", "overlap"] = Field(
-        "auto",
-        description="which rows: the early log, a share of each user's, all (they are replayed "
-        "later: the model has seen its answers), or the early log where there is one",
-    )
-    share: Share = Field(
-        0.3, description="share of each user's rows, the earliest, where rows is share (or falls "
-        "back to it)"
-    )  # fmt: skip
-    validate_every_iters: Count | None = Field(
-        None, description="batches between two checks; null: one check an epoch"
-    )
-    save_every_iters: Count | None = Field(
-        None, description="batches between two checkpoints, besides one at each check"
-    )
-
-
-class SimulationConfig(Block):
-    """The loop's settings, for every mode; `global` is the block's older name."""
-
-    user_p_val: Share = Field(0.2, description="share of users kept for validation")
-    batch_size: Count = Field(64, description="visits a step in each world")
-    n_candidate: Count = Field(
-        10, description="videos on a visit's slate; with 0 there is nothing to recommend"
-    )
-    n_steps: Count = Field(200, description="steps of the loop; with 0 nothing happens")
-    validate_every: Count = Field(25, description="steps between two validations")
-    save_every: Count = Field(50, description="steps between two checkpoints")
-    keep_last: Count = Field(2, description="checkpoints that are kept, besides the best ones")
-    learning_rate: Rate | None = Field(
-        5e-4, description="learning rate in the loop; null: each label's own"
-    )
-    weight_decay: Decay | None = Field(
-        None, description="weight decay in the loop; null: each label's own"
-    )
-    optimizer: Optimizer = Field("adam", description="optimizer in the loop")
-    scheduler: SchedulerConfig = Field(
-        SchedulerConfig(), description="of the learning rate in the loop"
-    )
-    retrain_every: Count = Field(
-        1, description="steps between two rounds of training; a round has an update for each of "
-        "these steps; n_steps: one round, after the last step, so that nothing learned is shown"
-    )  # fmt: skip
-    gradient_clip: Rate | None = Field(None, description=_GRADIENT_CLIP)
-    max_skipped_share: float = Field(0.1, ge=0, le=1, description=_MAX_SKIPPED)
-    min_candidates: Count = Field(
-        1, description="a user with fewer unused videos than this is not drawn"
-    )
-    processes: Literal["auto"] | Count = Field(
-        "auto", description="processes that share the replications, on the CPU; changes no "
-        "result; auto: one for each of PyTorch's threads"
-    )  # fmt: skip
-
-    @field_validator("retrain_every")
+    @field_validator("score")
     @classmethod
-    def _within_run(cls, value: int, info: ValidationInfo) -> int:
-        n_steps = info.data.get("n_steps")
-        if n_steps is not None and value > n_steps:
-            raise ValueError(f"no training in a run of {n_steps} steps: must be at most n_steps")
-        return value
+    def _some_label(cls, score: dict[str, float] | None) -> dict[str, float] | None:
+        if score == {}:
+            raise ValueError("is empty: name a label and its weight")
+        return score
 
-    @field_validator("min_candidates")
+    @model_validator(mode="after")
+    def _one_way_to_score(self) -> ArmConfig:
+        given = [name for name in ("score", "rule", "policy") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"has {' and '.join(given)}" if given else "has neither score, rule nor policy"
+            raise ValueError(f"{found}: keep one of them")
+        if self.options and self.policy is None:
+            raise ValueError("options have no effect without a policy: leave them out")
+        kind = self.explore.kind
+        if kind != "none" and self.rule == "random":
+            raise ValueError(f"explore: {kind} has no effect on rule: random: leave it out")
+        if kind == "thompson" and self.score is None:
+            raise ValueError("explore: thompson draws from networks: set a score")
+        return self
+
+
+class ArmsConfig(Block):
+    """What the two arms of the test do; in place of the labels' alpha_T and alpha_C."""
+
+    control: ArmConfig = Field(description="the arm as it is")
+    treatment: ArmConfig = Field(description="the arm that is tested")
+
+    @property
+    def by_name(self) -> dict[str, ArmConfig]:
+        """Both of them."""
+        return dict(zip(ARMS, (self.control, self.treatment), strict=True))
+
+    def check(self, labels: Sequence[LabelConfig]) -> None:
+        """See whether the arms and the labels fit.
+
+        Raises:
+            ValueError: they do not; the message begins with the arm and the label.
+        """
+        label_of = {label.name: label for label in labels}
+        known = [label.name for label in labels if label.model != NO_MODEL]
+        used = [(name, arm) for arm, own in self.by_name.items() for name in own.score or ()]
+        for name, arm in used:
+            where = f"{arm}.score.{name}"
+            if name not in label_of:
+                raise ValueError(
+                    f"{where}: no such label{did_you_mean(name, known)}; those with a model "
+                    f"are {', '.join(known)}"
+                )
+            if name not in known:
+                raise ValueError(f"{where}: the label has no model to score by: give it one")
+            if arm not in (its := label_of[name].arms or ARMS):
+                raise ValueError(
+                    f"{where}: the label has arms [{', '.join(its)}]: add {arm} there, or leave "
+                    "the label out here"
+                )
+        if twice := [x.name for x in labels if (x.alpha_T, x.alpha_C) != (None, None)]:
+            raise ValueError(
+                f"stand next to alpha_T or alpha_C of {', '.join(twice)}: keep either arms or these"
+            )
+        is_open = any(arm.policy is not None for arm in self.by_name.values())
+        unused = [name for name in known if name not in dict(used)]
+        if unused and not is_open:
+            raise ValueError(
+                f"no arm's score has the label {', '.join(unused)}: add it to one, or set the "
+                f"label's model to {NO_MODEL}"
+            )
+
+
+# --- outcomes ------------------------------------------------------------------------------------
+
+
+class OutcomeConfig(Block):
+    """An outcome: its name alone, that of a label; or `{name, target, unit}`."""
+
+    name: Identifier = Field(description="name in results, an identifier")
+    target: Text | None = setting(None, "log column that holds it; null: the label's")
+    unit: Text | None = setting(None, "its unit in tables and plots; null: the column's")
+
+    @model_validator(mode="before")
     @classmethod
-    def _within_slate(cls, value: int, info: ValidationInfo) -> int:
-        n_candidate = info.data.get("n_candidate")
-        if n_candidate is not None and value > n_candidate:
-            raise ValueError(f"must be at most n_candidate, which is {n_candidate}")
-        return value
-
-    @field_validator("processes", mode="before")
-    @classmethod
-    def _auto_or_count(cls, value: Any) -> Any:
-        if value == "auto" or (type(value) is int and 0 < value <= MOST):
-            return value
-        raise ValueError(f"must be auto or a whole number, from 1 to {MOST:,}")
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
-class ValidationConfig(Block):
-    """Validation of the models on visits of the users who are held out."""
+def outcomes_of(
+    given: Sequence[OutcomeConfig] | None, labels: Sequence[LabelConfig]
+) -> tuple[OutcomeConfig, ...]:
+    """The outcomes with their targets; by default the labels' targets, each once.
 
-    primary_metric: Text | None = Field(
-        None, description="what the best checkpoint is best by, as label.metric; null: the first "
-        "label's loss"
-    )  # fmt: skip
-    validation_batches: Count = Field(
-        6, description="visits of a validation, at most, in batches of simulation.batch_size"
-    )
+    Raises:
+        ValueError: a target is missing or not the label's, or two outcomes are the same.
+    """
+    if given is None:
+        first: dict[str, OutcomeConfig] = {}
+        for label in sorted(labels, key=lambda label: label.model == NO_MODEL):
+            first.setdefault(label.target, OutcomeConfig(name=label.name, target=label.target))
+        return tuple(first.values())
+    targets = {label.name: label.target for label in labels}
+    filled = []
+    for i, outcome in enumerate(given):
+        of_label = targets.get(outcome.name)
+        if outcome.target is None and of_label is None:
+            near = did_you_mean(outcome.name, list(targets))
+            raise ValueError(f"{i}.name = {outcome.name}: no such label{near}; or name a target")
+        if of_label is not None and outcome.target not in (None, of_label):
+            raise ValueError(
+                f"{i}.target = {outcome.target}: the label {outcome.name} has the target "
+                f"{of_label}: give the outcome another name"
+            )
+        filled.append(outcome.model_copy(update={"target": outcome.target or of_label}))
+    for what in ("name", "target"):
+        if twice := alike([getattr(x, what) for x in filled]):
+            raise ValueError(f"the {what} {twice[0]} stands more than once: keep one")
+    refuse_relative([outcome.name for outcome in filled], "outcome")
+    return tuple(filled)

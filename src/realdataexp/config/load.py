@@ -1,20 +1,25 @@
-"""Loading a config, checking it, and its JSON schema."""
+"""Loading a config: YAML and overrides, then the schema; every fault as a line, all at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from realdataexp.config.blocks import Block, MLPParams, alike
-from realdataexp.config.draft import Draft, apply_override, read_draft, set_value
-from realdataexp.config.faults import faults_of
+from realdataexp.config.blocks import alike
+from realdataexp.config.dataset import takes_features
 from realdataexp.config.schema import LABEL_TWICE, Config
-from realdataexp.errors import InputError
+from realdataexp.config.yaml_text import parse_yaml, plain_copy, read_text
+from realdataexp.configs import BUILT_IN_DIR, VARIANTS, built_in_names
+from realdataexp.errors import InputError, did_you_mean
+from realdataexp.options import Loc, faults_of, place, show
+from realdataexp.registry import find, names
 
-_AnyBlock = TypeVar("_AnyBlock", bound=Block)
+_LONGEST_PATH = 20  # keys; a config is less than half as deep
 
 
 def load_config(
@@ -51,21 +56,11 @@ def load_config(
         Traceback (most recent call last):
         realdataexp.errors.InputError: --set: simulation.n_step: unknown key; did you mean n_steps?
     """
-    draft = read_draft(source)
-    if data is not None and draft.values.get("base_dir", ".") != ".":
-        data = Path(data).absolute()  # base_dir moves the paths in the config, not this one
-    given = {"--mode": mode, "--data": data and str(data), "--seed": seed, "--device": device}
-    for option, value in given.items():
-        if value is not None:
-            keys = ["dataset", "path"] if option == "--data" else [option.removeprefix("--")]
-            _collect(draft, set_value, keys, value, option)
-    for text in overrides:
-        _collect(draft, apply_override, text)
+    draft = _draft_of(source, overrides, data, mode=mode, seed=seed, device=device)
     try:
         config = Config.model_validate(draft.values)
     except ValidationError as error:
-        dataset = draft.values.get("dataset")
-        has_features = not (isinstance(dataset, dict) and dataset.get("name") == "si2023")
+        has_features = takes_features(draft.values.get("dataset"))
         draft.faults += [
             draft.line(loc, fault)
             for loc, fault in faults_of(error, Config)
@@ -78,50 +73,227 @@ def load_config(
     return config
 
 
-def _collect(draft: Draft, change: Callable[..., None], *args: Any) -> None:
-    """Make a change to a draft, or note why it cannot be made."""
-    try:
-        change(draft, *args)
-    except InputError as error:
-        draft.faults += error.faults
+def _draft_of(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    data: str | Path | None,
+    **given: Any,
+) -> Draft:
+    """A config before it is checked, with what options change in it, or why they cannot."""
+    draft = read_draft(source)
+    if data is not None and draft.values.get("base_dir", ".") != ".":
+        data = Path(data).absolute()  # base_dir moves the paths in the config, not this one
+    options = {key: ([key], value) for key, value in given.items()}
+    options |= {"data": (["dataset", "path"], None if data is None else str(data))}
+    changes = [
+        partial(set_value, draft, keys, value, f"--{option}")
+        for option, (keys, value) in options.items()
+        if value is not None
+    ]
+    for change in (*changes, *(partial(apply_override, draft, text) for text in overrides)):
+        try:
+            change()
+        except InputError as error:
+            draft.faults += error.faults
+    return draft
 
 
 def _hidden_faults(draft: Draft) -> list[str]:
     """Label names that stand twice; pydantic looks only where every label is right."""
     labels = draft.values.get("labels")
-    if not isinstance(labels, list):
-        return []
-    names = [label["name"] for label in labels if isinstance(label, dict) and "name" in label]
-    twice = dict.fromkeys(alike([name for name in names if isinstance(name, str)]))
+    items = labels if isinstance(labels, list) else []
+    names = [label.get("name") for label in items if isinstance(label, dict)]
+    twice = alike([name for name in names if isinstance(name, str)])
     return [draft.line(("labels",), f": {LABEL_TWICE.format(', '.join(twice))}")] if twice else []
 
 
-def check_block(model: type[_AnyBlock], values: Mapping[str, Any], where: str) -> _AnyBlock:
-    """Check the settings of one block by themselves.
+def without_faults(source: str, data: Any, overrides: Sequence[str] = ()) -> Config | None:
+    """A config without its faulty settings, so that the rest can be checked; None if none is.
 
-    Args:
-        model: The block's model.
-        values: The settings.
-        where: What a fault's line starts with, such as ``labels.click.model_params``.
-
-    Raises:
-        InputError: With one line for every fault.
+    As `load_config` takes them; overrides that cannot be made are left out.
     """
     try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        draft = Draft({}, where)
-        lines = [draft.line(loc, fault) for loc, fault in faults_of(error, model)]
-        raise InputError(*lines) from None
+        values = _draft_of(source, overrides, data).values
+    except InputError:
+        return None
+    for _ in range(3):  # leaving one setting out can show another fault
+        try:
+            return Config.model_validate(values)
+        except ValidationError as error:
+            if not all(_leave_out(values, item["loc"]) for item in error.errors()):
+                return None
+    return None
 
 
-def parse_mlp_params(params: Mapping[str, Any], where: str) -> MLPParams:
-    """The `model_params` of an MLP, checked; ``where`` starts a fault's line."""
-    return check_block(MLPParams, params, where)
+def _leave_out(values: Any, loc: Loc) -> bool:
+    """Take a setting out, or the block it is in; whether that is possible."""
+    blocks = []
+    for part in loc:
+        is_item = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        if not is_item and not (isinstance(values, dict) and part in values):
+            break
+        blocks.append((values, part))
+        values = values[part]
+    for block, part in reversed(blocks):
+        if isinstance(block, dict):
+            del block[part]
+            return True
+    return False
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a config file."""
     schema = Config.model_json_schema()
-    schema["properties"]["global"] = schema["properties"]["simulation"]
+    properties = schema["properties"]
+    properties["global"] = properties["simulation"]
+    for name, own in design_blocks().items():
+        properties[name] |= own.model_json_schema()
+    labels = schema["$defs"]["LabelConfig"]["properties"]
+    params = [find("model", name, name).Params.model_json_schema() for name in names("model")]
+    labels["model_params"]["anyOf"] = [*params, {"type": "object", "title": "of others"}]
     return schema
+
+
+def design_blocks() -> dict[str, type[BaseModel]]:
+    """The designs that have a block of the config, which holds their options in every mode."""
+    known = [name for name in names("design") if name in Config.model_fields]
+    return {name: find("design", name, name) for name in known}
+
+
+# --- before it is checked ------------------------------------------------------------------------
+
+
+@dataclass
+class Draft:
+    """Plain values of a config, and what is needed to say where a fault in them comes from."""
+
+    values: dict[str, Any]
+    source: str
+    faults: list[str] = field(default_factory=list)
+    given_by: dict[Loc, str] = field(default_factory=dict)
+    loop_block: str = "simulation"  # as the user spells it: "simulation" or "global"
+
+    def line(self, loc: Loc, fault: str) -> str:
+        """One fault as a line: ``file: path<fault>``, the path in the user's spelling."""
+        prefixes = (loc[:n] for n in range(len(loc), 0, -1))
+        source = next((self.given_by[p] for p in prefixes if p in self.given_by), None)
+        if source is None:  # a list or block may be at fault by what an option set within it
+            within = (by for at, by in self.given_by.items() if at[: len(loc)] == loc)
+            source = " with ".join([self.source, *dict.fromkeys(within)])
+        if loc[:1] == ("simulation",):
+            loc = (self.loop_block, *loc[1:])
+        return f"{source}: {place(loc)}{fault}"
+
+
+def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
+    """Read a config file, a built-in config by its name, or a mapping.
+
+    Raises:
+        InputError: There is no such file or name, or it is not a YAML mapping.
+    """
+    variant: tuple[str, ...] = ()
+    faults: list[str] = []
+    if isinstance(source, Mapping):
+        name, values = "config", plain_copy(source, "config")
+    else:
+        if isinstance(source, str) and source in VARIANTS:
+            source, variant = VARIANTS[source]
+        text, name = _text_of(source)
+        values, faults = parse_yaml(text, name)
+    if not isinstance(values, Mapping | None):
+        raise InputError(f"{name}: must hold `key: value` settings, not one {show(values)}")
+    draft = Draft(dict(values or {}), name, faults)
+    if "global" in draft.values:
+        old = draft.values.pop("global")
+        if "simulation" in draft.values:
+            faults.append(f"{name}: global and simulation are two names of one block: keep one")
+        else:
+            draft.loop_block, draft.values["simulation"] = "global", old
+    for change in variant:
+        apply_override(draft, change)
+    return draft
+
+
+def _text_of(source: str | Path) -> tuple[str, str]:
+    """The text of a config file or built-in config, and the name to call it by."""
+    path, name, known = Path(source), str(source), ", ".join(built_in_names())
+    if isinstance(source, str) and source in built_in_names():
+        path, name = BUILT_IN_DIR / f"{source}.yaml", f"{source} (built-in)"
+    if not name:
+        raise InputError(f"CONFIG is empty: pass a YAML file or a built-in name: {known}")
+    try:
+        return read_text(path, name), name
+    except FileNotFoundError:
+        near = did_you_mean(name, built_in_names())
+        raise InputError(
+            f"{source}: no such config file{near}; pass a YAML file or a built-in name: {known}"
+        ) from None
+
+
+def apply_override(draft: Draft, text: str) -> None:
+    """Set one value of a draft from ``key.sub=value``; the value is YAML.
+
+    Items of a list go by index or by their ``name``; a missing block is created. Whether the
+    path exists is the schema's affair.
+
+    Raises:
+        InputError: The text has no ``=``, or the path cannot be followed.
+    """
+    path, equals, value_text = text.partition("=")
+    keys = path.strip().split(".")
+    if len(keys) > _LONGEST_PATH:
+        raise InputError(f"--set {show(path)}: a path of {len(keys):,} keys: no setting is so deep")
+    if not equals or not all(keys):
+        raise InputError(f"--set {text[:60]}: must be key.sub=value, such as simulation.n_steps=50")
+    value, faults = parse_yaml(value_text, f"--set {path.strip()}")
+    draft.faults.extend(faults)
+    set_value(draft, keys, value, "--set")
+
+
+def set_value(draft: Draft, keys: list[str], value: Any, option: str) -> None:
+    """Set one value of a draft and note the option that gave it.
+
+    Raises:
+        InputError: The path goes through a plain value, or names no item of a list.
+    """
+    if keys[0] == "global":
+        keys = ["simulation", *keys[1:]]
+        if "simulation" not in draft.values:
+            draft.loop_block = "global"
+    node: Any = draft.values
+    loc: Loc = ()
+    for position, key in enumerate(keys):
+        if isinstance(node, dict):
+            part: Any = key
+        elif isinstance(node, list):
+            part = _item_index(node, key, f"{option} {'.'.join(keys)}")
+        else:
+            inside = ".".join(keys[:position])
+            raise InputError(f"{option} {'.'.join(keys)}: {inside} is one value, not a block")
+        loc = (*loc, part)
+        if position == len(keys) - 1:
+            node[part] = value
+        else:
+            node = _enter(node, part)
+    draft.given_by[loc] = option
+
+
+def _enter(node: Any, part: Any) -> Any:
+    """The child of a node; a missing block is created, a bare name in a list becomes a block."""
+    child = node.get(part) if isinstance(node, dict) else node[part]
+    if child is None:
+        node[part] = child = {}
+    elif isinstance(node, list) and isinstance(child, str):
+        node[part] = child = {"name": child}
+    return child
+
+
+def _item_index(items: list[Any], key: str, where: str) -> int:
+    """The position of the list item that ``key`` names, by index or by its ``name``."""
+    if key.isdecimal() and len(key) < 10 and int(key) < len(items):
+        return int(key)
+    names = [str(item.get("name")) if isinstance(item, dict) else str(item) for item in items]
+    if key in names:
+        return names.index(key)
+    choices = ", ".join([f"0 to {len(items) - 1}", *names] if items else ["(the list is empty)"])
+    raise InputError(f"{where}: no item {key}{did_you_mean(key, names)}; the items are {choices}")

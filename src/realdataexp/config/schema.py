@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator
 
 from realdataexp.config import yaml_text
 from realdataexp.config.blocks import (
-    DESIGNS,
-    MODES,
+    ARMS,
     NO_MODEL,
+    ArmConfig,
+    ArmsConfig,
     Block,
-    DatasetConfig,
     FeatureConfig,
     LabelConfig,
-    PathText,
+    LabelFeatures,
+    OutcomeConfig,
+    alike,
+    outcomes_of,
+    refuse_relative,
+    result_name,
+    setting,
+)
+from realdataexp.config.dataset import DatasetConfig, dataset_of
+from realdataexp.config.experiment import (
+    DesignConfig,
+    ExperimentConfig,
+    LoggingConfig,
     PretrainConfig,
     SimulationConfig,
     ValidationConfig,
-    alike,
-    registered,
-    result_name,
 )
-from realdataexp.config.designs import (
-    ClusterOptions,
-    SplittingOptions,
-    SwitchbackOptions,
-    WeightingOptions,
-)
-from realdataexp.config.experiment import DesignConfig, ExperimentConfig
-from realdataexp.config.logs import LoggingConfig
 from realdataexp.errors import InputError
+from realdataexp.options import PathText, checked, component_name
+from realdataexp.registry import find, is_outside, names
 
+_KINDS = ("numerical", "categorical")
+MODES = ("global", "compare", *names("design"))
 LABEL_TWICE = (
     "the name {} stands more than once (in upper or lower case): give each label a name of its own"
 )
@@ -46,50 +52,54 @@ class Config(Block):
     _folder: Path = PrivateAttr(Path())
     _data: Path | None = PrivateAttr(None)
 
-    base_dir: PathText = Field(".", description="what relative paths of the config are relative to")
-    mode: Annotated[str, registered("mode", MODES)] = Field(
-        "compare", description=f"one of {', '.join(MODES)}, or a design as package.module:Name"
+    base_dir: PathText = setting(".", "what relative paths of the config are relative to")
+    mode: Annotated[str, component_name("design", "global", "compare", called="mode")] = setting(
+        "compare", f"one of {', '.join(MODES)}, or a design as package.module:Name"
     )
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of every random draw")
-    device: Literal["auto", "cpu", "cuda", "xpu", "mps", "dml"] = Field(
-        "auto", description="where to compute"
+    seed: int = setting(0, "seed of every random draw", ge=0, le=2**63 - 1)
+    device: Literal["auto", "cpu", "cuda", "xpu", "mps", "dml"] = setting(
+        "auto", "where to compute"
     )
-    use_amp: bool = Field(
-        False, description="whether to compute in bf16, or fp16 where the device has no bf16"
-    )
-    dataset: DatasetConfig = Field(description="where the logs come from")
-    feature: FeatureConfig | None = Field(
-        None, validate_default=True, description="the features; none in the world si2023"
-    )
+    use_amp: bool = setting(False, "whether to compute in bf16, or in fp16 where there is no bf16")
+    dataset: SerializeAsAny[DatasetConfig] = Field(description="where the logs come from")
+    feature: FeatureConfig | None = setting(None, "the features; none in a simulated world")
     labels: Annotated[tuple[LabelConfig, ...], Field(strict=False, min_length=1)] = Field(
         description="the outcomes, with a model for each"
     )
-    pretrain: PretrainConfig = Field(PretrainConfig(), description="the starting models")
-    simulation: SimulationConfig = Field(
-        SimulationConfig(), description="the loop, for every mode (older name: global)"
+    arms: ArmsConfig | None = setting(
+        None, "what the arms do; null: they rank by the labels' alpha_T and alpha_C"
     )
-    experiment: ExperimentConfig = Field(ExperimentConfig(), description="the test")
-    splitting: SplittingOptions = Field(
-        SplittingOptions(), description="options of the design splitting, in every mode"
+    outcomes: Annotated[tuple[OutcomeConfig, ...], Field(strict=False, min_length=1)] | None = (
+        setting(
+            None,
+            "what is measured: names of labels, or {name, target, unit}; null: each "
+            "target of the labels once, named by the first label that has it",
+        )
     )
-    weighting: WeightingOptions = Field(
-        WeightingOptions(), description="options of the design weighting, in every mode"
-    )
-    cluster: ClusterOptions = Field(
-        ClusterOptions(), description="options of the design cluster, in every mode"
-    )
-    switchback: SwitchbackOptions = Field(
-        SwitchbackOptions(), description="options of the design switchback, in every mode"
-    )
-    validation: ValidationConfig = Field(ValidationConfig(), description="validation")
-    logging: LoggingConfig = Field(LoggingConfig(), description="logs and run folders")
+    pretrain: PretrainConfig = setting(PretrainConfig(), "the starting models")
+    simulation: SimulationConfig = setting(SimulationConfig(), "the loop (older name: global)")
+    experiment: ExperimentConfig = setting(ExperimentConfig(), "the test")
+    splitting: dict[str, Any] = setting({}, "options of this design, in every mode")
+    weighting: dict[str, Any] = setting({}, "options of this design, in every mode")
+    cluster: dict[str, Any] = setting({}, "options of this design, in every mode")
+    switchback: dict[str, Any] = setting({}, "options of this design, in every mode")
+    validation: ValidationConfig = setting(ValidationConfig(), "validation")
+    logging: LoggingConfig = setting(LoggingConfig(), "logs and run folders")
 
     @field_validator("mode")
     @classmethod
     def _design_that_results_can_name(cls, mode: str) -> str:
-        if mode not in MODES:
+        if is_outside(mode):
             result_name(mode.rpartition(":")[2])
         return mode
+
+    _dataset_of_its_world = field_validator("dataset", mode="before")(dataset_of)
+
+    @field_validator("splitting", "weighting", "cluster", "switchback")
+    @classmethod
+    def _options_of_design(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        name = str(info.field_name)
+        return checked(find("design", name, name), given).model_dump(mode="json")
 
     @field_validator("feature")
     @classmethod
@@ -97,31 +107,48 @@ class Config(Block):
         cls, feature: FeatureConfig | None, info: ValidationInfo
     ) -> FeatureConfig | None:
         dataset = info.data.get("dataset")
-        if dataset is not None and dataset.name == "si2023" and feature is not None:
-            raise ValueError("has no effect in the world si2023: leave it out")
-        if feature is None and (dataset is None or dataset.name != "si2023"):
+        takes_any = dataset is None or dataset.takes_features
+        if dataset is not None and feature is not None and not takes_any:
+            raise ValueError(f"has no effect in the world {dataset.name}: leave it out")
+        if feature is None and takes_any:
             raise ValueError("missing: list the features under numerical and categorical")
         return feature
 
     @field_validator("labels")
     @classmethod
-    def _some_model(cls, labels: tuple[LabelConfig, ...]) -> tuple[LabelConfig, ...]:
+    def _labels_that_fit(
+        cls, labels: tuple[LabelConfig, ...], info: ValidationInfo
+    ) -> tuple[LabelConfig, ...]:
         if all(label.model == NO_MODEL for label in labels):
-            raise ValueError("no label has a model, so there is nothing to rank by: give one")
-        return labels
-
-    @field_validator("labels")
-    @classmethod
-    def _unique_names(cls, labels: tuple[LabelConfig, ...]) -> tuple[LabelConfig, ...]:
+            raise ValueError("no label has a model, so there is nothing to rank by: name one")
         names = [label.name for label in labels]
         if twice := alike(names):
-            raise ValueError(LABEL_TWICE.format(", ".join(dict.fromkeys(twice))))
-        if clash := [name for name in names if f"{name}_relative" in names]:
+            raise ValueError(LABEL_TWICE.format(", ".join(twice)))
+        refuse_relative(names, "label")
+        lists = [x for x in (info.data.get("feature"), *(x.features for x in labels)) if x]
+        categories = {name for x in lists for name in x.categorical}
+        if both := [name for x in lists for name in x.numerical if name in categories]:
             raise ValueError(
-                f"{clash[0]}_relative: results call the relative effect on {clash[0]} so: give "
-                "that label another name"
+                f"{both[0]} is numerical in one list of features and categorical in another: keep "
+                "one kind"
             )
         return labels
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_fit_labels(cls, arms: ArmsConfig | None, info: ValidationInfo) -> ArmsConfig | None:
+        if arms is not None and "labels" in info.data:
+            arms.check(info.data["labels"])
+        return arms
+
+    @field_validator("outcomes")
+    @classmethod
+    def _with_targets(
+        cls, outcomes: tuple[OutcomeConfig, ...] | None, info: ValidationInfo
+    ) -> tuple[OutcomeConfig, ...] | None:
+        if outcomes is None or "labels" not in info.data:
+            return outcomes
+        return outcomes_of(outcomes, info.data["labels"])
 
     @field_validator("simulation")
     @classmethod
@@ -131,6 +158,71 @@ class Config(Block):
         if loop.learning_rate is None and lacking:
             raise ValueError(f"no learning_rate, and none in the labels {', '.join(lacking)}")
         return loop
+
+    @property
+    def learned(self) -> tuple[LabelConfig, ...]:
+        """The labels with a model."""
+        return tuple(label for label in self.labels if label.model != NO_MODEL)
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """The target of each outcome, by name."""
+        outcomes = self.outcomes or outcomes_of(None, self.labels)
+        return {x.name: x.target for x in outcomes if x.target is not None}
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Every target, each once, and the place in the config that first names it."""
+        places: dict[str, str] = {}
+        for i, label in enumerate(self.labels):
+            places.setdefault(label.target, f"labels.{i}.target")
+        for i, target in enumerate(self.measured.values()):
+            places.setdefault(target, f"outcomes.{i}.target")
+        return places
+
+    @property
+    def features(self) -> FeatureConfig | None:
+        """The features that some network sees: those of the block, then labels' own."""
+        if self.feature is None:
+            return None
+        places = self._feature_places
+        both = {
+            kind: tuple(name for name, at in places.items() if f".{kind}." in at) for kind in _KINDS
+        }
+        return self.feature.model_copy(update=both)
+
+    def place_of_feature(self, name: str) -> str:
+        """Where the config first lists a feature."""
+        return self._feature_places[name]
+
+    @property
+    def _feature_places(self) -> dict[str, str]:
+        lists: list[tuple[str, LabelFeatures | None]] = [("feature", self.feature)]
+        lists += [(f"labels.{i}.features", x.features) for i, x in enumerate(self.labels)]
+        places: dict[str, str] = {}
+        for where, features in lists:
+            for kind in _KINDS if features is not None else ():
+                for i, name in enumerate(getattr(features, kind)):
+                    places.setdefault(name, f"{where}.{kind}.{i}")
+        return places
+
+    def policies(self) -> tuple[ArmConfig, ArmConfig]:
+        """What the control and the treatment do; the same in an A/A test."""
+        if self.arms is not None:
+            control, treatment = self.arms.control, self.arms.treatment
+        else:
+            scores = ({x.name: x.alpha(arm) for x in self.learned} for arm in ARMS)
+            control, treatment = (ArmConfig(score=score) for score in scores)
+        return (treatment if self.experiment.aa else control), treatment
+
+    def arms_of(self, label: LabelConfig) -> tuple[bool, bool]:
+        """Whether a label's networks are trained for the control, and for the treatment."""
+        arms: Sequence[str] = label.arms or ARMS
+        if label.arms is None and self.arms is not None:
+            both = self.arms.by_name.items()
+            arms = [arm for arm, x in both if x.policy or label.name in (x.score or ())]
+        is_control, is_treated = (arm in arms for arm in ARMS)
+        return (is_treated if self.experiment.aa else is_control), is_treated
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults too, as plain values; loading them gives this config again."""
@@ -150,9 +242,8 @@ class Config(Block):
         return tuple(self._filled(design) for design in chosen)
 
     def _filled(self, design: DesignConfig) -> DesignConfig:
-        block = getattr(self, design.name, None) if design.name in DESIGNS else None
-        defaults = block.model_dump() if isinstance(block, Block) else {}
-        return design.model_copy(update={"options": {**defaults, **design.options}})
+        in_every_mode = getattr(self, design.name, {}) if design.name in names("design") else {}
+        return design.model_copy(update={"options": {**in_every_mode, **design.options}})
 
     @property
     def folder(self) -> Path:
@@ -160,12 +251,7 @@ class Config(Block):
         return self._folder
 
     def at(self, folder: Path, data: Path | None = None) -> Config:
-        """This config, its relative paths relative to another folder.
-
-        Args:
-            folder: that folder.
-            data: the folder with the data, in place of `dataset.path`.
-        """
+        """This config, paths relative to another folder, and its data, if given, in ``data``."""
         moved = self.model_copy()
         moved._folder, moved._data = folder, data
         return moved
@@ -180,9 +266,8 @@ class Config(Block):
 
     def data_dir(self) -> Path | None:
         """The folder with the data set's files, or None where none was given."""
-        if self._data is not None:
-            return self._data
-        return None if self.dataset.path is None else self.path(self.dataset.path)
+        given = self.dataset.path
+        return self._data or (None if given is None else self.path(given))
 
     def cache_dir(self) -> Path:
         """The folder for imported data: `dataset.cache_path`, or the user's cache folder."""

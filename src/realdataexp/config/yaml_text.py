@@ -40,6 +40,9 @@ _AMBIGUOUS = {
 class _Refused(yaml.MarkedYAMLError):
     """YAML that is right, but more than a config needs, or not what it seems; with its remedy."""
 
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+
 
 class _Loader(yaml.SafeLoader):
     """The safe loader, which also bounds what it reads and notes keys given twice."""
@@ -57,24 +60,22 @@ class _Loader(yaml.SafeLoader):
         self._n_aliases = 0
 
     def fetch_more_tokens(self) -> None:
-        """Refuse depth before it costs time: the scanner looks at all levels for each token."""
+        # before depth costs time: the scanner looks at all levels for each token
         if self.flow_level + len(self.indents) > _DEEPEST:
-            text = f"nested more than {_DEEPEST} levels deep; give a flatter config"
-            raise _Refused(problem=text, problem_mark=self.get_mark())
+            text = f"nested more than {_DEEPEST} levels deep; use a flatter config"
+            raise _Refused(text, self.get_mark())
         super().fetch_more_tokens()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Count aliases: what they stand for can grow with a power of their number."""
-        if self.check_event(yaml.AliasEvent):
-            self._n_aliases += 1
-            if self._n_aliases > _MOST_ALIASES:
-                text = f"more than {_MOST_ALIASES:,} aliases; write the values out"
-                raise _Refused(problem=text, problem_mark=self.peek_event().start_mark)
+        # what aliases stand for can grow with a power of their number
+        self._n_aliases += self.check_event(yaml.AliasEvent)
+        if self._n_aliases > _MOST_ALIASES:
+            text = f"more than {_MOST_ALIASES:,} aliases; write the values out"
+            raise _Refused(text, self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """Note keys given twice, before merge keys are filled in."""
-        node = super().compose_mapping_node(anchor)
+        node = super().compose_mapping_node(anchor)  # before merge keys are filled in
         first_line: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -85,29 +86,24 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_scalar_node(self, anchor: Any) -> Any:
-        """Refuse what people and YAML 1.1 read differently."""
         is_plain = self.peek_event().implicit[0]
         node = super().compose_scalar_node(anchor)
-        if is_plain:
-            for pattern, fault in _AMBIGUOUS.items():
-                if pattern.fullmatch(node.value):
-                    text = f"{node.value} {fault}"
-                    raise _Refused(problem=text, problem_mark=node.start_mark)
+        for pattern, fault in _AMBIGUOUS.items() if is_plain else ():
+            if pattern.fullmatch(node.value):
+                raise _Refused(f"{node.value} {fault}", node.start_mark)
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Fill in merge keys, which can repeat each other without end."""
-        super().flatten_mapping(node)
+        super().flatten_mapping(node)  # merge keys, which can repeat each other without end
         if len(node.value) > _MOST_VALUES // 10:
             text = "merge keys (<<) bring in too many settings; write them out"
-            raise _Refused(problem=text, problem_mark=node.start_mark)
+            raise _Refused(text, node.start_mark)
 
     def construct_scalar(self, node: Any) -> Any:
-        """Refuse numbers so long that Python does not convert them."""
         value = super().construct_scalar(node)
-        if node.tag.endswith((":int", ":float")) and len(value) > 400:
-            text = f"a number of {len(value):,} characters; give a shorter one"
-            raise _Refused(problem=text, problem_mark=node.start_mark)
+        if node.tag.endswith((":int", ":float")) and len(value) > 400:  # Python would not convert
+            text = f"a number of {len(value):,} characters; use a shorter one"
+            raise _Refused(text, node.start_mark)
         return value
 
 
@@ -146,15 +142,12 @@ def parse_yaml(text: str, source: str) -> tuple[Any, list[str]]:
         remedy = "use spaces, not tabs" if "'\\t'" in reason else "correct this line"
         raise InputError(f"{source}: {line}not YAML: {reason}; {remedy}") from None
     except yaml.reader.ReaderError as error:
-        line_number = text.count("\n", 0, error.position) + 1
-        character = repr(chr(error.character))
-        raise InputError(
-            f"{source}: line {line_number}: not YAML: the character {character} is not allowed; "
-            "remove it"
-        ) from None
+        number, character = text.count("\n", 0, error.position) + 1, chr(error.character)
+        said = f"not YAML: the character {character!r} is not allowed; remove it"
+        raise InputError(f"{source}: line {number}: {said}") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{source}: not YAML: {reason}; give a YAML file") from None
+        raise InputError(f"{source}: not YAML: {reason}; pass a YAML file") from None
     faults = [
         f"{source}: line {line}: key {key} is given twice (first in line {first}): keep one"
         for line, key, first in loader.duplicates
@@ -177,13 +170,13 @@ def plain_copy(value: Any, source: str) -> Any:
         where = f"{source}: {'.'.join(map(str, path))}".removesuffix(": ")
         if n_left < 0:
             raise InputError(
-                f"{source}: holds more than {_MOST_VALUES:,} values, aliases written out: give a "
+                f"{source}: holds more than {_MOST_VALUES:,} values, aliases written out: use a "
                 "smaller config"
             )
         if len(path) > _DEEPEST:
             raise InputError(
                 f"{source}: {'.'.join(map(str, path[:3]))}: nested more than {_DEEPEST} levels "
-                "deep, or within itself: give a flatter one"
+                "deep, or within itself: use a flatter one"
             )
         if isinstance(value, Mapping):
             for key in value:
@@ -210,13 +203,13 @@ def read_text(path: Path, name: str) -> str:
     """
 
     def fault(reason: str) -> InputError:
-        return InputError(f"{name}: {reason}; give a YAML file")
+        return InputError(f"{name}: {reason}; pass a YAML file")
 
     try:
         data = _read(path, fault)
-    except FileNotFoundError:
-        raise
     except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
         raise fault(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > _LARGEST_FILE:
         raise fault(f"larger than {_LARGEST_FILE / 1e6:g} MB, which no config needs")

@@ -1,7 +1,8 @@
-"""Reading the needed columns of a CSV file, typed, and saying exactly what is wrong in it.
+"""Reading the needed columns of CSV files, typed, and saying exactly what is wrong in them.
 
-The fast path is Polars with a fixed type per column. Only when that fails are the lines read a
-second time, slowly, for the row, column and value to name in the error.
+A file is read in pieces of whole lines, so that memory does not grow with it. The fast path is
+Polars with a fixed type per column. Only when that fails are a piece's lines read a second time,
+slowly, for the row, column and value to name in the error.
 """
 
 from __future__ import annotations
@@ -9,16 +10,29 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TypeVar
 
 import numpy as np
 import polars as pl
 
-from realdataexp.data.csv_chunks import Piece, read_header_line
 from realdataexp.data.schema import nearest
 from realdataexp.errors import InputError
 
+CHUNK_BYTES = 8 << 20
+"""Bytes read at a time: few enough that the memory of one piece serves the next."""
+
+_N_THREADS = 2
+_MOST_HEADER_BYTES = 1 << 20
+_CACHED = 1 << 18  # bytes that stay in the processor's cache
+_COMMA, _LINE_BREAK, _QUOTE = 44, 10, 34
+_UNMARKED = bytes(i for i in range(256) if i not in (_COMMA, _LINE_BREAK, _QUOTE))
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 DTypes = Mapping[str, type[pl.DataType]]
 
 MAX_NUMBER = float(np.finfo(np.float32).max)  # features and labels are float32
@@ -27,16 +41,143 @@ _OTHER_SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
 _NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def read_header(path: Path) -> tuple[str, ...]:
-    """Return the column names of a CSV file.
+# ---- pieces -------------------------------------------------------------------------------------
 
-    Raises:
-        InputError: it is no file of UTF-8 text with a header of comma-separated names.
+
+@dataclass(frozen=True)
+class Piece:
+    """Some lines of a CSV file, after its header line, which may break inside quotes.
+
+    ``offset`` is where in the file the lines start, in bytes.
     """
+
+    path: Path
+    text: bytes
+    offset: int
+    n_header_lines: int
+    n_columns: int
+
+    @property
+    def line_before(self) -> int:
+        """What is to be added to a line's number in the text to get that in the file."""
+        n = -self.n_header_lines
+        with self.path.open("rb") as file:
+            while file.tell() < self.offset:
+                n += file.read(min(1 << 20, self.offset - file.tell())).count(b"\n")
+        return n
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Each line's fields, the header's first, with its row in the file (the header is 1).
+
+        A blank line has none. Raises an InputError for a field of unbearable length.
+        """
+        before = self.line_before
+        text = self.text.decode("utf-8-sig", errors="replace")
+        reader = csv.reader(io.StringIO(text, newline=""))
+        try:
+            for row in reader:
+                yield reader.line_num + before, row
+        except csv.Error as error:
+            at = reader.line_num + before
+            raise InputError(
+                f"{self.path}, row {at}: cannot be read as CSV ({error}); is a quote left open?"
+            ) from error
+
+    def may_be_ragged(self, n_rows: int | None) -> bool:
+        """Whether some line may have not as many fields as the header; else it is sure that none.
+
+        Blank lines, and quotes where there should be none, make it unsure. Where it is known that
+        none of the ``n_rows`` lines has too many, counting all commas is enough, and costs far
+        less.
+        """
+        n_commas = self.n_columns - 1
+        if n_rows is not None and b'"' not in self.text:
+            bytes_X = np.frombuffer(self.text, np.uint8)
+            # five times as fast as ``bytes.count``, which is made for rare ones
+            starts = range(0, len(bytes_X), _CACHED)
+            parts = (bytes_X[i : i + _CACHED] == _COMMA for i in starts)
+            if sum(map(np.count_nonzero, parts)) == n_commas * (n_rows + 1):
+                return False
+        # what stands inside quotes does not count: behind an odd number of them
+        marks_X = np.frombuffer(self.text.translate(None, _UNMARKED), np.uint8)
+        is_quote_X = marks_X == _QUOTE
+        is_inside_X = np.bitwise_xor.accumulate(is_quote_X.view(np.uint8)).view(bool)
+        marks = marks_X[~is_inside_X & ~is_quote_X].tobytes()
+        line = b"," * n_commas + b"\n"
+        marks += b"" if marks.endswith(b"\n") else b"\n"
+        return marks != line * (len(marks) // len(line))
+
+
+def _header_line(file: IO[bytes]) -> bytes:
+    """A CSV file's first line, with all lines that it breaks into inside quotes."""
+    line = file.readline(_MOST_HEADER_BYTES)
+    while line.count(b'"') % 2 and len(line) < _MOST_HEADER_BYTES:
+        more = file.readline(_MOST_HEADER_BYTES)
+        if not more:
+            break
+        line += more
+    return line
+
+
+def pieces(path: Path) -> Iterator[Piece]:
+    """Cut a CSV file into pieces; none when it has no line below its header.
+
+    A line break inside quotes does not end a line.
+    """
+    with path.open("rb") as file:
+        header = _header_line(file)
+        if not header.endswith(b"\n"):
+            return
+        names = next(csv.reader(io.StringIO(header.decode("utf-8-sig", errors="replace"))), [])
+        shape = (header.count(b"\n"), len(names))
+        offset, rest = len(header), b""
+        while block := file.read(CHUNK_BYTES):
+            text = b"".join((header, rest, block))
+            end = _end_of_lines(text, len(header))
+            rest = text[end:]
+            if end > len(header):
+                yield Piece(path, text[:end], offset, *shape)
+            offset += end - len(header)
+        if rest:
+            yield Piece(path, header + rest, offset, *shape)
+
+
+def _end_of_lines(text: bytes, start: int) -> int:
+    """Where the last line break behind ``start`` and not inside quotes ends; start without any."""
+    end = max(start, text.rfind(b"\n", start) + 1)
+    # finding whether there is any is far quicker than counting them
+    is_inside = text.find(b'"', start, end) >= 0 and text.count(b'"', start, end) % 2 == 1
+    while end > start and is_inside:
+        before = max(start, text.rfind(b"\n", start, end - 1) + 1)
+        is_inside ^= text.count(b'"', before, end) % 2 == 1
+        end = before
+    return end
+
+
+def in_order(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """Results of a function on items, in the items' order; two threads compute them.
+
+    At most three items and their results are in memory.
+    """
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        waiting: deque[Future[_R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _N_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+# ---- headers ------------------------------------------------------------------------------------
+
+
+def read_header(path: Path) -> tuple[str, ...]:
+    """The column names of a CSV file; InputError where it is no UTF-8 text with such a header."""
     require_file(path)
     try:
         with path.open("rb") as file:
-            line = read_header_line(file)
+            line = _header_line(file)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
@@ -51,7 +192,12 @@ def read_header(path: Path) -> tuple[str, ...]:
     if '"' not in text and "\r" in text.rstrip("\r\n"):
         raise InputError(f"{path}: its lines end with carriage returns alone; save it with \\n")
     header = tuple(next(csv.reader(io.StringIO(text, newline=""))))
-    _refuse_other_separator(path, header)
+    for separator, name in _OTHER_SEPARATORS.items() if len(header) == 1 else ():
+        if separator in header[0]:
+            raise InputError(
+                f"{path}: its header is separated by {name}, not by commas: {header[0][:200]!r}; "
+                "write the file with commas between the columns and points in the numbers"
+            )
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has two columns {', '.join(twice)}; rename one")
@@ -69,21 +215,8 @@ def _not_utf8(byte: int) -> str:
     return f"byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
 
 
-def _refuse_other_separator(path: Path, header: Sequence[str]) -> None:
-    for separator, name in _OTHER_SEPARATORS.items() if len(header) == 1 else ():
-        if separator in header[0]:
-            raise InputError(
-                f"{path}: its header is separated by {name}, not by commas: {header[0][:200]!r}; "
-                "write the file with commas between the columns and points in the numbers"
-            )
-
-
 def shared_header(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return the one header of all shards of a file.
-
-    Raises:
-        InputError: a shard's header differs from the first's.
-    """
+    """Return the one header of all shards of a file; raises an InputError where one differs."""
     first = read_header(paths[0])
     for path in paths[1:]:
         header = read_header(path)
@@ -109,16 +242,16 @@ def require_columns(path: Path, header: Sequence[str], needed: Collection[str]) 
         )
 
 
+# ---- cells --------------------------------------------------------------------------------------
+
+
 def parse(piece: Piece, dtypes: DTypes, ids: Collection[str] = ()) -> pl.DataFrame:
     """Read the columns named in `dtypes`, and only those, in the order of the lines.
 
     Empty cells become null, blank lines are left out. An integer column may be written with
     fractions ("3.0"); it then comes back as Int64, or as Float64 if some value is not whole.
 
-    Args:
-        piece: lines of a CSV file with a header that has all the columns.
-        dtypes: type per column; integer types are the narrow ones expected.
-        ids: columns that must hold a whole number >= 0 in every row.
+    The columns must be in the header; ``ids`` must hold a whole number >= 0 in every row.
 
     Raises:
         InputError: a text where a number belongs, a missing or odd id, a row with more or fewer
@@ -130,13 +263,14 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str] = ()) -> pl.DataFra
     except pl.exceptions.PolarsError:
         frame = _read_wide(piece, dtypes, ids)
     # only where all columns are read does Polars find a row that has more
-    if piece.may_be_ragged(frame.height if len(dtypes) == piece.n_columns else None):
-        fault = diagnose(piece, [], [])
-        if fault:
-            raise InputError(fault)
+    n_rows = frame.height if len(dtypes) == piece.n_columns else None
+    if piece.may_be_ragged(n_rows) and (fault := diagnose(piece, [], [])):
+        raise InputError(fault)
     if frame.height and frame.to_series().null_count():
-        frame = _without_blank_lines(frame, piece)
-    if any(frame[name].null_count() or _below_zero(frame[name]) for name in ids):
+        # a blank line is no row, but a line of commas alone is one
+        is_row = pl.Series([bool(row) for _, row in piece.rows()][1:], dtype=pl.Boolean)
+        frame = frame if is_row.all() else frame.filter(is_row)
+    if any(frame[name].null_count() or (frame[name] < 0).any() for name in ids):
         raise InputError(diagnose(piece, [], ids) or f"{piece.path}: an id is missing")
     return frame
 
@@ -144,12 +278,6 @@ def parse(piece: Piece, dtypes: DTypes, ids: Collection[str] = ()) -> pl.DataFra
 def _scan(piece: Piece, dtypes: DTypes) -> pl.DataFrame:
     lazy = pl.scan_csv(io.BytesIO(piece.text), schema_overrides=dict(dtypes), infer_schema=False)
     return lazy.select(list(dtypes)).collect()
-
-
-def _without_blank_lines(frame: pl.DataFrame, piece: Piece) -> pl.DataFrame:
-    """Rows but those of blank lines; a line of commas alone is a row."""
-    is_row = pl.Series([bool(row) for _, row in piece.rows()][1:], dtype=pl.Boolean)
-    return frame if is_row.all() else frame.filter(is_row)
 
 
 def _read_wide(piece: Piece, dtypes: DTypes, ids: Collection[str]) -> pl.DataFrame:
@@ -182,18 +310,10 @@ def _undecodable(piece: Piece) -> str | None:
     return None
 
 
-def _below_zero(column: pl.Series) -> bool:
-    least = column.min()
-    return isinstance(least, int | float) and least < 0
-
-
 def diagnose(piece: Piece, numbers: Collection[str], ids: Collection[str]) -> str | None:
-    """Find the first cell of some lines of a CSV file that cannot be what it should be.
+    """Find the first cell that cannot be what it should be, or a row with too many or few.
 
-    Args:
-        piece: the lines.
-        numbers: columns that must hold a number or nothing.
-        ids: columns that must hold a whole number >= 0.
+    ``numbers`` are columns that must hold a number or nothing, ``ids`` a whole number >= 0.
 
     Returns:
         One line: file, row, column, value, what to do; None when nothing is wrong.

@@ -4,29 +4,46 @@ Numerical features are standardised and categories numbered with what the traini
 show, each row counted as often as it occurs in their logs, so that held-out users do not
 influence what a model sees.
 
-Axes: X rows of a table (users U or videos V), D numerical features, K category slots.
+Axes: X rows of a table (users U or videos V), D numerical features, K category slots, F features.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import polars as pl
 
-from realdataexp.data.categories import MISSING_ID as MISSING_ID
-from realdataexp.data.categories import MULTI_HOT as MULTI_HOT
-from realdataexp.data.categories import UNSEEN_ID as UNSEEN_ID
-from realdataexp.data.categories import CategoricalField, fit_fields, number_entries
-from realdataexp.data.log import DataSet
-from realdataexp.data.rows import Rows
-from realdataexp.data.split import training_blocks
-from realdataexp.data.table import StoredTable, blocks
+from realdataexp.data.log import DataSet, training_blocks
+from realdataexp.data.parquet import StoredTable
 from realdataexp.errors import InputError, Warnings
+from realdataexp.files import disk_faults
 
+MISSING_ID = 0
+UNSEEN_ID = 1
+MULTI_HOT = ("tag", "video.tag")
 _BULK = (0.1, 0.9)  # quantiles between which most values are
 _FLAT = 1e-3  # standard deviations: values that all lie this near are as good as one
+
+
+@dataclass(frozen=True)
+class CategoricalField:
+    """A categorical feature's place in its table.
+
+    Its columns in ``cat_XK`` are first_slot .. end_slot, several where it is multi-hot; its
+    vocabulary starts at ``first_id``: missing, unseen, then its levels, the categories seen in
+    training users' rows, sorted.
+    """
+
+    name: str
+    first_slot: int
+    end_slot: int
+    first_id: int
+    levels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,10 +67,7 @@ class FeatureTable:
     @property
     def n_ids(self) -> int:
         """Size of the joint vocabulary."""
-        if not self.fields:
-            return 0
-        last = self.fields[-1]
-        return last.first_id + 2 + len(last.levels)
+        return sum(2 + len(field.levels) for field in self.fields)
 
 
 @dataclass(frozen=True)
@@ -64,13 +78,15 @@ class Features:
     video: FeatureTable
 
 
+_Table = pl.DataFrame | StoredTable
+
+
 def training_counts(data: DataSet, is_training_U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many rows of training users each user and each video has: float64 U and V."""
     rows_U = np.where(is_training_U, np.diff(data.log.offset_U1), 0).astype(np.float64)
     count_V = np.zeros(data.videos.height)
     for rows, is_training in training_blocks(data.log, is_training_U):
-        videos = data.log.video_N[rows][is_training]
-        count_V += np.bincount(videos, minlength=len(count_V))
+        count_V += np.bincount(data.log.video_N[rows][is_training], minlength=len(count_V))
     return rows_U, count_V
 
 
@@ -83,34 +99,41 @@ def fit_features(
     missing_indicator: bool,
     warnings: Warnings,
 ) -> Features:
-    """Build both feature tables.
+    """Build both feature tables, scaling and levels fitted on the rows of training users.
 
-    Args:
-        data: the imported data; its tables have one column per feature, named as asked.
-        numerical: features to standardise; a missing value becomes 0 after scaling.
-        categorical: features to number; missing values and unseen levels are categories.
-        is_training_U: bool, whose rows the scaling and the levels are fitted on.
-        missing_indicator: add a 0/1 column for each numerical feature with missing values.
-        warnings: told of features that never vary, or but for a few extreme values.
+    Numerical features are standardised, a missing value being 0 after scaling, with a 0/1 column of
+    its own where there are some and ``missing_indicator`` is set. Of categorical ones, missing
+    values and unseen levels are categories. Features that never vary, or but for a few extreme
+    values, are warned of.
 
     Raises:
-        InputError: no feature is left for either side's model.
+        InputError: there is no feature of videos.
     """
     rows_U, count_V = training_counts(data, is_training_U)
-    sides = {}
-    for side, table, weight_X in (("user", data.users, rows_U), ("video", data.videos, count_V)):
+    sides = []
+    for table, weight_X in ((data.users, rows_U), (data.videos, count_V)):
         ours = [name for name in numerical if name in table.columns]
-        numbers = _fit_numbers(table, ours, weight_X, missing_indicator, warnings)
-        _warn_of_extremes(table, numbers, warnings)
+        scales = _fit_numbers(table, ours, weight_X, missing_indicator, warnings)
+        _warn_of_extremes(table, scales, warnings)
         ours = [name for name in categorical if name in table.columns]
-        fields = fit_fields(table, ours, weight_X > 0)
-        sides[side] = _fill(table, numbers, fields)
-    if not (sides["video"].numerical or sides["video"].fields):
+        sides.append(_fill(table, scales, fit_fields(table, ours, weight_X > 0)))
+    if not (sides[1].numerical or sides[1].fields):
         raise InputError(
             "feature: no video feature is listed, so a model cannot tell videos apart; "
             "add one, such as video_duration or tag"
         )
-    return Features(sides["user"], sides["video"])
+    return Features(*sides)
+
+
+def _blocks(table: _Table, names: list[str]) -> Iterator[tuple[slice, pl.DataFrame]]:
+    """Columns of a table in blocks of rows, and where in the table each block is."""
+    start = 0
+    for block in [table] if isinstance(table, pl.DataFrame) else table.blocks(names):
+        yield slice(start, start + block.height), block
+        start += block.height
+
+
+# ---- numbers -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -124,7 +147,7 @@ class _Scale:
 
 
 def _fit_numbers(
-    table: pl.DataFrame | StoredTable,
+    table: _Table,
     names: list[str],
     weight_X: np.ndarray,
     missing_indicator: bool,
@@ -132,12 +155,12 @@ def _fit_numbers(
 ) -> list[_Scale]:
     """Weighted means and standard deviations of numerical features."""
     sums_F3 = np.zeros((len(names), 3))  # of weights, of weighted values, of weighted squares
-    for rows, block in blocks(table, names):
+    for rows, block in _blocks(table, names):
         for f, name in enumerate(names):
             x, weight = _known(block[name], weight_X[rows])
             sums_F3[f, :2] += weight.sum(), np.multiply(x, weight).sum()
     means = [total / n if n else 0.0 for n, total, _ in sums_F3]
-    for rows, block in blocks(table, names):
+    for rows, block in _blocks(table, names):
         for f, name in enumerate(names):
             x, weight = _known(block[name], weight_X[rows])
             sums_F3[f, 2] += np.multiply((x - means[f]) ** 2, weight).sum()
@@ -159,50 +182,41 @@ def _fit_numbers(
     return scales
 
 
-def _warn_of_extremes(
-    table: pl.DataFrame | StoredTable, scales: list[_Scale], warnings: Warnings
-) -> None:
+def _warn_of_extremes(table: _Table, scales: list[_Scale], warnings: Warnings) -> None:
     """Warn of features whose values are all alike once standardised, but for a few extreme ones."""
-    _, first = next(blocks(table, [scale.name for scale in scales]), (None, pl.DataFrame()))
+    _, first = next(_blocks(table, [scale.name for scale in scales]), (None, pl.DataFrame()))
     for scale in scales if first.height else ():
-        x, _ = _known(first[scale.name], np.zeros(first.height))
+        x, _ = _known(first[scale.name])
         low, high = np.quantile(x, _BULK).tolist() if x.size else (0.0, 0.0)
-        if scale.sd is not None and 0 < high - low < _FLAT * scale.sd:
-            _warn_of_extreme(table, scale.name, low, high, warnings)
+        if scale.sd is None or not 0 < high - low < _FLAT * scale.sd:
+            continue
+        n, n_known, most = 0, 0, low
+        for _, block in _blocks(table, [scale.name]):
+            x, _ = _known(block[scale.name])
+            far = x[np.abs(x - low) > (high - low) / _FLAT]
+            n, n_known = n + far.size, n_known + x.size
+            most = max((most, *far.tolist()), key=abs)
+        warnings.add(
+            "extreme_feature",
+            f"feature {scale.name}: {n:,} of {n_known:,} values, such as {most:g}, are so far from "
+            f"the others (eight in ten lie from {low:g} to {high:g}) that standardising makes "
+            "these all alike; correct them, make them missing or cut them off",
+        )
 
 
-def _warn_of_extreme(
-    table: pl.DataFrame | StoredTable, name: str, low: float, high: float, warnings: Warnings
-) -> None:
-    n, n_known, most = 0, 0, low
-    for _, block in blocks(table, [name]):
-        x, _ = _known(block[name], np.zeros(block.height))
-        far = x[np.abs(x - low) > (high - low) / _FLAT]
-        n, n_known = n + far.size, n_known + x.size
-        most = max((most, *far.tolist()), key=abs) if far.size else most
-    warnings.add(
-        "extreme_feature",
-        f"feature {name}: {n:,} of {n_known:,} values, such as {most:g}, are so far from the "
-        f"others (eight in ten lie from {low:g} to {high:g}) that standardising makes these all "
-        "alike; correct them, make them missing or cut them off",
-    )
-
-
-def _known(column: pl.Series, weight_X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _known(column: pl.Series, weight_X: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The values that are not missing, and their weights."""
     x = column.cast(pl.Float64).to_numpy()
     known = np.isfinite(x)
-    return x[known], weight_X[known]
+    return x[known], known[known] if weight_X is None else weight_X[known]
 
 
-def _fill(
-    table: pl.DataFrame | StoredTable, scales: list[_Scale], fields: list[CategoricalField]
-) -> FeatureTable:
+def _fill(table: _Table, scales: list[_Scale], fields: list[CategoricalField]) -> FeatureTable:
     """Compute a side's features, a block of rows at a time."""
-    folder = None if isinstance(table, pl.DataFrame) else table.folder
     names = list(dict.fromkeys([*(s.name for s in scales), *(f.name for f in fields)]))
+    folder = table.folder if isinstance(table, StoredTable) and table.n_blocks > 1 else None
     with Rows(folder) as num_XD, Rows(folder) as cat_XK, Rows(folder) as weight_XK:
-        for _, block in blocks(table, names):
+        for _, block in _blocks(table, names):
             numbers = [column for scale in scales for column in _standardised(block, scale)]
             numbered = [number_entries(block, field) for field in fields]
             empty = np.zeros((block.height, 0))
@@ -210,9 +224,8 @@ def _fill(
             cat_XK.append(np.concatenate([*(i for i, _ in numbered), empty], axis=1), np.int32)
             weight_XK.append(np.concatenate([*(w for _, w in numbered), empty], axis=1), np.float32)
         columns = [name for s in scales for name in [s.name] * (1 + s.has_indicator)]
-        return FeatureTable(
-            tuple(columns), tuple(fields), num_XD.array(), cat_XK.array(), weight_XK.array()
-        )
+        arrays = num_XD.array(), cat_XK.array(), weight_XK.array()
+        return FeatureTable(tuple(columns), tuple(fields), *arrays)
 
 
 def _standardised(block: pl.DataFrame, scale: _Scale) -> Iterator[np.ndarray]:
@@ -222,7 +235,114 @@ def _standardised(block: pl.DataFrame, scale: _Scale) -> Iterator[np.ndarray]:
     if scale.sd is None:
         yield np.zeros(len(x))
     else:
-        z = (np.where(known, x, scale.mean) - scale.mean) / scale.sd
-        yield np.where(known, z, 0.0)
+        yield np.where(known, (np.where(known, x, scale.mean) - scale.mean) / scale.sd, 0.0)
     if scale.has_indicator:
         yield (~known).astype(np.float64)
+
+
+# ---- categories ----------------------------------------------------------------------------------
+
+
+def fit_fields(
+    table: _Table, names: list[str], is_training_X: np.ndarray
+) -> list[CategoricalField]:
+    """Levels and places of categorical features; a slot for each of the most entries in a row."""
+    seen: dict[str, pl.Series] = {name: pl.Series(name, [], pl.String) for name in names}
+    n_slots = dict.fromkeys(names, 1)
+    for rows, block in _blocks(table, names):
+        for name in names:
+            column, is_multi_hot = block[name], name in MULTI_HOT
+            shown, _ = _lists(column.filter(pl.Series(is_training_X[rows])), is_multi_hot)
+            entries = shown.explode().drop_nulls().cast(pl.String)
+            seen[name] = pl.concat([seen[name], entries]).unique()
+            lengths = _lists(column, is_multi_hot)[0].list.len()
+            n_slots[name] = max(n_slots[name], int(lengths.max() or 0))  # type: ignore[arg-type]
+    fields, slot, first_id = [], 0, 0
+    for name in names:
+        levels = tuple(seen[name].sort().to_list())
+        fields.append(CategoricalField(name, slot, slot + n_slots[name], first_id, levels))
+        slot += n_slots[name]
+        first_id += 2 + len(levels)
+    return fields
+
+
+def _lists(column: pl.Series, is_multi_hot: bool) -> tuple[pl.Series, np.ndarray]:
+    """Categories as lists, empty for a missing value; and at which of the lists each row is."""
+    if column.dtype == pl.List:
+        lists, at_X = column, np.arange(len(column))
+    else:  # each value is taken apart once
+        column = column.cast(pl.String).fill_null("").alias("value")
+        values = column.unique()
+        places = values.to_frame().with_row_index("place")
+        rows = column.to_frame().join(places, on="value", how="left", maintain_order="left")
+        at_X = rows["place"].to_numpy()
+        lists = values.str.split(",") if is_multi_hot else values.reshape((-1, 1)).arr.to_list()
+    stripped = pl.element().str.strip_chars().replace("", None).drop_nulls()
+    return lists.list.eval(stripped).fill_null([]), at_X
+
+
+def number_entries(block: pl.DataFrame, field: CategoricalField) -> tuple[np.ndarray, np.ndarray]:
+    """Ids X, K and weights X, K of one feature."""
+    lists, at_X = _lists(block[field.name], field.name in MULTI_HOT)
+    n_slots = field.end_slot - field.first_slot
+    ids = np.full((len(lists), n_slots), MISSING_ID, dtype=np.int32)
+    entries = lists.explode()
+    levels = list(field.levels)
+    number = (
+        entries.replace_strict(
+            levels, range(2, 2 + len(levels)), default=UNSEEN_ID, return_dtype=pl.Int32
+        )
+        if levels
+        else pl.Series([UNSEEN_ID] * len(entries))
+    )
+    slots = np.arange(n_slots)
+    filled = slots < lists.list.len().to_numpy()[:, None]
+    ids[filled] = number.filter(entries.is_not_null()).to_numpy()
+    # a row without any entry is the category "missing", in its first slot
+    weights = (filled | (slots == 0)).astype(np.float32)
+    return ids[at_X] + field.first_id, weights[at_X]
+
+
+# ---- tables made in blocks -----------------------------------------------------------------------
+
+
+class Rows:
+    """Collects blocks of rows: one in memory, or any number in a nameless file in a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder, self._n_rows = folder, 0
+        self._last = np.zeros((0, 0))
+        self._file: IO[bytes] | None = None
+
+    def append(self, block_XD: np.ndarray, dtype: type[np.generic]) -> None:
+        """Write rows after those that are there; raises a DiskError where the disk is full."""
+        self._last = np.ascontiguousarray(block_XD, dtype=dtype)
+        self._n_rows += len(block_XD)
+        if self._folder is not None:
+            with disk_faults(self._folder, "set dataset.cache_path (--cache) to another disk"):
+                if self._file is None:
+                    self._file = _nameless_file(self._folder)
+                self._file.write(self._last.tobytes())
+                self._file.flush()
+
+    def array(self) -> np.ndarray:
+        """All rows; read-only where they are on disk."""
+        shape = (self._n_rows, self._last.shape[1])
+        if self._file is None or 0 in shape:
+            return self._last if self._file is None else np.zeros(shape, self._last.dtype)
+        return np.memmap(self._file, self._last.dtype, mode="r", shape=shape)
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _nameless_file(folder: Path) -> IO[bytes]:
+    """A file that is gone once nobody reads it; elsewhere where the folder cannot be written."""
+    try:
+        return tempfile.TemporaryFile(dir=folder)
+    except PermissionError:
+        return tempfile.TemporaryFile()

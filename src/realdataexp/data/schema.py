@@ -25,36 +25,23 @@ STEMS = (*LOG_STEMS.values(), USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC)
 
 # Totals that the data set's authors publish; "standard" is both periods together.
 KNOWN_TOTALS: dict[str, dict[str, int]] = {
-    "pure": {
-        "users": 27_285,
-        "standard_videos": 7_551,
-        "standard_rows": 1_436_609,
-        "random_videos": 7_583,
-        "random_rows": 1_186_059,
-    },
-    "1k": {
-        "users": 1_000,
-        "standard_videos": 4_369_953,
-        "standard_rows": 11_713_045,
-        "random_videos": 7_388,
-        "random_rows": 43_028,
-    },
-    "27k": {
-        "users": 27_285,
-        "standard_videos": 32_038_725,
-        "standard_rows": 322_278_385,
-        "random_videos": 7_583,
-        "random_rows": 1_186_059,
-    },
+    version: {
+        "users": users,
+        "standard_videos": videos,
+        "standard_rows": rows,
+        "random_videos": random_videos,
+        "random_rows": random_rows,
+    }
+    for version, users, videos, rows, random_videos, random_rows in (
+        ("pure", 27_285, 7_551, 1_436_609, 7_583, 1_186_059),
+        ("1k", 1_000, 4_369_953, 11_713_045, 7_388, 43_028),
+        ("27k", 27_285, 32_038_725, 322_278_385, 7_583, 1_186_059),
+    )
 }
 
 # Files that come in several parts, and how a part is told by its name.
 KNOWN_PARTS = {
-    "27k": {
-        LOG_STEMS["standard_early"]: 2,
-        LOG_STEMS["standard_late"]: 2,
-        VIDEO_STATISTIC: 3,
-    }
+    "27k": {LOG_STEMS["standard_early"]: 2, LOG_STEMS["standard_late"]: 2, VIDEO_STATISTIC: 3}
 }
 PART = "_part"
 
@@ -75,11 +62,9 @@ LOG_FLAGS = _names(
 
 # Log columns that a label can predict, with the range of valid values; others are missing.
 LABEL_COLUMNS: dict[str, tuple[float, float]] = {
-    **{name: (0.0, 1.0) for name in LOG_FLAGS},
-    "play_time_ms": (0.0, math.inf),
-    "duration_ms": (0.0, math.inf),
-    "profile_stay_time": (0.0, math.inf),
-    "comment_stay_time": (0.0, math.inf),
+    **dict.fromkeys(LOG_FLAGS, (0.0, 1.0)),
+    **dict.fromkeys(("play_time_ms", "duration_ms"), (0.0, math.inf)),
+    **dict.fromkeys(("profile_stay_time", "comment_stay_time"), (0.0, math.inf)),
     "tab": (0.0, 14.0),
 }
 
@@ -124,26 +109,21 @@ TEXT_COLUMNS = frozenset(
 
 UNKNOWN = -124  # how the user file writes "unknown"
 
-Side = Literal["user", "video"]
-
 
 @dataclass(frozen=True)
 class Column:
-    """Where an asked feature lives.
+    """An asked feature: its name, e.g. "video.follow_user_num", whom it describes, and where it is.
 
-    Attributes:
-        name: as asked, e.g. "video.follow_user_num".
-        side: whom it describes, "user" or "video".
-        file: stem of its file, e.g. "video_features_statistic".
-        source: its column in that file, e.g. "follow_user_num".
-        is_text: whether the column holds words, so that it can only be categorical.
+    ``file`` is a stem, ``source`` the column in that file; a column of words (``is_text``) can
+    only be categorical, others are read as numbers where that is asked (``is_numerical``).
     """
 
     name: str
-    side: Side
+    side: Literal["user", "video"]
     file: str
     source: str
     is_text: bool
+    is_numerical: bool = False
 
 
 def resolve_feature(name: str) -> Column:
@@ -156,26 +136,20 @@ def resolve_feature(name: str) -> Column:
     Raises:
         InputError: no such feature; names the nearest known ones.
     """
-    prefix, dot, bare = name.partition(".")
-    explicit = dot == "." and prefix in ("user", "video")
-    source = bare if explicit else name
-    for file, columns in FILE_COLUMNS.items():
-        side: Side = "user" if file == USER_FEATURES else "video"
-        if source in columns[1:] and (not explicit or side == prefix):
-            return Column(name, side, file, source, source in TEXT_COLUMNS)
-    if source in ("user_id", "video_id"):
+    known = {}
+    for file, columns in reversed(FILE_COLUMNS.items()):
+        side: Literal["user", "video"] = "user" if file == USER_FEATURES else "video"
+        for source in columns[1:]:
+            for asked in (f"{side}.{source}", source):
+                known[asked] = Column(asked, side, file, source, source in TEXT_COLUMNS)
+    if name in known:
+        return known[name]
+    if name.rpartition(".")[2] in ("user_id", "video_id"):
         raise InputError(f"feature {name!r} is an id, not a feature; leave it out")
-    raise InputError(f"unknown feature {name!r}{nearest(name, _feature_names())}")
+    raise InputError(f"unknown feature {name!r}{nearest(name, known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are like `name`: "; nearest: 'a', 'b'", or "" when none is."""
     close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
     return f"; nearest: {', '.join(map(repr, close))}" if close else ""
-
-
-def _feature_names() -> set[str]:
-    bare = {column for columns in FILE_COLUMNS.values() for column in columns[1:]}
-    user = {f"user.{column}" for column in USER_COLUMNS[1:]}
-    video = {f"video.{column}" for column in (*BASIC_COLUMNS[1:], *STATISTIC_COLUMNS[1:])}
-    return bare | user | video

@@ -26,43 +26,47 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.random import Generator
+from pydantic import Field, ValidationInfo, field_validator
 
-from realdataexp.data.disk import require_space
-from realdataexp.data.integrity import MARKER
-from realdataexp.data.schema import USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC
-from realdataexp.data.synthetic_tables import (
+from realdataexp.data.csv_files import DTypes
+from realdataexp.data.ingest import LATE
+from realdataexp.data.kuairand import DTYPES as LOG_DTYPES
+from realdataexp.data.kuairand import MARKER, Files, Then
+from realdataexp.data.schema import LOG_STEMS, USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC
+from realdataexp.data.synthetic_world import (
+    COUNTS,
     DUPLICATE_SHARE,
     FALSE_CLICK_ZERO_PLAY,
     LOG_SCALE,
     LOG_SHIFT,
     RARE,
     REPEAT_SHARE,
+    ROWS,
     SD_NOISE,
     TABS,
-)
-from realdataexp.data.synthetic_world import (
-    COUNTS,
-    ROWS,
     Array,
     World,
-    build_world,
     engagement,
+    make_users,
+    make_world,
     pick,
     play_ms,
     stream,
     valid_play,
+    video_blocks,
 )
 from realdataexp.errors import InputError
-from realdataexp.files import disk_faults, sync_names
+from realdataexp.files import disk_faults, require_space, sync_names
+from realdataexp.options import Count, Options
 
 BLOCK_ROWS = 1_000_000
 """Log rows made and written at a time; about 1 GB of memory at the peak."""
@@ -72,27 +76,41 @@ _MEMORY_USER, _MEMORY_VIDEO = 1_000, 50
 FORMAT_VERSION = 2
 """Raise it when the same seed writes other files: cached data are then made anew."""
 
+_T = TypeVar("_T")
 _LOGS = ("log_standard_4_08_to_4_21", "log_standard_4_22_to_5_08", "log_random_4_22_to_5_08")
 _RANDOM = 2  # its index in _LOGS
 _PERIODS = ((date(2022, 4, 8), 14), (date(2022, 4, 22), 17), (date(2022, 4, 22), 17))
 
 
-@dataclass(frozen=True)
-class _Version:
-    n_users: int
-    n_videos: int
-    log_rows: tuple[int, int, int]  # as in _LOGS
-    log_parts: int = 1  # of each standard log
-    statistic_parts: int = 1
-
-
+# Of each version: rows of its logs, as in _LOGS; files of each standard log, and of the statistics.
 # 1k: how its standard rows divide over the two periods is not published; the share is 27k's.
-VERSIONS = {
-    "pure": _Version(27_285, 7_583, (1_141_112, 295_497, 1_186_059)),
-    "1k": _Version(1_000, 4_369_953, (4_953_630, 6_759_415, 43_028)),
-    "27k": _Version(27_285, 32_038_725, (136_296_576, 185_981_809, 1_186_059), 2, 3),
+_VERSIONS = {
+    "pure": ((1_141_112, 295_497, 1_186_059), 1, 1),
+    "1k": ((4_953_630, 6_759_415, 43_028), 1, 1),
+    "27k": ((136_296_576, 185_981_809, 1_186_059), 2, 3),
 }
 _POOL = 7_583  # videos of the random log
+
+
+class SyntheticConfig(Options):
+    """Size of generated data (`dataset.name: synthetic`)."""
+
+    version: Literal["pure", "1k", "27k"] = Field("pure", description="whose file names to use")
+    users: Count = Field(2000, description="number of users")
+    videos: Count = Field(1500, description="number of videos")
+    rows: Count = Field(120_000, validate_default=True, description="log rows over all logs")
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, description="seed of the generated data, apart from the run's seed"
+    )
+
+    @field_validator("rows")
+    @classmethod
+    def _one_for_each_user(cls, rows: int, info: ValidationInfo) -> int:
+        users = info.data.get("users", 0)
+        if rows < users:
+            raise ValueError(f"must be at least users = {users}: ask for more or for fewer users")
+        return rows
+
 
 # ---------------------------------------------------------------- rows
 
@@ -225,38 +243,7 @@ def _block(seed: int, block: int, world: World, first: int, counts: Array) -> li
     return frames
 
 
-# ---------------------------------------------------------------- files
-
-
-class _Parts:
-    """One log or table in one or more CSV files, each with a header and an equal share of rows."""
-
-    def __init__(self, folder: Path, stem: str, version: str, parts: int, n_rows: int) -> None:
-        names = [f"{stem}_{version}_part{i + 1}.csv" for i in range(parts)]
-        if parts == 1:
-            names = [f"{stem}_{version}.csv"]
-        self.handles: list[BinaryIO] = [(folder / name).open("wb") for name in names]
-        self.rows_a_part = max(1, -(-n_rows // parts))
-        self.rows: int | None = None  # None: the headers are not written yet
-
-    def write(self, frame: pl.DataFrame) -> None:
-        """Append rows, each to the part that it belongs to."""
-        if self.rows is None:
-            self.rows = 0
-            for handle in self.handles:
-                frame.clear().write_csv(handle)
-        while not frame.is_empty():
-            part, done = divmod(self.rows, self.rows_a_part)
-            head, frame = frame[: self.rows_a_part - done], frame[self.rows_a_part - done :]
-            head.write_csv(self.handles[part], include_header=False)
-            self.rows += head.height
-
-    def close(self) -> None:
-        """Close the files, their bytes on the disk."""
-        for handle in self.handles:
-            with handle:
-                handle.flush()
-                os.fsync(handle.fileno())
+# ---------------------------------------------------------------- the tables
 
 
 def _user_blocks(counts: Array) -> Iterator[tuple[int, int]]:
@@ -269,126 +256,163 @@ def _user_blocks(counts: Array) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _write_all(folder: Path, version: str, n_users: int, n_videos: int,
-               log_rows: tuple[int, ...], seed: int) -> None:  # fmt: skip
-    shards = VERSIONS[version]
-    tables = {
-        "users": _Parts(folder, "user_features", version, 1, n_users),
-        "videos": _Parts(folder, "video_features_basic", version, 1, n_videos),
-        "statistics": _Parts(
-            folder, "video_features_statistic", version, shards.statistic_parts, n_videos
-        ),
-    }
-    parts = (shards.log_parts, shards.log_parts, 1)
-    logs = [
-        _Parts(folder, name, version, n_parts, n_rows)
-        for name, n_parts, n_rows in zip(_LOGS, parts, log_rows, strict=True)
-    ]
-    try:
-        world = build_world(seed, n_users, n_videos, lambda name, rows: tables[name].write(rows))
-        rng = stream(seed, COUNTS)
-        weights = (world.users.weight_standard,) * 2 + (world.users.weight_random,)
-        counts = np.stack([rng.multinomial(n, w) for n, w in zip(log_rows, weights, strict=True)])
-        for block, (first, last) in enumerate(_user_blocks(counts)):
-            frames = _block(seed, block, world, first, counts[:, first:last])
-            for log, frame in zip(logs, frames, strict=True):
-                log.write(frame)
-    finally:
-        for file in [*tables.values(), *logs]:
-            file.close()
-
-
 def made_bytes(n_users: int, n_videos: int) -> int:
     """About how much memory tables of this size take while they are made."""
     return _MEMORY_USER * n_users + _MEMORY_VIDEO * n_videos
 
 
-def _sizes(
-    version: str, n_users: int | None, n_videos: int | None, n_rows: int | None, seed: int
-) -> tuple[int, int, tuple[int, int, int]]:
-    """Check the sizes, and divide the rows over the logs as the version does."""
-    if version not in VERSIONS:
-        raise InputError(f"`version` == {version!r}, must be one of {', '.join(VERSIONS)}")
-    real = VERSIONS[version]
-    n_users = real.n_users if n_users is None else n_users
-    n_videos = real.n_videos if n_videos is None else n_videos
-    total = sum(real.log_rows) if n_rows is None else n_rows
-    for name, value, least in (("n_users", n_users, 1), ("n_videos", n_videos, 1),
-                               ("n_rows", total, 1), ("seed", seed, 0)):  # fmt: skip
-        if value < least:
-            raise InputError(f"`{name}` == {value}, must be >= {least}")
-    if total < n_users:
-        raise InputError(
-            f"`n_rows` == {total}, must be >= `n_users` == {n_users}: "
-            "ask for more rows or fewer users"
-        )
-    early, late, _ = (round(total * rows / sum(real.log_rows)) for rows in real.log_rows)
-    return n_users, n_videos, (early, late, total - early - late)
+class SyntheticTables(Files):
+    """Users, videos and logs made from a seed: written as CSV files, or imported directly.
+
+    The rows are divided over the logs as in the version; ``n_rows`` are those of each file stem.
+    """
+
+    def __init__(self, size: SyntheticConfig) -> None:
+        log_rows, n_log, n_statistic = _VERSIONS[size.version]
+        early, late, _ = (round(size.rows * rows / sum(log_rows)) for rows in log_rows)
+        self.size = size
+        self.n_rows = dict(zip(_LOGS, (early, late, size.rows - early - late), strict=True))
+        self.n_rows[USER_FEATURES] = size.users
+        self.n_rows |= dict.fromkeys((VIDEO_BASIC, VIDEO_STATISTIC), size.videos)
+        n_parts = {**dict.fromkeys(_LOGS[:_RANDOM], n_log), VIDEO_STATISTIC: n_statistic}
+        names = {stem: _names(stem, size.version, n_parts.get(stem, 1)) for stem in self.n_rows}
+        super().__init__(size.version, names)
+
+    def blocks(self, stems: Collection[str]) -> Iterator[tuple[str, str, pl.DataFrame]]:
+        """Rows of some tables in order: their stem, the name of their file, and a block of them."""
+        done = dict.fromkeys(stems, 0)
+        for stem, frame in self._frames(stems):
+            names = [path.name for path in self.shards[stem]]
+            n_each = max(1, -(-self.n_rows[stem] // len(names)))
+            while not frame.is_empty():
+                part, at = divmod(done[stem], n_each)
+                yield stem, names[part], frame[: n_each - at]
+                done[stem] += min(frame.height, n_each - at)
+                frame = frame[n_each - at :]
+
+    def _frames(self, stems: Collection[str]) -> Iterator[tuple[str, pl.DataFrame]]:
+        logs = [stem for stem in _LOGS if stem in stems]
+        users, frame = make_users(self.size.seed, self.size.users)
+        if USER_FEATURES in stems:
+            yield USER_FEATURES, frame
+        if set(stems) == {USER_FEATURES}:
+            return
+        videos = []
+        for part, basic, statistics in video_blocks(self.size.seed, self.size.videos):
+            videos += [part] if logs else []
+            if VIDEO_BASIC in stems:
+                yield VIDEO_BASIC, basic
+            if VIDEO_STATISTIC in stems:
+                yield VIDEO_STATISTIC, statistics()
+        if not logs:
+            return
+        seed = self.size.seed
+        world, rng = make_world(seed, users, videos), stream(seed, COUNTS)
+        weights = (users.weight_standard, users.weight_standard, users.weight_random)
+        counts = np.stack([
+            rng.multinomial(self.n_rows[log], weight)
+            for log, weight in zip(_LOGS, weights, strict=True)
+        ])  # fmt: skip
+        for block, (first, last) in enumerate(_user_blocks(counts)):
+            frames = _block(seed, block, world, first, counts[:, first:last])
+            yield from ((log, frames[_LOGS.index(log)]) for log in logs)
+
+    # ---- read as files would be
+
+    def made(self) -> Mapping[str, int]:
+        """The rows of each file stem."""
+        return self.n_rows
+
+    def sources(self, stems: Collection[str]) -> list[dict[str, Any]]:
+        """The sizes and the seed."""
+        own = {"version": self.version, "seed": self.size.seed, "rows": self.n_rows}
+        return [{"synthetic": FORMAT_VERSION, **own}]
+
+    def n_rows_about(self, stem: str) -> int:
+        """How many rows there are."""
+        return self.n_rows[stem]
+
+    def check(self, stems: Collection[str]) -> list[str]:
+        """What is made is whole."""
+        return []
+
+    def read_log(
+        self, logs: Mapping[str, int], targets: Sequence[str]
+    ) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Blocks of rows of some logs."""
+        codes = {LOG_STEMS[log]: pl.lit(code, pl.Int8).alias(LATE) for log, code in logs.items()}
+        columns = [pl.col(name).cast(dtype) for name, dtype in LOG_DTYPES.items()]
+        for stem, name, frame in self.blocks(codes):
+            yield name, frame.select(*columns, codes[stem])
+
+    def read(
+        self, stem: str, dtypes: DTypes, ids: Collection[str], then: Then[_T]
+    ) -> Iterator[tuple[str, _T]]:
+        """What a function makes of each block of a feature table."""
+        columns = [pl.col(name).cast(dtype) for name, dtype in dtypes.items()]
+        for _, name, frame in self.blocks([stem]):
+            yield name, then(frame.select(columns), None)
 
 
-def _write_marker(path: Path, n_users: int, n_videos: int, log_rows: tuple[int, ...]) -> None:
-    """Say that the folder is synthetic and how many rows its files have."""
-    rows = dict(zip(_LOGS, log_rows, strict=True)) | {
-        USER_FEATURES: n_users,
-        VIDEO_BASIC: n_videos,
-        VIDEO_STATISTIC: n_videos,
-    }
-    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+def _names(stem: str, version: str, n_parts: int) -> list[Path]:
+    """The names of a stem's files, where they are written."""
+    ends = [""] if n_parts == 1 else [f"_part{i + 1}" for i in range(n_parts)]
+    return [Path(f"{stem}_{version}{end}.csv") for end in ends]
 
 
-def write_synthetic(
-    directory: Path,
-    *,
-    version: str = "pure",
-    n_users: int | None = None,
-    n_videos: int | None = None,
-    n_rows: int | None = None,
-    seed: int = 0,
-) -> dict[str, int]:
+# ---------------------------------------------------------------- files
+
+
+def _write_all(tables: SyntheticTables, folder: Path) -> None:
+    """Write every table as CSV files, each with a header, and sync them."""
+    with ExitStack() as stack:
+        handles: dict[str, BinaryIO] = {}
+        for stem, name, frame in tables.blocks(tables.n_rows):
+            for path in tables.shards[stem] if name not in handles else ():
+                handles[path.name] = stack.enter_context((folder / path).open("wb"))
+                frame.clear().write_csv(handles[path.name])
+            frame.write_csv(handles[name], include_header=False)
+        for handle in handles.values():
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def write_synthetic(directory: Path, size: SyntheticConfig) -> dict[str, int]:
     """Write synthetic users, videos and logs as CSV files in KuaiRand's layout.
 
-    The files go to ``directory/data``; ``directory/SYNTHETIC`` says how many rows each has. On one
-    machine the bytes are a function of the arguments.
-    They are written beside ``directory``, synced to the disk and moved there in one step. Memory:
-    about 1 GB for blocks of rows, and ``made_bytes``; not more for more rows.
-
-    Args:
-        directory: where to write; missing or empty.
-        version: whose file names, shards and default sizes to use: "pure", "1k" or "27k".
-        n_users: number of users; default: the real version's.
-        n_videos: number of videos; default: the real version's.
-        n_rows: rows of the three logs together, divided as in the real version.
-        seed: any integer >= 0.
+    The files go to ``directory/data``, missing or empty; ``directory/SYNTHETIC`` says how many rows
+    each has. On one machine the bytes are a function of the size and its seed. They are written
+    beside ``directory``, synced to the disk and moved there in one step. Memory: about 1 GB for
+    blocks of rows, and ``made_bytes``; not more for more rows.
 
     Returns:
         Counts: "users", "videos", "rows", and the rows of each log by its name.
 
     Raises:
-        InputError: an unknown version, a size out of bounds, or a directory that is not empty,
-            cannot be written or has too little space.
+        InputError: the directory is not empty, cannot be written or has too little space.
         DiskError: the disk is full.
     """
-    n_users, n_videos, log_rows = _sizes(version, n_users, n_videos, n_rows, seed)
+    tables = SyntheticTables(size)
     directory = Path(directory).absolute()
     with disk_faults(directory, "ask for fewer rows"):
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(f"{directory}: not an empty directory; give a new one or empty it")
+            raise InputError(f"{directory}: not an empty directory; choose a new one or empty it")
         directory.parent.mkdir(parents=True, exist_ok=True)
-        least = (n_users, n_videos, sum(log_rows))
-        require_space(
-            directory.parent, sum(n * size for n, size in zip(least, _IN_FILES, strict=True))
-        )
+        sizes = (size.users, size.videos, size.rows)
+        least = sum(n * n_bytes for n, n_bytes in zip(sizes, _IN_FILES, strict=True))
+        require_space(directory.parent, least)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             folder = scratch / directory.name / "data"
             folder.mkdir(parents=True)
-            _write_all(folder, version, n_users, n_videos, log_rows, seed)
-            _write_marker(folder.parent / MARKER, n_users, n_videos, log_rows)
+            _write_all(tables, folder)
+            marker = json.dumps(tables.n_rows, indent=1)
+            (folder.parent / MARKER).write_text(marker, encoding="utf-8")
             if directory.exists():
                 directory.rmdir()
             (scratch / directory.name).rename(directory)
             sync_names(directory.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    names = dict(zip(_LOGS, log_rows, strict=True))
-    return {"users": n_users, "videos": n_videos, "rows": sum(log_rows), **names}
+    counts = {"users": size.users, "videos": size.videos, "rows": size.rows}
+    return counts | {log: tables.n_rows[log] for log in _LOGS}

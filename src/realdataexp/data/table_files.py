@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
-from realdataexp.data.csv_chunks import in_order, pieces
-from realdataexp.data.csv_files import MAX_NUMBER, parse, read_header, require_file
+from realdataexp.data.csv_files import (
+    MAX_NUMBER,
+    in_order,
+    parse,
+    pieces,
+    read_header,
+    require_file,
+)
 from realdataexp.data.parquet import parquet_columns, read_parquet
 from realdataexp.errors import InputError
 
@@ -42,36 +49,29 @@ def log_files(folder: Path, name: str) -> list[str]:
     """
     path = folder / name
     if path.is_dir():
-        parts = sorted(_parts(path))
-        if not parts:
+        found = os.walk(path, onerror=_refuse_folder, followlinks=True)
+        files = [Path(at, file) for at, _, names in found for file in names]
+        parts = [x.relative_to(path) for x in files if x.suffix in SUFFIXES]
+        shown = [x for x in parts if not any(y.startswith((".", "_")) for y in x.parts)]
+        if not shown:
             raise InputError(f"{path}: holds no .parquet or .csv file; name the log's files")
-        return [str(Path(name) / part) for part in parts]
+        return sorted(str(Path(name) / part) for part in shown)
     if path.exists() or not glob.has_magic(name):
         return [name]
-    found = sorted(glob.glob(name, root_dir=folder, recursive=True))
-    is_asked = any(part.startswith("_") for part in Path(name).parts)
-    found = [x for x in found if is_asked or not any(y.startswith("_") for y in Path(x).parts)]
-    if not found:
+    matches = sorted(glob.glob(name, root_dir=folder, recursive=True))
+    if not any(part.startswith("_") for part in Path(name).parts):
+        matches = [x for x in matches if not any(y.startswith("_") for y in Path(x).parts)]
+    if not matches:
         raise InputError(f"{path}: no such file, and as a pattern it matches none")
-    return [file for match in found for file in log_files(folder, match)]
+    return [file for match in matches for file in log_files(folder, match)]
 
 
-def _parts(folder: Path) -> Iterator[str]:
-    for path in folder.iterdir():
-        if path.name.startswith((".", "_")):
-            continue
-        if path.is_dir():
-            yield from (str(Path(path.name) / part) for part in _parts(path))
-        elif path.suffix in SUFFIXES:
-            yield path.name
+def _refuse_folder(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
-    """The names of a file's columns.
-
-    Raises:
-        InputError: there is no such file, or it is no Parquet or CSV file.
-    """
+    """The names of a file's columns; InputError where there is no such Parquet or CSV file."""
     if path.suffix not in SUFFIXES and (path.suffix or path.exists()):
         raise InputError(f"{path}: must be a .parquet or .csv file, with commas as separators")
     if not path.exists():
@@ -83,61 +83,54 @@ def columns_of(path: Path) -> tuple[str, ...]:
     try:
         return parquet_columns(path)
     except _FAULTS as error:
-        raise InputError(f"{path}: cannot be read as Parquet: {_first_line(error)}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"{path}: cannot be read as Parquet: {reason}")
 
 
 class TableFile:
-    """Columns of one file; a CSV file's blank lines are left out."""
+    """Columns of one file; a CSV file's blank lines are left out.
+
+    Each method returns a column as what it is to be, and raises an InputError that names the first
+    cell, with its row, that cannot be that.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        """Read these columns, which must be there.
-
-        Raises:
-            InputError: the file cannot be read, or a row has more or fewer cells than the header.
-        """
+        """Read these columns, which must be there; InputError where that cannot be done."""
         self.path, names = path, list(dict.fromkeys(columns))
         if path.suffix == ".csv":
-            read = partial(parse, dtypes=dict.fromkeys(names, pl.String))
-            frames = in_order(read, pieces(path))
-            frame = pl.concat([pl.DataFrame(schema=dict.fromkeys(names, pl.String)), *frames])
+            texts = dict.fromkeys(names, pl.String)
+            frames = in_order(partial(parse, dtypes=texts), pieces(path))
+            frame = pl.concat([pl.DataFrame(schema=texts), *frames])
         else:
             try:
                 frame = read_parquet(path, names)
             except _FAULTS as error:
-                fault = f"cannot be read as Parquet: {_first_line(error)}"
-                raise InputError(f"{path}: {fault}") from error
+                raise _unreadable(path, error) from error
         for name in names:
             if frame[name].dtype in (pl.String, pl.Categorical, pl.Enum):
                 text = pl.col(name).cast(pl.String).str.strip_chars()
                 frame = frame.with_columns(pl.when(text != "").then(text).alias(name))
         self._frame = frame
 
-    def __len__(self) -> int:
-        return self._frame.height
-
     def ids(self, name: str) -> pl.Series:
-        """A column of ids: Int64, or String (a CSV file's always, and what is too large).
-
-        Raises:
-            InputError: one is missing, or they are neither whole numbers nor texts.
-        """
+        """A column of ids: Int64, or String (a CSV file's always, and what is too large)."""
         column = self._frame[name]
-        if column.null_count():
-            raise self._fault(column, column.is_null(), "no id; give one or remove the row")
+        self._refuse(column, column.is_null(), "no id; add one or remove the row")
         if column.dtype == pl.String:
             return self._text_ids(column)
         if not column.dtype.is_numeric():
-            raise InputError(self._no(name, "hold ids, whole numbers or texts"))
+            raise self._no(name, "hold ids, whole numbers or texts")
         ids = column.cast(pl.Int64, strict=False)
-        if column.dtype.is_integer() or _scale(column.dtype) == 0:
+        if _is_whole_type(column.dtype):
             return column.cast(pl.String) if ids.null_count() else ids
         is_wrong = ids.is_null() | (ids.cast(column.dtype, strict=False) != column)
-        if is_wrong.any():
-            raise self._fault(column, is_wrong, "is no whole number; mend it or use texts as ids")
-        is_wrong = ids.abs() >= _exact(column.dtype)
-        if is_wrong.any():
-            hint = "is too large to tell from its neighbours; store ids as whole numbers or texts"
-            raise self._fault(column, is_wrong, hint)
+        self._refuse(column, is_wrong, "is no whole number; mend it or use texts as ids")
+        hint = "is too large to tell from its neighbours; store ids as whole numbers or texts"
+        self._refuse(column, ids.abs() >= _exact(column.dtype), hint)
         return ids
 
     def _text_ids(self, column: pl.Series) -> pl.Series:
@@ -145,87 +138,66 @@ class TableFile:
         plain = column.str.replace(_WITH_ZEROS, "")
         is_number = plain.str.contains(_DIGITS)
         is_odd = ~is_number & plain.str.contains(_NUMBER_LIKE)
-        if is_odd.any() and is_number.any() and (is_number | is_odd).all():
+        if is_number.any() and (is_number | is_odd).all():
             hint = "is not written as the whole numbers around it are; write 1000, or only texts"
-            raise self._fault(column, is_odd, hint)
+            self._refuse(column, is_odd, hint)
         return plain if plain.str.contains(_WHOLE).all() else column
 
     def numbers(self, name: str) -> pl.Series:
-        """A column of numbers as Float32; null where a cell is empty or not finite.
-
-        Raises:
-            InputError: a cell holds something else.
-        """
-        column = self._frame[name]
+        """A column of numbers as Float32; null where a cell is empty or not finite."""
+        column = text = self._frame[name]
         if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean, pl.Null)):
-            raise InputError(self._no(name, "hold numbers"))
-        text = column.str.to_lowercase() if column.dtype == pl.String else column
-        text = text.replace(["true", "false"], ["1", "0"]) if text.dtype == pl.String else text
+            raise self._no(name, "hold numbers")
+        if column.dtype == pl.String:
+            text = column.str.to_lowercase().replace(["true", "false"], ["1", "0"])
         numbers = text.cast(pl.Float64, strict=False)
         is_wrong = numbers.is_null() & column.is_not_null()
-        if is_wrong.any():
-            hint = "is not a number (12, -0.5, 1e3); mend or empty the cell"
-            raise self._fault(column, is_wrong, hint)
+        self._refuse(column, is_wrong, "is not a number (12, -0.5, 1e3); mend or empty the cell")
         is_named = text.str.contains("inf") if text.dtype == pl.String else numbers.is_infinite()
         is_wrong = (numbers.abs() > MAX_NUMBER) & ~numbers.is_nan() & ~is_named
-        if is_wrong.any():
-            hint = "is too large for a number (3.4e38); mend or empty the cell"
-            raise self._fault(column, is_wrong, hint)
+        hint = "is too large for a number (3.4e38); mend or empty the cell"
+        self._refuse(column, is_wrong, hint)
         return numbers.set(~numbers.is_finite(), None).cast(pl.Float32)
 
     def categories(self, name: str, *, is_list: bool) -> pl.Series:
         """A column of categories: String, or List(String) where a cell holds several.
 
-        Args:
-            name: the column.
-            is_list: whether a text holds several categories, as "a,b,c" or "[a, b, c]".
-
-        Raises:
-            InputError: the cells are neither plain values nor lists of them.
+        With ``is_list`` a text holds several, as "a,b,c" or "[a, b, c]".
         """
-        column = self._frame[name]
+        column, wanted = self._frame[name], "hold plain values or lists of them"
         try:
             if isinstance(column.dtype, pl.List | pl.Array):
                 lists = column.cast(pl.List(pl.String))
             elif column.dtype.is_nested():
-                raise InputError(self._no(name, "hold plain values or lists of them"))
+                raise self._no(name, wanted)
             elif is_list:
                 lists = column.cast(pl.String).str.strip_chars("[](){} ").str.split(",")
             else:
-                return _plain(column.cast(pl.String))
+                return column.cast(pl.String).to_frame().select(_plain(pl.first())).to_series()
         except pl.exceptions.PolarsError as error:
-            raise InputError(self._no(name, "hold plain values or lists of them")) from error
-        lists = lists.list.eval(_plain_item(pl.element()).drop_nulls())
+            raise self._no(name, wanted) from error
+        lists = lists.list.eval(_plain(pl.element()).drop_nulls())
         return lists.set(lists.list.len() == 0, None)
 
     def times(self, name: str) -> pl.Series:
-        """A column of times: Int64, Float64, or Datetime in UTC (of ns where µs do not do).
-
-        Raises:
-            InputError: a cell is neither a number nor an ISO date and time, or larger than its
-                type can tell from its neighbours.
-        """
+        """A column of times: Int64, Float64, or Datetime in UTC (of ns where µs do not do)."""
         column = self._frame[name]
         if column.dtype == pl.Null:
             return column.cast(pl.Int64)
         if column.dtype == pl.String:
             return self._text_times(column)
-        if column.dtype == pl.Date:
-            return column.cast(pl.Datetime("us"))
-        if isinstance(column.dtype, pl.Datetime):
-            is_fine = column.dtype.time_unit == "ns"
-            if column.dtype.time_zone is not None:
+        if isinstance(column.dtype, pl.Date | pl.Datetime):
+            if getattr(column.dtype, "time_zone", None) is not None:
                 column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-            return column if is_fine else column.cast(pl.Datetime("us"))
+            return column if column.dtype == pl.Datetime("ns") else column.cast(pl.Datetime("us"))
         if not column.dtype.is_numeric():
-            raise InputError(self._no(name, "hold times, numbers or dates"))
-        if column.dtype.is_integer() or _scale(column.dtype) == 0:
-            times = column.cast(pl.Int64, strict=False)
-            is_wrong = times.is_null() & column.is_not_null()
-            if is_wrong.any():
-                raise self._fault(column, is_wrong, "is too large for a time (9.2e18); mend it")
-            return times
-        return self._fractions(column, column.cast(pl.Float64))
+            raise self._no(name, "hold times, numbers or dates")
+        if not _is_whole_type(column.dtype):
+            return self._fractions(column, column.cast(pl.Float64))
+        times = column.cast(pl.Int64, strict=False)
+        is_wrong = times.is_null() & column.is_not_null()
+        self._refuse(column, is_wrong, "is too large for a time (9.2e18); mend it")
+        return times
 
     def _text_times(self, column: pl.Series) -> pl.Series:
         """Times that are texts: numbers, or dates, whichever there are more of."""
@@ -236,32 +208,30 @@ class TableFile:
         numbers, dates = column.cast(pl.Float64, strict=False), parse_dates(column)
         times = numbers if numbers.null_count() <= dates.null_count() else dates
         is_wrong = times.is_null() & column.is_not_null()
-        if is_wrong.any():
-            hint = "is no time; give all as numbers, or all as ISO dates and times"
-            raise self._fault(column, is_wrong, hint)
+        hint = "is no time; write all as numbers, or all as ISO dates and times"
+        self._refuse(column, is_wrong, hint)
         return self._fractions(column, times) if times is numbers else times
 
     def _fractions(self, column: pl.Series, times: pl.Series) -> pl.Series:
         """Times with fractions; none where one is nan."""
         times = times.fill_nan(None)
-        is_wrong = times.is_infinite()
-        if is_wrong.any():
-            raise self._fault(column, is_wrong, "is no time; mend or empty the cell")
+        self._refuse(column, times.is_infinite(), "is no time; mend or empty the cell")
         is_wrong = times.abs() * 10.0 ** (_scale(column.dtype) or 0) >= _exact(column.dtype)
-        if is_wrong.any():
-            hint = "has more digits than a number with fractions keeps; give all as whole numbers"
-            raise self._fault(column, is_wrong, hint)
+        hint = "has more digits than a number with fractions keeps; write all as whole numbers"
+        self._refuse(column, is_wrong, hint)
         return times
 
-    def _fault(self, column: pl.Series, is_wrong: pl.Series, hint: str) -> InputError:
-        first = is_wrong.arg_true()[0]
-        value = "" if column[first] is None else f"{column[first]!r} "
-        row = _line(self.path, first) if self.path.suffix == ".csv" else first + 1
-        return InputError(f"{self.path}, row {row}, column {column.name!r}: {value}{hint}")
+    def _refuse(self, column: pl.Series, is_wrong: pl.Series, hint: str) -> None:
+        """Name the first wrong cell, where there is one."""
+        if is_wrong.any():
+            first = is_wrong.arg_true()[0]
+            value = "" if column[first] is None else f"{column[first]!r} "
+            row = _line(self.path, first) if self.path.suffix == ".csv" else first + 1
+            raise InputError(f"{self.path}, row {row}, column {column.name!r}: {value}{hint}")
 
-    def _no(self, name: str, wanted: str) -> str:
+    def _no(self, name: str, wanted: str) -> InputError:
         dtype = self._frame[name].dtype
-        return f"{self.path}: column {name!r} must {wanted}, not {dtype}; convert it"
+        return InputError(f"{self.path}: column {name!r} must {wanted}, not {dtype}; convert it")
 
 
 def _line(path: Path, record: int) -> int:
@@ -275,6 +245,10 @@ def _line(path: Path, record: int) -> int:
 def _scale(dtype: pl.DataType) -> int | None:
     """Digits behind the point of a decimal number."""
     return dtype.scale if isinstance(dtype, pl.Decimal) else None
+
+
+def _is_whole_type(dtype: pl.DataType) -> bool:
+    return dtype.is_integer() or _scale(dtype) == 0
 
 
 def _exact(dtype: pl.DataType) -> float:
@@ -295,15 +269,7 @@ def is_whole(ids: pl.Series) -> bool:
     return ids.dtype == pl.Int64 or bool(ids.str.contains(_WHOLE).all())
 
 
-def _plain(texts: pl.Series) -> pl.Series:
-    return texts.to_frame().select(_plain_item(pl.first())).to_series()
-
-
-def _plain_item(text: pl.Expr) -> pl.Expr:
+def _plain(text: pl.Expr) -> pl.Expr:
     """A category's name: "1.0" and "1" are one, and quotes do not belong to it."""
     stripped = text.str.strip_chars(" '\"").str.replace(r"^([+-]?\d+)\.0*$", "${1}")
     return pl.when(stripped != "").then(stripped)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -9,44 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from realdataexp.components import construct, is_outside, resolve
 from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome
-from realdataexp.designs.cluster import Cluster
-from realdataexp.designs.codiverted import Codiverted
-from realdataexp.designs.data_diverted import DataDiverted
-from realdataexp.designs.oracle import Oracle
 from realdataexp.designs.outside import OutsideDesign
-from realdataexp.designs.pooling import Pooling
-from realdataexp.designs.shadow import Shadow
-from realdataexp.designs.snapshot import Snapshot
-from realdataexp.designs.splitting import Splitting
-from realdataexp.designs.switchback import Switchback
-from realdataexp.designs.weighting import Weighting
 from realdataexp.errors import InputError
-
-DESIGNS: dict[str, type[Design]] = {
-    "pooling": Pooling,
-    "snapshot": Snapshot,
-    "splitting": Splitting,
-    "weighting": Weighting,
-    "shadow": Shadow,
-    "oracle": Oracle,
-    "cluster": Cluster,
-    "switchback": Switchback,
-    "codiverted": Codiverted,
-    "data_diverted": DataDiverted,
-}
+from realdataexp.options import construct
+from realdataexp.registry import find, is_outside, names
 
 __all__ = [
-    "CONTROL",
-    "DESIGNS",
-    "TREATMENT",
-    "Context",
-    "Design",
-    "Outcome",
-    "OutsideDesign",
-    "build_design",
-]
+    "CONTROL", "TREATMENT", "Context", "Design", "Outcome", "OutsideDesign", "build_design",
+]  # fmt: skip
 
 
 def build_design(name: str, options: Mapping[str, Any], where: str) -> Design | OutsideDesign:
@@ -56,8 +27,25 @@ def build_design(name: str, options: Mapping[str, Any], where: str) -> Design | 
         InputError: no such design, or it refuses an option; ``where`` is the config path.
         ComponentError: one from outside has a number of models that no design has.
     """
-    component = resolve(name, DESIGNS, where)
+    component = find("design", name, where)
     if not (isinstance(component, type) and issubclass(component, Design)):
         raise InputError(f"{where} = {name!r}: is not a realdataexp.designs.Design")
-    design: Design = construct(component, name, options, where)
-    return OutsideDesign(design, f"{where} = {name!r}") if is_outside(name) else design
+    design = construct(component, name, options, where)
+    if is_outside(name):
+        return OutsideDesign(design, f"{where} = {name!r}")
+    if option := design.outside_option:
+        return OutsideDesign(design, f"{where}.{option} = {getattr(design, option)!r}")
+    return design
+
+
+def __getattr__(name: str) -> Any:
+    """A design of the package by the name of its class, imported when it is first asked for."""
+    for known in names("design"):
+        if name == "".join(part.capitalize() for part in known.split("_")):
+            return find("design", known, "design")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def registered_name(design: type[Design]) -> str | None:
+    """The name of a design of the package; None of another."""
+    return next((x for x in names("design") if find("design", x, "design") is design), None)

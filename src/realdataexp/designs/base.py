@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ class Context:
         has_exchangeable_candidates: whether the candidates of a step are independent draws from
             one distribution.
         n_users: how many users there are; None where every visit is a new one.
+        arms: whether arms "pick the best" of a slate, "explore" it with known propensities, or
+            explore with "unknown" ones.
+        assignment: "user" or "visit": what keeps an arm.
     """
 
     label: str
@@ -54,10 +57,24 @@ class Context:
     n_starts: int = 1
     has_exchangeable_candidates: bool = False
     n_users: int | None = None
+    arms: Literal["pick the best", "explore", "unknown"] = "pick the best"
+    assignment: str = "user"
 
     def refuse(self, why: str) -> InputError:
         """An error that says why the design cannot run here, to be raised."""
         return InputError(f"design {self.label}: {why}")
+
+    def refuse_one_arm(self) -> None:
+        """For designs whose weights divide by the share of each arm.
+
+        Raises:
+            InputError: nobody gets one of the arms.
+        """
+        if not 0.0 < self.p < 1.0:
+            raise self.refuse(
+                f"experiment.p_treatment = {self.p}: its weights divide by the share of each arm; "
+                "use a share between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,10 @@ class Outcome:
         p: the treatment probability.
         score_RABC: each arm's fused score of each candidate, -inf for padding.
         pick_RAB: the candidate that each arm would choose; the visit's own arm did.
-        y_RBL: the chosen candidate's labels, NaN where missing.
+        y_RBL: the chosen candidate's outcomes, NaN where missing.
+        log_propensity_RAB: the logarithm of the probability with which each arm picks the chosen
+            candidate from this slate; None where no arm explores: then both pick as in
+            ``pick_RAB``.
     """
 
     visits: Visits
@@ -81,51 +101,23 @@ class Outcome:
     score_RABC: Tensor
     pick_RAB: Tensor
     y_RBL: Tensor
+    log_propensity_RAB: Tensor | None = None
 
+    @property
+    def choice_RB(self) -> Tensor:
+        """The candidate that each visit's own arm picked."""
+        control_RB, treatment_RB = self.pick_RAB.unbind(1)
+        return torch.where(self.is_treated_RB, treatment_RB, control_RB)
 
-class Running(Protocol):
-    """A design while it runs; a Design without memory is its own."""
+    @property
+    def is_shown_RB(self) -> Tensor:
+        """Which visits take place: there is a candidate."""
+        return self.slate.is_candidate_WBC.any(-1)
 
-    def assign(self, visits: Visits, p: float) -> Tensor:
-        """See Design.assign."""
-        ...
-
-    def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
-        """See Design.candidates."""
-        ...
-
-    def weights(self, outcome: Outcome) -> Tensor:
-        """See Design.weights."""
-        ...
-
-    def counts(self, visits: Visits) -> Tensor:
-        """See Design.counts."""
-        ...
-
-    def unit(self, visits: Visits) -> Tensor | None:
-        """See Design.unit."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that changes while running, by name; nothing without memory."""
-        ...
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state of the same design in a context like this, in place of its own.
-
-        Raises:
-            ValueError: a tensor's name, shape or type is not that of this design's state.
-        """
-        ...
-
-    def evidence(self) -> dict[str, Tensor]:
-        """What ``Design.diagnostics`` needs of the steps since the last call; forgets it.
-
-        Returns:
-            By name, R, ... on the host: each replication's own, so that those of replications
-            that ran elsewhere can be put behind them.
-        """
-        ...
+    @property
+    def own_RMB(self) -> Tensor:
+        """Whether each visit's arm is that of the model: bool, M = (control, treatment)."""
+        return torch.stack([~self.is_treated_RB, self.is_treated_RB], dim=1)
 
 
 class Design(BaseModel):
@@ -139,8 +131,16 @@ class Design(BaseModel):
 
     n_models: ClassVar[int] = 1
 
-    def start(self, context: Context) -> Running:
-        """The design as it runs: itself, or something that remembers (see Running).
+    @property
+    def outside_option(self) -> str:
+        """An option that names a component from outside the package; empty: none does."""
+        return ""
+
+    def start(self, context: Context) -> Design:
+        """The design as it runs: itself, or with what it remembers a copy of itself.
+
+        What a copy (``self.model_copy()``) remembers are private attributes. It has ``state`` and
+        ``load_state`` for what changes while it runs, unless that follows from the context.
 
         Raises:
             InputError: the design cannot run under these circumstances (``context.refuse``).
@@ -148,19 +148,28 @@ class Design(BaseModel):
         return self
 
     def state(self) -> dict[str, Tensor]:
-        """See Running."""
+        """Everything that changes while running, by name; nothing without memory."""
         return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """See Running. By default there is nothing to go on from."""
-        restore({}, tensors)
+        """Resume from a state of the same design in a context like this, in place of its own.
+
+        Raises:
+            ValueError: a tensor's name, shape or type is not that of this design's state.
+        """
+        restore(self.state(), tensors)
 
     def evidence(self) -> dict[str, Tensor]:
-        """See Running. By default there is none."""
+        """What ``diagnostics`` needs of the steps since the last call; forgets it.
+
+        Returns:
+            By name, R, ... on the host: each replication's own, so that those of replications
+            that ran elsewhere can be appended. By default there is none.
+        """
         return {}
 
     def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:
-        """Figures about the weights from the evidence of all replications; p as in a Block."""
+        """Metrics of the weights from the evidence of all replications; p as in a Block."""
         return {}
 
     def assign(self, visits: Visits, p: float) -> Tensor:
@@ -200,18 +209,15 @@ class Design(BaseModel):
 
 def ones(outcome: Outcome, n_models: int) -> Tensor:
     """Every model learns fully from every outcome: R, M, B."""
-    is_treated_RB = outcome.is_treated_RB
-    return torch.ones(
-        is_treated_RB.shape[0], n_models, is_treated_RB.shape[1], device=is_treated_RB.device
-    )
+    R, B = outcome.is_treated_RB.shape
+    return torch.ones(R, n_models, B, device=outcome.is_treated_RB.device)
 
 
 def own_arm(outcome: Outcome) -> Tensor:
-    """1[arm = m] / P(arm = m): R, M, B, M = (control, treatment)."""
-    own_MRB = ~outcome.is_treated_RB, outcome.is_treated_RB
-    # an arm that nobody gets has no outcomes to weigh
+    """1[arm = m] / P(arm = m): R, M, B; nothing for an arm that nobody gets."""
+    shares = 1.0 - outcome.p, outcome.p
     weight_MRB = [
-        own_RB / share if share > 0 else torch.zeros_like(own_RB, dtype=torch.float32)
-        for own_RB, share in zip(own_MRB, (1.0 - outcome.p, outcome.p), strict=True)
+        own_RB / share if share > 0 else own_RB.float().zero_()
+        for own_RB, share in zip(outcome.own_RMB.unbind(1), shares, strict=True)
     ]
     return torch.stack(weight_MRB, dim=1)

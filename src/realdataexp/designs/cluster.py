@@ -12,22 +12,27 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config import ClusterOptions
-from realdataexp.designs.base import Context, Design, Outcome, ones
+from realdataexp.designs.base import Context
+from realdataexp.designs.pooling import Pooling
 from realdataexp.device import own_scikit_learn
+from realdataexp.options import Options
 from realdataexp.worlds.base import Visits, start_of
 
 
-class Cluster(Design, ClusterOptions):
+class Cluster(Pooling, Options):
     """One model; a cluster of users is treated with probability p, apart in each replication.
 
     Clusters are those of the run's seed and of the start, the same in all of its replications.
     Where all clusters fall into one arm, that replication has no estimate.
     """
+
+    n_clusters: int = Field(
+        20, ge=2, le=10**6, description="groups of users of like taste (k-means)"
+    )
 
     _cluster_XU: Tensor = PrivateAttr()
     _start_R1: Tensor = PrivateAttr()
@@ -44,13 +49,13 @@ class Cluster(Design, ClusterOptions):
         to = context.device.torch
         cluster = torch.arange(self.n_clusters)
         keys_RK = draws.key(context.seed, "arm of cluster", replication_R.unsqueeze(-1), cluster)
-        running = self.model_copy()
+        started = self.model_copy()
         # of the starts that these replications begin from, in the order of their numbers
         starts, place_R = start_R.unique(return_inverse=True)
         cluster_XU = torch.stack([self._group(context, start) for start in starts.tolist()])
-        running._cluster_XU, running._start_R1 = cluster_XU.to(to), place_R.unsqueeze(-1).to(to)
-        running._is_treated_RK = draws.chance(keys_RK, 1, context.p).squeeze(-1).to(to)
-        return running
+        started._cluster_XU, started._start_R1 = cluster_XU.to(to), place_R.unsqueeze(-1).to(to)
+        started._is_treated_RK = draws.chance(keys_RK, 1, context.p).squeeze(-1).to(to)
+        return started
 
     def _group(self, context: Context, start: int) -> Tensor:
         """Each user's cluster, by k-means on standardised columns (Lloyd; k-means++ start)."""
@@ -86,7 +91,3 @@ class Cluster(Design, ClusterOptions):
     def unit(self, visits: Visits) -> Tensor:
         """The user's cluster."""
         return self._cluster_XU[self._start_R1, visits.user_RB]
-
-    def weights(self, outcome: Outcome) -> Tensor:
-        """All ones."""
-        return ones(outcome, self.n_models)

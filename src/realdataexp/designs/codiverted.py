@@ -32,9 +32,9 @@ class Codiverted(Design):
 
     def start(self, context: Context) -> Codiverted:
         """With the run's seed and the treatment's share of the corpus."""
-        running = self.model_copy()
-        running._seed, running._p = context.seed, context.p
-        return running
+        started = self.model_copy()
+        started._seed, started._p = context.seed, context.p
+        return started
 
     def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
         """Those of the visit's arm."""

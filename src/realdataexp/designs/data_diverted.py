@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from realdataexp.designs.base import Design, Outcome
@@ -26,10 +25,8 @@ class DataDiverted(Design):
 
     def weights(self, outcome: Outcome) -> Tensor:
         """1[arm = m] x visits of the step / own visits of the step; 0 where it has none."""
-        is_treated_RB = outcome.is_treated_RB
-        # a visit without candidates does not take place
-        is_visit_RB = outcome.slate.is_candidate_WBC.any(-1)
-        own_RMB = torch.stack([~is_treated_RB, is_treated_RB], dim=1) & is_visit_RB.unsqueeze(1)
-        n_visits_R11 = is_visit_RB.sum(1).view(-1, 1, 1)
+        is_shown_R1B = outcome.is_shown_RB.unsqueeze(1)
+        own_RMB = outcome.own_RMB & is_shown_R1B
+        n_visits_R11 = is_shown_R1B.sum(2, keepdim=True)
         n_own_RM1 = own_RMB.sum(2, keepdim=True)
         return own_RMB * (n_visits_R11 / n_own_RM1.clamp_min(1))

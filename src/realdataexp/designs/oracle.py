@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome, Running
+from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome
 
 
 class Oracle(Design):
@@ -25,31 +25,31 @@ class Oracle(Design):
 
     n_models: ClassVar[int] = 2
 
-    def start(self, context: Context) -> Running:
+    def start(self, context: Context) -> Oracle:
         """Itself.
 
         Raises:
-            InputError: E[Z|X] cannot be computed in this world, or one of the arms is missing.
+            InputError: E[Z|X] cannot be computed in this world or with these arms, or one of the
+                arms is missing.
         """
+        if context.arms != "pick the best":
+            raise context.refuse(
+                "E[Z|X] can be computed only where both arms pick the best of a slate; leave "
+                "explore and rule: random out, or use weighting"
+            )
         if not context.has_exchangeable_candidates:
             raise context.refuse(
                 "E[Z|X] can be computed only where all candidates are alike, as in si2023; "
                 "use weighting or shadow"
             )
-        if not 0.0 < context.p < 1.0:
-            raise context.refuse(
-                f"experiment.p_treatment = {context.p}: its weights divide by the share of each "
-                "arm; use a share between 0 and 1"
-            )
+        context.refuse_one_arm()
         return self
 
     def weights(self, outcome: Outcome) -> Tensor:
         """E[Z|x] / p and (1 - E[Z|x]) / (1 - p)."""
         p, score_RABC = outcome.p, outcome.score_RABC
-        pick_RAB = outcome.pick_RAB
-        choice_RB = torch.where(outcome.is_treated_RB, pick_RAB[:, TREATMENT], pick_RAB[:, CONTROL])
         R, A, B, C = score_RABC.shape
-        at_RAB1 = choice_RB.unsqueeze(1).expand(R, A, B).unsqueeze(-1)
+        at_RAB1 = outcome.choice_RB.unsqueeze(1).expand(R, A, B).unsqueeze(-1)
         own_RAB = score_RABC.gather(3, at_RAB1).squeeze(-1)
         sorted_RAX = score_RABC.flatten(2).sort(-1).values
         # mid-rank: half of the ties count as below, the item itself among them

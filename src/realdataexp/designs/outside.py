@@ -5,37 +5,34 @@ Axes: R replications, B visits, C candidates, M models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from torch import Tensor
 
-from realdataexp.components import Unfit, calling, reason
 from realdataexp.contracts import BOOLS, FLOATS, INTEGERS, described, fit, unchanged
-from realdataexp.designs.base import Context, Design, Outcome, Running
+from realdataexp.designs.base import Context, Design, Outcome
+from realdataexp.registry import Unfit, calling, reason
 from realdataexp.worlds.base import Slate, Visits
-
-_METHODS = (
-    "assign", "candidates", "weights", "counts", "unit", "state", "load_state", "evidence",
-)  # fmt: skip
 
 
 class OutsideDesign:
-    """A design from outside, or what it returned from its start; see Design and Running."""
+    """A design from outside, or what it returned from its start; has the methods of Design."""
 
-    def __init__(self, design: Design, who: str, running: Running | None = None) -> None:
+    def __init__(self, design: Design, who: str, started: Design | None = None) -> None:
         """Take a design.
 
         Args:
             design: the component.
             who: the config path and the name of the component.
-            running: what its ``start`` returned.
+            started: what its ``start`` returned.
 
         Raises:
             ComponentError: it has a number of models that no design has.
         """
         self._design, self.who = design, who
-        self._running: Running = design if running is None else running
+        self._started = design if started is None else started
         self.n_models = design.n_models
         with calling(who, "n_models"):
             if type(design.n_models) is not int or design.n_models not in (1, 2):
@@ -46,99 +43,91 @@ class OutsideDesign:
     def start(self, context: Context) -> OutsideDesign:
         """See Design."""
         with calling(self.who, "start()"):
-            running = self._design.start(context)
-            if lacking := [x for x in _METHODS if not callable(getattr(running, x, None))]:
+            started = self._design.start(context)
+            wanted = (*_CHECKS, "load_state")
+            if lacking := [x for x in wanted if not callable(getattr(started, x, None))]:
                 raise Unfit(
-                    f"returned {described(running)}, which lacks {', '.join(lacking)}; wanted the "
-                    "design, or an object with the methods of Running"
+                    f"returned {described(started)}, which lacks {', '.join(lacking)}; wanted the "
+                    "design, or a copy of it that remembers"
                 )
-        return OutsideDesign(self._design, self.who, running)
-
-    def assign(self, visits: Visits, p: float) -> Tensor:
-        """See Design."""
-        with calling(self.who, "assign()"), unchanged(_tensors(visits)):
-            return _of_visits(self._running.assign(visits, p), visits)
-
-    def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
-        """See Design."""
-        given = _tensors(visits) | _tensors(slate) | {"is_treated_RB": is_treated_RB}
-        with calling(self.who, "candidates()"), unchanged(given):
-            allowed = self._running.candidates(visits, slate, is_treated_RB)
-            like = slate.is_candidate_WBC
-            return fit(allowed, BOOLS, like.shape, "replications, visits, candidates", like)
-
-    def weights(self, outcome: Outcome) -> Tensor:
-        """See Design; as float32."""
-        given = {
-            **_tensors(outcome.visits), **_tensors(outcome.slate), **_tensors(outcome),
-        }  # fmt: skip
-        with calling(self.who, "weights()"), unchanged(given):
-            R, B = outcome.is_treated_RB.shape
-            return fit(
-                self._running.weights(outcome),
-                (*FLOATS, *INTEGERS, *BOOLS),
-                (R, self.n_models, B),
-                "replications, models, visits",
-                outcome.is_treated_RB,
-            ).float()
-
-    def counts(self, visits: Visits) -> Tensor:
-        """See Design."""
-        with calling(self.who, "counts()"), unchanged(_tensors(visits)):
-            return _of_visits(self._running.counts(visits), visits)
-
-    def unit(self, visits: Visits) -> Tensor | None:
-        """See Design."""
-        with calling(self.who, "unit()"), unchanged(_tensors(visits)):
-            unit = self._running.unit(visits)
-            return None if unit is None else _of_visits(unit, visits, INTEGERS)
-
-    def state(self) -> dict[str, Tensor]:
-        """See Running."""
-        with calling(self.who, "state()"):
-            return _named(self._running.state())
+        return OutsideDesign(self._design, self.who, started)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """See Running; whatever it raises says that the state is another's."""
+        """See Design; whatever it raises says that the state is another's."""
         try:
-            self._running.load_state(tensors)
+            self._started.load_state(tensors)
         except Exception as error:
             raise ValueError(f"{self.who}: load_state() raised {reason(error)}") from error
 
-    def evidence(self) -> dict[str, Tensor]:
-        """See Running."""
-        with calling(self.who, "evidence()"):
-            found = _named(self._running.evidence())
-            for name, tensor in found.items():
-                if tensor.device.type != "cpu" or tensor.dim() == 0:
-                    raise Unfit(
-                        f"returned {described(tensor)} on {tensor.device} as {name}; wanted one "
-                        "on the host that counts replications in front"
-                    )
-            return found
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method not in _CHECKS:
+            raise AttributeError(method)
 
-    def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:
-        """See Design."""
-        with calling(self.who, "diagnostics()"):
-            found: Any = self._design.diagnostics(evidence, p)
-            if not isinstance(found, dict):
-                raise Unfit(f"returned {described(found)}; wanted a dict of numbers by name")
-            return {str(name): float(value) for name, value in found.items()}
+        def ask(*given: Any) -> Any:
+            with calling(self.who, f"{method}()"), unchanged(_tensors(given)):
+                found = getattr(self._started, method)(*given)
+                return _CHECKS[method](found, self.n_models, *given)
+
+        return ask
 
 
-def _tensors(of: Any) -> dict[str, Tensor]:
-    return {name: x for name, x in vars(of).items() if isinstance(x, Tensor)}
+def _tensors(of: Any, name: str = "is_treated_RB") -> dict[str, Tensor]:
+    """The tensors in what a design is given, by name."""
+    if isinstance(of, Tensor):
+        return {name: of}
+    if isinstance(of, tuple):
+        return {k: x for part in of for k, x in _tensors(part).items()}
+    parts = vars(of) if is_dataclass(of) else of if isinstance(of, dict) else {}
+    return {k: x for name, part in parts.items() for k, x in _tensors(part, name).items()}
 
 
-def _of_visits(value: Any, visits: Visits, kinds: Any = BOOLS) -> Tensor:
+def _of_visits(found: Any, n_models: int, visits: Visits, *_: Any, kinds: Any = BOOLS) -> Tensor:
     like = visits.is_visit_RB
-    return fit(value, kinds, like.shape, "replications, visits", like)
+    return fit(found, kinds, like.shape, "replications, visits", like)
 
 
-def _named(tensors: Any) -> dict[str, Tensor]:
-    if not isinstance(tensors, dict):
-        raise Unfit(f"returned {described(tensors)}; wanted a dict of tensors by name")
-    for name, tensor in tensors.items():
+def _unit(found: Any, n_models: int, visits: Visits) -> Tensor | None:
+    return None if found is None else _of_visits(found, n_models, visits, kinds=INTEGERS)
+
+
+def _candidates(found: Any, n_models: int, visits: Visits, slate: Slate, *_: Any) -> Tensor:
+    like = slate.is_candidate_WBC
+    return fit(found, BOOLS, like.shape, "replications, visits, candidates", like)
+
+
+def _weights(found: Any, n_models: int, outcome: Outcome) -> Tensor:
+    (R, B), kinds = outcome.is_treated_RB.shape, (*FLOATS, *INTEGERS, *BOOLS)
+    axes = "replications, models, visits"
+    return fit(found, kinds, (R, n_models, B), axes, outcome.is_treated_RB).float()
+
+
+def _state(found: Any, *_: Any) -> dict[str, Tensor]:
+    if not isinstance(found, dict):
+        raise Unfit(f"returned {described(found)}; wanted a dict of tensors by name")
+    for name, tensor in found.items():
         if not (isinstance(name, str) and isinstance(tensor, Tensor)):
             raise Unfit(f"returned {described(tensor)} as {name!r}; wanted a tensor")
-    return tensors
+    return found
+
+
+def _evidence(found: Any, *_: Any) -> dict[str, Tensor]:
+    for name, tensor in _state(found).items():
+        if tensor.device.type != "cpu" or tensor.dim() == 0:
+            raise Unfit(
+                f"returned {described(tensor)} on {tensor.device} as {name}; wanted one on the "
+                "host that counts replications in front"
+            )
+    return found
+
+
+def _diagnostics(found: Any, *_: Any) -> dict[str, float]:
+    if not isinstance(found, dict):
+        raise Unfit(f"returned {described(found)}; wanted a dict of numbers by name")
+    return {str(name): float(value) for name, value in found.items()}
+
+
+# What each method may return: (what it did, the design's models, what it was given) -> the same.
+_CHECKS: dict[str, Callable[..., Any]] = {
+    "assign": _of_visits, "candidates": _candidates, "weights": _weights, "counts": _of_visits,
+    "unit": _unit, "state": _state, "evidence": _evidence, "diagnostics": _diagnostics,
+}  # fmt: skip

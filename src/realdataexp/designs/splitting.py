@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
+from pydantic import Field
 from torch import Tensor
 
-from realdataexp.config import SplittingOptions
 from realdataexp.designs.base import Design, Outcome, own_arm
+from realdataexp.options import Options
 
 
-class Splitting(Design, SplittingOptions):
+class Splitting(Design, Options):
     """Two models; an outcome of arm m counts for model m alone.
 
     With ``normalize`` it counts 1 / P(arm = m), so that each model takes steps of the size it
@@ -20,8 +20,10 @@ class Splitting(Design, SplittingOptions):
 
     n_models: ClassVar[int] = 2
 
+    normalize: bool = Field(
+        True, description="whether a visit of the model's own arm weighs 1/P(arm) instead of 1"
+    )
+
     def weights(self, outcome: Outcome) -> Tensor:
         """1[arm = m] / P(arm = m), or 1[arm = m]."""
-        if self.normalize:
-            return own_arm(outcome)
-        return torch.stack([~outcome.is_treated_RB, outcome.is_treated_RB], dim=1).float()
+        return own_arm(outcome) if self.normalize else outcome.own_RMB.float()

@@ -10,20 +10,26 @@ Axes: R replications, B visits.
 from __future__ import annotations
 
 import torch
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config import SwitchbackOptions
-from realdataexp.designs.base import Context, Design, Outcome, ones
+from realdataexp.designs.base import Context
+from realdataexp.designs.pooling import Pooling
+from realdataexp.options import MOST, Count, Options
 from realdataexp.worlds.base import Visits
 
 
-class Switchback(Design, SwitchbackOptions):
+class Switchback(Pooling, Options):
     """One model; a block of ``block_steps`` steps is treated with probability p.
 
     Where all blocks fall into one arm, that replication has no estimate.
     """
+
+    block_steps: Count = Field(10, description="steps for which everybody keeps one arm")
+    washout_steps: int = Field(
+        0, ge=0, le=MOST, description="first steps of a block that the estimate leaves out"
+    )
 
     _seed: int = PrivateAttr()
 
@@ -44,9 +50,9 @@ class Switchback(Design, SwitchbackOptions):
                 f"block_steps = {block}, washout_steps = {washout}: no second block counts in a "
                 f"run of {n_steps} steps; use shorter blocks, or more than {block + washout} steps"
             )
-        running = self.model_copy()
-        running._seed = context.seed
-        return running
+        started = self.model_copy()
+        started._seed = context.seed
+        return started
 
     def assign(self, visits: Visits, p: float) -> Tensor:
         """The arm of the block, the same for all visits."""
@@ -62,7 +68,3 @@ class Switchback(Design, SwitchbackOptions):
     def unit(self, visits: Visits) -> Tensor:
         """The block of steps."""
         return torch.full_like(visits.user_RB, visits.step // self.block_steps)
-
-    def weights(self, outcome: Outcome) -> Tensor:
-        """All ones."""
-        return ones(outcome, self.n_models)

@@ -7,50 +7,25 @@ from typing import Any
 
 from torch import nn
 
-from realdataexp.components import resolve
-from realdataexp.models.base import Batch, FeatureSchema, SideSchema, StackedModel
-from realdataexp.models.dcn_v2 import DCNv2
-from realdataexp.models.dlrm import DLRM
-from realdataexp.models.linear import Linear
-from realdataexp.models.losses import LOSSES, LabelScale, Loss
+from realdataexp.models.base import Selecting, StackedModel
+from realdataexp.models.batch import Batch, FeatureSchema, Input, SideSchema
+from realdataexp.models.losses import LabelScale, Loss
 from realdataexp.models.mlp import MLP
-from realdataexp.models.mmoe import MMoE
-from realdataexp.models.module import ModuleStack
-from realdataexp.models.outside import OutsideModel, outside_loss
-from realdataexp.models.wide_deep import WideDeep
+from realdataexp.models.outside import ModuleStack, OutsideModel, outside_loss
+from realdataexp.registry import find, is_outside, names
 
-MODELS: dict[str, type[StackedModel]] = {
-    "MLP": MLP,
-    "Linear": Linear,
-    "WideDeep": WideDeep,
-    "DCNv2": DCNv2,
-    "DLRM": DLRM,
-    "MMoE": MMoE,
-}
-SHARED_MODELS = ("MMoE",)  # labels that name one of these share a network
+LOSSES: dict[str, Loss] = {name: find("loss", name, name) for name in names("loss")}
 
 __all__ = [
-    "DLRM",
-    "LOSSES",
-    "MLP",
-    "MODELS",
-    "SHARED_MODELS",
-    "Batch",
-    "DCNv2",
-    "FeatureSchema",
-    "LabelScale",
-    "Linear",
-    "Loss",
-    "MMoE",
-    "ModuleStack",
-    "OutsideModel",
-    "SideSchema",
-    "StackedModel",
-    "WideDeep",
-    "build_loss",
-    "build_model",
-    "outside_loss",
-]
+    "LOSSES", "MLP", "Batch", "FeatureSchema", "Input", "LabelScale", "Loss", "ModuleStack",
+    "OutsideModel", "Selecting", "SideSchema", "StackedModel", "build_loss", "build_model",
+    "is_shared", "outside_loss",
+]  # fmt: skip
+
+
+def is_shared(name: str) -> bool:
+    """Whether labels that name this model share a network."""
+    return not is_outside(name) and find("model", name, "model").is_shared
 
 
 def build_model(
@@ -63,14 +38,14 @@ def build_model(
     """The model called ``name``, or an outside class given as ``package.module:Name``.
 
     An outside class is either a StackedModel, or a plain ``torch.nn.Module`` whose constructor
-    takes ``(schema, n_outputs, **params)`` and whose forward takes ``(num_ND, cat_NK)``. One of
-    ``SHARED_MODELS`` takes the outputs of several labels.
+    takes ``(schema, n_outputs, **params)`` and whose forward takes ``(num_ND, cat_NK)``. One that
+    labels share takes the outputs of several.
 
     Raises:
         InputError: no such model, or it refuses its parameters; ``where`` is the config path.
     """
-    component = resolve(name, MODELS, where)
-    if name not in SHARED_MODELS and not isinstance(n_outputs, int):
+    component = find("model", name, where)
+    if not is_shared(name) and not isinstance(n_outputs, int):
         (n_outputs,) = n_outputs
     if isinstance(component, type) and issubclass(component, nn.Module):
         assert isinstance(n_outputs, int)
@@ -80,4 +55,4 @@ def build_model(
 
 def build_loss(name: str, where: str) -> Loss:
     """The loss called ``name``, or an outside object given as ``package.module:Name``."""
-    return resolve(name, LOSSES, where)
+    return find("loss", name, where)

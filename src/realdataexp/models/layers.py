@@ -12,17 +12,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config.blocks import DeepParams
-from realdataexp.models.base import Batch, FeatureSchema, SideSchema
+from realdataexp.models.base import Tensors
+from realdataexp.models.batch import Batch, FeatureSchema, Side, SideSchema
+from realdataexp.options import NestedFaults, Options, Widths, of_value
 
 _MOST_ONE_HOT = 64  # categories; with 4,096 rows and 128 units 400 take four times a look-up's time
+
+
+class DeepParams(Options):
+    """Fully connected hidden layers, as several models have them."""
+
+    hidden_layers: Widths = Field((64, 32), description="units of each hidden layer; empty: none")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped in training")
+    normalization: Literal["none", "layer"] = Field(
+        "none", description="layer: a LayerNorm in front of each hidden layer's ReLU"
+    )
+
+    def idle(self) -> dict[str, str]:
+        """The settings that act on nothing here, and what they would act on."""
+        of_layers = ("dropout", "normalization")
+        return {} if self.hidden_layers else dict.fromkeys(of_layers, "hidden layers")
+
+    @model_validator(mode="after")
+    def _refuse_idle(self) -> Self:
+        """Idle settings must be as where none are given: a resolved config lists them all."""
+        fields = type(self).model_fields
+        faults = [
+            ((name,), of_value(getattr(self, name), f"has no effect without {what}: leave it out"))
+            for name, what in self.idle().items()
+            if getattr(self, name) != fields[name].default
+        ]
+        if faults:
+            raise NestedFaults(faults)
+        return self
 
 
 class SplitLayer:
@@ -55,36 +85,27 @@ class SplitLayer:
 
         The fan-in counts a one-hot feature's columns as one: only one is not zero.
         """
-        one_hot = self.embedding_dim is None
+        one_hot, shapes = self.embedding_dim is None, {}
         fan_in = sum(
             self._n_inputs(side) + (side.n_slots if one_hot else 0) for side in self.sides.values()
         )
-        params = {}
         for name, side in self.sides.items():
-            if self._n_inputs(side):
-                shape = (self._n_inputs(side), self.width)
-                params[f"{name}_weight"] = start_uniform(key, f"{name}_weight", shape, fan_in)
+            if n := self._n_inputs(side):
+                shapes[f"{name}_weight"] = (n, self.width)
             if side.fields and one_hot:
-                shape = (side.n_ids, self.width)
-                params[f"{name}_one_hot"] = start_uniform(key, f"{name}_one_hot", shape, fan_in)
-        params["bias_0"] = start_uniform(key, "bias_0", (self.width,), fan_in)
+                shapes[f"{name}_one_hot"] = (side.n_ids, self.width)
+        params = {
+            name: start_uniform(key, name, shape, fan_in)
+            for name, shape in {**shapes, "bias_0": (self.width,)}.items()
+        }
         if self.embedding_dim is not None:
             params |= start_embeddings(key, self.sides, self.embedding_dim)
         return params
 
-    def forward(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def forward(self, params: Tensors, batch: Batch) -> Tensor:
         """The layer's sums S, N, H; while scoring in memory of their own."""
         _, B, C = batch.shape
-        user = self._terms(
-            "user", params, batch.user_num_SBD, batch.user_cat_SBK, batch.user_weight_SBK
-        )
-        video = self._terms(
-            "video",
-            params,
-            batch.video_num_SBCD.flatten(1, 2),
-            batch.video_cat_SBCK.flatten(1, 2),
-            batch.video_weight_SBCK.flatten(1, 2),
-        )
+        user, video = (self._terms(name, params, batch.side(name)) for name in self.sides)
         bias_S1H = params["bias_0"].unsqueeze(1)
         if C == 1 and torch.is_grad_enabled():
             both = _Terms(*(a + b for a, b in zip(user, video, strict=True)))
@@ -92,42 +113,37 @@ class SplitLayer:
         user_SBH = _sum(user, bias_S1H).expand(-1, B, -1)
         if not any(video):
             return user_SBH.unsqueeze(2).repeat(1, 1, C, 1).flatten(1, 2)
-        return _add(_sum(video), user_SBH, B, C)
+        video_SBCH = _sum(video).unflatten(1, (B, C))
+        user_SB1H, in_place = user_SBH.unsqueeze(2), not torch.is_grad_enabled()
+        h_SBCH = video_SBCH.add_(user_SB1H) if in_place else video_SBCH + user_SB1H
+        return h_SBCH.flatten(1, 2)
 
-    def _terms(
-        self,
-        name: str,
-        params: Mapping[str, Tensor],
-        num_SND: Tensor,
-        cat_SNK: Tensor,
-        weight_SNK: Tensor,
-    ) -> _Terms:
+    def _terms(self, name: str, params: Tensors, rows: Side) -> _Terms:
         """One side's share of the sum.
 
         With no more categories than rows, each category's embedding is multiplied with the layer
         once, and the products are looked up; but where learning has few categories, it multiplies
         them with the rows' one-hot columns, whose gradient costs less than that of a look-up.
         """
-        side = self.sides[name]
+        side, cat_SNK, weight_SNK = self.sides[name], rows.cat, rows.weight
         terms, weight_SDH = _Terms([], [], []), params.get(f"{name}_weight")
         if weight_SDH is not None:
             numbers_SDH, embedded_SDH = weight_SDH.tensor_split([side.n_numerical], dim=1)
         is_one_hot, is_small = self.embedding_dim is None, side.n_ids <= cat_SNK.shape[1]
         if side.n_numerical:
-            terms.add(num_SND, numbers_SDH)
+            terms.add(rows.num, numbers_SDH)
         if side.fields and (is_one_hot or is_small):
             table_SVH = (
                 params[f"{name}_one_hot"]
                 if is_one_hot
                 else _project(params[f"{name}_embedding"], embedded_SDH, side)
             )
-            is_learning_few = torch.is_grad_enabled() and side.n_ids <= _MOST_ONE_HOT
-            if is_small and is_learning_few:
+            if is_small and torch.is_grad_enabled() and side.n_ids <= _MOST_ONE_HOT:
                 terms.add(one_hot(cat_SNK, weight_SNK, side.n_ids), table_SVH)
             else:
                 terms.looked_up.append(bag(table_SVH, cat_SNK, weight_SNK))
         elif side.fields:
-            embedded = embed(params[f"{name}_embedding"], side, cat_SNK, weight_SNK)
+            embedded = embed(params[f"{name}_embedding"], side, rows)
             terms.add(torch.cat(embedded, dim=-1), embedded_SDH)
         return terms
 
@@ -161,6 +177,20 @@ def _sum(terms: _Terms, start: Tensor | None = None) -> Tensor:
     return start.baddbmm_(x, weight)  # nothing else holds it
 
 
+def dropout_mask(key_S: Tensor, h_SNH: Tensor, drop: float) -> Tensor:
+    """What units are multiplied with, S, N, H; see draws.keep_mask.
+
+    Args:
+        key_S: a key per network; or S, B: per visit, all of whose rows then have the same mask.
+        h_SNH: the units, the rows of a visit one after the other.
+        drop: probability in [0, 1).
+    """
+    if key_S.dim() == 1:
+        return draws.keep_mask(key_S, h_SNH.shape[1:], drop)
+    mask_SBH = draws.keep_mask(key_S, h_SNH.shape[2:], drop)
+    return mask_SBH.repeat_interleave(h_SNH.shape[1] // mask_SBH.shape[1], dim=1)
+
+
 class Tower:
     """Fully connected layers; in front of each: LayerNorm (an option), ReLU, dropout.
 
@@ -186,8 +216,7 @@ class Tower:
     def init(self, key: Tensor) -> dict[str, Tensor]:
         """Weights and biases U(-1, 1) / sqrt(fan-in); LayerNorm's scales 1, its shifts 0."""
         params = {}
-        for i in range(1, len(self.widths)):
-            n, width = self.widths[i - 1], self.widths[i]
+        for i, (n, width) in enumerate(pairwise(self.widths), 1):
             if self.options.normalization == "layer" and self._is_activated(i):
                 params[f"norm_scale_{i}"] = torch.ones(n)
                 params[f"norm_shift_{i}"] = torch.zeros(n)
@@ -195,9 +224,7 @@ class Tower:
             params[f"bias_{i}"] = start_uniform(key, f"bias_{i}", (width,), n)
         return params
 
-    def forward(
-        self, params: Mapping[str, Tensor], h_SNH: Tensor, dropout_key_S: Tensor | None
-    ) -> Tensor:
+    def forward(self, params: Tensors, h_SNH: Tensor, dropout_key_S: Tensor | None) -> Tensor:
         """The last layer's sums. While scoring, an activated input is overwritten."""
         for i in range(1, len(self.widths)):
             if self._is_activated(i):
@@ -209,7 +236,7 @@ class Tower:
         return layer > 1 or self.activates_input
 
     def _activate(
-        self, params: Mapping[str, Tensor], h_SNH: Tensor, layer: int, dropout_key_S: Tensor | None
+        self, params: Tensors, h_SNH: Tensor, layer: int, dropout_key_S: Tensor | None
     ) -> Tensor:
         if self.options.normalization == "layer":
             scale, shift = params[f"norm_scale_{layer}"], params[f"norm_shift_{layer}"]
@@ -220,9 +247,8 @@ class Tower:
             return h_SNH.relu_() if not torch.is_grad_enabled() else h_SNH.relu()
         h_SNH = h_SNH.relu()
         if self.options.dropout:
-            keys_S = draws.key(0, f"layer_{layer}", dropout_key_S)
-            shape = (h_SNH.shape[1], h_SNH.shape[2])
-            h_SNH = h_SNH * draws.keep_mask(keys_S, shape, self.options.dropout)
+            key_S = draws.key(0, f"layer_{layer}", dropout_key_S)
+            h_SNH = h_SNH * dropout_mask(key_S, h_SNH, self.options.dropout)
         return h_SNH
 
 
@@ -235,28 +261,21 @@ class FieldEmbeddings:
     def __init__(self, schema: FeatureSchema, dim: int, sd: float = 1.0) -> None:
         self.sides = {"user": schema.user, "video": schema.video}
         self.dim, self.sd = dim, sd
-
-    @property
-    def n_fields(self) -> int:
-        """Categorical features of a row."""
-        return sum(len(side.fields) for side in self.sides.values())
+        self.n_fields = len(schema.user.fields) + len(schema.video.fields)
+        self.floats_per_row = self.n_fields * dim
 
     def init(self, key: Tensor) -> dict[str, Tensor]:
         """Embeddings N(0, sd²)."""
         tables = start_embeddings(key, self.sides, self.dim)
         return {name: table * self.sd for name, table in tables.items()}
 
-    def forward(self, params: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+    def forward(self, params: Tensors, batch: Batch) -> list[Tensor]:
         """S, N, E for each field of the user, then of the video."""
         vectors = []
-        if self.sides["user"].fields:
-            table, side = params["user_embedding"], self.sides["user"]
-            of_user = embed(table, side, batch.user_cat_SBK, batch.user_weight_SBK)
-            vectors += [to_rows(x_SBE, batch.shape[2]) for x_SBE in of_user]
-        if self.sides["video"].fields:
-            table, side = params["video_embedding"], self.sides["video"]
-            cat, weight = batch.video_cat_SBCK.flatten(1, 2), batch.video_weight_SBCK.flatten(1, 2)
-            vectors += embed(table, side, cat, weight)
+        for name, side in self.sides.items():
+            if side.fields:
+                own = embed(params[f"{name}_embedding"], side, batch.side(name))
+                vectors += own if name == "video" else [to_rows(x, batch.shape[2]) for x in own]
         return vectors
 
 
@@ -281,17 +300,6 @@ def to_rows(x_SBX: Tensor, C: int) -> Tensor:
     return x_SBX.unsqueeze(2).expand(-1, -1, C, -1).flatten(1, 2)
 
 
-def nest(prefix: str, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A part's parameters under a name of their own."""
-    return {f"{prefix}.{name}": p for name, p in params.items()}
-
-
-def within(prefix: str, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters that ``nest`` put under a name."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): p for name, p in params.items() if name.startswith(start)}
-
-
 def start_uniform(key: Tensor, name: str, shape: tuple[int, ...], fan_in: int) -> Tensor:
     """U(-1, 1) / sqrt(fan-in), as torch.nn.Linear starts; its own draws for each name."""
     u = draws.uniform(draws.key(0, name, key), torch.Size(shape).numel()).reshape(shape)
@@ -309,10 +317,10 @@ def start_embeddings(key: Tensor, sides: Mapping[str, SideSchema], dim: int) -> 
     return params
 
 
-def embed(table_SVE: Tensor, side: SideSchema, cat_SNK: Tensor, weight_SNK: Tensor) -> list[Tensor]:
+def embed(table_SVE: Tensor, side: SideSchema, rows: Side) -> list[Tensor]:
     """Each field's embedding: S, N, E."""
     return [
-        bag(table_SVE, cat_SNK[..., first:end], weight_SNK[..., first:end])
+        bag(table_SVE, rows.cat[..., first:end], rows.weight[..., first:end])
         for _, first, end in side.fields
     ]
 
@@ -325,13 +333,6 @@ def bag(table_SVH: Tensor, cat_SNK: Tensor, weight_SNK: Tensor) -> Tensor:
     ids_XK = (cat_SNK + start_S.view(S, 1, 1)).reshape(-1, n_slots)
     rows_XH = _Bag.apply(table_SVH.reshape(S * V, H), ids_XK, weight_SNK.reshape(-1, n_slots))
     return rows_XH.view(S, -1, H)
-
-
-def _add(video_SNH: Tensor, user_SBH: Tensor, B: int, C: int) -> Tensor:
-    """Add each visit's user part to its C candidates' video parts."""
-    h = video_SNH.view(video_SNH.shape[0], B, C, -1)
-    h = h + user_SBH.unsqueeze(2) if torch.is_grad_enabled() else h.add_(user_SBH.unsqueeze(2))
-    return h.flatten(1, 2)
 
 
 def one_hot(cat_SNK: Tensor, weight_SNK: Tensor, n_ids: int) -> Tensor:
@@ -354,7 +355,7 @@ class _Bag(torch.autograd.Function):
     """``embedding_bag`` whose gradient is summed in the rows' order.
 
     PyTorch's own sums them in an order that depends on what else is in the batch, so that a
-    network's last bits would depend on the networks stacked beside it.
+    network's last bits would depend on the networks stacked with it.
     """
 
     @staticmethod

@@ -45,29 +45,18 @@ class Loss:
         predict: (raw_XO, scale) -> prediction_X in the label's units.
         transform: the space in which ``LabelScale.mean`` and ``sd`` are taken.
         is_class: whether the network has an output for each class of the label.
+        types: of the labels that it fits.
     """
 
     elementwise: Callable[[Tensor, Tensor, LabelScale], Tensor]
     predict: Callable[[Tensor, LabelScale], Tensor]
     transform: Callable[[Tensor], Tensor] = _identity
     is_class: bool = False
+    types: tuple[str, ...] = ("numerical", "binary", "categorical")
 
 
 def _unscaled(raw_XO: Tensor, scale: LabelScale) -> Tensor:
     return raw_XO[..., 0] * scale.sd + scale.mean
-
-
-def _log_mae(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
-    return (_unscaled(raw_XO, scale) - torch.log1p(y_X)).abs()
-
-
-def _log_mse(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
-    return (raw_XO[..., 0] - (torch.log1p(y_X) - scale.mean) / scale.sd).square()
-
-
-def _expm1(raw_XO: Tensor, scale: LabelScale) -> Tensor:
-    # exp overflows float32 past 88; no label of these data is near e**60
-    return torch.expm1(_unscaled(raw_XO, scale).clamp(0.0, 60.0))
 
 
 def _mse(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
@@ -76,6 +65,19 @@ def _mse(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
 
 def _mae(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
     return (raw_XO[..., 0] - (y_X - scale.mean) / scale.sd).abs()
+
+
+def _log_mse(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
+    return _mse(raw_XO, torch.log1p(y_X), scale)
+
+
+def _log_mae(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
+    return (_unscaled(raw_XO, scale) - torch.log1p(y_X)).abs()
+
+
+def _expm1(raw_XO: Tensor, scale: LabelScale) -> Tensor:
+    # exp overflows float32 past 88; no label of these data is near e**60
+    return torch.expm1(_unscaled(raw_XO, scale).clamp(0.0, 60.0))
 
 
 def _bce(raw_XO: Tensor, y_X: Tensor, scale: LabelScale) -> Tensor:
@@ -96,16 +98,14 @@ def _expected_class(raw_XO: Tensor, scale: LabelScale) -> Tensor:
     return (torch.softmax(raw_XO, dim=-1) * classes_O).sum(-1)
 
 
-LOSSES: dict[str, Loss] = {
-    # |log1p(prediction) - log1p(y)|: finite, with a gradient, for every y >= 0
-    "logMAE": Loss(_log_mae, _expm1, transform=torch.log1p),
-    # squared error of log1p, in units of its standard deviation
-    "logMSE": Loss(_log_mse, _expm1, transform=torch.log1p),
-    # squared and absolute error in units of the label's standard deviation
-    "MSE": Loss(_mse, _unscaled),
-    "MAE": Loss(_mae, _unscaled),
-    # binary cross-entropy; predicts P(y = 1)
-    "BCE": Loss(_bce, _probability),
-    # cross-entropy over classes 0..K-1; predicts the expected class (for two: P(y = 1))
-    "CE": Loss(_cross_entropy, _expected_class, is_class=True),
-}
+# |log1p(prediction) - log1p(y)|: finite, with a gradient, for every y >= 0
+LOG_MAE = Loss(_log_mae, _expm1, torch.log1p, types=("numerical",))
+# squared error of log1p, in units of its standard deviation
+LOG_MSE = Loss(_log_mse, _expm1, torch.log1p, types=("numerical",))
+# squared and absolute error in units of the label's standard deviation
+MSE = Loss(_mse, _unscaled, types=("numerical",))
+MAE = Loss(_mae, _unscaled, types=("numerical",))
+# binary cross-entropy; predicts P(y = 1)
+BCE = Loss(_bce, _probability, types=("binary",))
+# cross-entropy over classes 0..K-1; predicts the expected class (for two: P(y = 1))
+CE = Loss(_cross_entropy, _expected_class, is_class=True, types=("binary", "categorical"))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 _UNITS = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 _SHORTENED_FROM = 1e5
@@ -73,18 +72,3 @@ def _unit(size: float) -> tuple[float, str]:
 
 def _exponent(value: float) -> int:
     return math.floor(math.log10(value))
-
-
-def replications(result: Mapping[str, Any], n: int | None = None) -> str:
-    """How many replications a result rests on, and from how many starting models they begin.
-
-    Args:
-        result: of result.json.
-        n: replications that count; None = all.
-    """
-    test = result["config"]["experiment"]
-    n = test["replications"] if n is None else n
-    n_starts = min(test.get("starts", 1), n)
-    words = f"{n:,} replication{'' if n == 1 else 's'}"
-    of_starts = f"of {n_starts} starting models" if n_starts > 1 else "given this starting model"
-    return f"{words} {of_starts}"

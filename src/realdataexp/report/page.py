@@ -1,4 +1,8 @@
-"""report.html: one page that opens without a network, made from the files of a run folder."""
+"""What is shown of run folders as HTML: report.html, several runs compared, a view in a notebook.
+
+A page opens without a network. Its words are in the templates next to this file, its numbers in
+``tables``; whatever is put into a template is text, and is escaped.
+"""
 
 from __future__ import annotations
 
@@ -8,175 +12,142 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
-from string import Template
 from typing import Any
+from urllib.parse import quote
 
-import polars as pl
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic_core import to_json
 
+from realdataexp.errors import InputError
 from realdataexp.files import write_text
-from realdataexp.report import answers, charts, curves, sections, step_charts
-from realdataexp.report.charts import Chart, Look
-from realdataexp.report.files import REMEDY, read_result, read_table
-from realdataexp.report.markup import Html, joined, script_json, tag
-from realdataexp.report.numbers import replications
+from realdataexp.report import charts, panels, tables, verdicts
+from realdataexp.report.files import REMEDY, RunResult, odd_files_named, read_run
+from realdataexp.report.numbers import number, percent
+from realdataexp.report.panels import Panel, Panels
 
 _HERE = Path(__file__).parent
-_LINKS = {
-    "answer": "Answer",
-    "comparison": "Designs compared",
-    "charts": "Charts",
-    "diagnostics": "Diagnostics",
-    "data": "Data",
-    "config": "Config",
-    "about": "Versions and timing",
-    "runs": "Runs",
-    "effects": "Effects",
-    "biases": "Biases",
-    "settings": "Settings",
-}
+_FILES = (
+    "report.html", "plot.svg", "result.json", "estimates.parquet", "outcomes.parquet",
+    "metrics.parquet", "units.parquet", "config.yaml", "run.log",
+)  # fmt: skip
+
+
+@cache
+def all_advice() -> dict[str, str]:
+    """What to do about each warning that a run can report, by its code."""
+    known: dict[str, str] = yaml.safe_load(_file("advice.yaml"))
+    return known
+
+
+def advice(code: str) -> str:
+    """What to do about a warning."""
+    return all_advice().get(code, "Read the message: it names the setting to change.")
+
+
+# --- pages ---------------------------------------------------------------------------------------
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
-    """Write the page about a run folder; returns it.
+    """Write the page about a run folder, ``out`` or report.html in the folder; returns it.
 
     Charts whose table is not there are left out.
-
-    Args:
-        run_dir: the run folder.
-        out: the page; None: report.html in the folder.
 
     Raises:
         InputError: result.json is missing, or a file is damaged.
     """
-    result = read_result(run_dir)
-    shown = _charts(result, run_dir)
-    body = [
-        answers.answer(result),
-        answers.comparison(result) if result["comparison"] else Html(""),
-        sections.charts(shown, _designs(result), answers.titles(result)),
-        sections.diagnostics(result),
-        sections.data(result),
-        sections.config(result),
-        sections.about(result),
-    ]
-    kind = "A/A test" if answers.is_aa(result) else f"mode {result['mode']}"
-    about = f"{kind}, seed {result['seed']}, {replications(result)}, {result['n_steps_done']} steps"
-    html = page(f"{_question(result)}: {run_dir.resolve().name}", about, body, shown)
-    path = out or run_dir / "report.html"
-    return write_text(path, html, REMEDY)
-
-
-def _question(result: dict[str, Any]) -> str:
-    if answers.is_aa(result):
-        return "Which intervals can be believed"
-    if result["comparison"]:
-        return "Which design is biased"
-    return "The true effect" if result["mode"] == "global" else f"What {result['mode']} answers"
-
-
-def _designs(result: dict[str, Any]) -> list[str]:
-    """The designs that are compared, in the order of the result."""
-    return list(dict.fromkeys(e["design"] for e in result["comparison"]))
-
-
-def _charts(result: dict[str, Any], run_dir: Path) -> list[Chart]:
-    """All there is to draw: of each label, then of what labels share."""
-    tables = {name: _table(run_dir, name) for name in ("outcomes", "estimates", "metrics")}
-    outcomes, metrics = tables["outcomes"], tables["metrics"]
-    look = Look(tuple(_designs(result)) or tuple({e["design"] for e in result["estimates"]}))
-    over_steps = {
-        "totals": None if outcomes is None else curves.totals(outcomes),
-        "effects": None if outcomes is None else curves.effects(outcomes),
-        "looks": None if metrics is None else curves.looks(metrics),
-    }
-    shown = []
-    for i, (label, title) in enumerate(answers.titles(result).items()):
-        own = [
-            *_answers(result, label, title, look, tables["estimates"], str(i)),
-            *_curves(over_steps, label, title, look, str(i)),
-        ]
-        shown += [replace(chart, label=label) for chart in own]
-    if metrics is not None:
-        shown += step_charts.weights(curves.weight_figures(metrics), look)
-        left = curves.data_left(metrics)
-        shown += [step_charts.data_left(left)] if left["mean"].sum() > 0 else []
-    return shown
-
-
-def _table(run_dir: Path, name: str) -> pl.DataFrame | None:
-    """A table of the run folder, or None where there is no such file."""
-    return read_table(run_dir, name) if (run_dir / f"{name}.parquet").exists() else None
-
-
-def _answers(
-    result: dict[str, Any],
-    label: str,
-    title: str,
-    look: Look,
-    estimates: pl.DataFrame | None,
-    key: str,
-) -> list[Chart]:
-    """What designs answer for a label, where they are compared."""
-    entries = [e for e in result["comparison"] if e["label"] == label and e["bias"] is not None]
-    if not entries:
-        return []
-    shown = []
-    if estimates is not None:
-        is_own = (pl.col("label") == label) & (pl.col("se_method") == "welch")
-        known = estimates.filter(is_own & pl.col("value").is_not_null())
-        of_truth = [
-            e for e in result["estimates"] if e["label"] == label and e["design"] == "global"
-        ]
-        truth = of_truth[0] if of_truth else None
-        shown.append(charts.estimates(known, truth, look, title, key))
-    shown.append(charts.biases(entries, len(result["comparison"]), look, title, key))
-    inference = [e for e in result.get("inference", ()) if e["label"] == label]
-    if inference:
-        is_aa = answers.is_aa(result)
-        shown.append(charts.coverage(inference, is_aa, look, title, key))
-    return shown
-
-
-def _curves(
-    tables: dict[str, pl.DataFrame | None], label: str, title: str, look: Look, key: str
-) -> list[Chart]:
-    """What happened to a label over the steps."""
-    own = {
-        name: pl.DataFrame() if table is None else table.filter(pl.col("label") == label)
-        for name, table in tables.items()
-    }
-    shown = []
-    if own["effects"].height:
-        shown.append(step_charts.effects(own["effects"], look, title, key))
-    if own["totals"].height:
-        shown.append(step_charts.totals(own["totals"], title, key))
-    if own["looks"].height:
-        shown.append(step_charts.looks(own["looks"], title, key))
-    return shown
-
-
-def page(title: str, about: str, body: Sequence[Html], shown: Sequence[Chart]) -> str:
-    """The whole page. Only its own two scripts may run: the browser knows their digests."""
-    scripts = _scripts() if shown else _scripts()[1:]
-    digests = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
-    content = joined(body)
-    keys = re.findall(r'<section id="(\w+)"', content)
-    links = [tag("li", tag("a", _LINKS[key], href=f"#{key}")) for key in keys]
-    return Template(_file("page.html")).substitute(
-        title=escape(title),
-        about=escape(about),
-        version=escape(version("realdataexp")),
-        policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-        f"script-src {digests}",
-        style=_file("page.css"),
-        links=joined(links),
-        body=content,
-        charts=script_json([chart.to_json() for chart in shown]),
-        scripts="\n".join(f"<script>{code}</script>" for code, _ in scripts),
+    result = read_run(run_dir)
+    drawn = list(Panels.read(run_dir, result, is_lenient=True).all())
+    body = _render(
+        "run.html",
+        result=result,
+        config=yaml.safe_dump(result.raw["config"], sort_keys=False, allow_unicode=True),
+        **_shown(drawn, [result]),
     )
+    kind = "A/A test" if result.is_aa else f"mode {result.mode}"
+    worlds = result.config.replications()
+    about = f"{kind}, seed {result.seed}, {worlds}, {result.n_steps_done} steps"
+    html = _page(f"{_question(result)}: {run_dir.resolve().name}", about, body, drawn)
+    return write_text(out or run_dir / "report.html", html, REMEDY)
+
+
+def _question(result: RunResult) -> str:
+    if result.is_aa:
+        return "Which intervals can be believed"
+    if result.comparison:
+        return "Which design is biased"
+    return "The true effect" if result.mode == "global" else f"What {result.mode} answers"
+
+
+def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write one page about several run folders: effects and biases, and settings that differ.
+
+    It is ``out``, or report-compare.html in the first folder; returns it.
+
+    Raises:
+        InputError: one of them is no run folder.
+    """
+    results = [read_run(run_dir) for run_dir in run_dirs]
+    runs = dict(zip(run_names(run_dirs), results, strict=True))
+    shown = _shown(drawn := [], results)
+    for i, (label, title) in enumerate(shown["labels"].items()):
+        found = tables.answers_of(runs, label)
+        own = [panels.run_effects(found, f"effect-{i}", f"{title}: effect")]
+        own += [
+            panels.bias(verdicts.biases(r, label), f"{i}-{j}", f"{title}, {name}")
+            for j, (name, r) in enumerate(runs.items())
+        ]
+        drawn += [replace(panel, label=label) for panel in own if panel.rows]
+    biases = [tables.biases(runs, *x) for x in shown["labels"].items()]
+    body = _render("several.html", runs=runs, biases=[x for x in biases if x.rows], **shown)
+    html = _page(f"{len(runs)} runs compared", ", ".join(runs), body, drawn)
+    return write_text(out or run_dirs[0] / "report-compare.html", html, REMEDY)
+
+
+def run_names(run_dirs: Sequence[Path]) -> list[str]:
+    """What each run is called: the end of its path that tells it from the others."""
+    parts = [path.resolve().parts for path in run_dirs]
+    for n in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-n:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{i}: {path.name}" for i, path in enumerate(run_dirs, start=1)]  # one run, twice
+
+
+def _shown(drawn: list[Panel], results: Sequence[RunResult]) -> dict[str, Any]:
+    """What charts and their filters take."""
+    return {
+        "panels": drawn,
+        "designs": {e.design: e.design for r in results for e in r.comparison},
+        "labels": {label: title for r in results for label, title in r.titles.items()},
+    }
+
+
+def _page(title: str, about: str, content: Markup, drawn: Sequence[Panel]) -> str:
+    """The whole page. Only its own two scripts may run: the browser knows their digests."""
+    scripts = _scripts() if drawn else _scripts()[1:]
+    allowed = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
+    return _render(
+        "page.html",
+        title=title,
+        about=about,
+        content=content,
+        links=re.findall(r'<section id="(\w+)"[^>]*><h2[^>]*>(.*?)</h2>', content),
+        policy="default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+        f"script-src {allowed}",
+        style=_file("page.css"),
+        charts=script_json([charts.chart(panel) for panel in drawn]),
+        scripts=scripts,
+    )
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that can stand in a script element, whatever texts are in it; null for no number."""
+    packed = to_json(value, inf_nan_mode="null").decode()
+    return Markup(packed.translate({ord(x): f"\\u{ord(x):04x}" for x in "<>&"}))
 
 
 @cache
@@ -193,3 +164,78 @@ def _scripts() -> list[tuple[str, str]]:
     return [
         (code, base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()) for code in codes
     ]
+
+
+@cache
+def _templates() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    found.filters["number"] = number
+    found.globals.update(
+        advice=advice, tables=tables, verdicts=verdicts, version=version("realdataexp")
+    )
+    found.globals["parts"] = found.get_template("parts.html").module
+    return found
+
+
+def _render(name: str, **values: Any) -> Markup:
+    return Markup(_templates().get_template(name).render(values))
+
+
+# --- a result in Python --------------------------------------------------------------------------
+
+
+def notebook_view(run_dir: Path) -> str:
+    """A run folder's answer as a piece of HTML; of one that is damaged, what is wrong with it."""
+    try:
+        with odd_files_named(run_dir):
+            result = read_run(run_dir)
+            return _render(
+                "notebook.html",
+                fault="",
+                about=_about(result),
+                result=result,
+                folder=run_dir,
+                links=[(x, _address(run_dir / x)) for x in _FILES if (run_dir / x).exists()],
+            )
+    except InputError as error:
+        return _render("notebook.html", fault=error)
+
+
+def _address(path: Path) -> str:
+    """Of a file, as seen from the notebook where it is below it."""
+    whole, here = path.absolute(), Path.cwd()
+    if whole.is_relative_to(here):
+        return quote(whole.relative_to(here).as_posix())
+    return whole.as_uri()
+
+
+def one_line(run_dir: Path) -> str:
+    """A run folder in one line: what was run, how far it came, and the effect on each label."""
+    try:
+        with odd_files_named(run_dir):
+            result = read_run(run_dir)
+            text = f"{run_dir}: {'; '.join([_about(result), *_effects(result)])}"
+    except InputError as error:
+        text = str(error)
+    return " ".join(text.split())
+
+
+def _about(result: RunResult) -> str:
+    worlds = result.config.replications()
+    done = f"{result.n_steps_done} steps"
+    return f"mode {result.mode}, {result.status}, {done}, {worlds}, seed {result.seed}"
+
+
+def _effects(result: RunResult) -> list[str]:
+    """The effect on each label: the truth in percent, where it is known."""
+    told = []
+    for label in result.titles:
+        own = [e.value for e in result.estimates if e.label == label]
+        if (relative := result.relative(label)) is not None:
+            told.append(f"{label} {percent(relative)}")
+        elif own and own[0] is not None:
+            told.append(f"{label} {number(own[0])} per visit")
+    return told

@@ -1,8 +1,9 @@
 """Checkpoints: safetensors and JSON only, so that loading one can run no code.
 
     checkpoints/
-        index.json       the latest, the best by each metric, and all that are kept, oldest first
+        index.json       the latest, all that are kept, oldest first, and the best networks
         step_50/         state.safetensors, state.json, digests.json (SHA-256 of the two)
+        best/            the networks alone that are best by some metric
         rows/            the tables' rows since the checkpoint before, written once
 
 A checkpoint is written beside its place, synced and renamed, and only then named in the index: what
@@ -15,21 +16,33 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import polars as pl
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import InputError, Warnings, is_out_of_memory
 from realdataexp.files import disk_faults, read_json, require_regular, sync_names, write_json
+from realdataexp.metrics import Metric, is_higher_better
 from realdataexp.runs.folder import write_tensors
 
 _TENSORS, _STATE, _DIGESTS = "state.safetensors", "state.json", "digests.json"
-_KINDS = ("pretrain", "step")  # pretrain_<iteration> come before step_<n>
+PRETRAIN: Final = "pretrain"  # the phases
+LOOP: Final = "loop"
+_BEST = "best"
+_KINDS = (PRETRAIN, "step")  # pretrain_<iteration> come before step_<n>
+# what loading a state that does not fit may raise
+_UNFIT = (
+    KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
+    pl.exceptions.PolarsError, SafetensorError,
+)  # fmt: skip
 
 
 class DamagedError(Exception):
@@ -42,13 +55,7 @@ class ForeignError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was loaded.
-
-    Attributes:
-        name: of its folder.
-        tensors: everything that changes while running, by name, on the CPU.
-        state: the rest.
-    """
+    """Everything that changes while running: tensors by name, on the CPU, and the rest."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -60,64 +67,77 @@ class Checkpoint:
         return {k[n:]: t for k, t in self.tensors.items() if k.startswith(f"{prefix}.")}
 
 
+@contextmanager
+def of_this_run(checkpoint: Checkpoint) -> Iterator[None]:
+    """Say of a state that lacks something, or has another shape, that it is foreign."""
+    try:
+        yield
+    except _UNFIT as error:
+        if is_out_of_memory(error):
+            raise
+        text = " ".join(str(error).split())
+        if isinstance(error, ValidationError):
+            (first, *_) = error.errors()
+            text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise ForeignError(f"{checkpoint.name}: not a state of this run: {text}") from error
+
+
 @dataclass
 class Checkpoints:
     """The checkpoints of one run folder.
 
     Attributes:
-        folder: the run folder.
-        keep_last: how many of the latest are kept; the best are kept besides.
-        primary_metric: named in the index.
+        keep_last: how many of the latest are kept.
+        metrics: those of one's own, by name.
         kept: names of the checkpoints that are kept, oldest first.
-        best: metric -> {"checkpoint", "value"} of the best so far.
+        best: of the ``loop`` (of all worlds, at one step), and of each ``start_<k>``: metric ->
+            {"networks", "value"} of the best so far, with the file in ``checkpoints``.
     """
 
     folder: Path
     keep_last: int
     primary_metric: str
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
-    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    best: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
         """The folder ``checkpoints``."""
         return self.folder / "checkpoints"
 
-    def improvements(
-        self, values: Mapping[str, float], is_higher_better: Mapping[str, bool]
-    ) -> dict[str, float]:
-        """The metrics whose value is better than any before; NaN is none."""
-        better = {}
-        for name, value in values.items():
-            best = self.best[name]["value"] if name in self.best else None
-            sign = 1.0 if is_higher_better[name] else -1.0
-            if math.isfinite(value) and (best is None or sign * value > sign * best):
-                better[name] = value
-        return better
+    def keep_best(
+        self, scope: str, values: Mapping[str, float], name: str, make: Callable[[], Any]
+    ) -> bool:
+        """Write networks, made only then, that are the best yet by some metric; whether they are.
 
-    def save(
-        self,
-        name: str,
-        tensors: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-        best: Mapping[str, float] | None = None,
-    ) -> None:
-        """Write a checkpoint whole, name it in the index, and prune those no longer kept.
-
-        Args:
-            name: of its folder.
-            tensors: everything that changes while running, by name.
-            state: the rest, as JSON.
-            best: metrics, with their values, by which it is the best so far.
+        ``values`` are what they reached by label.metric; NaN is no value. The next ``save``, or
+        ``write_index_and_prune``, names the file and removes those that are best by none any more.
         """
-        bests = self._with(name, best or {})
+        before, place = self.best.get(scope, {}), f"{_BEST}/{name}.safetensors"
+        better = {}
+        for metric, value in values.items():
+            sign = 1.0 if is_higher_better(metric.partition(".")[2], self.metrics) else -1.0
+            is_first = metric not in before
+            if math.isfinite(value) and (is_first or sign * value > sign * before[metric]["value"]):
+                better[metric] = {"networks": place, "value": value}
+        if better:
+            with disk_faults(self.root):
+                self.root.mkdir(exist_ok=True)  # but not the run folder, should that be gone
+                (self.root / _BEST).mkdir(exist_ok=True)
+            make().write(self.root / place)
+            self.best = self.best | {scope: before | better}
+        return bool(better)
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write a checkpoint whole, name it in the index, and prune those no longer kept."""
         final, temporary = self.root / name, self.root / f".{name}.{os.getpid()}.tmp"
         with disk_faults(final):
             try:
                 self.root.mkdir(exist_ok=True)  # but not the run folder, should that be gone
                 temporary.mkdir()
                 write_tensors(temporary / _TENSORS, tensors)
-                write_json(temporary / _STATE, {**state, "best": bests})
+                write_json(temporary / _STATE, {**state, "best": self.best})
                 digests = {x: file_digest(temporary / x) for x in (_TENSORS, _STATE)}
                 write_json(temporary / _DIGESTS, digests)
                 sync_names(temporary)
@@ -127,28 +147,27 @@ class Checkpoints:
                 sync_names(self.root)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        self.best, self.kept = bests, [x for x in self.kept if x != name] + [name]
-        self._name()
+        self.kept = [*[x for x in self.kept if x != name], name][-self.keep_last :]
+        self.write_index_and_prune()
 
-    def mark(self, best: Mapping[str, float]) -> None:
-        """Name the latest checkpoint the best so far by some metrics."""
-        self.best = self._with(self.kept[-1], best)
-        self._name()
-
-    def _with(self, name: str, best: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-        """The bests, once a checkpoint is the best by some metrics."""
-        return self.best | {k: {"checkpoint": name, "value": value} for k, value in best.items()}
-
-    def _name(self) -> None:
-        """Write the index of what is to be kept, and remove the rest."""
-        bests = {entry["checkpoint"] for entry in self.best.values()}
-        last = self.kept[-self.keep_last :]
-        self.kept = [x for x in self.kept if x in last or x in bests]
-        index = {"latest": self.kept[-1], "primary_metric": self.primary_metric}
-        write_json(self.root / "index.json", {**index, "best": self.best, "kept": self.kept})
+    def write_index_and_prune(self) -> None:
+        """Write the index of what is kept, and remove the rest."""
+        starts = [self.best[scope] for scope in self.best if scope != LOOP]
+        index = {
+            "latest": self.kept[-1],
+            "kept": self.kept,
+            "primary_metric": self.primary_metric,
+            "best": self.best.get(LOOP, {}),
+            "best_starts": starts,
+        }
+        write_json(self.root / "index.json", index)
         for path in self.root.iterdir():
-            if path.is_dir() and path.name not in (*self.kept, "rows"):
+            if path.is_dir() and path.name not in (*self.kept, "rows", _BEST):
                 shutil.rmtree(path, ignore_errors=True)
+        named = {entry["networks"] for of in self.best.values() for entry in of.values()}
+        for path in (self.root / _BEST).glob("*"):
+            if f"{_BEST}/{path.name}" not in named:
+                path.unlink(missing_ok=True)
 
     def newest(self, warnings: Warnings) -> Checkpoint | None:
         """The latest checkpoint that is intact; None where none was made yet.
@@ -159,15 +178,17 @@ class Checkpoints:
         """
         faults: list[str] = []
         names = self._names(faults)
-        for i, name in reversed([*enumerate(names)]):
+        while names:
+            name = names[-1]
             try:
                 found = self._load(name)
             except DamagedError as error:
                 faults.append(str(error))
+                names.pop()
                 continue
             for fault in faults:
                 warnings.add("damaged_checkpoint", f"{fault}; {name} is used")
-            self.kept = [x for x in names[: i + 1] if (self.root / x).is_dir()]
+            self.kept = [x for x in names if (self.root / x).is_dir()]
             return found
         if faults:
             raise InputError(*(f"{fault}; run the config again" for fault in faults))
@@ -196,8 +217,7 @@ class Checkpoints:
             except ValueError as error:
                 raise DamagedError(f"{folder / _DIGESTS}: {error}") from error
             for file in (_TENSORS, _STATE):
-                digest = digests.get(file) if isinstance(digests, dict) else None
-                _check_digest(folder / file, digest)
+                _check_digest(folder / file, isinstance(digests, dict) and digests.get(file))
             try:
                 state = read_json(folder / _STATE)
                 rows = [(str(x["name"]), x["sha256"]) for x in state["rows"]]

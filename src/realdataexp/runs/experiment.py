@@ -2,40 +2,77 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+import re
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from realdataexp.config import NO_MODEL, Config, load_config
+import torch
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+)
+from torch import Tensor
+
+from realdataexp.config import Config, load_config
 from realdataexp.device import multiplies_by_place, own_arithmetic
 from realdataexp.errors import DiskError, InputError, RunError, Warnings, is_out_of_memory
 from realdataexp.files import write_text
+from realdataexp.models.base import restore
 from realdataexp.report.files import read_result
-from realdataexp.runs import looping, pretraining
-from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError, has_checkpoint
+from realdataexp.runs import Interrupts
+from realdataexp.runs.beforehand import largest_setting
+from realdataexp.runs.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    ForeignError,
+    has_checkpoint,
+    of_this_run,
+)
+from realdataexp.runs.executors import Basis
 from realdataexp.runs.folder import (
     Folder,
     RunLog,
     check_place,
     make_folder,
+    placed,
     remove_unfinished,
+    require_modules,
+    write_places,
 )
-from realdataexp.runs.interrupts import Interrupts
-from realdataexp.runs.looping import LoopPhase
-from realdataexp.runs.machine import versions
-from realdataexp.runs.memory_need import largest_setting
-from realdataexp.runs.monitor import FILE, Monitor
-from realdataexp.runs.parts import Clock, Parts
-from realdataexp.runs.places import placed, require_modules, write_places
-from realdataexp.runs.pretraining import PretrainingPhase
+from realdataexp.runs.labels import Starts
+from realdataexp.runs.machine import MONITOR_FILE, Clock, Monitor, versions
+from realdataexp.runs.networks import (
+    STARTING,
+    STARTS,
+    read_networks,
+    starting_networks,
+    write_networks,
+)
+from realdataexp.runs.phases import LOOP, PRETRAIN, LoopPhase, PretrainingPhase
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
 from realdataexp.runs.setup import Setup, set_up
-from realdataexp.runs.sharing import fault_of_processes
-from realdataexp.runs.validation import Validator
-from realdataexp.tracking.session import begin_tracking, trackers_of
+from realdataexp.runs.shard import Validator
+from realdataexp.tracking.session import Tracking, begin_tracking, trackers_of
 
 logger = logging.getLogger("realdataexp")
+
+# tensors of which a healthy run has finite numbers only, and those that are never below 0
+_FINITE = re.compile(
+    r"\.(params\.|moment_[12]$|rate_factor$|batch\.)|^(pretraining\.best|recorder)\."
+)
+_NOT_NEGATIVE = re.compile(r"\.(moment_2|rate_factor|n_\w+)$")
+# settings that no number depends on; which data they are, their digest says
+_MAY_DIFFER = (
+    "config.logging.", "config.base_dir", "config.dataset.path", "config.dataset.cache",
+    "config.simulation.processes", "config.simulation.executor",
+)  # fmt: skip
 
 
 @own_arithmetic()
@@ -44,10 +81,7 @@ def check_experiment(
 ) -> list[str]:
     """Check a config against the machine and the data; describe what would run.
 
-    Args:
-        config: what to check.
-        out: the run folder it would get; None makes one in the config's log_dir.
-        every_fault: import the data in any case, and check them too.
+    ``every_fault``: import the data in any case, and check them too.
 
     Raises:
         InputError: with every fault found, a line each.
@@ -56,11 +90,16 @@ def check_experiment(
     warnings = Warnings()
     trackers_of(config)
     setup = set_up(config, warnings, every_fault=every_fault)
-    loop, R = config.simulation, config.experiment.replications
+    _starting(setup, None, warnings)
+    loop, test, R = config.simulation, config.experiment, config.experiment.replications
     names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
+    control, treatment = config.policies()
+    arms = "the arms rank differently (no A/A test)"
+    if control == treatment:
+        arms = "an A/A test: both arms rank alike"
     return [
         f"mode {config.mode}: {names}; {R} replications, {len(setup.blocks) * R} worlds",
-        _test_of(config),
+        f"test: p = {test.p_treatment:g} of treatment, by {test.assignment}; {arms}",
         f"device {setup.device.description}",
         *setup.environment.description(),
         f"loop: {loop.n_steps} steps of {loop.batch_size} visits x {loop.n_candidate} candidates",
@@ -68,23 +107,9 @@ def check_experiment(
     ]
 
 
-def _test_of(config: Config) -> str:
-    """The test in a line: who is treated, and whether the arms differ at all."""
-    test = config.experiment
-    learned = [label for label in config.labels if label.model != NO_MODEL]
-    text = f"test: p = {test.p_treatment:g} of treatment, by {test.assignment}"
-    if test.aa or all(label.alpha_T == label.alpha_C for label in learned):
-        return f"{text}; an A/A test: both arms rank alike"
-    return f"{text}; the arms rank differently (no A/A test)"
-
-
 @own_arithmetic()
 def run_experiment(config: Config, out: Path | None = None) -> Path:
-    """Run an experiment and write its folder; returns the folder.
-
-    Args:
-        config: what to run.
-        out: the run folder; None makes ``<log_dir>/<timestamp>-<mode>``.
+    """Run an experiment and write its folder, ``out`` or ``<log_dir>/<timestamp>-<mode>``.
 
     Raises:
         InputError: something given is wrong, and no folder is left behind.
@@ -97,31 +122,30 @@ def run_experiment(config: Config, out: Path | None = None) -> Path:
     check_place(out, log_dir)
     log = RunLog(config.logging.level)
     with log.listening(logger), Interrupts() as interrupts:
-        run = _Run(config, log, interrupts)
+        run = Run(config, log, interrupts)
         with interrupts.postponed():
             made = make_folder(out, log_dir, config.mode)
             try:
                 write_text(made.path / "config.yaml", config.to_yaml())
                 write_places(made.path, config)
+                if run.starting is not None:  # their own folder may be gone one day
+                    (made.path / STARTING).parent.mkdir()
+                    write_networks(made.path / STARTING, run.setup, run.starting)
                 log.open(made.path / "run.log")
-                run.begin(made.path)
+                run.begin(made)
                 run.begin_tracking()
             except BaseException:
                 log.stop()
                 made.discard()
                 raise
-        return run.finish(made, None)
+        return run.finish(None)
 
 
 @own_arithmetic()
 def resume_experiment(folder: Path, data: Path | None = None) -> Path:
-    """Go on with an interrupted run to its end; returns the folder.
+    """Go on with an interrupted run to its end: as if it had never been interrupted.
 
-    The finished run's results are those of a run that was never interrupted.
-
-    Args:
-        folder: the run folder.
-        data: where the data are now; None: where they were.
+    ``data`` is where the data are now; None: where they were.
 
     Raises:
         InputError: the folder holds no run, or one of another config or of other data, or none of
@@ -130,7 +154,7 @@ def resume_experiment(folder: Path, data: Path | None = None) -> Path:
     """
     path = folder / "config.yaml"
     if not path.is_file():
-        raise InputError(f"{folder}: holds no config.yaml, so no run to resume; give a run folder")
+        raise InputError(f"{folder}: holds no config.yaml, so no run to resume; pass a run folder")
     require_modules(folder)
     config = placed(load_config(path), folder, data)
     log = RunLog(config.logging.level)
@@ -142,182 +166,324 @@ def resume_experiment(folder: Path, data: Path | None = None) -> Path:
             except InputError as error:
                 logger.warning("[run] the result is written anew: %s", error)
         remove_unfinished(folder)
-        run = _Run(config, log, interrupts)
-        run.begin(folder)
-        checkpoint = run.load()
+        run = Run(config, log, interrupts, folder)
+        run.begin(Folder(folder))
+        checkpoint = run.load_newest()
         if data is not None:
             write_places(folder, config, data.absolute())
         run.begin_tracking()
-        return run.finish(Folder(folder, ()), checkpoint)
+        return run.finish(checkpoint)
 
 
-class _Run:
-    """One run in one process."""
+def rebuilt(run_dir: Path) -> Basis:
+    """What a shard needs, made from its run folder alone: set-up, validator, starting models."""
+    require_modules(run_dir)
+    setup = set_up(placed(load_config(run_dir / "config.yaml"), run_dir, None), Warnings())
+    found = read_networks(run_dir / STARTS)
+    starts = [
+        [{name: t[k] for name, t in own.items()} for k in range(len(found.card.members))]
+        for own in found.params
+    ]
+    return setup, Validator(setup), starts
 
-    def __init__(self, config: Config, log: RunLog, interrupts: Interrupts) -> None:
-        self._config, self._log, self._interrupts = config, log, interrupts
-        self._warnings, self._clock = Warnings(), Clock()
+
+def _starting(setup: Setup, folder: Path | None, warnings: Warnings) -> Starts | None:
+    """The networks that a run starts from, where the config names some; a copy, once it has one."""
+    given, own = setup.config.pretrain.start_from, folder and folder / STARTING
+    if given is None:
+        return None
+    path = own if own and own.is_file() else setup.config.path(given)
+    return starting_networks(path, given, setup, warnings)
+
+
+class _Best(BaseModel):
+    networks: str
+    value: FiniteFloat
+
+
+class _Clock(BaseModel):
+    total: NonNegativeFloat
+    phases: dict[str, NonNegativeFloat]
+
+
+class _State(BaseModel):
+    """What a checkpoint's state must be; see Run.state."""
+
+    model_config = ConfigDict(strict=True)
+
+    phase: Literal["pretrain", "loop"]
+    identity: dict[str, Any]
+    rows: list[dict[str, str]]
+    best: dict[str, dict[str, _Best]]
+    weight_figures: dict[str, dict[str, Annotated[float, BeforeValidator(float)]]]
+    n_steps_done: NonNegativeInt
+    n_steps_at_look: NonNegativeInt
+    n_rows_pretrained: NonNegativeInt
+    warnings: list[dict[Literal["code", "message"], str]]
+    clock: _Clock
+
+
+class Run:
+    """One run: what was set up, and what it has come to.
+
+    ``starting`` are the networks that training begins from (None: new ones), ``weight_figures``
+    each design's last look at its weights, ``n_skipped`` the updates of each network's copies that
+    were skipped in the loop, ``n_processes`` those of the loop.
+    """
+
+    # from begin on
+    folder: Path
+    recorder: Recorder
+    validator: Validator
+    checkpoints: Checkpoints
+
+    def __init__(
+        self, config: Config, log: RunLog, interrupts: Interrupts, folder: Path | None = None
+    ) -> None:
+        """Set the run up; the folder is that of a run that is resumed."""
+        self.config, self.interrupts, self._log = config, interrupts, log
+        self.warnings, self.clock, self.tracking = Warnings(), Clock(), Tracking()
         self._trackers = trackers_of(config)
-        with self._clock.timed("setup"):
-            self._setup = set_up(config, self._warnings)
-        if self._setup.device.is_cpu and multiplies_by_place():
-            self._warnings.add(
+        with self.clock.timed("setup"):
+            self.setup = set_up(config, self.warnings)
+            self.starting = _starting(self.setup, folder, self.warnings)
+        self.clock.device = self.setup.device
+        if self.setup.device.is_cpu and multiplies_by_place():
+            self.warnings.add(
                 "products_by_place",
                 "matrices were multiplied before realdataexp was imported, so that MKL does not "
                 "know MKL_CBWR: last bits depend on where in memory a network lies; set "
                 "MKL_CBWR=AUTO,STRICT for the program, or import realdataexp first",
             )
-        self._clock.device = self._setup.device
+        self.weight_figures: dict[str, dict[str, float]] = {}
+        self.n_skipped: dict[str, int] = {}
+        self.n_steps_done = self.n_steps_at_look = self.n_rows_pretrained = 0
+        self.n_processes = 1
 
-    def begin(self, folder: Path) -> None:
-        """Bring together what the phases share."""
-        config, setup = self._config, self._setup
+    def begin(self, made: Folder) -> None:
+        """Get what the phases share; the run folder is there."""
+        setup = self.setup
         logger.info("[run] device %s", setup.device.description)
-        kinds = tuple(label.config.type for label in setup.labels)
-        recorder = Recorder(
+        self._made, self.folder = made, made.path
+        self.validator = Validator(setup)
+        self.recorder = Recorder(
             setup.blocks,
-            tuple(range(config.experiment.replications)),
+            tuple(range(self.config.experiment.replications)),
             tuple(setup.outcomes),
             tuple(label.config.name for label in setup.labels),
-            kinds,
-            config.simulation.n_candidate,
+            tuple(label.config.type for label in setup.labels),
+            self.config.simulation.n_candidate,
             has_users=setup.histories is not None,
         )
-        checkpoints = Checkpoints(folder, config.simulation.keep_last, setup.primary_metric)
-        self._parts = Parts(
-            config,
-            setup,
-            recorder,
-            _validator(config, setup, kinds),
-            self._warnings,
-            self._interrupts,
-            self._clock,
-            folder,
-            checkpoints,
+        self.checkpoints = Checkpoints(
+            made.path, self.config.simulation.keep_last, setup.primary_metric, setup.metrics
         )
 
     def begin_tracking(self) -> None:
-        """Open the trackers, if there are any; the run folder is there."""
+        """Open the trackers, if there are any."""
         if self._trackers:
-            with self._clock.timed("setup"):
-                self._parts.tracking = begin_tracking(
-                    self._trackers, self._config, self._parts.folder, versions()
-                )
+            with self.clock.timed("setup"):
+                self.tracking = begin_tracking(self._trackers, self.config, self.folder, versions())
 
-    def load(self) -> Checkpoint | None:
-        """The newest checkpoint that is intact, taken in; None where the run had none yet."""
-        parts = self._parts
-        try:
-            checkpoint = parts.checkpoints.newest(self._warnings)
-            if checkpoint is None:
-                logger.info("[run] no checkpoint yet: starts anew")
-                return None
-            parts.load(checkpoint)
-            n_processes, R = checkpoint.state["n_processes"], self._config.experiment.replications
-            fault = fault_of_processes(n_processes, R, self._setup.device)
-            if fault:
-                raise ForeignError(f"{checkpoint.name}: made by {n_processes} processes: {fault}")
-        except ForeignError as error:
-            raise self._refusal(error) from error
-        logger.info("[run] goes on from %s", checkpoint.name)
-        return checkpoint
+    def track(self, clock: str = "tracking") -> None:
+        """Send the trackers what the tables got; the seconds count to ``clock``."""
+        if self.tracking.is_on:
+            with self.clock.timed(clock):
+                self.tracking.send(self.recorder.metrics(), self.recorder.outcomes())
 
-    def finish(self, made: Folder, checkpoint: Checkpoint | None) -> Path:
+    def finish(self, checkpoint: Checkpoint | None) -> Path:
         """Pretrain, loop, write the results; whatever ends the run early, what there is is kept."""
-        parts = self._parts
         try:
-            self._interrupts.check()
-            with Monitor(parts.folder / FILE, self._setup.device) as monitor:
-                self._clock.monitor = monitor
+            self.interrupts.check()
+            with Monitor(self.folder / MONITOR_FILE, self.setup.device) as monitor:
+                self.clock.monitor = monitor
                 self._phases(checkpoint)
                 monitor.phase = "results"
-                write_results(parts, "complete")
+                with self.interrupts.postponed():
+                    write_results(self, "complete")
         except ForeignError as error:
             raise self._refusal(error) from error
-        except KeyboardInterrupt as error:
-            so_far = self._save_rest(made)
-            if made.path.exists():
-                so_far += f"; go on: realdataexp resume {made.path}"
-            raise KeyboardInterrupt(f"interrupted {so_far}") from error
-        except InputError as error:
-            so_far = self._save_rest(made, needs_checkpoint=True)
-            raise InputError(*error.faults[:-1], f"{error.faults[-1]} ({so_far})") from error
-        except DiskError as error:
-            so_far = self._save_rest(made, needs_checkpoint=True)
-            raise DiskError(f"{error} ({so_far})") from error
-        except RunError as error:
-            raise RunError(f"{error} ({self._save_rest(made)})") from error
-        except Exception as error:
-            so_far = self._save_rest(made)
-            if is_out_of_memory(error):
-                key, value = largest_setting(self._config)
-                raise RunError(
-                    f"out of memory on {self._setup.device.torch}: lower {key}, which is "
-                    f"{value:,}, or the number of designs ({so_far})"
-                ) from error
-            error.add_note(so_far)
-            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if (told := self._ended_early(error)) is error:
+                raise
+            raise told from error
         finally:
-            parts.tracking.close()
-        return parts.folder
+            self.tracking.close()
+        return self.folder
+
+    def _ended_early(self, error: BaseException) -> BaseException:
+        """Keep what there is of the run; the error to raise, which says what became of it."""
+        so_far = self._save_rest(needs_checkpoint=isinstance(error, InputError | DiskError))
+        if isinstance(error, KeyboardInterrupt):
+            resume = (
+                f"; resume it: realdataexp resume {self.folder}" if self.folder.exists() else ""
+            )
+            return KeyboardInterrupt(f"interrupted {so_far}{resume}")
+        if isinstance(error, InputError):
+            return InputError(*error.faults[:-1], f"{error.faults[-1]} ({so_far})")
+        if isinstance(error, RunError):
+            kind = DiskError if isinstance(error, DiskError) else RunError
+            return kind(f"{error} ({so_far})")
+        if is_out_of_memory(error):
+            key, value = largest_setting(self.config)
+            return RunError(
+                f"out of memory on {self.setup.device.torch}: lower {key}, which is {value:,}, or "
+                f"the number of designs ({so_far})"
+            )
+        error.add_note(so_far)
+        return error
 
     def _phases(self, checkpoint: Checkpoint | None) -> None:
         """Pretraining, then the loop; what a checkpoint has done is not done again."""
-        parts = self._parts
-        phase = checkpoint.state["phase"] if checkpoint else pretraining.PHASE
-        first = PretrainingPhase(parts)
+        phase = checkpoint.state["phase"] if checkpoint else PRETRAIN
+        first = PretrainingPhase(self)
         starts = first.untrained
-        if phase == pretraining.PHASE:
-            with self._clock.timed("pretrain"):
+        if phase == PRETRAIN:
+            with self.clock.timed("pretrain"):
                 starts = first.run(checkpoint)
-        own = checkpoint if phase == looping.PHASE else None
-        n_processes = own.state["n_processes"] if own else self._setup.n_processes
-        with self._clock.timed("loop"), LoopPhase(parts, starts, n_processes) as second:
-            second.run(own)
+        with self.clock.timed("loop"), LoopPhase(self, starts, self.setup.n_processes) as second:
+            second.run(checkpoint if phase == LOOP else None)
 
     def _refusal(self, error: ForeignError) -> InputError:
         """What to say of a checkpoint that is none of this run."""
-        return InputError(f"{self._parts.checkpoints.root}: {error}; run the config again")
+        return InputError(f"{self.checkpoints.root}: {error}; run the config again")
 
-    def _save_rest(self, made: Folder, *, needs_checkpoint: bool = False) -> str:
-        """Write what there is of a run that ends early; returns what became of it.
+    def _save_rest(self, *, needs_checkpoint: bool) -> str:
+        """Write what there is; returns what became of it.
 
-        Args:
-            made: the run folder.
-            needs_checkpoint: remove the folder unless it holds a checkpoint, as is done in any
-                case where the results cannot be written: a full disk should not stay full.
+        Where the results cannot be written, or as is asked, a folder without a checkpoint is
+        removed: a full disk should not stay full.
         """
-        parts = self._parts
-        done = f"after {parts.n_steps_done} of {self._config.simulation.n_steps} steps"
+        done = f"after {self.n_steps_done} of {self.config.simulation.n_steps} steps"
         try:
-            write_results(parts, "partial")
+            with self.interrupts.postponed():
+                write_results(self, "partial")
             kept = "holds the run so far, with status partial"
         except (InputError, DiskError):
             kept, needs_checkpoint = "keeps its checkpoints", True
         except Exception as error:
             kept = f"lacks results: {type(error).__name__}: {error}"
-        if needs_checkpoint and not has_checkpoint(parts.folder):
+        if needs_checkpoint and not has_checkpoint(self.folder):
             self._log.stop()
-            made.discard()
+            self._made.discard()
             return f"{done}; nothing was kept"
-        return f"{done}; {parts.folder} {kept}"
+        return f"{done}; {self.folder} {kept}"
+
+    # --- checkpoints -------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on, but for places and who is told of it."""
+        return {"config": self.config.resolved(), "data": self.setup.environment.identity()}
+
+    def save(self, name: str, phase: str, tensors: dict[str, Tensor]) -> None:
+        """Write a checkpoint of a phase, whose tensors these are; the tables' new rows with it."""
+        state = self.state(phase)  # flushes the recorder first
+        tensors |= {f"recorder.{k}": t for k, t in self.recorder.state().items()}
+        self.checkpoints.save(name, tensors | self._shared(), state)
+
+    def state(self, phase: str) -> dict[str, Any]:
+        """All but the tensors that a checkpoint needs; the recorder's new rows get written."""
+        return {
+            "phase": phase,
+            "identity": self.identity(),
+            "rows": self.recorder.write_rows(self.checkpoints.root / "rows"),
+            # texts, as JSON has no number that is not finite
+            "weight_figures": {
+                design: {name: str(x) for name, x in figures.items()}
+                for design, figures in self.weight_figures.items()
+            },
+            "n_steps_done": self.n_steps_done,
+            "n_steps_at_look": self.n_steps_at_look,
+            "n_rows_pretrained": self.n_rows_pretrained,
+            "warnings": self.warnings.items,
+            "clock": self.clock.state(),
+        }
+
+    def _shared(self) -> dict[str, Tensor]:
+        """Frozen parameters, once."""
+        return {
+            f"shared.{network.name}.{name}": p
+            for network in self.setup.networks
+            for name, p in network.shared.items()
+        }
+
+    def load_newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is intact, taken in; None where the run had none yet."""
+        try:
+            checkpoint = self.checkpoints.newest(self.warnings)
+            if checkpoint is None:
+                logger.info("[run] no checkpoint yet: starts anew")
+                return None
+            self.load(checkpoint)
+        except ForeignError as error:
+            raise self._refusal(error) from error
+        logger.info("[run] resumes from %s", checkpoint.name)
+        return checkpoint
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint; the phase loads its own tensors.
+
+        Raises:
+            InputError: it is of another config or other data: a line for each difference.
+            ForeignError: it is not this run's in another way.
+        """
+        name = checkpoint.name
+        with of_this_run(checkpoint):
+            state = _State.model_validate(checkpoint.state)
+            found = differences(state.identity, self.identity())
+        if changes := [x for x in found if not x[0].startswith(_MAY_DIFFER)]:
+            raise InputError(
+                *(
+                    f"{self.folder}: {where} was {show(was)} when {name} was made and is "
+                    f"{show(now)}: put it back, or run the config anew"
+                    for where, was, now in changes
+                )
+            )
+        done, last = state.n_steps_done, self.config.simulation.n_steps
+        is_named = name == f"step_{done}" if state.phase == LOOP else done == 0
+        if not is_named or done > last or state.n_steps_at_look > done:
+            raise ForeignError(f"{name}: is of step {done} of {last}")
+        for key, tensor in checkpoint.tensors.items():
+            if _FINITE.search(key) and not bool(torch.isfinite(tensor).all()):
+                raise ForeignError(f"{name}: {key} holds numbers that are not finite")
+            if _NOT_NEGATIVE.search(key) and bool((tensor < 0).any()):
+                raise ForeignError(f"{name}: {key} holds numbers below 0")
+        shared = self._shared()
+        saved = {key: torch.empty_like(p) for key, p in shared.items()}
+        with of_this_run(checkpoint):
+            restore(saved, {f"shared.{k}": p for k, p in checkpoint.part("shared").items()})
+        if others := [key for key, p in shared.items() if not torch.equal(p, saved[key])]:
+            raise InputError(
+                f"{self.folder}: the frozen parameters {others[0].removeprefix('shared.')} are "
+                f"others than when {name} was made: put back what they come from, or run the "
+                "config anew"
+            )
+        with of_this_run(checkpoint):
+            self.recorder.load_rows(self.checkpoints.root / "rows", state.rows)
+            self.recorder.load_state(checkpoint.part("recorder"))
+            self.recorder.check(done)
+        self.checkpoints.best = checkpoint.state["best"]
+        self.weight_figures = state.weight_figures
+        self.n_steps_done, self.n_steps_at_look = done, state.n_steps_at_look
+        self.n_rows_pretrained = state.n_rows_pretrained
+        new = [x for x in checkpoint.state["warnings"] if x not in self.warnings.items]
+        self.warnings.items += new
+        self.clock.load_state(checkpoint.state["clock"])
 
 
-def _validator(config: Config, setup: Setup, kinds: Sequence[str]) -> Validator:
-    """Looks at a fixed sample of held-out visits."""
-    held_out = [
-        setup.environment.held_out(
-            tuple(setup.outcomes.values()),
-            config.validation.validation_batches * config.simulation.batch_size,
-            config.simulation.n_candidate,
-            start,
-        )
-        for start in range(config.experiment.n_starts)
-    ]
-    return Validator(
-        held_out,
-        [label.policy for label in setup.labels],
-        kinds,
-        tuple(setup.outcomes),
-        [network.labels for network in setup.networks],
-    )
+def differences(was: Any, now: Any, where: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two JSON values differ: (path, one, the other)."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys: Any = dict.fromkeys([*was, *now])
+        pairs = [(key, was.get(key), now.get(key)) for key in keys]
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        pairs = [(i, *both) for i, both in enumerate(zip(was, now, strict=True))]
+    else:
+        return [] if was == now else [(where, was, now)]
+    return [d for key, a, b in pairs for d in differences(a, b, f"{where}.{key}".lstrip("."))]
+
+
+def show(value: Any) -> str:
+    """A value of a config, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

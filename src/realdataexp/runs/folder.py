@@ -1,11 +1,18 @@
-"""The run folder: every file appears whole or not at all."""
+"""The run folder: its place, its log, and where the run found its data and its own code.
+
+Every file appears whole or not at all. places.json says nothing that a result depends on, and no
+code is loaded from where it says.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import os
+import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,47 +20,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from realdataexp.config import Config
 from realdataexp.errors import InputError, Warnings, one_line
-from realdataexp.files import disk_faults, require_regular, write_atomically
+from realdataexp.files import disk_faults, read_json, require_regular, write_atomically, write_json
 
 DETAIL = {"is_detail": True}
 """What a log record gets (``extra``) that a terminal shows only when asked for details."""
+PLACES = "places.json"
+_COMPONENT = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process was writing in a run folder that nobody else writes in."""
-    for path in [*folder.rglob(".*.tmp")]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Write a table atomically; equal tables become equal bytes, in whatever parts they came."""
-    # Polars takes a leading ~ for the user's home
-    write_atomically(path.absolute(), frame.rechunk().write_parquet)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None
+) -> None:
     """Write tensors as safetensors, atomically."""
     own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     def write(temporary: Path) -> None:
-        save_file(own, temporary)
-        temporary.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
+        save_file(own, temporary, header)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors writes for the owner alone
 
     write_atomically(path, write)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def finite(value: Any, warnings: Warnings, where: str = "") -> Any:
@@ -74,25 +67,20 @@ def _name(item: Any) -> str:
     return ", ".join(text for text in texts if text and isinstance(text, str))
 
 
+# --- making and removing -------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Folder:
-    """A run folder that this run made, or found empty.
-
-    Attributes:
-        path: the folder.
-        made: the folders that had to be made for it, innermost first.
-    """
+    """A run folder that this run made, or found empty; what was made for it, innermost first."""
 
     path: Path
-    made: tuple[Path, ...]
+    made: tuple[Path, ...] = ()
 
     def discard(self) -> None:
         """Remove the folder's content, then what was made for it."""
         for path in self.path.iterdir() if self.path.is_dir() else ():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(path)
         self.leave()
 
     def leave(self) -> None:
@@ -100,6 +88,19 @@ class Folder:
         with suppress(OSError):
             for path in self.made:
                 path.rmdir()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process was writing in a run folder that nobody else writes in."""
+    for path in [*folder.rglob(".*.tmp")]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_place(out: Path | None, log_dir: Path) -> None:
@@ -149,7 +150,7 @@ def make_folder(out: Path | None, log_dir: Path, mode: str) -> Folder:
         except InputError as error:
             if not isinstance(error.__cause__, FileExistsError):
                 raise
-    raise InputError(f"{log_dir}: a thousand runs began in this second; give --out")
+    raise InputError(f"{log_dir}: a thousand runs began in this second; pass --out")
 
 
 def _make(path: Path, *, is_new: bool = False) -> Folder:
@@ -163,6 +164,9 @@ def _make(path: Path, *, is_new: bool = False) -> Folder:
             folder.leave()
             raise
     return folder
+
+
+# --- the log -------------------------------------------------------------------------------------
 
 
 class RunLog(logging.Handler):
@@ -200,9 +204,7 @@ class RunLog(logging.Handler):
     def open(self, path: Path, *, is_new: bool = True) -> None:
         """From now on lines go to this file; those that waited come first.
 
-        Args:
-            path: the file, which is locked: one run at a time writes there.
-            is_new: whether it must not exist yet.
+        It is locked, as one run at a time writes there; ``is_new``: it must not exist yet.
 
         Raises:
             InputError: another run writes there, or it is no file that can be written.
@@ -238,12 +240,88 @@ def _lock(file: IO[str]) -> bool:
     """Lock a file until it is closed, or its process ends; False where another holds it."""
     try:
         import fcntl
-    except ModuleNotFoundError:  # Windows: a folder is trusted to have one user
-        return True
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
+    except (ModuleNotFoundError, OSError):  # Windows, or a file system without locks
         return True
     return True
+
+
+# --- places --------------------------------------------------------------------------------------
+
+
+class _Places(BaseModel):
+    """Absolute paths, as of when the run began or was last resumed.
+
+    ``folder`` is what the config's relative paths are relative to, ``data`` was given to resume,
+    ``modules`` has the folder on Python's path of each module that the config names.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    folder: str | None = None
+    data: str | None = None
+    modules: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, run_dir: Path) -> _Places:
+        """None where the file is missing or odd, as no result depends on them."""
+        try:
+            return cls.model_validate(read_json(run_dir / PLACES))
+        except (OSError, ValueError, ValidationError):
+            return cls()
+
+
+def write_places(run_dir: Path, config: Config, data: Path | None = None) -> None:
+    """Note where relative paths of a config, and the data given to resume, are, and its modules."""
+    try:
+        folder = str(config.folder.absolute())
+    except FileNotFoundError:  # the current folder was removed
+        folder = None
+    modules = dict(_modules(config.resolved()))
+    own = None if data is None else str(data)
+    places = _Places(folder=folder, data=own, modules=modules)
+    write_json(run_dir / PLACES, places.model_dump())
+
+
+def placed(config: Config, run_dir: Path, data: Path | None) -> Config:
+    """A run's config, its paths relative to where they were when it began, if that is still there.
+
+    Raises:
+        InputError: a folder is given for data that have none.
+    """
+    if data is not None and config.dataset.path is None:
+        raise InputError(f"--data {data}: the data set {config.dataset.name} has no folder")
+    known = _Places.of(run_dir)
+    if data is None and known.data is not None and Path(known.data).is_dir():
+        data = Path(known.data)
+    there = [config.at(Path(known.folder), data)] if known.folder else []
+    candidates = [*there, config.at(Path(), data and data.absolute())]
+    for found in candidates:
+        if (found.data_dir() or found.folder).is_dir():
+            return found
+    return candidates[0]
+
+
+def require_modules(run_dir: Path) -> None:
+    """InputError for a run whose own modules Python does not find here."""
+    for module, place in _Places.of(run_dir).modules.items():
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            raise InputError(
+                f"{run_dir}: its config names the module {module!r}, which is not on Python's "
+                f"path here; it was in {place}: set PYTHONPATH={place} and resume again"
+            )
+
+
+def _modules(value: Any) -> Iterator[tuple[str, str]]:
+    """The modules that a config's components come from, with their folders on Python's path."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _modules(item)
+    elif isinstance(value, str) and (match := _COMPONENT.fullmatch(value)):
+        top = sys.modules.get(match[1].partition(".")[0])
+        packages, file = [*getattr(top, "__path__", ())], getattr(top, "__file__", None)
+        if found := packages[0] if packages else file:
+            yield match[1], str(Path(found).absolute().parent)

@@ -6,34 +6,30 @@ Each pair of p and training cadence is a run of mode compare; shorter tests are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from realdataexp.config import Config, load_config
+from realdataexp.data.parquet import write_parquet
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import write_json
 from realdataexp.report.files import read_result, read_table
 from realdataexp.runs.experiment import run_experiment
-from realdataexp.runs.folder import (
-    Folder,
-    check_place,
-    finite,
-    make_folder,
-    write_parquet,
-)
+from realdataexp.runs.folder import Folder, check_place, finite, make_folder
 from realdataexp.runs.results import SCHEMA_VERSION as RUN_VERSION
 from realdataexp.runs.setup import set_up
-from realdataexp.stats.planner import PlannedRun, plan_grid
+from realdataexp.stats.performance import PlannedRun, plan_grid
 
 logger = logging.getLogger("realdataexp")
 
 SCHEMA_VERSION = 1
 
-_N = TypeVar("_N", int, float)
 Given = str | float | Iterable[float] | None
 """Values of an option: several, one, a text with commas, or None for the config's own."""
 
@@ -48,74 +44,53 @@ class Grid:
     power: float
 
 
-@dataclass(frozen=True)
-class _Cell:
+class _Cell(NamedTuple):
     """One run of the plan; ``name`` is its folder's."""
 
+    name: str
     p: float
     retrain_every: int
     config: Config
 
-    @property
-    def name(self) -> str:
-        return f"p{self.p!r}-retrain{self.retrain_every}"
 
-
-def run_plan(
-    config: Config,
-    out: Path | None = None,
-    *,
-    p: Given = None,
-    steps: Given = None,
-    retrain_every: Given = None,
-    power: float = 0.8,
-) -> Path:
+def run_plan(config: Config, out: Path | None = None, **asked: Any) -> Path:
     """Run what a plan needs and write plan.parquet and plan.json; returns their folder.
 
     A complete run of the very same config in the folder is used again, and a partial one is made
-    anew, so that a plan that was interrupted goes on.
-
-    Args:
-        config: the experiment; its mode does not matter.
-        out: the plan's folder; None makes ``<log_dir>/<timestamp>-plan``.
-        p: treatment probabilities; None: the config's own.
-        steps: lengths of the test; None: a quarter, half and all of the config's own.
-        retrain_every: steps between two rounds of training; None: the config's own.
-        power: the chance with which an effect shall be detected.
+    anew, so that a plan that was interrupted goes on. What may be asked: see ``make_grid``.
 
     Raises:
         InputError: something given is wrong, and nothing was run; or the disk is full.
         RunError: a run failed.
         KeyboardInterrupt: interrupted; the runs that are done stay.
     """
-    grid = make_grid(config, p=p, steps=steps, retrain_every=retrain_every, power=power)
+    grid = make_grid(config, **asked)
     cells = _cells(config, grid)
     log_dir = config.path(config.logging.log_dir)
     left = _left_to_run(cells, out, log_dir)
-    _check(left)
-    made = Folder(out, ()) if out is not None else make_folder(None, log_dir, "plan")
+    for cell in {cell.p: cell for cell in left}.values():
+        set_up(cell.config, Warnings())  # whether a design can run may hang on p
+    made = Folder(out) if out is not None else make_folder(None, log_dir, "plan")
     try:
         for i, cell in enumerate(cells, 1):
             place = made.path / cell.name
             is_left = cell in left
-            logger.info(
-                "[plan] %d of %d: %s%s", i, len(cells), place, "" if is_left else " (there already)"
-            )
+            known = "" if is_left else " (there already)"
+            logger.info("[plan] %d of %d: %s%s", i, len(cells), place, known)
             if is_left:
                 if place.is_dir():
                     Folder(place, (place,)).discard()
                 run_experiment(cell.config, place)
                 left.remove(cell)
         _write(made.path, grid, cells)
-    except KeyboardInterrupt as error:
+    except BaseException as error:
         made.leave()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         raise KeyboardInterrupt(
             f"interrupted: {len(cells) - len(left)} of {len(cells)} runs are done; the same "
-            f"command with --out {made.path} goes on from there"
+            f"command with --out {made.path} resumes from there"
         ) from error
-    except BaseException:
-        made.leave()
-        raise
     return made.path
 
 
@@ -130,88 +105,71 @@ def make_grid(
     retrain_every: Given = None,
     power: float = 0.8,
 ) -> Grid:
-    """What was asked, filled in from the config, and checked.
-
-    Raises:
-        InputError: with the first fault.
-    """
+    """What was asked, filled in from the config, and checked: InputError with the first fault."""
     loop, test = config.simulation, config.experiment
     if test.aa:
         raise InputError("experiment.aa = true: an A/A test has no effect to detect; set it false")
     if not 0 < power < 1:
         raise InputError(f"--power {power}: must be more than 0 and less than 1, such as 0.8")
-    share = ("a number more than 0 and less than 1", "0.1,0.5")
-    count = ("a whole number of at least 1", "50,200")
-    p_where, p = ("--p", p) if p is not None else ("experiment.p_treatment =", test.p_treatment)
-    shares = _values(p_where, p, _share, *share)
+    if p is None:
+        shares = _values("experiment.p_treatment =", test.p_treatment, is_whole=False)
+    else:
+        shares = _values("--p", p, is_whole=False)
     where, every = "--retrain-every", retrain_every
     if every is None:
         where, every = "simulation.retrain_every =", loop.retrain_every
-    cadences = _values(where, every, _count, *count)
+    cadences = tuple(map(int, _values(where, every, is_whole=True)))
     if steps is None:
         n = loop.n_steps
         wanted = {max(1, n // 4), max(1, n // 2), n}
         lengths = tuple(sorted(x for x in wanted if x == n or x >= cadences[-1]))
         shortest = f"simulation.n_steps = {lengths[0]}"
     else:
-        lengths = _values("--steps", steps, _count, *count)
+        lengths = tuple(map(int, _values("--steps", steps, is_whole=True)))
         shortest = f"--steps {lengths[0]}"
     if cadences[-1] > lengths[0]:
         raise InputError(
             f"{where} {cadences[-1]}: no training in a test of {lengths[0]} steps ({shortest}): "
-            f"must be at most {lengths[0]}; lower it or give --steps of at least {cadences[-1]}"
+            f"must be at most {lengths[0]}; lower it or pass --steps of at least {cadences[-1]}"
         )
     return Grid(shares, cadences, lengths, power)
 
 
-def _values(
-    where: str, given: Any, read: Callable[[Any], _N | None], rule: str, example: str
-) -> tuple[_N, ...]:
-    """The values of an option in ascending order; ``read`` gives None for what breaks the rule."""
+def _values(where: str, given: Any, *, is_whole: bool) -> tuple[float, ...]:
+    """The values of an option, whole numbers or shares, in ascending order."""
+    rule, example = "a number more than 0 and less than 1", "0.1,0.5"
+    if is_whole:
+        rule, example = "a whole number of at least 1", "50,200"
     if isinstance(given, str):
         given = [part.strip() for part in given.split(",")]
     items = list(given) if isinstance(given, Iterable) else [given]
-    option = where.removesuffix(" =")
     if not any(item != "" for item in items):
-        raise InputError(f"{option}: an empty list; give values such as {example}")
-    found: list[_N] = []
+        option = where.removesuffix(" =")
+        raise InputError(f"{option}: an empty list; pass values such as {example}")
+    found: list[float] = []
     for item in items:
-        value = read(item)
-        if value is None:
+        try:
+            value = float(int(item) if is_whole and isinstance(item, str) else item)
+        except (TypeError, ValueError, OverflowError):
+            value = math.nan
+        is_fit = value >= 1 and value.is_integer() if is_whole else 0 < value < 1
+        if not is_fit or isinstance(item, bool):
             raise InputError(f"{where} {item or repr(item)}: must be {rule}, such as {example}")
         if value in found:
-            raise InputError(f"{where} {item}: stands more than once; give each value once")
+            raise InputError(f"{where} {item}: stands more than once; pass each value once")
         found.append(value)
     return tuple(sorted(found))
-
-
-def _share(item: Any) -> float | None:
-    try:
-        value = float(item)
-    except (TypeError, ValueError):
-        return None
-    return value if 0 < value < 1 else None
-
-
-def _count(item: Any) -> int | None:
-    try:
-        value = int(item)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    is_whole = isinstance(item, str) or (value == item and not isinstance(item, bool))
-    return value if is_whole and value >= 1 else None
 
 
 def _cells(config: Config, grid: Grid) -> list[_Cell]:
     """A run for every p and cadence, as long as the longest test."""
     cells = []
-    for p in grid.p:
-        for every in grid.retrain_every:
-            values = config.resolved()
-            values["mode"] = "compare"
-            values["experiment"]["p_treatment"] = p
-            values["simulation"].update(retrain_every=every, n_steps=grid.steps[-1])
-            cells.append(_Cell(p, every, load_config(values)))
+    for p, every in product(grid.p, grid.retrain_every):
+        values = config.resolved()
+        values["mode"] = "compare"
+        values["experiment"]["p_treatment"] = p
+        values["simulation"].update(retrain_every=every, n_steps=grid.steps[-1])
+        cells.append(_Cell(f"p{p!r}-retrain{every}", p, every, load_config(values)))
     return cells
 
 
@@ -219,11 +177,7 @@ def _cells(config: Config, grid: Grid) -> list[_Cell]:
 
 
 def _left_to_run(cells: list[_Cell], out: Path | None, log_dir: Path) -> list[_Cell]:
-    """The runs that the folder does not hold yet.
-
-    Raises:
-        InputError: it holds something else, or nothing can be written there.
-    """
+    """The runs that the folder does not hold yet; InputError where it cannot hold them."""
     if out is None:
         check_place(None, log_dir)
         return list(cells)
@@ -247,29 +201,23 @@ def _is_there(place: Path, config: Config, log_dir: Path) -> bool:
     return bool(result["status"] == "complete")
 
 
-def _check(cells: list[_Cell]) -> None:
-    """Check everything that a run would, once for each p: whether a design can run may hang on p.
-
-    Raises:
-        InputError: with every fault found, a line each.
-    """
-    for cell in {cell.p: cell for cell in cells}.values():
-        set_up(cell.config, Warnings())
-
-
 # --- the answer --------------------------------------------------------------------------------
 
 
 def _write(folder: Path, grid: Grid, cells: list[_Cell]) -> None:
     """Write the plan's table from the tables of its runs."""
     config, warnings = cells[0].config, Warnings()
-    rows = plan_grid(
-        (_planned(folder, cell) for cell in cells),
-        grid.steps,
-        [design.label for design in config.designs()],
-        [label.name for label in config.labels],
-        grid.power,
+    runs = (
+        PlannedRun(
+            cell.p,
+            cell.retrain_every,
+            read_table(folder / cell.name, "outcomes"),
+            cell.config.experiment.n_starts,
+        )
+        for cell in cells
     )
+    designs = [design.label for design in config.designs()]
+    rows = plan_grid(runs, grid.steps, designs, list(config.measured), grid.power)
     _warn_of_runs(folder, cells, warnings)
     _warn_of_nulls(rows, warnings)
     document = {
@@ -283,22 +231,14 @@ def _write(folder: Path, grid: Grid, cells: list[_Cell]) -> None:
     logger.info("[plan] complete: %s", folder)
 
 
-def _planned(folder: Path, cell: _Cell) -> PlannedRun:
-    """What the planner looks at of a run."""
-    outcomes = read_table(folder / cell.name, "outcomes")
-    return PlannedRun(cell.p, cell.retrain_every, outcomes, cell.config.experiment.n_starts)
-
-
 def _warn_of_runs(folder: Path, cells: list[_Cell], warnings: Warnings) -> None:
     """Pass the runs' warnings on, those of one kind as one; numbers that lack have their own."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    found: dict[str, tuple[str, dict[str, None]]] = {}
     for cell in cells:
         for item in read_result(folder / cell.name)["warnings"]:
-            _, names = found.setdefault(item["code"], (item["message"], []))
-            names.extend([cell.name] if cell.name not in names else [])
-    for code, (message, names) in found.items():
+            found.setdefault(item["code"], (item["message"], {}))[1][cell.name] = None
+    for code, (message, (first, *others)) in found.items():
         if code != "no_number":
-            first, *others = names
             also = f" (and alike in {', '.join(others)})" if others else ""
             warnings.add(code, f"{first}: {message}{also}")
 
@@ -307,20 +247,16 @@ def _warn_of_nulls(rows: pl.DataFrame, warnings: Warnings) -> None:
     """Say which numbers lack, of which designs and lengths, and why."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows.iter_rows(named=True):
-        lacking = [name for name, value in row.items() if value is None]
-        if lacking:
+        if lacking := [name for name, value in row.items() if value is None]:
+            reason = "the control world's mean is 0, or an arm has fewer than two outcomes"
+            if row["n_worlds"] < 2:
+                reason = (
+                    "fewer than two worlds have an estimate; raise experiment.replications, "
+                    "--steps, or what leaves an arm empty"
+                )
+            elif row["effect"] == 0:
+                reason = "the true effect is 0"
             who = f"{row['design']} of {row['label']} after {row['steps']} steps"
-            found.setdefault((", ".join(lacking), _reason(row)), {})[who] = None
+            found.setdefault((", ".join(lacking), reason), {})[who] = None
     for (names, reason), whose in found.items():
         warnings.add("no_number", f"plan: {names} null for {', '.join(whose)}: {reason}")
-
-
-def _reason(row: dict[str, Any]) -> str:
-    if row["n_worlds"] < 2:
-        return (
-            "fewer than two worlds have an estimate; raise experiment.replications, --steps, or "
-            "what leaves an arm empty"
-        )
-    if row["effect"] == 0:
-        return "the true effect is 0"
-    return "the control world's mean is 0, or an arm has fewer than two outcomes"

@@ -22,7 +22,6 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -30,18 +29,14 @@ from rich.text import Text
 
 from realdataexp.errors import one_line
 from realdataexp.report.numbers import percent
-from realdataexp.stats.comparison import TRUTH
-from realdataexp.stats.running import relative_effects
+from realdataexp.stats.estimates import TRUTH, relative_effects
 
 logger = logging.getLogger("realdataexp")
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_NOTES = 2.0  # of a bar
-_REFRESHES_PER_SECOND = 4
 _LEAST_BAR, _LARGEST_BAR = 8, 40
 _GAP = "  "
-
-Notes = Callable[[], Sequence[str]]
 
 
 class PhaseProgress:
@@ -53,7 +48,6 @@ class PhaseProgress:
         self._start = self._last_line = time.monotonic()
         self._last_notes = -math.inf
         self._bar: _Bar | None = None
-        self._task: TaskID | None = None
 
     def __enter__(self) -> PhaseProgress:
         is_shown = any(
@@ -77,29 +71,22 @@ class PhaseProgress:
         self._done += n
         self._done_before += n
 
-    def advance(self, n: int, notes: Notes | None = None) -> None:
-        """Count ``n`` more units.
-
-        Args:
-            n: how many.
-            notes: what else to show, asked for only now and then.
-        """
+    def advance(self, n: int, notes: Callable[[], Sequence[str]] = list) -> None:
+        """Count ``n`` more units; what else to show is asked for only now and then."""
         self._done += n
         now = time.monotonic()
         rate = (self._done - self._done_before) / max(now - self._start, 1e-9)
-        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-        text = f"{speed} {self._unit}/s"
-        if self._bar is not None and self._task is not None:
-            if notes is not None and now - self._last_notes >= _SECONDS_BETWEEN_NOTES:
-                self._bar.notes, self._last_notes = tuple(notes()), now
+        text = f"{rate:,.0f} {self._unit}/s" if rate >= 10 else f"{rate:.2g} {self._unit}/s"
+        if self._bar is not None:
+            if now - self._last_notes >= _SECONDS_BETWEEN_NOTES:
+                self._bar.notes, self._last_notes = notes(), now
             self._bar.update(self._task, completed=self._done, rate=text)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES and self._done < self._total:
             left = _duration((self._total - self._done) / rate)
-            told = notes() if notes is not None else ()
             logger.info(
                 "[%s] %s of %s %s, %s, %s left%s",
                 self._phase, f"{self._done:,}", f"{self._total:,}", self._unit, text, left,
-                "".join(f"; {note}" for note in told),
+                "".join(f"; {note}" for note in notes()),
             )  # fmt: skip
             self._last_line = now
 
@@ -115,9 +102,7 @@ class _Bar(Progress):
         name = TextColumn(phase, style="bold", markup=False)
         self._whole: tuple[ProgressColumn, ...] = (name, bar, MofNCompleteColumn(), speed, left)
         self._dispensable = (speed, bar, left, name)  # the least needed first
-        super().__init__(
-            *self._whole, console=console, refresh_per_second=_REFRESHES_PER_SECOND, transient=True
-        )
+        super().__init__(*self._whole, console=console, refresh_per_second=4, transient=True)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bar's line without what there is no room for, then that of the notes."""
@@ -130,9 +115,8 @@ class _Bar(Progress):
             self.columns = tuple(widths)
         yield from super().get_renderables()
         if self.notes:
-            yield Text(
-                one_line(fitted(self.notes, self.console.width)), no_wrap=True, overflow="crop"
-            )
+            line = one_line(fitted(self.notes, self.console.width))
+            yield Text(line, no_wrap=True, overflow="crop")
 
     def _room(self, widths: Mapping[ProgressColumn, int]) -> int:
         """How much of the line is left beside these columns and the gaps between them."""
@@ -153,12 +137,7 @@ def bar_console() -> Console | None:
 
 
 def fitted(notes: Sequence[str], width: int) -> str:
-    """As many of the notes as have room side by side, and, if it has, a sign that there are more.
-
-    Args:
-        notes: the most important first.
-        width: of the terminal, in columns.
-    """
+    """As many notes, the most important first, as have room, and if it has a sign of more."""
     for n in range(len(notes), 0, -1):
         line = _GAP.join(notes[:n])
         signed = f"{line}{_GAP}…" if n < len(notes) else line
@@ -170,11 +149,7 @@ def fitted(notes: Sequence[str], width: int) -> str:
 def effects_so_far(totals: pl.DataFrame, n_starts: int = 1) -> list[str]:
     """A note for each label: its effect so far in percent of control, ± its standard error.
 
-    The first says whose: GTE, or the design.
-
-    Args:
-        totals: as ``relative_effects`` takes them.
-        n_starts: how many starting models the run has.
+    The first says whose: GTE, or the design. For the totals see ``relative_effects``.
     """
     notes: list[str] = []
     for effect in relative_effects(totals, n_starts):

@@ -1,15 +1,14 @@
 """Turns what the loop yields into the tables of a run folder.
 
 Axes: W worlds (block x replication), R replications, A arms, B visits of a step, X visits of
-a whole run, L labels, S stacked networks, T steps kept until the
-next flush.
+a whole run, L labels, S stacked networks, T steps kept until the next flush.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,110 +17,107 @@ import polars as pl
 import torch
 from safetensors.torch import load_file
 
-from realdataexp.data.parquet import read_parquet
+from realdataexp.data.parquet import read_parquet, write_parquet
 from realdataexp.errors import RunError
 from realdataexp.files import disk_faults, sync_names
 from realdataexp.loop import Block, Step
 from realdataexp.metrics import Figures, figures_of, for_metrics, label_metrics
 from realdataexp.models.base import restore
-from realdataexp.runs.checkpoint import file_digest
-from realdataexp.runs.folder import write_parquet, write_tensors
+from realdataexp.runs.checkpoint import LOOP, file_digest
+from realdataexp.runs.folder import write_tensors
 from realdataexp.stats.aggregates import (
     OUTCOME_SCHEMA,
     TOTALS_SCHEMA,
     arm_sums,
     outcome_table,
     unit_table,
+    units_by_arm,
     world_totals,
 )
-from realdataexp.stats.ratio import units_by_arm
 from realdataexp.worlds.base import start_of
 
 METRIC_SCHEMA = {
-    "phase": pl.String,
-    "step": pl.Int32,
-    "design": pl.String,
-    "world": pl.Int32,
-    "model": pl.String,
-    "label": pl.String,
-    "split": pl.String,
-    "metric": pl.String,
-    "value": pl.Float64,
-    "n": pl.Int64,
-}
-CURVE_SCHEMA = {
-    "step": pl.Int64,
-    "visits": pl.Int64,
-    "users_short": pl.Float64,
-    "slates_short": pl.Float64,
-}
-_NOBODY = np.int32(-1)  # the unit of what is no visit
-# of the visits whose units come more than once, and of the counters of the diagnostics
-_VISIT_ARRAYS = ("unit", "user", "is_treated", "y")
-_MAX_TRAINING_ROWS = 2048  # of a network, in a look at its training
+    "phase": pl.String, "step": pl.Int32, "design": pl.String, "world": pl.Int32,
+    "model": pl.String, "label": pl.String, "split": pl.String, "metric": pl.String,
+    "value": pl.Float64, "n": pl.Int64,
+}  # fmt: skip
+# the tables that grow; the curve tells how many users and slates are short of rows
+_SCHEMAS: dict[str, Any] = {
+    "outcomes": OUTCOME_SCHEMA,
+    "metrics": METRIC_SCHEMA,
+    "curve": {
+        "step": pl.Int64, "visits": pl.Int64,
+        "users_short": pl.Float64, "slates_short": pl.Float64,
+    },
+}  # fmt: skip
+_VISITS = ("unit", "user", "is_treated", "y")  # of the visits whose units come more than once
 # what each save adds, in this order
-_FILES = ("outcomes.parquet", "metrics.parquet", "curve.parquet", "visits.safetensors")
-_COUNTS = ("n_drawn_R", "n_differ_W", "n_visits_W", "share_sum_WAL", "share_n_WAL")
+_FILES = (*(f"{name}.parquet" for name in _SCHEMAS), "visits.safetensors")
+_NOBODY = np.int32(-1)  # the unit of what is no visit
+_MAX_TRAINING_ROWS = 2048  # of a network, in a look at its training
+_MAX_POINTS = 50  # of the curve, about, in result.json
 
 
-@dataclass
 class Recorder:
     """Collects steps on the device, and reads them out only when asked.
 
     Attributes:
-        blocks: the designs. replications: the worlds' numbers. labels: names of the outcomes.
-        learned: those of the labels with a model, which come first; kinds: their types.
-        n_candidate: C, a full slate.
-        has_users: whether users come back, so that their visits belong together.
+        worlds: design and replication of each. networks: design, replication and model of each.
         training: each label's metrics on what was learned from, as of the last flush.
     """
 
-    blocks: tuple[Block, ...]
-    replications: tuple[int, ...]
-    labels: tuple[str, ...]
-    learned: tuple[str, ...]
-    kinds: tuple[str, ...]
-    n_candidate: int
-    has_users: bool
-    training: dict[str, Figures] = field(default_factory=dict)
-    _pending: list[Step] = field(default_factory=list)
-    _learned: deque[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=deque)
-    _losses: list[tuple[int, torch.Tensor]] = field(default_factory=list)
-    _outcomes: list[pl.DataFrame] = field(default_factory=list)
-    _totals: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TOTALS_SCHEMA))
-    _n_summed: int = 0
-    _metrics: list[pl.DataFrame] = field(default_factory=list)
-    _curve: list[dict[str, Any]] = field(default_factory=list)
-    _visits: list[list[tuple[np.ndarray, ...]]] = field(init=False)
-    _files: list[dict[str, str]] = field(default_factory=list)
-    _written: tuple[int, int, int, int] = (0, 0, 0, 0)
-    _n_drawn_R: np.ndarray = field(init=False)
-    _n_differ_W: np.ndarray = field(init=False)
-    _n_visits_W: np.ndarray = field(init=False)
-    _share_sum_WAL: np.ndarray = field(init=False)
-    _share_n_WAL: np.ndarray = field(init=False)
+    def __init__(
+        self,
+        blocks: tuple[Block, ...],
+        replications: tuple[int, ...],
+        labels: tuple[str, ...],
+        learned: tuple[str, ...],
+        kinds: tuple[str, ...],
+        n_candidate: int,
+        has_users: bool,
+    ) -> None:
+        """Begin with empty tables.
 
-    def __post_init__(self) -> None:
-        self.worlds = [(b.label, r) for b in self.blocks for r in self.replications]
-        self.networks = network_names(self.blocks, self.replications)
-        self._visits = [[] for _ in self.blocks]
-        self._n_drawn_R = np.zeros(len(self.replications), dtype=int)
-        n, shape = len(self.worlds), (len(self.worlds), 2, len(self.learned))
-        self._n_differ_W, self._n_visits_W = np.zeros(n, dtype=int), np.zeros(n, dtype=int)
-        self._share_sum_WAL, self._share_n_WAL = np.zeros(shape), np.zeros(shape)
+        ``labels`` name the outcomes; ``learned`` have a model, of these ``kinds``. A full slate has
+        ``n_candidate``; where users come back, their visits belong together.
+        """
+        self.blocks, self.replications, self.labels = blocks, replications, labels
+        self._learned_labels = dict(zip(learned, kinds, strict=True))
+        self._n_candidate, self._has_users = n_candidate, has_users
+        self.worlds = [(b.label, r) for b in blocks for r in replications]
+        self.networks = network_names(blocks, replications)
+        self.training: dict[str, Figures] = {}
+        self._pending: list[Step] = []
+        self._learned: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
+        self._losses: list[tuple[int, torch.Tensor]] = []
+        self._propensities: list[tuple[np.ndarray, ...]] = []
+        self._tables: dict[str, list[pl.DataFrame]] = {name: [] for name in _SCHEMAS}
+        self._visits: list[list[tuple[np.ndarray, ...]]] = [[] for _ in blocks]
+        self._totals, self._n_summed = pl.DataFrame(schema=TOTALS_SCHEMA), 0
+        self._files: list[dict[str, str]] = []
+        self._n_written = dict.fromkeys((*_SCHEMAS, "visits"), 0)
+        W, shape = len(self.worlds), (len(self.worlds), 2, len(learned))
+        self._counts = {
+            "n_drawn_R": np.zeros(len(replications), dtype=int),
+            "n_differ_W": np.zeros(W, dtype=int),
+            "n_visits_W": np.zeros(W, dtype=int),
+            "share_sum_WAL": np.zeros(shape),
+            "share_n_WAL": np.zeros(shape),
+        }
 
     def add(self, step: Step) -> None:
         """Keep a step for the next flush; of what was learned, the latest rows only."""
         nothing = step.prediction_SBL[:, :0]
         self._pending.append(replace(step, prediction_SBL=nothing, target_SBL=nothing))
         self._learned.append((step.prediction_SBL, step.target_SBL))
-        batch_size = step.prediction_SBL.shape[1]
-        while len(self._learned) > max(1, _MAX_TRAINING_ROWS // batch_size):
+        while len(self._learned) > max(1, _MAX_TRAINING_ROWS // step.prediction_SBL.shape[1]):
             self._learned.popleft()
 
     def flush(self) -> None:
         """Read the kept steps from the device into the tables, and look at what was learned."""
         self.read_out()
+        if self._propensities:
+            self._propensity_figures()
         if self._losses:
             self._training_figures()
 
@@ -130,33 +126,31 @@ class Recorder:
         steps, self._pending = self._pending, []
         if not steps:
             return
-        sums = []
+        sums, points, counts = [], [], self._counts
         for s in steps:
             is_visit = s.is_visit_WB.cpu().numpy()
             is_treated, y = s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()
             sums.append(arm_sums(is_treated, y))
             self._keep_units(s, is_treated, y)
-            self._n_drawn_R += s.visits.is_visit_RB.sum(1).cpu().numpy()
-            n_visits = is_visit.sum(1)
-            n_short = (s.n_candidates_WB.cpu().numpy() < self.n_candidate) & is_visit
-            self._n_differ_W += s.differs_WB.sum(1).cpu().numpy()
-            self._n_visits_W += n_visits
+            n_visits_W = is_visit.sum(1)
+            n_visits = int(n_visits_W.sum())
+            n_short = ((s.n_candidates_WB.cpu().numpy() < self._n_candidate) & is_visit).sum()
+            if s.propensity_WB is not None:
+                self._see_propensities(s.propensity_WB.cpu().numpy(), is_treated, is_visit)
+            counts["n_drawn_R"] += s.visits.is_visit_RB.sum(1).cpu().numpy()
+            counts["n_differ_W"] += s.differs_WB.sum(1).cpu().numpy()
+            counts["n_visits_W"] += n_visits_W
             if s.score_share_WAL is not None:
                 share = s.score_share_WAL.cpu().numpy()
-                self._share_sum_WAL += np.nan_to_num(share)
-                self._share_n_WAL += np.isfinite(share)
-            self._curve.append(
-                {
-                    "step": s.visits.step,
-                    "visits": int(n_visits.sum()),
-                    "users_short": float(s.visits.share_short_R.mean()),
-                    "slates_short": float(n_short.sum() / max(1, n_visits.sum())),
-                }
-            )
-        table = outcome_table(
-            np.stack(sums), [s.visits.step for s in steps], self.worlds, list(self.labels)
-        )
-        self._outcomes.append(table)
+                counts["share_sum_WAL"] += np.nan_to_num(share)
+                counts["share_n_WAL"] += np.isfinite(share)
+            users_short = float(s.visits.share_short_R.mean())
+            points.append((s.visits.step, n_visits, users_short, n_short / max(1, n_visits)))
+        numbers = [s.visits.step for s in steps]
+        table = outcome_table(np.stack(sums), numbers, self.worlds, list(self.labels))
+        self._tables["outcomes"].append(table)
+        curve = pl.DataFrame(points, schema=_SCHEMAS["curve"], orient="row")
+        self._tables["curve"].append(curve)
         self._losses += [(s.visits.step, s.loss_SL) for s in steps]
 
     def _keep_units(self, step: Step, is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> None:
@@ -164,11 +158,36 @@ class Recorder:
         R = len(self.replications)
         user_RB = step.visits.user_RB.cpu().numpy().astype(np.int32)
         for i, unit in enumerate(step.unit_XRB):
-            if unit is not None or self.has_users:
+            if unit is not None or self._has_users:
                 unit_RB = user_RB if unit is None else _units(unit, self.blocks[i].label)
                 unit_RB = np.where(step.visits.is_visit_RB.cpu().numpy(), unit_RB, _NOBODY)
                 w = slice(i * R, (i + 1) * R)
                 self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
+
+    def _see_propensities(
+        self, propensity_WB: np.ndarray, is_treated_WB: np.ndarray, is_visit_WB: np.ndarray
+    ) -> None:
+        """Count, sum and least of each arm's propensities in a step: W, A each."""
+        is_known_WB = is_visit_WB & np.isfinite(propensity_WB)
+        is_arm_WAB = np.stack([~is_treated_WB, is_treated_WB], axis=1)
+        is_own_WAB = is_arm_WAB & is_known_WB[:, None]
+        own_WAB = np.where(is_own_WAB, propensity_WB[:, None], 0.0)
+        least_WA = np.where(is_own_WAB, propensity_WB[:, None], np.inf).min(-1)
+        self._propensities.append((is_own_WAB.sum(-1), own_WAB.sum(-1), least_WA))
+
+    def _propensity_figures(self) -> None:
+        """Mean and least propensity of what each arm showed since the last flush."""
+        at, R = self._losses[-1][0] + 1, len(self.replications)
+        n, total, least = (np.stack(x) for x in zip(*self._propensities, strict=True))
+        self._propensities.clear()
+        n_WA, total_WA, least_WA = n.sum(0), total.sum(0), least.min(0)
+        for w, (_, r) in enumerate(self.worlds):
+            for a, arm in enumerate("CT"):
+                if n_WA[w, a]:
+                    row = (LOOP, at, block_name(self.blocks, w // R), r, arm, "", "picks")
+                    mean, count = total_WA[w, a] / n_WA[w, a], int(n_WA[w, a])
+                    self.metric(*row, "propensity_mean", float(mean), count)
+                    self.metric(*row, "propensity_least", float(least_WA[w, a]), count)
 
     def _training_figures(self) -> None:
         """Each network's metrics on the latest of what it learned from since the last flush."""
@@ -179,11 +198,10 @@ class Recorder:
             for_metrics(torch.cat(x, dim=1)) for x in zip(*self._learned, strict=True)
         )
         self._learned.clear()
-        for j, (label, kind) in enumerate(zip(self.learned, self.kinds, strict=True)):
+        for j, (label, kind) in enumerate(self._learned_labels.items()):
             found = label_metrics(kind, prediction_SNL[..., j], target_SNL[..., j])
-            figures = figures_of(label, found, loss_TSL[..., j].nanmean(0))
-            self.figures("loop", at, self.networks, "train", figures)
-            self.training[label] = figures
+            self.training[label] = figures_of(label, found, loss_TSL[..., j].nanmean(0))
+            self.figures(LOOP, at, self.networks, "train", self.training[label])
 
     def figures(
         self,
@@ -195,131 +213,89 @@ class Recorder:
     ) -> None:
         """Add a row to metrics.parquet for each metric and network where it is defined.
 
-        Args:
-            phase: pretrain or loop.
-            step: steps, or batches, done.
-            names: design, world and model (or arm) of each.
-            split: train or validation.
-            found: the metrics.
+        ``names`` are design, world and model (or arm) of each network.
         """
         counted = {**found.values, "n_nonfinite": found.n_nonfinite.double()}
-        n = [found.count(metric).numpy() for metric in counted]
+        designs, worlds, models = (list(x) for x in zip(*names, strict=True))
         frame = pl.DataFrame(
             {
-                "design": [design for design, _, _ in names] * len(counted),
-                "world": [world for _, world, _ in names] * len(counted),
-                "model": [model for _, _, model in names] * len(counted),
+                "design": designs * len(counted),
+                "world": worlds * len(counted),
+                "model": models * len(counted),
                 "metric": np.repeat(list(counted), len(names)),
                 "value": np.concatenate([value_S.numpy() for value_S in counted.values()]),
-                "n": np.concatenate(n),
+                "n": np.concatenate([found.count(metric).numpy() for metric in counted]),
             }
+        ).with_columns(
+            phase=pl.lit(phase), step=pl.lit(step), label=pl.lit(found.label), split=pl.lit(split)
         )
-        self._metrics.append(
-            frame.filter(pl.col("value").is_finite() & (pl.col("n") > 0)).select(
-                phase=pl.lit(phase), step=pl.lit(step), design="design", world="world",
-                model="model", label=pl.lit(found.label), split=pl.lit(split),
-                metric="metric", value="value", n="n",
-            ).cast(METRIC_SCHEMA)  # type: ignore[arg-type]
-        )  # fmt: skip
+        frame = frame.filter(pl.col("value").is_finite() & (pl.col("n") > 0))
+        self._tables["metrics"].append(_as_metrics(frame))
 
-    def metric(
-        self,
-        phase: str,
-        step: int,
-        design: str,
-        world: int | None,
-        model: str,
-        label: str,
-        split: str,
-        metric: str,
-        value: float,
-        n: int,
-    ) -> None:
-        """Add a row to metrics.parquet; ``n`` counts what the value rests on."""
-        row = (phase, step, design, world, model, label, split, metric, float(value), n)
-        row_of = {name: [x] for name, x in zip(METRIC_SCHEMA, row, strict=True)}
-        self._metrics.append(pl.DataFrame(row_of, schema=METRIC_SCHEMA))
+    def metric(self, *row: str | float | None) -> None:
+        """Add a row to metrics.parquet: a value for each column of METRIC_SCHEMA."""
+        self._tables["metrics"].append(pl.DataFrame([row], schema=METRIC_SCHEMA, orient="row"))
 
     # --- to go on after an interruption ------------------------------------------------------
 
     def write_rows(self, folder: Path) -> list[dict[str, str]]:
-        """Write what came since the last call into files of their own; returns all files so far.
-
-        Returns:
-            Name and SHA-256 of each file, in the order in which they were written.
-        """
+        """Write what came since the last call; name and SHA-256 of all files so far, in order."""
         self.flush()
-        n_outcomes, n_metrics, n_curve, n_visits = self._written
-        stem = f"{len(self._files):06d}"
-        visits = [steps[n_visits:] for steps in self._visits]
-        self._written = (
-            len(self._outcomes), len(self._metrics), len(self._curve),
-            max(map(len, self._visits)),
-        )  # fmt: skip
-        tables = {
-            "outcomes": pl.concat(
-                [pl.DataFrame(schema=OUTCOME_SCHEMA), *self._outcomes[n_outcomes:]]
-            ),
-            "metrics": pl.concat([pl.DataFrame(schema=METRIC_SCHEMA), *self._metrics[n_metrics:]]),
-            "curve": pl.DataFrame(self._curve[n_curve:], schema=CURVE_SCHEMA),
-        }
+        paths = [folder / f"{len(self._files):06d}-{name}" for name in _FILES]
         with disk_faults(folder):
             for path in (folder.parent, folder):  # but not the run folder, should that be gone
                 path.mkdir(exist_ok=True)
-        paths = []
-        for name, table in tables.items():
-            paths.append(folder / f"{stem}-{name}.parquet")
-            write_parquet(paths[-1], table)
+        for path, (name, frames) in zip(paths, self._tables.items(), strict=False):
+            write_parquet(path, _joined(name, frames[self._n_written[name] :]))
+        new = [steps[self._n_written["visits"] :] for steps in self._visits]
         arrays = {
             f"{i}.{name}": torch.from_numpy(np.stack([step[j] for step in steps]))
-            for i, steps in enumerate(visits)
+            for i, steps in enumerate(new)
             if steps
-            for j, name in enumerate(_VISIT_ARRAYS)
+            for j, name in enumerate(_VISITS)
         }
-        paths.append(folder / f"{stem}-visits.safetensors")
         write_tensors(paths[-1], arrays)
         sync_names(folder)
         self._files = [*self._files, *({"name": p.name, "sha256": file_digest(p)} for p in paths)]
+        self._note_written()
         return self._files
 
     def load_rows(self, folder: Path, files: Sequence[Mapping[str, str]]) -> None:
         """Take in the files of ``write_rows``, which are intact; ValueError for other files."""
         names = [file["name"] for file in files]
-        n_saves = len(files) // len(_FILES)
-        firsts = range(0, n_saves * len(_FILES), len(_FILES))
-        if names != [f"{first:06d}-{file}" for first in firsts for file in _FILES]:
+        wanted = [f"{i - i % len(_FILES):06d}-{_FILES[i % len(_FILES)]}" for i in range(len(files))]
+        if names != wanted or len(files) % len(_FILES):
             raise ValueError("rows: are not the files of each save, in order")
         for name in names:
             path = folder / name
             kind = path.stem.partition("-")[2]
             if kind == "visits":
-                self._load_visits(load_file(path))
-            elif kind == "curve":
-                self._curve += _read(path, CURVE_SCHEMA).to_dicts()
-            elif kind == "outcomes":
-                self._outcomes.append(_read(path, OUTCOME_SCHEMA))
-            else:
-                self._metrics.append(_read(path, METRIC_SCHEMA))
+                arrays = load_file(path)
+                for i, steps in enumerate(self._visits):
+                    if f"{i}.unit" in arrays:
+                        own = (arrays[f"{i}.{name}"].numpy() for name in _VISITS)
+                        steps += zip(*own, strict=True)
+                continue
+            frame = read_parquet(path)
+            if dict(frame.schema) != dict(_SCHEMAS[kind]):
+                raise ValueError(f"{path.name}: has other columns")
+            self._tables[kind].append(frame)
         self._files = [dict(file) for file in files]
-        self._written = (
-            len(self._outcomes), len(self._metrics), len(self._curve),
-            max(map(len, self._visits)),
-        )  # fmt: skip
+        self._note_written()
 
-    def _load_visits(self, arrays: Mapping[str, torch.Tensor]) -> None:
-        for i, steps in enumerate(self._visits):
-            own = [arrays[f"{i}.{name}"].numpy() for name in _VISIT_ARRAYS if f"{i}.unit" in arrays]
-            steps += zip(*own, strict=True)
+    def _note_written(self) -> None:
+        self._n_written = {name: len(frames) for name, frames in self._tables.items()}
+        self._n_written["visits"] = max(map(len, self._visits))
 
     def state(self) -> dict[str, torch.Tensor]:
         """What is not in rows, and how many of these there are."""
-        counts = {name: torch.from_numpy(getattr(self, f"_{name}")) for name in _COUNTS}
+        counts = {name: torch.from_numpy(x) for name, x in self._counts.items()}
         return {**counts, "n_rows": torch.tensor(self._n_rows())}
 
     def _n_rows(self) -> list[int]:
-        """Rows of outcomes, of metrics and of the curve, and steps of each block's visits."""
-        tables = [sum(frame.height for frame in x) for x in (self._outcomes, self._metrics)]
-        return [*tables, len(self._curve), *map(len, self._visits)]
+        """Rows of each table, and steps of each block's visits."""
+        tables = [sum(frame.height for frame in frames) for frames in self._tables.values()]
+        return [*tables, *map(len, self._visits)]
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from a state."""
@@ -329,35 +305,37 @@ class Recorder:
 
     def check(self, n_steps: int) -> None:
         """Make sure that what was loaded is what so many steps leave; else ValueError."""
-        outcomes, worlds, R = self.outcomes(), self.worlds, len(self.replications)
-        n_visits = sum(point["visits"] for point in self._curve)
-        keys = ["design", "world", "step", "arm", "label"]
-        names = set(outcomes.select("design", "world").unique().iter_rows())
+        outcomes, curve, R = self.outcomes(), self._table("curve"), len(self.replications)
+        n_drawn_R, n_differ_W, n_visits_W = (
+            self._counts[name] for name in ("n_drawn_R", "n_differ_W", "n_visits_W")
+        )
+        names = outcomes.select("design", "world").unique().iter_rows()
         visited = outcomes.group_by("step", "label").agg(pl.col("n").cast(pl.Int64).sum())
-        most = {point["step"]: point["visits"] for point in self._curve}
+        most = dict(curve.select("step", "visits").iter_rows())
+        shapes = [
+            step[0].shape[0] == R
+            and step[3].shape == (*step[0].shape, len(self.labels))
+            and {x.shape for x in step[:3]} == {step[0].shape}
+            for steps in self._visits
+            for step in steps
+        ]
         faults = {
-            "steps": [point["step"] for point in self._curve] != [*range(n_steps)],
+            "steps": curve["step"].to_list() != [*range(n_steps)],
             "steps of visits": any(len(steps) not in (0, n_steps) for steps in self._visits),
-            "worlds": not names <= set(worlds),
-            "labels": not set(outcomes["label"].unique()) <= set(self.labels),
+            "worlds": not {*names} <= {*self.worlds},
+            "labels": not {*outcomes["label"].unique()} <= {*self.labels},
             # the two worlds of the truth share a name, as they do not share an arm
-            "outcomes twice": outcomes.select(keys).is_duplicated().any(),
-            "sums": not all(
-                outcomes[x].is_finite().all() and outcomes[x].is_not_null().all()
-                for x in ("sum", "sum_sq")
-            ),
+            "outcomes twice": outcomes.select(
+                "design", "world", "step", "arm", "label"
+            ).is_duplicated().any(),
+            "sums": not np.isfinite(outcomes.select("sum", "sum_sq").to_numpy()).all(),
             "outcomes": any(
                 not 0 < n <= most.get(step, 0) for step, _, n in visited.iter_rows()
             ),
-            "visits": n_visits != int(self._n_visits_W.sum())
-            or bool((self._n_visits_W > np.tile(self._n_drawn_R, len(worlds) // R)).any()),
-            "differences": bool((self._n_differ_W > self._n_visits_W).any()),
-            "shapes of visits": any(
-                step[0].shape[0] != R or step[3].shape != (*step[0].shape, len(self.labels))
-                or {x.shape for x in step[:3]} != {step[0].shape}
-                for steps in self._visits
-                for step in steps
-            ),
+            "visits": curve["visits"].sum() != int(n_visits_W.sum())
+            or bool((n_visits_W > np.tile(n_drawn_R, len(self.blocks))).any()),
+            "differences": bool((n_differ_W > n_visits_W).any()),
+            "shapes of visits": not all(shapes),
         }  # fmt: skip
         if found := [name for name, is_fault in faults.items() if is_fault]:
             raise ValueError(f"rows: do not fit {n_steps} steps and each other: {found[0]}")
@@ -367,46 +345,45 @@ class Recorder:
     def n_visits(self, label: str) -> int:
         """Visits of a design so far."""
         on = [name == label for name, _ in self.worlds]
-        return int(self._n_visits_W[on].sum())
+        return int(self._counts["n_visits_W"][on].sum())
 
     @property
     def last_short(self) -> dict[str, Any] | None:
         """The newest point of the exhaustion curve."""
-        return self._curve[-1] if self._curve else None
+        known = (frame for frame in reversed(self._tables["curve"]) if frame.height)
+        return next((frame.row(-1, named=True) for frame in known), None)
+
+    def _table(self, name: str) -> pl.DataFrame:
+        return _joined(name, self._tables[name])
 
     def outcomes(self) -> pl.DataFrame:
         """The table of outcomes.parquet so far."""
-        return pl.concat(self._outcomes) if self._outcomes else pl.DataFrame(schema=OUTCOME_SCHEMA)
+        return self._table("outcomes")
 
     def totals(self) -> pl.DataFrame:
         """Sums over all steps until now, as of this call: ``aggregates.world_totals``."""
         self.read_out()
-        new, self._n_summed = self._outcomes[self._n_summed :], len(self._outcomes)
+        frames = self._tables["outcomes"]
+        new, self._n_summed = frames[self._n_summed :], len(frames)
         self._totals = world_totals([self._totals, *new])
         return self._totals
 
     def units(self, covariates: Sequence[np.ndarray] | None) -> pl.DataFrame | None:
         """The table of units.parquet so far; None where no block's units come more than once.
 
-        Args:
-            covariates: each start's table U, L; see ``aggregates.unit_table``.
+        The covariates are each start's table U, L; see ``aggregates.unit_table``.
         """
+        of_world = covariates and [
+            covariates[start_of(r, len(covariates))] for r in self.replications
+        ]
         parts = []
-        for i, steps in enumerate(self._visits):
+        for block, steps in zip(self.blocks, self._visits, strict=True):
             if steps:
                 unit_RX, user_RX, is_treated_RX, y_RXL = (
                     np.concatenate(x, axis=1) for x in zip(*steps, strict=True)
                 )
-                worlds = [(self.blocks[i].label, r) for r in self.replications]
-                of_world = covariates and [
-                    covariates[start_of(r, len(covariates))] for r in self.replications
-                ]
-                parts.append(
-                    unit_table(
-                        unit_RX, user_RX, is_treated_RX, y_RXL, of_world, worlds,
-                        list(self.labels),
-                    )
-                )  # fmt: skip
+                whose = of_world, [(block.label, r) for r in self.replications], list(self.labels)
+                parts.append(unit_table(unit_RX, user_RX, is_treated_RX, y_RXL, *whose))
         return pl.concat(parts) if parts else None
 
     def _units_by_arm(self) -> dict[str, dict[str, int]]:
@@ -419,60 +396,65 @@ class Recorder:
         for i, block in enumerate(self.blocks):
             if not 0 < block.p < 1:
                 continue
+            n_visits_R = self._counts["n_visits_W"][i * R : (i + 1) * R]
             if self._visits[i]:
                 unit_RX, is_treated_RX = (
                     np.concatenate([step[k] for step in self._visits[i]], axis=1) for k in (0, 2)
                 )
                 found[block.label] = units_by_arm(unit_RX, is_treated_RX)
-            elif self._n_visits_W[i * R : (i + 1) * R].sum() == self._n_drawn_R.sum():
+            elif n_visits_R.sum() == self._counts["n_drawn_R"].sum():
                 own = outcomes.filter(design=block.label, label=self.labels[0])
                 found[block.label] = {x: int(own.filter(arm=x)["n"].sum()) for x in "TC"}
         return found
 
     def metrics(self) -> pl.DataFrame:
         """The table of metrics.parquet so far, the exhaustion curve included."""
-        curve = pl.DataFrame(self._curve, schema=CURVE_SCHEMA).unpivot(
-            ["users_short", "slates_short"], index=["step", "visits"], variable_name="metric"
+        short = ["users_short", "slates_short"]
+        curve = self._table("curve").unpivot(
+            short, index=["step", "visits"], variable_name="metric"
         )
-        rows = curve.select(
-            phase=pl.lit("loop"), step=pl.col("step") + 1, design=pl.lit(""),
+        rows = curve.with_columns(
+            step=pl.col("step") + 1, n="visits", phase=pl.lit(LOOP), design=pl.lit(""),
             world=pl.lit(None), model=pl.lit(""), label=pl.lit(""), split=pl.lit("data"),
-            metric="metric", value="value", n="visits",
         )  # fmt: skip
-        return pl.concat([*self._metrics, rows.cast(METRIC_SCHEMA)])  # type: ignore[arg-type]
+        return pl.concat([self._table("metrics"), _as_metrics(rows)])
 
     def diagnostics(self) -> dict[str, Any]:
         """What tells whether the test could show anything."""
         differ, shares, lost = {}, {}, {}
-        n_drawn, R = int(self._n_drawn_R.sum()), len(self.replications)
+        n_drawn, R = int(self._counts["n_drawn_R"].sum()), len(self.replications)
         for i in range(len(self.blocks)):
-            part = slice(i * R, (i + 1) * R)
-            name = block_name(self.blocks, i)
-            visits = int(self._n_visits_W[part].sum())
-            differ[name] = int(self._n_differ_W[part].sum()) / visits if visits else None
+            own = {name: x[i * R : (i + 1) * R] for name, x in self._counts.items()}
+            name, visits = block_name(self.blocks, i), int(own["n_visits_W"].sum())
+            differ[name] = int(own["n_differ_W"].sum()) / visits if visits else None
             lost[name] = 1.0 - visits / n_drawn if n_drawn else None
-            n_AL = self._share_n_WAL[part].sum(0)
-            mean_AL = np.where(n_AL, self._share_sum_WAL[part].sum(0) / np.maximum(n_AL, 1), np.nan)
+            n_AL, sum_AL = own["share_n_WAL"].sum(0), own["share_sum_WAL"].sum(0)
             shares[name] = {
                 arm: {
-                    label: None if np.isnan(mean_AL[a, j]) else float(mean_AL[a, j])
-                    for j, label in enumerate(self.learned)
+                    label: float(sum_AL[a, j] / n_AL[a, j]) if n_AL[a, j] else None
+                    for j, label in enumerate(self._learned_labels)
                 }
-                for a, arm in enumerate(("C", "T"))
+                for a, arm in enumerate("CT")
             }
-        every = max(1, len(self._curve) // 50)
-        points = [
-            p for i, p in enumerate(self._curve) if i % every == 0 or i == len(self._curve) - 1
-        ]
+        points = self._table("curve").drop("visits").to_dicts()
+        every, last = max(1, len(points) // _MAX_POINTS), len(points) - 1
         return {
             "share_of_visits_where_arms_differ": differ,
             "share_of_visits_lost": lost,
             "units_by_arm": self._units_by_arm(),
             "label_share_of_score_variance": shares,
-            "exhaustion": [
-                {k: p[k] for k in ("step", "users_short", "slates_short")} for p in points
-            ],
+            "exhaustion": [p for i, p in enumerate(points) if i % every == 0 or i == last],
         }
+
+
+def _joined(name: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The frames of a table as one."""
+    return pl.concat([pl.DataFrame(schema=_SCHEMAS[name]), *frames])
+
+
+def _as_metrics(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of metrics.parquet, with its columns in their order."""
+    return frame.select(pl.col(name).cast(kind) for name, kind in METRIC_SCHEMA.items())
 
 
 def _units(unit_RB: torch.Tensor, design: str) -> np.ndarray:
@@ -486,14 +468,6 @@ def _units(unit_RB: torch.Tensor, design: str) -> np.ndarray:
     return found.astype(np.int32)
 
 
-def _read(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
-    """A table with these columns; ValueError where a file is another."""
-    frame = read_parquet(path)
-    if dict(frame.schema) != dict(schema):
-        raise ValueError(f"{path.name}: has other columns")
-    return frame
-
-
 def block_name(blocks: tuple[Block, ...], index: int) -> str:
     """A block's label; the two worlds of the truth are told apart by their arm."""
     same = [b for b in blocks if b.label == blocks[index].label]
@@ -504,9 +478,9 @@ def network_names(
     blocks: tuple[Block, ...], replications: tuple[int, ...]
 ) -> list[tuple[str, int, str]]:
     """Design, replication and model of each of the S networks, in their order."""
-    names = []
-    for i, block in enumerate(blocks):
-        for m in range(block.design.n_models):
-            model = "shared" if block.design.n_models == 1 else "CT"[m]
-            names += [(block_name(blocks, i), r, model) for r in replications]
-    return names
+    return [
+        (block_name(blocks, i), r, "shared" if block.design.n_models == 1 else "CT"[m])
+        for i, block in enumerate(blocks)
+        for m in range(block.design.n_models)
+        for r in replications
+    ]

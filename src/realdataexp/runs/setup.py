@@ -1,100 +1,38 @@
 """From a config to everything a run needs: data, features, models and designs, all checked.
 
-Axes: U users, L labels, M models.
+Axes: U users, L labels.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from realdataexp import draws
-from realdataexp.components import ComponentError, calling, faults_of, is_outside, resolve
-from realdataexp.config import NO_MODEL, Config, FeatureConfig, LabelConfig
-from realdataexp.config.blocks import SchedulerConfig
-from realdataexp.config.faults import did_you_mean
-from realdataexp.data.features import fit_features
-from realdataexp.data.kuairand import ImportRequest, prepare
-from realdataexp.data.log import DataSet
-from realdataexp.data.schema import VIDEO_STATISTIC, resolve_feature
-from realdataexp.data.split import Split, split_log
-from realdataexp.data.synthetic import FORMAT_VERSION, write_synthetic
-from realdataexp.data.tables import TablesRequest, prepare_tables
-from realdataexp.designs import Context, build_design
-from realdataexp.designs.base import Running
-from realdataexp.device import Device, choose_device
-from realdataexp.errors import InputError, Warnings
-from realdataexp.heads import Head
-from realdataexp.loop import Block, LabelPolicy
-from realdataexp.metrics import LOSS, metric_names
-from realdataexp.models import (
-    LOSSES,
-    MODELS,
-    SHARED_MODELS,
-    LabelScale,
-    Loss,
-    OutsideModel,
-    StackedModel,
-    build_loss,
-    build_model,
-    outside_loss,
-)
-from realdataexp.optimizers import OptimizerSettings
-from realdataexp.runs.checks import data_faults
-from realdataexp.runs.folder import DETAIL
-from realdataexp.runs.rehearsal import Rehearsal
-from realdataexp.runs.sharing import processes_of
-from realdataexp.schedules import Schedule
-from realdataexp.stats.comparison import TRUTH
-from realdataexp.worlds.base import Environment
-from realdataexp.worlds.replay import ReplayEnvironment
-from realdataexp.worlds.si2023 import Si2023Environment
+from realdataexp.arms import Arms, Explore, MostPopular, OutsidePolicy, Policy, Random, Scorer
+from realdataexp.config import ARMS, Config
+from realdataexp.designs import Context, Design, OutsideDesign, build_design
+from realdataexp.device import Device, available_devices, choose_device, usable_threads
+from realdataexp.errors import InputError, Warnings, did_you_mean
+from realdataexp.loop import Block
+from realdataexp.metrics import LOSS, Metric, find_metric, metric_names
+from realdataexp.options import construct
+from realdataexp.registry import find, is_outside
+from realdataexp.runs.beforehand import rehearse, require_memory
+from realdataexp.runs.labels import Faults, LabelParts, NetworkParts, check_names, learners_of
+from realdataexp.stats.estimates import TRUTH
+from realdataexp.stats.inference import rehearse_method
+from realdataexp.worlds import Environment, world_of
+from realdataexp.worlds.base import WorldSettings
 
-logger = logging.getLogger("realdataexp")
+FORK = "fork"  # the executor that forks processes here
 
-_BLOCK_ROWS = 1 << 22
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class LabelParts:
-    """One label: its config, its head (loss, and scale over training rows), and its policy."""
-
-    config: LabelConfig
-    head: Head
-    policy: LabelPolicy
-
-    @property
-    def components(self) -> str:
-        """What makes its predictions, as the config names it."""
-        return f"model {self.config.model}, loss {self.config.loss_function}"
-
-
-@dataclass(frozen=True)
-class NetworkParts:
-    """The network of one label, or of several that share it.
-
-    Attributes:
-        name: the labels'.
-        labels: their places among those with a model.
-        model: the architecture.
-        heads: the labels'.
-        pretrain_optimizer: for the starting model; the loop's is in the labels' policies.
-    """
-
-    name: str
-    labels: tuple[int, ...]
-    model: StackedModel
-    heads: tuple[Head, ...]
-    pretrain_optimizer: OptimizerSettings
+Started = tuple[Design | OutsideDesign, ...]
 
 
 @dataclass(frozen=True)
@@ -104,11 +42,13 @@ class Setup:
     Attributes:
         labels: those with a model.
         networks: theirs, each of one label or of several.
-        running: the designs of ``blocks``, started for all replications.
-        n_processes: over how many processes the loop's replications are spread.
+        outcomes: targets of what is measured, by name.
         histories: each start's table U, L of users' mean outcomes before the test; None without
             returning users.
-        outcomes: targets of what is measured, by name: the labels first, then those without model.
+        started: the designs of ``blocks``, as they run in each process, by its replications.
+        n_processes: over how many the loop's replications are spread.
+        scorers: what scores for each arm in place of labels; None: nothing.
+        metrics: from outside the package, by name.
     """
 
     config: Config
@@ -120,13 +60,27 @@ class Setup:
     histories: tuple[np.ndarray, ...] | None
     blocks: tuple[Block, ...]
     context: Context
-    running: tuple[Running, ...]
+    started: dict[tuple[int, ...], Started]
     n_processes: int
+    scorers: tuple[Scorer | None, ...]
+    metrics: Mapping[str, Metric]
 
-    def start_designs(self, replications: tuple[int, ...]) -> tuple[Running, ...]:
-        """The designs, started for some of the replications."""
-        context = replace(self.context, replication_R=torch.tensor(replications))
-        return tuple(_start(block, context) for block in self.blocks)
+    def start_designs(self, replications: tuple[int, ...]) -> Started:
+        """The designs as they run in some of the replications, for one loop."""
+        ready = self.started.pop(replications, None)  # what they remember is one loop's
+        return ready or _start(self.blocks, self.context, replications)
+
+    def members(self, network: NetworkParts) -> list[LabelParts]:
+        """The labels of a network."""
+        return [self.labels[place] for place in network.labels]
+
+    def world_settings(self, replications: tuple[int, ...]) -> WorldSettings:
+        """How the worlds of some of the replications draw."""
+        loop, assignment = self.config.simulation, self.config.experiment.assignment
+        return WorldSettings(
+            self.config.seed, replications, len(self.blocks), loop.batch_size, loop.n_candidate,
+            loop.n_steps, loop.min_candidates, assignment,
+        )  # fmt: skip
 
     @property
     def primary_metric(self) -> str:
@@ -134,146 +88,142 @@ class Setup:
         return self.config.validation.primary_metric or f"{self.labels[0].config.name}.{LOSS}"
 
     @property
+    def arms(self) -> Arms:
+        """The control, which is the treatment in an A/A test, and the treatment."""
+        policies = self.config.policies()
+        return Arms(
+            [
+                [(p.score or {}).get(x.config.name, 0.0) / x.unit for x in self.labels]
+                for p in policies
+            ],
+            self.scorers,
+            [Explore(**policy.explore.model_dump()) for policy in policies],
+            self.config.seed,
+        )
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Targets of the labels with a model."""
         return tuple(label.config.target for label in self.labels)
+
+    @property
+    def world_targets(self) -> tuple[str, ...]:
+        """What the world answers with: the labels' targets, then what else is measured."""
+        return tuple(dict.fromkeys((*self.targets, *self.outcomes.values())))
+
+    @property
+    def label_at(self) -> tuple[int, ...] | None:
+        """Where among them each label with a model is; None: they are the first."""
+        at = tuple(map(self.world_targets.index, self.targets))
+        return None if at == tuple(range(len(at))) else at
+
+    @property
+    def outcome_at(self) -> tuple[int, ...] | None:
+        """Where among them each outcome is; None: they are all."""
+        at = tuple(map(self.world_targets.index, self.outcomes.values()))
+        return None if at == tuple(range(len(self.world_targets))) else at
 
 
 def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> Setup:
     """Check a config against the machine and the data, and build what a run needs.
 
-    Args:
-        config: what to check and build.
-        warnings: takes what is doubtful.
-        every_fault: import the data, to check them too, when it is clear already that the config
-            cannot run.
+    ``every_fault``: import the data, to check them too, when it is clear already that the config
+    cannot run.
 
     Raises:
         InputError: with every fault found, a line each.
     """
-    faults: list[str] = []
-
-    def attempt(make: Callable[[], _T]) -> _T | None:
-        try:
-            return make()
-        except (InputError, ComponentError) as error:
-            faults.extend(faults_of(error))
-            return None
-
-    learned = [i for i, label in enumerate(config.labels) if label.model != NO_MODEL]
-    device = attempt(lambda: choose_device(config.device, config.use_amp))
-    blocks = attempt(lambda: make_blocks(config))
-    losses = [attempt(partial(_loss, config, i)) for i in learned]
-    models = [attempt(partial(_check_model, config, i)) for i in learned]
-    groups = attempt(lambda: _groups(config, learned)) or []
-    leakage = attempt(lambda: _leakage(config))
-    attempt(lambda: _check_primary_metric(config))
-    in_files = data_faults(config)
-    faults += in_files
-    is_small = device is None or blocks is None or attempt(partial(_fits, config, device))
-    if in_files or not is_small or (faults and not every_fault):
-        raise InputError(*faults)
-    if leakage:
-        warnings.add("leakage", leakage)
-    environment = attempt(lambda: _environment(config, device or choose_device("cpu"), warnings))
+    faults = Faults()
+    attempt, world = faults.attempt, world_of(config)
+    device = attempt(choose_device, config.device, config.use_amp)
+    blocks = attempt(make_blocks, config)
+    check_names(config, faults)
+    doubts = attempt(world.doubts, config) or []
+    metrics = attempt(_own_metrics, config) or {}
+    attempt(_check_primary_metric, config, metrics)
+    for i, name in enumerate(config.experiment.intervals or ()):
+        attempt(rehearse_method, name, f"experiment.intervals.{i}")
+    attempt(_check_history, config)
+    in_files = attempt(world.faults, config)
+    faults += in_files or []
+    can_open = in_files == [] and (every_fault or not faults)
+    if can_open and device is not None and blocks is not None:
+        n = len(faults)
+        attempt(require_memory, config, device, blocks)
+        can_open = len(faults) == n
+    if not can_open:
+        faults.stop()
+    for code, message in doubts:
+        warnings.add(code, message)
+    place = device or choose_device("cpu")  # where the data are checked all the same
+    environment = attempt(world.open, config, place, warnings)
     if environment is None:
         raise InputError(*faults)
-    labels = [
-        attempt(partial(_label_parts, config, i, loss, environment, warnings))
-        if loss is not None
-        else None
-        for i, loss in zip(learned, losses, strict=True)
-    ]
-    parts = tuple(label for label in labels if label is not None)
-    networks = []
-    for group in groups:
-        members = [label for place in group if (label := labels[place]) is not None]
-        if len(members) == len(group) and all(models[place] is not None for place in group):
-            make = partial(_network_parts, config, environment, group, members)
-            networks.append(attempt(make))
-    measured = sorted(config.labels, key=lambda label: label.model == NO_MODEL)
-    outcomes = {label.name: label.target for label in measured}
-    histories = _histories(config, environment, tuple(outcomes.values()))
-    n_users = None if histories is None else len(histories[0])
-    context = _context(config, environment, device or choose_device("cpu"), n_users)
-    running = [attempt(partial(_start, block, context)) for block in blocks or ()]
-    n_processes = attempt(lambda: processes_of(config, device or choose_device("cpu")))
-    if not faults:
-        targets = tuple(outcomes.values())
-        faults += _rehearse(config, environment, targets, context, networks, parts, blocks or ())
-    if faults or device is None or blocks is None or n_processes is None:
-        raise InputError(*faults)
+    labels, networks = learners_of(config, environment, place, faults, warnings)
+    outcomes = config.measured
+    starts, targets = range(config.experiment.n_starts), tuple(outcomes.values())
+    found = [attempt(environment.history, targets, start) for start in starts]
+    histories = tuple(x for x in found if x is not None) or None
+    scorers = attempt(_scorers, config, environment, place) or ()
+    attempt(_check_drawn_networks, config)
+    context = _context(config, environment, place, histories)
+    n_processes = attempt(processes_of, config, place)
+    started = {
+        own: attempt(_start, blocks or (), context, own) or ()
+        for own in shares(config.experiment.replications, n_processes or 1)
+    }
+    faults.stop()
+    assert blocks is not None and n_processes is not None
+    setup = Setup(
+        config, place, environment, labels, networks, outcomes, histories, blocks, context,
+        started, n_processes, scorers, metrics,
+    )  # fmt: skip
+    rehearse(setup)
     _warn_unused_rates(config, warnings)
-    started = tuple(design for design in running if design is not None)
-    return Setup(
-        config,
-        device,
-        environment,
-        parts,
-        tuple(network for network in networks if network is not None),
-        outcomes,
-        histories,
-        blocks,
-        context,
-        started,
-        n_processes,
-    )
+    return setup
 
 
-def _rehearse(
-    config: Config,
-    environment: Environment,
-    targets: tuple[str, ...],
-    context: Context,
-    networks: Sequence[NetworkParts | None],
-    labels: Sequence[LabelParts],
-    blocks: Sequence[Block],
-) -> list[str]:
-    """A step with made-up visits for all components from outside; their faults."""
-    faults: list[str] = []
-    loop = config.simulation
-    rehearsal = Rehearsal(
-        environment,
-        targets,
-        context,
-        loop.n_candidate,
-        loop.min_candidates,
-        config.experiment.assignment,
-    )
-    checks: list[Callable[[], None]] = [partial(rehearsal.design, block) for block in blocks]
-    for network in networks:
-        assert network is not None  # set_up has found no fault
-        members = [labels[place] for place in network.labels]
-        losses = [
-            f"labels.{config.labels.index(x.config)}.loss_function = {x.config.loss_function!r}"
-            if is_outside(x.config.loss_function or "")
-            else None
-            for x in members
-        ]
-        optimizer = members[0].policy.optimizer
-        known = network.model, network.heads, losses, network.labels, optimizer
-        checks.append(partial(rehearsal.network, *known))
-    for check in checks:
-        try:
-            check()
-        except (InputError, ComponentError) as error:
-            faults += faults_of(error)
-    return faults
+# --- designs and arms ----------------------------------------------------------------------------
 
 
-def _fits(config: Config, device: Device) -> bool:
-    from realdataexp.runs.memory_need import require_memory  # which makes blocks too
+def make_blocks(config: Config) -> tuple[Block, ...]:
+    """The designs that the mode runs; the truth is two worlds of pooling, p = 1 and p = 0.
 
-    require_memory(config, device)
-    return True
+    Raises:
+        InputError: with every fault of the designs, a line each.
+    """
+    blocks: list[Block] = []
+    faults = Faults()
+    if config.mode in ("global", "compare"):
+        pooling = build_design("pooling", {}, "mode")
+        blocks += [Block(TRUTH, pooling, 1.0), Block(TRUTH, pooling, 0.0)]
+    for i, d in enumerate(config.designs()):
+        where = f"experiment.designs.{i}" if config.mode == "compare" else "mode"
+        design = faults.attempt(build_design, d.name, d.options, where)
+        if design is not None:
+            blocks.append(Block(d.label, design, config.experiment.p_treatment))
+    faults.stop()
+    return tuple(blocks)
 
 
-def _start(block: Block, context: Context) -> Running:
-    return block.design.start(replace(context, label=block.label, p=block.p))
+def _start(blocks: Sequence[Block], context: Context, replications: tuple[int, ...]) -> Started:
+    """The designs as they run in some of the replications; InputError where some cannot."""
+    context = replace(context, replication_R=torch.tensor(replications))
+    found: list[Design | OutsideDesign | None] = []
+    faults = Faults()
+    for block in blocks:
+        own = replace(context, label=block.label, p=block.p)
+        start: Callable[[Context], Design | OutsideDesign] = block.design.start
+        found.append(faults.attempt(start, own))
+    faults.stop()
+    return tuple(x for x in found if x is not None)
 
 
 def _context(
-    config: Config, environment: Environment, device: Device, n_users: int | None
+    config: Config,
+    environment: Environment,
+    device: Device,
+    histories: tuple[np.ndarray, ...] | None,
 ) -> Context:
     """What designs may know at their start."""
     return Context(
@@ -287,90 +237,86 @@ def _context(
         n_starts=config.experiment.n_starts,
         tastes=cache(environment.tastes),  # a pass over the log, for each shard that asks
         has_exchangeable_candidates=environment.has_exchangeable_candidates,
-        n_users=n_users,
+        n_users=None if histories is None else len(histories[0]),
+        arms=_how_arms_pick(config),
+        assignment=config.experiment.assignment,
     )
 
 
-def _histories(
-    config: Config, environment: Environment, targets: tuple[str, ...]
-) -> tuple[np.ndarray, ...] | None:
-    """Each start's history; None where every visit is a new user."""
-    found = [environment.history(targets, k) for k in range(config.experiment.n_starts)]
-    known = tuple(history for history in found if history is not None)
-    return known or None
+def _how_arms_pick(config: Config) -> Literal["pick the best", "explore", "unknown"]:
+    """How random a pick is, given slate and networks; see designs.Context."""
+    policies = config.policies()
+    kinds = {policy.explore.kind for policy in policies}
+    if "thompson" in kinds:
+        return "unknown"
+    is_random = any(policy.rule == "random" for policy in policies)
+    return "explore" if is_random or kinds != {"none"} else "pick the best"
 
 
-def _environment(config: Config, device: Device, warnings: Warnings) -> Environment:
-    """What the config's data set gives an experiment."""
-    if config.dataset.si2023 is not None:
-        return Si2023Environment(config.dataset.si2023, config.seed, device)
-    assert config.feature is not None  # the config's schema sees to it
-    data = _open_data(config, config.feature, warnings)
-    starts = range(config.experiment.n_starts)
-    splits = [split_users_and_rows(config, data, warnings, start) for start in starts]
-    features = fit_features(
-        data,
-        config.feature.numerical,
-        config.feature.categorical,
-        splits[0].is_training_U,
-        missing_indicator=config.feature.missing_indicator,
-        warnings=warnings,
-    )
-    return ReplayEnvironment(data, splits, features, device, config.seed)
-
-
-def make_blocks(config: Config) -> tuple[Block, ...]:
-    """The designs that the mode runs; the truth is two worlds of pooling, p = 1 and p = 0.
-
-    Raises:
-        InputError: with every fault of the designs, a line each.
-    """
-    blocks: list[Block] = []
-    faults: list[str] = []
-    if config.mode in ("global", "compare"):
-        pooling = build_design("pooling", {}, "mode")
-        blocks += [Block(TRUTH, pooling, 1.0), Block(TRUTH, pooling, 0.0)]
-    for i, d in enumerate(config.designs()):
-        where = f"experiment.designs.{i}" if config.mode == "compare" else "mode"
-        try:
-            design = build_design(d.name, d.options, where)
-        except (InputError, ComponentError) as error:
-            faults += faults_of(error)
+def _scorers(config: Config, environment: Environment, device: Device) -> tuple[Scorer | None, ...]:
+    """What scores for each arm in place of labels: a rule, or a policy from outside."""
+    found: list[Scorer | None] = []
+    arms = (ARMS[1], ARMS[1]) if config.experiment.aa else ARMS
+    for arm, policy in zip(arms, config.policies(), strict=True):
+        where = f"arms.{arm}"
+        if policy.rule == "random":
+            found.append(Random())
+        elif policy.rule == "most_popular":
+            count = [environment.popularity(k) for k in range(config.experiment.n_starts)]
+            known = [x for x in count if x is not None]
+            if not known:
+                raise InputError(
+                    f"{where}.rule = 'most_popular': every item of this world is new, so none is "
+                    "popular; use rule: random, or a score"
+                )
+            found.append(MostPopular(device.tensor(np.stack(known).astype(np.float32))))
+        elif policy.policy is not None:
+            who = f"{where}.policy = {policy.policy!r}"
+            component = find("policy", policy.policy, f"{where}.policy")
+            if not (isinstance(component, type) and issubclass(component, Policy)):
+                raise InputError(f"{who}: is not a class of realdataexp.arms.Policy")
+            made = construct(component, policy.policy, policy.options, f"{where}.policy")
+            found.append(OutsidePolicy(made, who))
         else:
-            blocks.append(Block(d.label, design, config.experiment.p_treatment))
-    if faults:
-        raise InputError(*faults)
-    return tuple(blocks)
+            found.append(None)
+    return tuple(found)
 
 
-def _loss(config: Config, index: int) -> Loss:
-    name, where = config.labels[index].loss_function, f"labels.{index}.loss_function"
-    assert name is not None  # the config's schema sees to it
-    loss = build_loss(name, where)
-    if not isinstance(loss, Loss):
-        raise InputError(
-            f"{where} = {name!r}: is not a realdataexp.models.Loss but a {type(loss).__name__}"
-        )
-    return outside_loss(loss, f"{where} = {name!r}") if is_outside(name) else loss
+def _check_drawn_networks(config: Config) -> None:
+    """Thompson sampling draws networks by dropout; InputError where no network has any."""
+    for arm, policy in zip(ARMS, config.policies(), strict=True):
+        asked = [x for x in config.learned if x.name in (policy.score or {})]
+        if policy.explore.kind != "thompson" or not asked:
+            continue
+        where = f"arms.{arm}.explore.kind = 'thompson'"
+        if outside := [x.name for x in asked if is_outside(x.model)]:
+            raise InputError(
+                f"{where}: {', '.join(outside)} has a model from outside the package, whose "
+                "networks cannot be drawn; explore otherwise"
+            )
+        if not any(x.model_params.get("dropout") for x in asked):
+            raise InputError(
+                f"{where}: no network that the arm scores with has dropout, so there is nothing to "
+                f"draw; set model_params.dropout of {asked[0].name}, or explore otherwise"
+            )
 
 
-def _check_model(config: Config, index: int) -> type:
-    """The class that a label's model names."""
-    name, where = config.labels[index].model, f"labels.{index}.model"
-    component = resolve(name, MODELS, where)
-    if not isinstance(component, type):
-        raise InputError(
-            f"{where} = {name!r}: is not a class of models but a {type(component).__name__}"
-        )
-    return component
+# --- validation, intervals, histories ------------------------------------------------------------
 
 
-def _check_primary_metric(config: Config) -> None:
+def _own_metrics(config: Config) -> dict[str, Metric]:
+    """The metrics from outside the package, by name."""
+    asked = enumerate(config.validation.metrics)
+    return {name: find_metric(name, f"validation.metrics.{i}") for i, name in asked}
+
+
+def _check_primary_metric(config: Config, own: Mapping[str, Metric]) -> None:
     name = config.validation.primary_metric
+    kinds = {x.name: x.type for x in config.learned}
     known = [
-        f"{label.name}.{metric}"
-        for label in config.labels
-        for metric in metric_names(None if label.model == NO_MODEL else label.type)
+        f"{label}.{metric}"
+        for label in dict.fromkeys((*kinds, *config.measured))
+        for metric in metric_names(kinds.get(label), own, is_measured=label in config.measured)
     ]
     if name is not None and name not in known:
         raise InputError(
@@ -379,283 +325,30 @@ def _check_primary_metric(config: Config) -> None:
         )
 
 
-def _leakage(config: Config) -> str | None:
-    """What is to be said of features that look into the future, where there are any.
-
-    Raises:
-        InputError: the config forbids them.
-    """
-    leaking = []
-    if config.feature is None or config.dataset.tables is not None:
-        return None
-    for name in (*config.feature.numerical, *config.feature.categorical):
-        try:
-            column = resolve_feature(name)
-        except InputError:
-            continue  # reported with the other faults of the import request
-        if column.file == VIDEO_STATISTIC:
-            leaking.append(name)
-    if not leaking:
-        return None
-    text = f"{', '.join(leaking)}: averages over the whole month, so they look into the future"
-    if config.dataset.leakage == "forbid":
-        raise InputError(f"feature: {text}; leave them out or set dataset.leakage: allow")
-    return f"features {text} of every row (dataset.leakage: forbid refuses them)"
-
-
-def _open_data(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
-    """Import the data set, or open its cache."""
-    if config.dataset.tables is not None:
-        data = prepare_tables(TablesRequest.of(config), config.cache_dir(), warnings)
-        _check_transforms(config, data, warnings)
-    else:  # a label's values are in its range, and none of it is below 0
-        data = _open_kuairand(config, feature, warnings)
-    logger.info(
-        "[data] %s rows, %s users, %s videos",
-        f"{data.log.n_rows:,}", f"{data.log.n_users:,}", f"{data.videos.height:,}",
-    )  # fmt: skip
-    return data
-
-
-def _check_transforms(config: Config, data: DataSet, warnings: Warnings) -> None:
-    """Look for values that a label's loss cannot transform, in all rows: log1p(-1) is infinite.
-
-    Raises:
-        InputError: there are some, a line for each label; one makes the label's scale NaN.
-    """
-    faults = []
-    for i, label in enumerate(config.labels):
-        loss = LOSSES.get(label.loss_function or "")
-        if loss is None or loss.transform is LOSSES["MSE"].transform:
-            continue
-        n_without, n_below_zero, least, values = 0, 0, np.inf, data.log.targets[label.target]
-        for start in range(0, len(values), _BLOCK_ROWS):
-            y = values[start : start + _BLOCK_ROWS].astype(np.float64)
-            y = y[y < 0]
-            n_below_zero += y.size
-            n_without += int((~torch.isfinite(loss.transform(torch.from_numpy(y)))).sum())
-            least = min(least, y.min(initial=0.0))
-        if n_without:
-            faults.append(
-                f"labels.{i}.target = {label.target!r}: {n_without:,} values of label "
-                f"{label.name} are -1 or less, the least {least:g}, so {label.loss_function} has "
-                f"no logarithm of 1 + value; set labels.{i}.loss_function to MSE, or make the "
-                "values missing if they stand for none"
-            )
-        elif n_below_zero:
-            warnings.add(
-                "values_below_zero",
-                f"label {label.name}: {n_below_zero:,} values of {label.target} are below 0, the "
-                f"least {least:g}; {label.loss_function} learns them, but never predicts below 0",
-            )
-    if faults:
-        raise InputError(*faults)
-
-
-def _open_kuairand(config: Config, feature: FeatureConfig, warnings: Warnings) -> DataSet:
-    """Data in KuaiRand's format; synthetic ones are made on first use."""
-    path = config.data_dir()
-    if config.dataset.synthetic is not None:
-        made = config.dataset.synthetic.model_dump(mode="json")
-        text = json.dumps([FORMAT_VERSION, made], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        path = config.cache_dir() / f"synthetic-{digest}"
-        if not path.exists():
-            logger.info("[data] making synthetic data in %s", path)
-            write_synthetic(
-                path,
-                version=made["version"],
-                n_users=made["users"],
-                n_videos=made["videos"],
-                n_rows=made["rows"],
-                seed=made["seed"],
-            )
-    assert path is not None  # data_faults sees to it
-    request = ImportRequest(
-        path=path,
-        logs=config.dataset.logs,
-        numerical=feature.numerical,
-        categorical=feature.categorical,
-        targets=tuple(dict.fromkeys(label.target for label in config.labels)),
-    )
-    data = prepare(request, config.cache_dir(), warnings)
-    wanted = config.dataset.name.rpartition("-")[2].lower()
-    if config.dataset.synthetic is None and wanted != data.version:
-        warnings.add(
-            "other_version",
-            f"dataset.name = {config.dataset.name!r} but {path} holds the files of "
-            f"{data.version!r}",
-        )
-    return data
-
-
-def split_users_and_rows(
-    config: Config, data: DataSet, warnings: Warnings, start: int = 0
-) -> Split:
-    """A start's split of users and rows, as a config asks for."""
-    seed = draws.start_seed(config.seed, start)
-    uniform_2U = draws.uniform(draws.key(seed, "split", torch.arange(2)), data.log.n_users).numpy()
-    split = split_log(
-        data.log,
-        uniform_2U=uniform_2U,
-        share_validation=config.simulation.user_p_val,
-        pretrain_rows=config.pretrain.rows if config.pretrain.enabled else "none",
-        pretrain_share=config.pretrain.share,
-        warnings=warnings,
-    )
-    logger.info(
-        "[data] %s training users; rows: %s pretrain (%s), %s replay, %s validation",
-        f"{int(split.is_training_U.sum()):,}", f"{split.pretrain.n_rows:,}", split.kind,
-        f"{split.replay.n_rows:,}", f"{split.validation.n_rows:,}",
-        extra=DETAIL if start else None,
-    )  # fmt: skip
-    return split
-
-
-def _label_parts(
-    config: Config,
-    index: int,
-    loss: Loss,
-    environment: Environment,
-    warnings: Warnings,
-) -> LabelParts:
-    label, where = config.labels[index], f"labels.{index}"
-    n_outputs = 1
-    if loss.is_class:
-        n_outputs = label.n_classes or 2
-    scale = fit_scale(label, where, environment.label_values(label.target), loss, warnings)
-    loop = config.simulation
-    rate = loop.learning_rate or label.learning_rate
-    assert rate is not None  # the config's schema sees to it
-    decay = _first(loop.weight_decay, label.weight_decay)
-    policy = LabelPolicy(
-        label.name,
-        (label.alpha_T if config.experiment.aa else label.alpha_C, label.alpha_T),
-        scale.unit_sd if label.score_unit == "standard" else 1.0,
-        OptimizerSettings(
-            rate,
-            decay,
-            loop.gradient_clip,
-            loop.optimizer,
-            _schedule(loop.scheduler, loop.n_steps),
-        ),
-    )
-    return LabelParts(label, Head(loss, scale, n_outputs), policy)
-
-
-def _schedule(scheduler: SchedulerConfig, n_updates: int = 1) -> Schedule:
-    given = scheduler.model_dump(exclude_none=True)
-    return Schedule(**given, n_updates=n_updates)
-
-
-def _groups(config: Config, learned: list[int]) -> list[tuple[int, ...]]:
-    """Which of the labels with a model share a network, as places among them.
-
-    Raises:
-        InputError: labels of one network differ in its settings.
-    """
-    places: dict[Any, list[int]] = {}
-    for place, i in enumerate(learned):
-        label = config.labels[i]
-        is_shared = label.model in SHARED_MODELS
-        key = (label.model, label.model_params["group"]) if is_shared else place
-        places.setdefault(key, []).append(place)
-    for group in places.values():
-        first, *others = (config.labels[learned[place]] for place in group)
-        for name in ("model_params", "learning_rate", "weight_decay"):
-            unlike = [x.name for x in others if getattr(x, name) != getattr(first, name)]
-            if unlike:
-                raise InputError(
-                    f"labels.{learned[group[0]]}.{name}: {first.name} differs from "
-                    f"{', '.join(unlike)}, but they share one {first.model}: make them equal, or "
-                    "give another model_params.group"
-                )
-    return [tuple(group) for group in places.values()]
-
-
-def _network_parts(
-    config: Config, environment: Environment, group: tuple[int, ...], members: Sequence[LabelParts]
-) -> NetworkParts:
-    label, pretrain = members[0].config, config.pretrain
-    where = f"labels.{config.labels.index(label)}"
-    sizes = tuple(member.head.n_outputs for member in members)
-    who = f"{where}.model = {label.model!r}"
-    with calling(who, "its constructor", InputError):
-        model = build_model(
-            label.model, environment.schema, sizes, label.model_params, f"{where}.model_params"
-        )
-    if is_outside(label.model):
-        model = OutsideModel(model, sum(sizes), who)
-    optimizer = OptimizerSettings(
-        pretrain.learning_rate,
-        _first(pretrain.weight_decay, label.weight_decay),
-        pretrain.gradient_clip,
-        pretrain.optimizer,
-        _schedule(pretrain.scheduler),
-    )
-    heads = tuple(member.head for member in members)
-    name = "+".join(member.config.name for member in members)
-    return NetworkParts(name, group, model, heads, optimizer)
-
-
-def _first(phase: float | None, label: float | None) -> float:
-    """A phase's own setting, else the label's, else none."""
-    return phase if phase is not None else label or 0.0
-
-
-def fit_scale(
-    label: LabelConfig,
-    where: str,
-    values: Iterable[np.ndarray],
-    loss: Loss,
-    warnings: Warnings,
-) -> LabelScale:
-    """Mean and spread of a label over training rows, from blocks of its known values.
-
-    Raises:
-        InputError: there is no value, or one that the label's type does not allow.
-    """
-    n, low, high, is_whole = 0, np.inf, -np.inf, True
-    moments = np.zeros((2, 2))
-    for y in values:
-        if y.size:
-            n += y.size
-            low, high = min(low, y.min()), max(high, y.max())
-            is_whole &= bool((y == np.round(y)).all())
-            transformed = loss.transform(torch.from_numpy(y)).numpy()
-            moments += [[v.sum(), (v * v).sum()] for v in (y, transformed)]
-    target = f"{where}.target = {label.target!r}"
-    if n == 0:
-        raise InputError(f"{target}: no training row has a value; choose another target or log")
-    n_classes = {"binary": 2, "categorical": label.n_classes}.get(label.type)
-    if n_classes and not (is_whole and low >= 0 and high < n_classes):
+def _check_history(config: Config) -> None:
+    n = 0 if config.feature is None else config.feature.history
+    if n and not any(is_outside(label.model) for label in config.labels):
         raise InputError(
-            f"{target}: values from {low:g} to {high:g}{'' if is_whole else ', not whole'}; type "
-            f"{label.type} needs whole numbers from 0 to {n_classes - 1}"
+            f"feature.history = {n}: no label's model reads it, as the package's models see "
+            "features only; name a model of your own that does, or remove it"
         )
-    mean, square = moments[:, 0] / n, moments[:, 1] / n
-    sd = np.sqrt(np.maximum(square - mean**2, 0.0))
-    if sd[0] <= 1e-9 * max(1.0, abs(mean[0])):
-        warnings.add(
-            "constant_label",
-            f"label {label.name}: {label.target} is {mean[0]:g} in every training row; it can "
-            "show no effect",
+    if n and config.pretrain.enabled and config.pretrain.rows == "overlap":
+        raise InputError(
+            f"feature.history = {n}: with pretrain.rows = 'overlap' a user's history would hold "
+            "the very rows that are replayed; use rows: early or share"
         )
-        sd = np.ones(2)
-    return LabelScale(float(mean[1]), float(sd[1]), float(sd[0]))
 
 
 def _warn_unused_rates(config: Config, warnings: Warnings) -> None:
     """A label's own rates act only in a phase that gives none."""
     loop, pretrain = config.simulation, config.pretrain
-    if loop.learning_rate is not None:
-        names = [x.name for x in config.labels if x.learning_rate is not None]
-        if names:
-            warnings.add(
-                "label_rate_unused",
-                f"learning_rate of {', '.join(names)} has no effect: pretrain.learning_rate and "
-                "simulation.learning_rate give their own (null lets the labels' act in the loop)",
-            )
+    names = [x.name for x in config.labels if x.learning_rate is not None]
+    if loop.learning_rate is not None and names:
+        warnings.add(
+            "label_rate_unused",
+            f"learning_rate of {', '.join(names)} has no effect: pretrain.learning_rate and "
+            "simulation.learning_rate give their own (null lets the labels' act in the loop)",
+        )
     is_decay_given = loop.weight_decay is not None and (
         pretrain.weight_decay is not None or not pretrain.enabled
     )
@@ -664,3 +357,52 @@ def _warn_unused_rates(config: Config, warnings: Warnings) -> None:
             "label_decay_unused",
             "weight_decay of the labels has no effect: pretrain and simulation give their own",
         )
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def shares(n_replications: int, n_processes: int) -> list[tuple[int, ...]]:
+    """Each process's replications: all in their order, as even as can be."""
+    ends = [n_replications * i // n_processes for i in range(n_processes + 1)]
+    return [tuple(range(ends[i], ends[i + 1])) for i in range(n_processes)]
+
+
+def processes_of(config: Config, device: Device) -> int:
+    """Over how many processes the loop's replications are spread.
+
+    At least two replications each: PyTorch multiplies a stack of one network by another kernel,
+    with other last bits.
+
+    Raises:
+        InputError: so many processes cannot share them here, or there is no such executor.
+    """
+    asked, R = config.simulation.processes, config.experiment.replications
+    most, fault = max(1, R // 2), None
+    if config.simulation.executor != FORK:
+        executor_of(config)
+    elif not (device.is_cpu and sys.platform == "linux" and available_devices() == ("cpu",)):
+        # where PyTorch sees a GPU, autograd does not fork
+        most = 1
+        fault = (
+            "only on a CPU under Linux where PyTorch sees no GPU, and this run's device is "
+            f"{device.torch.type} under {sys.platform}, where it sees "
+            f"{', '.join(available_devices())}"
+        )
+    if asked == "auto":
+        return min(usable_threads(), most)
+    if asked > max(1, R // 2):
+        fault = f"each needs two replications or more, and experiment.replications = {R}"
+    if asked > 1 and fault:
+        raise InputError(f"simulation.processes = {asked}: {fault}; use at most {most}, or auto")
+    return asked
+
+
+def executor_of(config: Config) -> Callable[[], Any]:
+    """What makes the executor that a config names; InputError where there is none."""
+    name, where = config.simulation.executor, "simulation.executor"
+    found = find("executor", name, where)
+    lacking = [x for x in ("start", "watch", "cancel") if not callable(getattr(found, x, None))]
+    if lacking or not callable(found):
+        raise InputError(f"{where} = {name!r}: is no executor: it lacks {', '.join(lacking)}")
+    return found

@@ -1,34 +1,187 @@
-"""Some of the replications, with all designs: the loop's worlds and networks in one process.
+"""Some of the replications, with all designs, in one process; and how good their networks are.
 
-Axes: S stacked networks, R replications, K labels with a model.
+A validator looks at networks with visits of users who are held out. All of such a visit's
+candidates have known labels, so that one look gives both: how well each network predicts its
+label, and how well each arm ranks. What a world has used does not matter there, nor do weights or
+masks.
+
+Axes: S stacked networks, R replications, B visits, C candidates, L outcomes, K labels with a
+model, X starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from realdataexp.designs.base import Running
+from realdataexp.config import SimulationConfig
+from realdataexp.designs import Design, OutsideDesign
 from realdataexp.learner import Learner
-from realdataexp.loop import Loop, Step, n_networks
-from realdataexp.metrics import Figures
+from realdataexp.loop import Block, Loop, Step, by_label, n_networks
+from realdataexp.metrics import (
+    Figures,
+    figures_of,
+    for_metrics,
+    label_metrics,
+    own_metrics,
+    ranking_metrics,
+)
 from realdataexp.models import Batch
+from realdataexp.runs.labels import Starts
 from realdataexp.runs.setup import Setup
-from realdataexp.runs.validation import Validator
-from realdataexp.worlds.base import World, WorldSettings, start_of
+from realdataexp.worlds.base import HeldOut, World, start_of
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the networks say of the held-out visits of their starts, in the labels' units.
+
+    Mean losses and starts are on the host; a loss is NaN where no label is known. Of idle
+    networks, which no arm asks, nothing is said.
+    """
+
+    prediction_SBCK: Tensor
+    loss_SK: Tensor
+    start_S: Tensor
+    is_idle_SK: Tensor | None = None
+
+
+class Validator:
+    """Looks at networks with one fixed sample of held-out visits for each start: ``held_out``."""
+
+    def __init__(self, setup: Setup, held_out: Sequence[HeldOut] | None = None) -> None:
+        """Draw a run's samples, unless they are given."""
+        config, loop = setup.config, setup.config.simulation
+        n_visits = config.validation.validation_batches * loop.batch_size
+        self.held_out = held_out or [
+            setup.environment.held_out(setup.world_targets, n_visits, loop.n_candidate, start)
+            for start in range(config.experiment.n_starts)
+        ]
+        self._setup, self._arms = setup, setup.arms
+        self._label_at = setup.label_at or range(len(setup.labels))
+        self._outcome_at = setup.outcome_at or range(len(setup.outcomes))
+
+    @property
+    def size(self) -> str:
+        """What the metrics rest on, in words."""
+        each = f"{self.n_users:,} held-out users, {self.n_rows:,} rows"
+        return each if self.n_starts == 1 else f"{each}, by {self.n_starts} splits"
+
+    @property
+    def n_starts(self) -> int:
+        """X."""
+        return len(self.held_out)
+
+    @property
+    def n_users(self) -> int:
+        """Held-out users; a user whom several starts hold out counts for each."""
+        return sum(sample.n_users for sample in self.held_out)
+
+    @property
+    def n_rows(self) -> int:
+        """Their rows."""
+        return sum(sample.n_rows for sample in self.held_out)
+
+    @cached_property
+    def _padded(self) -> HeldOut:
+        """All starts' samples, with an axis X in front of every tensor, padded to equal sizes."""
+        n_visits = max(len(sample.y_BCL) for sample in self.held_out)
+        samples = [sample.padded(n_visits) for sample in self.held_out]
+        return HeldOut(
+            Batch.stacked([sample.batch for sample in samples]),
+            torch.stack([sample.y_BCL for sample in samples]),
+            torch.stack([sample.is_candidate_BC for sample in samples]),
+            self.n_users,
+            None
+            if any(sample.video_BC is None for sample in samples)
+            else torch.stack([x.video_BC for x in samples if x.video_BC is not None]),
+        )
+
+    def look(
+        self, learners: Sequence[Learner], start_S: Tensor, is_idle_SK: Tensor | None = None
+    ) -> Seen:
+        """Have all networks predict; ``start_S`` is on the host."""
+        predictions, losses = [], []
+        labels_of = [network.labels for network in self._setup.networks]
+        for learner, labels in zip(learners, labels_of, strict=True):
+            places = [self._label_at[i] for i in labels]
+            batch, y_XBCK = self._padded.batch, self._padded.y_BCL[..., places]
+            if self.n_starts == 1:  # all see the same: no copies
+                n = learner.n_networks
+                found = learner.evaluate(batch.expand(n), y_XBCK.expand(n, -1, -1, -1))
+            else:
+                found = learner.evaluate(batch, y_XBCK, place_S=start_S.to(y_XBCK.device))
+            predictions.append(found[0])
+            losses.append(found[1].flatten(1, 2).cpu().double().nanmean(1))
+        loss_SK = by_label(losses, labels_of)
+        if is_idle_SK is not None:
+            loss_SK = loss_SK.masked_fill(is_idle_SK.cpu(), torch.nan)
+        return Seen(by_label(predictions, labels_of), loss_SK, start_S, is_idle_SK)
+
+    def predictions(self, seen: Seen) -> Iterator[Figures]:
+        """Every network's metrics, label by label."""
+        y_XNL = for_metrics(self._padded.y_BCL.flatten(1, 2))
+        for k, label in enumerate(self._setup.labels):
+            kind = label.config.type
+            prediction_SN = for_metrics(seen.prediction_SBCK[..., k].flatten(1))
+            y_N = self._of(seen.start_S, y_XNL[..., self._label_at[k]])
+            if seen.is_idle_SK is not None:
+                is_idle_S1 = seen.is_idle_SK[:, k, None].to(y_N.device)
+                y_N = torch.where(is_idle_S1, torch.nan, y_N)
+            found = label_metrics(kind, prediction_SN, y_N)
+            own = own_metrics(self._setup.metrics, kind, prediction_SN, y_N)
+            yield figures_of(label.config.name, found, seen.loss_SK[:, k], own)
+
+    def rankings(self, seen: Seen, blocks: Sequence[Block]) -> Iterator[tuple[int, int, Figures]]:
+        """How well the R worlds of each block rank: (block, arm, figures), by outcome.
+
+        An arm that nobody gets is left out.
+        """
+        y_XBCL, is_candidate_XBC = (
+            for_metrics(x) for x in (self._padded.y_BCL, self._padded.is_candidate_BC)
+        )
+        prediction_SBCK = seen.prediction_SBCK
+        R, first = len(prediction_SBCK) // sum(b.design.n_models for b in blocks), 0
+        start_R = seen.start_S[:R]
+        scene = None
+        if self._arms.needs_scene:
+            where_R = start_R.to(self._padded.is_candidate_BC.device)
+            on_RBC, video_RBC = self._padded.is_candidate_BC[where_R], self._padded.video_BC
+            if video_RBC is not None:
+                video_RBC = video_RBC[where_R]
+            else:
+                video_RBC = torch.zeros_like(on_RBC, dtype=torch.int64)
+            scene = self._arms.scene("held-out pick", where_R, 0, video_RBC, on_RBC)
+        for i, block in enumerate(blocks):
+            for arm in (0, 1):
+                if block.p == 1 - arm:
+                    continue
+                s = first + arm * (block.design.n_models - 1) * R
+                score_RBC = for_metrics(self._arms.score_of(arm, prediction_SBCK[s : s + R], scene))
+                for j, name in zip(self._outcome_at, self._setup.outcomes, strict=True):
+                    found = ranking_metrics(
+                        score_RBC,
+                        self._of(start_R, y_XBCL[..., j]),
+                        self._of(start_R, is_candidate_XBC),
+                    )
+                    yield i, arm, figures_of(name, found)
+            first += block.design.n_models * R
+
+    def _of(self, start_S: Tensor, x_X: Tensor) -> Tensor:
+        """What each network's start has; without an axis for the networks where all have one."""
+        return x_X[0] if self.n_starts == 1 else x_X[start_S.to(x_X.device)]
 
 
 @dataclass(frozen=True)
 class Updates:
     """What one learner's networks were told and said so far, on the host.
 
-    Attributes:
-        n_updates_S, n_skipped_S: updates that were made, and skipped.
-        weight_S2: least and greatest weight of an outcome; NaN once one was.
-        prediction_SK2: least and greatest prediction of each label, likewise.
+    Weights of outcomes and predictions of each label are the least and the greatest; NaN once one
+    was.
     """
 
     n_updates_S: Tensor
@@ -39,80 +192,56 @@ class Updates:
 
 @dataclass(frozen=True)
 class Look:
-    """How good networks and rankings are, and what the designs tell of their weights.
+    """How good networks and rankings are, and what the designs tell of their weights."""
 
-    Attributes:
-        predictions: of each label with a model, S networks.
-        rankings: (block, arm, figures) of each outcome, R worlds; without arms that nobody gets.
-        updates: of each learner.
-        evidence: of each block's design.
-    """
+    predictions: list[Figures]  # of each label with a model, S networks
+    rankings: list[tuple[int, int, Figures]]  # block, arm and R worlds, for each outcome
+    evidence: list[dict[str, Tensor]]  # of each block's design
 
-    predictions: list[Figures]
-    rankings: list[tuple[int, int, Figures]]
-    updates: list[Updates]
-    evidence: list[dict[str, Tensor]]
+
+def next_stop(loop: SimulationConfig, step: int) -> int:
+    """The next step after which it is time to look or to save."""
+    due = (every * (step // every + 1) for every in (loop.validate_every, loop.save_every))
+    return min(loop.n_steps, *due)
 
 
 class Shard:
-    """Replications that run in this process.
+    """Replications that run in this process."""
 
-    Attributes:
-        replications: their numbers.
-    """
+    look_seconds = 0.0  # of looks that happened elsewhere
 
     def __init__(
-        self,
-        setup: Setup,
-        validator: Validator,
-        starts: Sequence[Sequence[Mapping[str, Tensor]]],
-        replications: tuple[int, ...],
-        running: Sequence[Running],
+        self, setup: Setup, validator: Validator, starts: Starts, replications: tuple[int, ...]
     ) -> None:
-        """Make the worlds.
-
-        Args:
-            setup: the run's.
-            validator: looks at the networks.
-            starts: parameters of each start's network, for each of the run's networks.
-            replications: the replications' numbers.
-            running: the designs, started for these replications.
-        """
+        """Make the worlds, and start the designs."""
         self.replications = replications
         self._setup, self._validator = setup, validator
         settings = setup.config.simulation
         start_R = start_of(torch.tensor(replications), setup.config.experiment.n_starts)
         self._start_S = start_R.repeat(n_networks(setup.blocks, 1))
         self._learners = [
-            Learner.of_starts(network.model, network.heads, setup.device, own, self._start_S)
+            Learner.of_starts(
+                network.model, network.heads, setup.device, own, self._start_S, network.shared
+            )
             for network, own in zip(setup.networks, starts, strict=True)
         ]
-        self._world = self._make_world()
+        self._world = setup.environment.world(
+            setup.world_targets, setup.world_settings(replications)
+        )
         self._loop = Loop(
             self._world,
             setup.blocks,
             [label.policy for label in setup.labels],
+            setup.arms,
             self._learners,
             setup.config.seed,
             diagnose_every=settings.validate_every,
             retrain_every=settings.retrain_every,
-            running=running,
+            designs=setup.start_designs(replications),
             labels_of=[network.labels for network in setup.networks],
+            label_at=setup.label_at,
+            outcome_at=setup.outcome_at,
         )
-
-    def _make_world(self) -> World:
-        config, loop = self._setup.config, self._setup.config.simulation
-        settings = WorldSettings(
-            seed=config.seed,
-            replications=self.replications,
-            n_blocks=len(self._setup.blocks),
-            batch_size=loop.batch_size,
-            n_candidates=loop.n_candidate,
-            n_steps=loop.n_steps,
-            min_candidates=loop.min_candidates,
-            assignment=config.experiment.assignment,
-        )
-        return self._setup.environment.world(tuple(self._setup.outcomes.values()), settings)
 
     @property
     def has_visitors(self) -> bool:
@@ -129,15 +258,14 @@ class Shard:
 
     def look(self) -> Look:
         """Validate, tell the schedules of the networks' losses, and collect what designs tell."""
-        look = self._validator.look(self._learners, self._start_S)
+        look = self._validator.look(self._learners, self._start_S, self._loop.is_idle_SL)
         for network, learner in zip(self._setup.networks, self._learners, strict=True):
             schedule = self._setup.labels[network.labels[0]].policy.optimizer.schedule
             learner.look(look.loss_SK[:, list(network.labels)].sum(1), schedule)
         return Look(
             list(self._validator.predictions(look)),
             list(self._validator.rankings(look, self._setup.blocks)),
-            self.updates(),
-            [design.evidence() for design in self._loop.running],
+            [design.evidence() for design in self._loop.designs],
         )
 
     def updates(self) -> list[Updates]:
@@ -156,10 +284,15 @@ class Shard:
             for network, learner in zip(self._setup.networks, self._learners, strict=True)
         ]
 
-    def _stateful(self) -> dict[str, World | Loop | Learner | Running]:
+    def networks(self) -> dict[str, Tensor]:
+        """Each learner's parameters, numbered: S, ..."""
+        learners = enumerate(self._learners)
+        return {f"{i}.{k}": p for i, learner in learners for k, p in learner.params.items()}
+
+    def _stateful(self) -> dict[str, World | Loop | Learner | Design | OutsideDesign]:
         """Everything with a state, by name."""
         learners = {f"network.{i}": learner for i, learner in enumerate(self._learners)}
-        designs = {f"design.{i}": design for i, design in enumerate(self._loop.running)}
+        designs = {f"design.{i}": design for i, design in enumerate(self._loop.designs)}
         return {"world": self._world, "loop": self._loop, **learners, **designs}
 
     def state(self) -> dict[str, Tensor]:
@@ -170,16 +303,12 @@ class Shard:
             for k, t in part.state().items()
         }
 
-    def load_state(self, tensors: Mapping[str, Tensor], n_waiting: int) -> None:
-        """Go on from a state.
+    def begin(self) -> None:
+        """The worlds begin from the starting models."""
 
-        Args:
-            tensors: by name.
-            n_waiting: lessons that wait for training behind the step that it is of.
-
-        Raises:
-            ValueError: it is none of such a shard.
-        """
+    def load_state(self, tensors: Mapping[str, Tensor], n_steps_done: int) -> None:
+        """Begin from a state after some steps; ValueError where it is none of such a shard."""
+        n_waiting = n_steps_done % self._setup.config.simulation.retrain_every
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in self._stateful()}
         for name, tensor in tensors.items():
             own = next((x for x in parts if name.startswith(f"{x}.")), None)
@@ -195,18 +324,17 @@ class Shard:
         shapes: dict[str, tuple[int, ...]] = {
             "step": (), "weight": (S, B), "y": (S, B, len(self._setup.labels)),
         }  # fmt: skip
-        for field in fields(Batch):
-            x = getattr(self._validator.batch, field.name)
-            shapes[f"batch.{field.name}"] = (S, B, *[1] * (x.dim() - 3), x.shape[-1])
+        inputs = self._setup.environment.schema.inputs
+        for name, x in inputs.items():
+            shapes[f"batch.{x.axis}.{name}"] = (S, B, *[1] * (x.axis == "candidate"), *x.shape)
         wanted = {"n_waiting": ()} | {
             f"{i}.{k}": shape for i in range(n_waiting) for k, shape in shapes.items()
         }
         if {name: tuple(tensor.shape) for name, tensor in saved.items()} != wanted:
             raise ValueError("loop: the outcomes that wait for training are others")
-        schema = self._setup.environment.schema
-        n_ids = {"user_cat_SBK": schema.user.n_ids, "video_cat_SBCK": schema.video.n_ids}
         for name, tensor in saved.items():
-            n = n_ids.get(name.rpartition(".")[2])
+            own = inputs.get(name.rpartition(".")[2])
+            n = None if own is None else own.n_ids
             if n is not None and not bool(((tensor >= 0) & (tensor < n)).all()):
                 raise ValueError(f"loop: {name} holds ids of no category")
 

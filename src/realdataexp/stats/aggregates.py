@@ -1,7 +1,7 @@
 """Sufficient statistics of outcomes: the seam between a run and every inference from it.
 
 Axes: W worlds, B visits of a step, X visits of a whole run, A arms (0 = control, 1 = treatment),
-L labels, U users.
+L labels, U users, R replications.
 
 A *unit* is what was randomised as one: a user, a cluster of users, a block of steps.
 """
@@ -12,54 +12,37 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import polars as pl
+from scipy.stats import binomtest
 
 ARMS = ("C", "T")
+LEAST_P_VALUE = 1e-4  # how often a right assignment is called a mismatch, at most
 
 OUTCOME_SCHEMA = pl.Schema(
     {
-        "design": pl.String,
-        "world": pl.Int32,
-        "step": pl.Int32,
-        "arm": pl.String,
-        "label": pl.String,
-        "n": pl.Int32,
-        "sum": pl.Float64,
-        "sum_sq": pl.Float64,
+        "design": pl.String, "world": pl.Int32, "step": pl.Int32, "arm": pl.String,
+        "label": pl.String, "n": pl.Int32, "sum": pl.Float64, "sum_sq": pl.Float64,
     }
-)
-
+)  # fmt: skip
 TOTALS_SCHEMA = pl.Schema(
     {
-        "design": pl.String,
-        "world": pl.Int32,
-        "arm": pl.String,
-        "label": pl.String,
-        "n": pl.Int64,
-        "sum": pl.Float64,
+        "design": pl.String, "world": pl.Int32, "arm": pl.String, "label": pl.String,
+        "n": pl.Int64, "sum": pl.Float64,
     }
-)
-
+)  # fmt: skip
 # Names repeat in millions of rows: categories hold them as numbers.
 UNIT_SCHEMA = pl.Schema(
     {
-        "design": pl.Categorical(),
-        "world": pl.Int32(),
-        "arm": pl.Categorical(),
-        "label": pl.Categorical(),
-        "unit": pl.Int32(),
-        "n": pl.Int32(),
-        "sum": pl.Float64(),
+        "design": pl.Categorical(), "world": pl.Int32(), "arm": pl.Categorical(),
+        "label": pl.Categorical(), "unit": pl.Int32(), "n": pl.Int32(), "sum": pl.Float64(),
         "covariate": pl.Float64(),
     }
-)
+)  # fmt: skip
 
 
 def arm_sums(is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> np.ndarray:
     """Count, sum and sum of squares of the known outcomes of each arm: float64 W, A, L, 3.
 
-    Args:
-        is_treated_WB: bool, each visit's arm.
-        y_WBL: outcomes; NaN where a label is missing or there was no visit.
+    An outcome is NaN where a label is missing or there was no visit.
     """
     known = np.isfinite(y_WBL)
     y = np.where(known, y_WBL, 0.0).astype(np.float64)
@@ -78,11 +61,7 @@ def outcome_table(
 ) -> pl.DataFrame:
     """Rows of outcomes.parquet: one for each world, step, arm with outcomes, and label.
 
-    Args:
-        sums_TWAL3: ``arm_sums`` of several steps.
-        steps: their numbers.
-        worlds: each world's design and replication.
-        labels: the labels' names.
+    The sums are ``arm_sums`` of the steps; a world is its design and replication.
     """
     T, W, A, L, _ = sums_TWAL3.shape
     index = [x.ravel() for x in np.indices((T, W, A, L))]
@@ -103,11 +82,7 @@ def outcome_table(
 
 
 def world_totals(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Sums over steps: a row of TOTALS_SCHEMA for each design, world, arm and label.
-
-    Args:
-        tables: outcomes, or totals of other steps; each has the columns of TOTALS_SCHEMA.
-    """
+    """Sums over steps of outcomes, or of totals: a row for each design, world, arm and label."""
     parts = [table.select(TOTALS_SCHEMA.names()).cast(TOTALS_SCHEMA) for table in tables]
     keys = ["design", "world", "arm", "label"]
     return pl.concat(parts).group_by(keys, maintain_order=True).agg(pl.col("n", "sum").sum())
@@ -130,8 +105,8 @@ def unit_table(
         unit_WX: which unit a visit belongs to: whole numbers from 0 (any number where there was
             no visit).
         user_WX: whose visit it was, as rows of ``covariates``; not looked at without these.
-        is_treated_WX: bool, each visit's arm.
-        y_WXL: outcomes; NaN where a label is missing or there was no visit.
+        is_treated_WX: each visit's arm.
+        y_WXL: as for ``arm_sums``.
         covariates: for each world a table U, L of each user's mean outcome of each label before
             the experiment, NaN where unknown; None where nobody's is known.
         worlds: each world's design and replication.
@@ -198,10 +173,8 @@ def _check(whose: str, number_x: np.ndarray, end: int | None) -> None:
 
 
 def _mean_by_unit(x_x: np.ndarray, unit_x: np.ndarray, n_units: int) -> np.ndarray:
-    """The mean over each unit's visits of what is known; NaN where nothing is.
-
-    Summed as distances from one of the values, so that the mean of equal ones is exactly theirs.
-    """
+    """The mean over each unit's visits of what is known; NaN where nothing is."""
+    # as distances from one of the values, so that the mean of equal ones is exactly theirs
     known_x = np.isfinite(x_x)
     unit_k, x_k = unit_x[known_x], x_x[known_x].astype(np.float64)
     one_G = np.full(n_units, np.nan)
@@ -213,3 +186,36 @@ def _mean_by_unit(x_x: np.ndarray, unit_x: np.ndarray, n_units: int) -> np.ndarr
 def _repeated(names: list[str], index: np.ndarray) -> pl.Series:
     """The names at these places, as categories."""
     return pl.Series(names, dtype=pl.Categorical()).gather(index)
+
+
+def units_by_arm(unit_RX: np.ndarray, is_treated_RX: np.ndarray) -> dict[str, int]:
+    """How many units had the treatment (T), and the control (C), over all replications.
+
+    A unit is a number from 0, or less for what is no visit. Where visits of one unit have both
+    arms, they were not randomised as one: the visits are counted then.
+    """
+    n_units, n_visits = np.zeros(2, dtype=int), np.zeros(2, dtype=int)
+    is_mixed = False
+    for unit_X, is_treated_X in zip(unit_RX, is_treated_RX, strict=True):
+        on_X = unit_X >= 0
+        arm_x = is_treated_X[on_X].astype(np.int64)
+        key_u = np.unique(2 * unit_X[on_X].astype(np.int64) + arm_x)
+        is_mixed |= len(np.unique(key_u // 2)) < len(key_u)
+        n_units += np.bincount(key_u % 2, minlength=2)
+        n_visits += np.bincount(arm_x, minlength=2)
+    n_C, n_T = (n_visits if is_mixed else n_units).tolist()
+    return {"T": n_T, "C": n_C}
+
+
+def ratio_p_value(n_T: int, n_C: int, p: float) -> float:
+    """Exact binomial test of the number of treated units against the share p; 1 without units.
+
+    Where the arms did not get the share of units that was planned (sample-ratio mismatch), what
+    assigns the arms is broken, or it lost some of them, and no estimate from such a test is to be
+    trusted: Fabijan et al., KDD 2019.
+
+    Examples:
+        >>> ratio_p_value(1920, 1280, 0.5) < 1e-28, round(ratio_p_value(52, 48, 0.5), 2)
+        (True, 0.76)
+    """
+    return float(binomtest(n_T, n_T + n_C, p).pvalue) if n_T + n_C else 1.0

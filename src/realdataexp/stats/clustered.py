@@ -1,10 +1,13 @@
-"""Intervals that take units, not visits, as what was randomised: user_cluster and cuped.
+"""Intervals that take units, not visits, as what was randomised.
+
+``user_cluster`` and ``cuped`` are for a single look; ``always_valid`` stays valid however often one
+looks.
 
 A unit is a user, or what else the design gave an arm as one (a cluster of users, a block of
 steps). Its visits resemble each other, so an arm holds less information than its number of visits
 says, and an interval that takes visits as independent is too narrow.
 
-Both are regressions of the visits' outcomes on the arm (and what was foretold) with the
+The first two are regressions of the visits' outcomes on the arm (and what was foretold) with the
 cluster-robust variance CR2 and Satterthwaite degrees of freedom (Bell and McCaffrey 2002, Survey
 Methodology 28:169; Imbens and Kolesár 2016, Review of Economics and Statistics 98:701), which hold
 where units are few and unequal: there the plain sandwich variance is too small, and the number of
@@ -13,15 +16,20 @@ units says too much about how well it is known.
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from realdataexp.stats.intervals import Intervals, cannot_tell, student
+import numpy as np
+from scipy import special
+
+from realdataexp.stats.intervals import ALPHA, Intervals, cannot_tell, of_units, student
 from realdataexp.stats.tables import DesignTables, Units
 
+MIN_UNITS = 6  # for always_valid
 _ROUNDING = 1e-10  # equal covariates differ from their mean by less of their size
 _LEVERAGE = 1e-9  # a unit that fits itself but for this leaves no residual to tell its variance
 
 
+@of_units
 def user_cluster(tables: DesignTables) -> Intervals:
     """Difference of the arms' means per visit, with the variance CR2 of units as clusters.
 
@@ -31,6 +39,7 @@ def user_cluster(tables: DesignTables) -> Intervals:
     return cannot_tell(tables.n_cells) if units is None else _regression(units, None)
 
 
+@of_units
 def cuped(tables: DesignTables) -> Intervals:
     """The difference that is left after what the pre-period foretold (CUPED), with CR2.
 
@@ -120,3 +129,63 @@ def _inverse_root(matrix_U22: np.ndarray, vector_U2: np.ndarray) -> np.ndarray:
     scale = np.sqrt(a + c + 2 * d) / ((a + d) * (c + d) - b * b)
     x, y = vector_U2[:, 0], vector_U2[:, 1]
     return np.stack([(c + d) * x - b * y, (a + d) * y - b * x], axis=1) * scale[:, None]
+
+
+# --- valid however often one looks ---------------------------------------------------------------
+
+
+def planned_information(alpha: float = ALPHA) -> float:
+    """The information t rho^2 at which the confidence sequence is relatively tightest.
+
+    rho is chosen so that this falls on the planned end: the minimum over r of
+    (1 + 1/r) log((1 + r)/alpha^2) is at r = -W_{-1}(-alpha^2/e) - 1, about 8.2 for 5 %.
+    """
+    return float(-special.lambertw(-(alpha**2) / math.e, -1).real - 1.0)
+
+
+def confidence_sequence(
+    value: np.ndarray, se: np.ndarray, fraction: float | np.ndarray = 1.0, alpha: float = ALPHA
+) -> Intervals:
+    """Asymptotic confidence sequence, at one of the looks.
+
+    Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, arXiv 2103.06476, equation 2 (Robbins' normal
+    mixture): value +- se sqrt((1 + 1/r) log((1 + r)/alpha^2)) with r = t rho^2. All looks of an
+    experiment together exclude the truth with a chance of alpha at most, in large samples. The
+    p-value is the smallest alpha that would exclude 0 (the mixture sequential probability ratio
+    test of Johari, Koomen, Pekelis and Walsh, arXiv 1512.04922).
+
+    Args:
+        value: estimates from all the visits until this look.
+        se: their standard errors.
+        fraction: the share of the planned visits that has been seen; beyond 1 is allowed.
+        alpha: the chance of an error over all looks.
+
+    Examples:
+        At the planned end it is 1.55 times as wide as a z interval (1.96 standard errors):
+
+        >>> looked = confidence_sequence(np.array([5.0]), np.array([1.0]))
+        >>> round(float(looked.ci_high[0] - 5.0) / 1.96, 2)
+        1.55
+    """
+    r = planned_information(alpha) * np.asarray(fraction, dtype=np.float64)
+    half = np.sqrt((1 + 1 / r) * np.log((1 + r) / alpha**2)) * se
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z2 = (value / se) ** 2
+        p_value = np.minimum(1.0, np.sqrt(1 + r) * np.exp(-0.5 * z2 * r / (1 + r)))
+    p_value = np.where(se > 0, p_value, np.nan)
+    return Intervals(value, se, value - half, value + half, p_value)
+
+
+def always_valid(tables: DesignTables) -> Intervals:
+    """The confidence sequence at the planned end, where it is 1.55 times as wide as a z interval.
+
+    Its standard error is user_cluster's; where every visit is a unit of its own, Welch's. Cannot
+    tell with fewer than 6 units: there Student's interval for a single look would be wider.
+    """
+    units = tables.units
+    if units is not None:
+        fixed = user_cluster(tables)
+        is_enough_K = units.total(np.ones(len(units.cell_U))) >= MIN_UNITS
+        return confidence_sequence(fixed.value, np.where(is_enough_K, fixed.se, np.nan))
+    value, se = tables.of_welch("value", "se")
+    return confidence_sequence(value, se)

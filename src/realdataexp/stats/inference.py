@@ -1,66 +1,115 @@
 """Every way to put an interval around a design's answer, by name.
 
 A method takes one design's tables and answers for all its worlds and labels at once. To add one,
-write a function and name it in METHODS (and in NEEDS_UNITS if it reads the units' table).
+write a function (``intervals.of_units`` if it reads the units' table) and its line in the registry;
+or name it as ``package.module:Name``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import numpy as np
 import polars as pl
 
-from realdataexp.stats.blocks import block
-from realdataexp.stats.clustered import cuped, user_cluster
-from realdataexp.stats.comparison import TRUTH
-from realdataexp.stats.estimates import ESTIMAND
-from realdataexp.stats.intervals import Intervals
-from realdataexp.stats.multiplicity import adjust_labels
-from realdataexp.stats.resampling import bootstrap, randomisation
-from realdataexp.stats.sequential import always_valid
+from realdataexp.errors import InputError
+from realdataexp.registry import ComponentError, Unfit, calling, find, is_outside, names
+from realdataexp.stats.estimates import ESTIMAND, TRUTH
+from realdataexp.stats.intervals import Intervals, adjust_labels
 from realdataexp.stats.tables import DesignTables
 
+Method = Callable[[DesignTables], Intervals]
+
+_ANSWER = ("value", "se", "ci_low", "ci_high", "p_value")
 INFERENCE_SCHEMA = pl.Schema(
     {
-        "design": pl.String,
-        "world": pl.Int32,
-        "label": pl.String,
-        "estimand": pl.String,
-        "se_method": pl.String,
-        "value": pl.Float64,
-        "se": pl.Float64,
-        "ci_low": pl.Float64,
-        "ci_high": pl.Float64,
-        "p_value": pl.Float64,
-        "n_T": pl.Int64,
-        "n_C": pl.Int64,
-        "p_adjusted": pl.Float64,
+        "design": pl.String, "world": pl.Int32,
+        **dict.fromkeys(("label", "estimand", "se_method"), pl.String),
+        **dict.fromkeys(_ANSWER, pl.Float64),
+        "n_T": pl.Int64, "n_C": pl.Int64, "p_adjusted": pl.Float64,
     }
-)
+)  # fmt: skip
 
 
 def welch(tables: DesignTables) -> Intervals:
     """Visits taken as independent (Welch 1947): see ``estimates.world_estimates``."""
-    names = ("value", "se", "ci_low", "ci_high", "p_value")
-    columns = [tables.estimates[name].fill_null(float("nan")).to_numpy() for name in names]
-    return Intervals(*(np.asarray(column, dtype=np.float64) for column in columns))
+    return Intervals(*tables.of_welch(*_ANSWER))
 
 
-METHODS: dict[str, Callable[[DesignTables], Intervals]] = {
-    "welch": welch,
-    "user_cluster": user_cluster,
-    "cuped": cuped,
-    "block": block,
-    "bootstrap": bootstrap,
-    "randomisation": randomisation,
-    "always_valid": always_valid,
-}
-NEEDS_UNITS = frozenset({"user_cluster", "cuped", "bootstrap", "randomisation"})
+def find_method(name: str, where: str) -> Method:
+    """The interval method called ``name``, or ``package.module:Name``.
+
+    Raises:
+        InputError: there is none; ``where`` is the config path.
+    """
+    method = find("interval method", name, where)
+    if not callable(method):
+        raise InputError(f"{where} = {name!r}: is no function of a design's tables")
+    return method
+
+
+def short_name(name: str) -> str:
+    """What tables call a method."""
+    return name.rpartition(":")[2]
+
+
+def needs_units(method: Method) -> bool:
+    """Whether a method reads the units' table."""
+    return getattr(method, "needs_units", False)
+
+
+def rehearse_method(name: str, where: str) -> None:
+    """Find a method, and have one from outside answer for a small made-up design.
+
+    Raises:
+        InputError: there is none, it fails, or it returns what it must not; ``where`` is the
+            config path.
+    """
+    method = find_method(name, where)
+    if is_outside(name):
+        i = pl.int_range(48, eager=True)  # 6 steps or units x 2 arms x 2 labels x 2 worlds
+        rows = pl.DataFrame({"design": ["rehearsal"] * 48}).select(
+            "design", world=i % 2, step=i // 8, label=pl.format("label_{}", i // 2 % 2),
+            arm=pl.when(i // 4 % 2 == 0).then(pl.lit("T")).otherwise(pl.lit("C")),
+            n=5 + i // 8 % 3, sum=2.0 + i * 7 % 5, sum_sq=9.0 + (i * 7 % 5) ** 2,
+        )  # fmt: skip
+        units = rows.rename({"step": "unit"}).with_columns(covariate=pl.lit(0.5))
+        tables = DesignTables("rehearsal", rows, units if needs_units(method) else None)
+        _answer(name, method, tables, f"{where} = {name!r}", InputError)
+
+
+def _answer(
+    name: str,
+    method: Method,
+    tables: DesignTables,
+    who: str,
+    kind: type[Exception] = ComponentError,
+) -> Intervals:
+    """What a method answers; one of ``kind`` where one from outside fails."""
+    if not is_outside(name):
+        return method(tables)
+    with calling(who, "its answer", kind):
+        found, shape = method(tables), (tables.n_cells,)
+        if not isinstance(found, Intervals):
+            raise Unfit(
+                f"is of type {type(found).__name__}; wanted realdataexp.stats.intervals.Intervals"
+            )
+        for field in fields(found):
+            size = np.shape(getattr(found, field.name))
+            if size != shape:
+                raise Unfit(
+                    f"has {field.name} of shape {size}; wanted {shape}, one for each world and "
+                    "label of tables.cells"
+                )
+    return found
 
 
 def inference_table(
-    outcomes: pl.DataFrame, units: pl.DataFrame | None, methods: Sequence[str] | None = None
+    outcomes: pl.DataFrame,
+    units: pl.DataFrame | None,
+    methods: Sequence[str] | None = None,
+    failed: list[str] | None = None,
 ) -> pl.DataFrame:
     """Every design's answer in every world, with the interval of each method.
 
@@ -71,20 +120,20 @@ def inference_table(
     Args:
         outcomes: the table of outcomes.parquet.
         units: the table of ``aggregates.unit_table``; None where no design has a row in it.
-        methods: names of METHODS; None for all.
+        methods: their names; None for all that are registered.
+        failed: takes why a method from outside the package did not answer; None: that is raised.
 
     Returns:
         INFERENCE_SCHEMA, ordered by design, method, world and label; null where a method cannot
         tell. ``p_adjusted`` is the p-value by Holm's method over the labels of a design, world and
-        method (``multiplicity.adjust_labels``).
+        method (``intervals.adjust_labels``).
 
     Raises:
-        ValueError: a method that does not exist.
+        InputError: a method that does not exist.
+        ComponentError: one from outside fails, and there is no ``failed``.
     """
-    methods = list(METHODS) if methods is None else methods
-    for name in methods:
-        if name not in METHODS:
-            raise ValueError(f"interval method '{name}', must be one of {', '.join(METHODS)}")
+    asked = names("interval method") if methods is None else methods
+    known = {name: find_method(name, "methods") for name in dict.fromkeys(["welch", *asked])}
     frames = []
     for (design,), ours in outcomes.group_by(["design"], maintain_order=True):
         is_truth = design == TRUTH
@@ -92,13 +141,20 @@ def inference_table(
         if units is not None and not is_truth:
             theirs = units.filter(pl.col("design").cast(pl.String) == design)
         tables = DesignTables(str(design), ours, theirs)
-        able = [x for x in methods if tables.units is not None or x not in NEEDS_UNITS]
+        able = [x for x in asked if tables.units is not None or not needs_units(known[x])]
         for name in ["welch"] if is_truth else able:
+            try:
+                answer = _answer(name, known[name], tables, f"interval method {name!r}")
+            except ComponentError as error:
+                if failed is None:
+                    raise
+                failed.append(str(error))
+                continue
             frames.append(
                 tables.estimates.select(
                     "design", "world", "label",
-                    pl.lit(ESTIMAND).alias("estimand"), pl.lit(name).alias("se_method"),
-                    *METHODS[name](tables).columns(),
+                    pl.lit(ESTIMAND).alias("estimand"), pl.lit(short_name(name)).alias("se_method"),
+                    *answer.columns(),
                     "n_T", "n_C",
                 )
             )  # fmt: skip

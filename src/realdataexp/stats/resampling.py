@@ -29,7 +29,7 @@ from itertools import chain, combinations
 
 import numpy as np
 
-from realdataexp.stats.intervals import ALPHA, Intervals, cannot_tell
+from realdataexp.stats.intervals import ALPHA, Intervals, cannot_tell, of_units
 from realdataexp.stats.tables import DesignTables, WorldUnits
 
 LEAST_ADJUSTED = 0.01
@@ -101,6 +101,7 @@ def _poisson_of_16_bits() -> np.ndarray:
 POISSON = _poisson_of_16_bits()
 
 
+@of_units
 def bootstrap(tables: DesignTables) -> Intervals:
     """Percentile interval of the difference when units are resampled, with all their visits.
 
@@ -146,6 +147,7 @@ def bootstrap(tables: DesignTables) -> Intervals:
     return out
 
 
+@of_units
 def randomisation(tables: DesignTables) -> Intervals:
     """Fisher's test: how often would arms dealt anew to the same units differ as much?
 

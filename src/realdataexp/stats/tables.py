@@ -96,6 +96,10 @@ class DesignTables:
         """Welch's estimates: their rows are the cells, in their order."""
         return world_estimates(self.outcomes)
 
+    def of_welch(self, *names: str) -> list[np.ndarray]:
+        """Some of their columns: float64 K, NaN where there is no number."""
+        return [self.estimates[x].cast(pl.Float64).fill_null(np.nan).to_numpy() for x in names]
+
     @property
     def n_cells(self) -> int:
         """How many worlds times labels there are."""

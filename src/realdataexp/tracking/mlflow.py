@@ -1,18 +1,20 @@
-"""MLflow: a run in a local SQLite database, copies of its files in a folder beside that."""
+"""MLflow: a run in a local SQLite database, with copies of its files in a folder next to it."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from realdataexp.config import MLflowOptions
+from pydantic import Field, field_validator
+
 from realdataexp.files import read_json, write_json
-from realdataexp.tracking.base import TrackedRun, Tracker, Writer, library
-from realdataexp.tracking.series import Point
+from realdataexp.options import Options, Text
+from realdataexp.tracking import Point, TrackedRun, Tracker, Writer, library
 
 EXTRA = "mlflow"
 FILE = "tracking.json"  # in the run folder: database -> the run's id there
@@ -20,13 +22,25 @@ _SQLITE = "sqlite:///"
 _N_PARAMS = 100  # that MLflow takes at once
 
 
-class MLflow(Tracker, MLflowOptions):
+class MLflow(Tracker, Options):
     """Writes a run of an MLflow experiment."""
+
+    uri: str | None = Field(
+        None, description="the database, sqlite:///FILE; null: the file mlflow.db in log_dir"
+    )
+    experiment: Text = Field("realdataexp", description="MLflow experiment that gets the run")
+
+    @field_validator("uri")
+    @classmethod
+    def _local_database(cls, uri: str | None) -> str | None:
+        if uri is not None and not re.fullmatch(r"sqlite:///[^?#]+", uri):
+            raise ValueError("must be a local database: write sqlite:///FILE")
+        return uri
 
     def check(self) -> None:
         """See Tracker."""
-        # unless the user says otherwise: nothing is told to MLflow's makers, and only what comes
-        # through as an error is told on stderr, by the package
+        # unless the user says otherwise, nothing is sent to MLflow's makers, and only what comes
+        # through as an error is reported on stderr, by the package
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         for module in ("mlflow", "sqlalchemy", "alembic"):
@@ -35,13 +49,11 @@ class MLflow(Tracker, MLflowOptions):
     def open(self, run: TrackedRun) -> Writer:
         """See Tracker."""
         self.check()
-        if self.uri is None:
-            database = run.log_dir / "mlflow.db"
-        else:
+        database = run.log_dir / "mlflow.db"
+        if self.uri is not None:
             database = run.base_dir / Path(self.uri.removeprefix(_SQLITE)).expanduser()
-        database = database.absolute()
-        _make(database)
-        return _Run(run, database, self.experiment)
+        _make(database.absolute())
+        return _Run(run, database.absolute(), self.experiment)
 
 
 class _Run(Writer):
@@ -55,7 +67,7 @@ class _Run(Writer):
         )
         self._entities = library("mlflow.entities", EXTRA)
         self._client: Any = library("mlflow", EXTRA).MlflowClient(tracking_uri=uri)
-        ids = _ids(run.folder)
+        ids = _ids(run.folder / FILE)
         self._id, had = self._find(ids.get(uri))
         if not self._id:
             place = (database.parent / "mlflow-artifacts").as_uri()
@@ -73,52 +85,48 @@ class _Run(Writer):
 
     def _find(self, run_id: str | None) -> tuple[str, Sequence[str]]:
         """The id of the run and the names of its parameters, if it is there and not deleted."""
-        if run_id is None:
+        run = None
+        if run_id is not None:
+            with _unless("RESOURCE_DOES_NOT_EXIST"):
+                run = self._client.get_run(run_id)
+        if run is None or run.info.lifecycle_stage != "active":
             return "", ()
-        try:
-            run = self._client.get_run(run_id)
-        except _error() as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return "", ()
-        is_deleted = run.info.lifecycle_stage != "active"
-        return ("", ()) if is_deleted else (run_id, list(run.data.params))
+        return run.info.run_id, list(run.data.params)
 
     def _experiment(self, name: str, place: str) -> str:
         """The id of an experiment, which is made if it is not there."""
         if self._client.get_experiment_by_name(name) is None:
-            try:
+            with _unless("RESOURCE_ALREADY_EXISTS"):  # made by another process, just now
                 self._client.create_experiment(name, artifact_location=place)
-            except _error() as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process, just now
-                    raise
         return str(self._client.get_experiment_by_name(name).experiment_id)
 
     def last_steps(self) -> dict[str, int]:
-        """See Writer."""
         names = self._client.get_run(self._id).data.metrics
         history = self._client.get_metric_history
         return {name: max(point.step for point in history(self._id, name)) for name in names}
 
     def log(self, points: Sequence[Point]) -> None:
-        """See Writer."""
         now = int(time.time() * 1000)
         metrics = [self._entities.Metric(name, value, now, step) for name, step, value in points]
         self._client.log_batch(self._id, metrics=metrics)
 
     def files(self, paths: Sequence[Path]) -> None:
-        """See Writer."""
         for path in paths:
             self._client.log_artifact(self._id, str(path))
 
     def close(self, *, is_finished: bool) -> None:
-        """See Writer."""
         self._client.set_terminated(self._id, "FINISHED" if is_finished else "KILLED")
 
 
-def _error() -> Any:
-    """The class of MLflow's errors."""
-    return library("mlflow.exceptions", EXTRA).MlflowException
+@contextmanager
+def _unless(code: str) -> Iterator[None]:
+    """Let MLflow's error of this code pass."""
+    exceptions = library("mlflow.exceptions", EXTRA)
+    try:
+        yield
+    except exceptions.MlflowException as error:
+        if error.error_code != code:
+            raise
 
 
 def _make(database: Path) -> None:
@@ -143,9 +151,8 @@ def _make(database: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _ids(folder: Path) -> dict[str, str]:
+def _ids(path: Path) -> dict[str, str]:
     """What a run folder knows of the databases that it was written to."""
-    path = folder / FILE
     found = read_json(path) if path.exists() else {}
     if not isinstance(found, dict) or not all(isinstance(x, str) for x in found.values()):
         raise ValueError(f"{path}: is not what was written; remove it")

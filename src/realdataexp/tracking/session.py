@@ -1,33 +1,214 @@
-"""A run and its trackers, while it goes on: what a tracker meets never ends the run."""
+"""A run and its trackers, while it runs or afterwards, from its folder.
+
+While it runs, whatever a tracker meets never ends the run.
+
+A run's tables and result become series of numbers, whose names docs/tracking.md lists. Steps count
+steps done, from 1; in pretraining, batches.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from realdataexp.components import reason
-from realdataexp.config import Config
+from realdataexp.config import Config, TrackerConfig
 from realdataexp.errors import InputError
-from realdataexp.tracking import build_tracker
-from realdataexp.tracking.base import TrackedRun, Tracker
-from realdataexp.tracking.channel import Channel
-from realdataexp.tracking.series import (
-    Point,
-    check_names,
-    metric_points,
-    outcome_points,
-    parameters,
-    result_points,
-    tags,
-)
+from realdataexp.options import check, construct
+from realdataexp.registry import calling, find, reason
+from realdataexp.report.files import leaves, read_result, read_table
+from realdataexp.tracking import Point, TrackedRun, Tracker, Writer
 
 logger = logging.getLogger("realdataexp")
+
+_BATCH = 1000  # points in one transfer
+_PATIENCE = 3  # failures in a row after which a tracker is left alone until the end
+_FILES = ("config.yaml", "result.json", "plot.svg", "report.html")
+
+
+# --- names and numbers -----------------------------------------------------------------------
+
+
+def name_of(*parts: str) -> str:
+    """The name of a series; what a tracker may refuse in a part becomes an underscore."""
+    return "/".join(_clean(part) for part in parts if part)
+
+
+def _clean(part: str) -> str:
+    return re.sub(r"[^\w-]", "_", part)
+
+
+def check_names(designs: Sequence[str]) -> None:
+    """Refuse designs whose series would have the same names.
+
+    Raises:
+        InputError: two labels differ only in what cannot stand in a name.
+    """
+    taken: dict[str, str] = {}
+    for design in designs:
+        other = taken.setdefault(_clean(design), design)
+        if other != design:
+            raise InputError(
+                f"designs {other!r} and {design!r}: both are {_clean(design)!r} to a tracker; "
+                "choose another label for one, of letters, digits, _ and -"
+            )
+
+
+def metric_points(metrics: pl.DataFrame, since: Mapping[str, int]) -> Iterator[Point]:
+    """The series of metrics.parquet, each phase since a step of it: means over worlds."""
+    for (phase,), rows in metrics.partition_by("phase", as_dict=True).items():
+        prefix = "pretrain" if phase == "pretrain" else ""
+        wanted = rows.filter(pl.col("step") >= since.get(str(phase), 0))
+        parts = ["split", "label", "metric", "design", "model"]
+        groups = wanted.group_by("step", *parts, maintain_order=True).agg("value")
+        for step, *names, values in groups.iter_rows():
+            # exact sums: the same bits in whatever order the rows come
+            yield Point(name_of(prefix, *names), step, math.fsum(values) / len(values))
+
+
+def outcome_points(outcomes: pl.DataFrame, since: Mapping[str, int]) -> Iterator[Point]:
+    """The series of outcomes.parquet: means per visit, of all worlds together."""
+    wanted = outcomes.filter(pl.col("step") + 1 >= since.get("loop", 0))
+    groups = wanted.group_by("step", "label", "design", "arm", maintain_order=True)
+    for step, label, design, arm, n, sums in groups.agg(pl.sum("n"), "sum").iter_rows():
+        yield Point(name_of("outcome", label, f"{design}_{arm}"), step + 1, math.fsum(sums) / n)
+
+
+def result_points(result: Mapping[str, Any]) -> list[Point]:
+    """The numbers of result.json, at the run's last step; null has no point."""
+    named = [(name_of("gte", key), value) for key, value in result["gte_results"].items()]
+    named += [
+        (name_of(what, row["label"], key, row["design"]), value)
+        for what, part in (("estimate", "estimates"), ("comparison", "comparison"))
+        for row in result[part]
+        for key, value in row.items()
+    ]
+    named += [(name_of("timing", key), value) for key, value in result["timing"].items()]
+    return [
+        Point(name, result["n_steps_done"], float(x))
+        for name, x in named
+        if isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+    ]
+
+
+def parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting of a resolved config by its path, such as simulation.n_steps.
+
+    The trackers are left out: they are no part of what was run.
+    """
+    logging = {key: value for key, value in config["logging"].items() if key != "trackers"}
+    return {
+        re.sub(r"[^\w.\-]", "_", ".".join(path)): x
+        if isinstance(x, str)
+        else json.dumps(x, ensure_ascii=False)
+        for path, x in leaves({**config, "logging": logging})
+    }
+
+
+def tags(mode: str, seed: int, versions: Mapping[str, str | None]) -> dict[str, str]:
+    """What tells runs apart besides the config."""
+    known = {f"version.{name}": version for name, version in versions.items() if version}
+    return {"mode": mode, "seed": str(seed), **known}
+
+
+# --- one tracker ------------------------------------------------------------------------------
+
+
+class Channel:
+    """What its tracker raises comes through, unless something is done by `attempt`.
+
+    What was sent is asked of the place where it is stored, so that an interruption, a failure or
+    a second import makes no point twice.
+
+    Attributes:
+        name: of the tracker.
+        hint: how to look at what was sent.
+        n_new: points that were sent.
+    """
+
+    def __init__(self, name: str, tracker: Tracker, run: TrackedRun) -> None:
+        self.name, self._tracker, self._run = name, tracker, run
+        self._writer: Writer | None = None
+        self._last: dict[str, int] = {}
+        self.n_new, self.hint = 0, ""
+        self._tried: list[str] = []  # what went wrong in each attempt; empty where it worked
+
+    def open(self) -> Writer:
+        """The writer, which is opened if need be."""
+        if self._writer is None:
+            writer = self._tracker.open(self._run)
+            self._last, self.hint = writer.last_steps(), writer.hint
+            self._writer = writer
+        return self._writer
+
+    def send(self, points: Sequence[Point]) -> None:
+        """Store the points that are not stored yet."""
+        writer = self.open()
+        new = [point for point in points if point.step > self._last.get(point.name, -1)]
+        new.sort(key=lambda point: point.step)
+        for i in range(0, len(new), _BATCH):
+            writer.log(new[i : i + _BATCH])
+        self.n_new += len(new)
+        self._last |= {point.name: point.step for point in new}
+
+    def finish(self) -> None:
+        """Hand over the files of a finished run, and close."""
+        paths = [self._run.folder / name for name in _FILES]
+        self.open().files([path for path in paths if path.is_file()])
+        self.close(is_finished=True)
+
+    def close(self, *, is_finished: bool) -> None:
+        """Close the writer; the next transfer would open another."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close(is_finished=is_finished)
+
+    def attempt(self, transfer: Callable[[], None], *, is_last: bool = False) -> bool:
+        """Make a transfer of a run that must go on; returns whether it worked.
+
+        A tracker that failed several times in a row is left alone until the last transfers, as
+        each may have to wait for a lock or a network.
+        """
+        recent = self._tried[-_PATIENCE:]
+        if len(recent) == _PATIENCE and all(recent) and not is_last:
+            return False
+        failure = ""
+        try:
+            transfer()
+        except (Exception, SystemExit) as error:
+            failure = reason(error)
+            logger.warning("[track] %s: a transfer failed: %s", self.name, failure)
+            with suppress(Exception, SystemExit):
+                self.close(is_finished=False)
+        self._tried.append(failure)
+        return not failure
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the latest attempt failed."""
+        return bool(self._tried and self._tried[-1])
+
+    def report(self) -> str:
+        """What failed, and what to do; empty where nothing did."""
+        failed = [x for x in self._tried if x]
+        if not failed:
+            return ""
+        remedy = f"send what is missing with: realdataexp track RUN_DIR --to {self.name}"
+        return (
+            f"{self.name}: {len(failed)} of {len(self._tried)} transfers failed, the last with "
+            f"{failed[-1]}; {remedy if self.is_failing else 'what they lacked came later'}"
+        )
+
+
+# --- while a run goes on ----------------------------------------------------------------------
 
 
 class Tracking:
@@ -39,34 +220,32 @@ class Tracking:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anybody to tell."""
+        """Whether there is any tracker."""
         return bool(self._channels)
 
-    def send(self, metrics: pl.DataFrame, outcomes: pl.DataFrame) -> None:
-        """Send what a run's tables have got since the last time."""
-        points = [*metric_points(metrics, self._since), *outcome_points(outcomes, self._since)]
-        if self._send(points, is_last=False):
+    def send(
+        self, metrics: pl.DataFrame, outcomes: pl.DataFrame, *last: Point, is_last: bool = False
+    ) -> None:
+        """Send what a run's tables have got since the last time, and the last points of all."""
+        new = [
+            *metric_points(metrics, self._since), *outcome_points(outcomes, self._since), *last
+        ]  # fmt: skip
+        if all([x.attempt(partial(x.send, new), is_last=is_last) for x in self._channels]):
             self._since = dict(metrics.group_by("phase").agg(pl.max("step")).iter_rows())
-
-    def _send(self, points: list[Point], *, is_last: bool) -> bool:
-        sends = [(channel, partial(channel.send, points)) for channel in self._channels]
-        return all([channel.attempt(send, is_last=is_last) for channel, send in sends])
 
     def send_last(
         self, metrics: pl.DataFrame, outcomes: pl.DataFrame, result: Mapping[str, Any]
     ) -> list[str]:
         """Send the rest of a complete run, and its results; returns what failed so far."""
-        if not self.is_on:
-            return []
-        points = [*metric_points(metrics, self._since), *outcome_points(outcomes, self._since)]
-        self._send([*points, *result_points(result)], is_last=True)
+        if self.is_on:
+            self.send(metrics, outcomes, *result_points(result), is_last=True)
         return [text for channel in self._channels if (text := channel.report())]
 
     def finish(self) -> list[str]:
         """Hand over the files of a complete run; returns what failed in that."""
         failed = []
         for channel in self._channels:
-            if not channel.failure:  # else that is reported already
+            if not channel.is_failing:  # else that is reported already
                 if channel.attempt(channel.finish, is_last=True):
                     logger.info("[track] %s: look with: %s", channel.name, channel.hint)
                 else:
@@ -74,7 +253,7 @@ class Tracking:
         return failed
 
     def close(self) -> None:
-        """Let go of the trackers of a run that ends early; once finished, nothing is left to do."""
+        """Close the trackers of a run that ends early; once finished, nothing is left to do."""
         for channel in self._channels:
             with suppress(Exception, SystemExit):
                 channel.close(is_finished=False)
@@ -89,9 +268,19 @@ def trackers_of(config: Config) -> list[tuple[str, Tracker]]:
     if config.logging.trackers:
         check_names([design.label for design in config.designs()])
     return [
-        (tracker.name, build_tracker(tracker.name, tracker.options, f"logging.trackers.{i}"))
+        (tracker.name, _build(tracker, f"logging.trackers.{i}"))
         for i, tracker in enumerate(config.logging.trackers)
     ]
+
+
+def _build(wanted: TrackerConfig, where: str) -> Tracker:
+    component = find("tracker", wanted.name, where)
+    if not (isinstance(component, type) and issubclass(component, Tracker)):
+        raise InputError(f"{where} = {wanted.name!r}: is not a realdataexp.tracking.Tracker")
+    tracker = construct(component, wanted.name, wanted.options, where)
+    with calling(f"{where} = {wanted.name!r}", "check()", InputError):
+        tracker.check()
+    return tracker
 
 
 def begin_tracking(
@@ -100,7 +289,7 @@ def begin_tracking(
     folder: Path,
     versions: Mapping[str, str | None],
 ) -> Tracking:
-    """Open a run's trackers; those of a run that was interrupted go on where they were.
+    """Open a run's trackers; those of a run that was interrupted continue where they were.
 
     Raises:
         InputError: one cannot be written to.
@@ -114,15 +303,69 @@ def begin_tracking(
     )
     channels = [Channel(name, tracker, run) for name, tracker in trackers]
     tracking = Tracking(channels)
-    for channel in channels:
-        try:
-            channel.open()
-        except (Exception, SystemExit) as error:  # libraries raise what they like
-            tracking.close()
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"logging.trackers: {channel.name} cannot be written to: {reason(error)}; mend "
-                "that, or leave it out"
-            ) from error
+    try:
+        for channel in channels:
+            with _writing("logging.trackers", channel.name, "mend that, or leave it out"):
+                channel.open()
+    except InputError:
+        tracking.close()
+        raise
     return tracking
+
+
+# --- afterwards -------------------------------------------------------------------------------
+
+
+def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]:
+    """Send a finished run to a tracker; what is there already is not sent again.
+
+    Options of the tracker that are missing are those of the run's config. Returns lines that say
+    what was sent, and how to look at it.
+
+    Raises:
+        InputError: the run is not complete, or the tracker cannot be used.
+    """
+    result = read_result(folder)
+    if result["status"] != "complete":
+        raise InputError(
+            f"{folder}: status = {result['status']!r}: only a complete run can be imported; "
+            f"finish it with: realdataexp resume {folder}"
+        )
+    metrics, outcomes = read_table(folder, "metrics"), read_table(folder, "outcomes")
+    check_names(outcomes["design"].unique(maintain_order=True).to_list())
+    config = result["config"]
+    base_dir = Path(config["base_dir"]).expanduser()
+    before: dict[str, Any] = {}
+    for tracker in config["logging"].get("trackers", ()):
+        if isinstance(tracker, dict) and tracker["name"] == name:
+            before = tracker
+    wanted = check(TrackerConfig, {**before, **options, "name": name}, f"--to {name}")
+    run = TrackedRun(
+        folder,
+        Path() if "uri" in options else base_dir,
+        base_dir / Path(config["logging"]["log_dir"]).expanduser(),
+        parameters(config),
+        tags(result["mode"], result["seed"], result["versions"]),
+    )
+    channel = Channel(name, _build(wanted, "--to"), run)
+    points = [*metric_points(metrics, {}), *outcome_points(outcomes, {}), *result_points(result)]
+    with _writing(str(folder), name, "mend that and import again"):
+        channel.send(points)
+        channel.finish()
+    n_there = len(points) - channel.n_new
+    return [
+        f"{folder}: sent {channel.n_new:,} points to {name}, which had {n_there:,} of them already",
+        f"Look with: {channel.hint}",
+    ]
+
+
+@contextmanager
+def _writing(where: str, name: str, remedy: str) -> Iterator[None]:
+    """Whatever a tracker raises inside is a wrong input: libraries raise what they like."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = f"{where}: {name} cannot be written to: {reason(error)}; {remedy}"
+        raise InputError(text) from error

@@ -9,14 +9,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from realdataexp.config import TensorBoardOptions
-from realdataexp.tracking.base import TrackedRun, Tracker, Writer, library
-from realdataexp.tracking.series import Point
+from realdataexp.options import Options
+from realdataexp.tracking import Point, TrackedRun, Tracker, Writer, library
 
 EXTRA = "tensorboard"
 
 
-class TensorBoard(Tracker, TensorBoardOptions):
+class TensorBoard(Tracker, Options):
     """Writes ``<run folder>/tensorboard/``; TensorBoard keeps numbers in single precision."""
 
     def check(self) -> None:
@@ -35,30 +34,26 @@ class _Events(Writer):
         self._folder = folder
         self._events = library("tensorboard.compat.proto.event_pb2", EXTRA)
         self._summaries = library("tensorboard.compat.proto.summary_pb2", EXTRA)
-        records = library("tensorboard.summary.writer.record_writer", EXTRA)
-        self._make = records.RecordWriter
-        self._file: Any = None  # a RecordWriter
+        self._records = library("tensorboard.summary.writer.record_writer", EXTRA)
+        self._file: Any = None
         self.hint = f"tensorboard --logdir {folder}"
 
     def last_steps(self) -> dict[str, int]:
-        """See Writer; a file that a killed process left cut is read as far as it goes."""
         if not self._folder.is_dir():
             return {}
-        module = "tensorboard.backend.event_processing.event_accumulator"
-        accumulator = library(module, EXTRA)
+        accumulator = library("tensorboard.backend.event_processing.event_accumulator", EXTRA)
         # of each series the latest point is enough
         sizes = {accumulator.SCALARS: 1}
         found = accumulator.EventAccumulator(str(self._folder), size_guidance=sizes)
-        found.Reload()
+        found.Reload()  # as far as a file goes that a killed process left cut
         return {tag: found.Scalars(tag)[-1].step for tag in found.Tags()["scalars"]}
 
     def log(self, points: Sequence[Point]) -> None:
-        """See Writer."""
         if self._file is None:
             self._folder.mkdir(exist_ok=True)
             # never one that is there: it may end in half a record; names in the order of time
             path = self._folder / f"events.out.tfevents.{time.time_ns():020d}.realdataexp"
-            self._file = self._make(path.open("xb"))
+            self._file = self._records.RecordWriter(path.open("xb"))
             self._write(file_version="brain.Event:2")
         value = self._summaries.Summary.Value
         for step, own in groupby(points, key=lambda point: point.step):
@@ -71,7 +66,6 @@ class _Events(Writer):
         self._file.write(event.SerializeToString())
 
     def close(self, *, is_finished: bool) -> None:
-        """See Writer."""
         if self._file is not None:
             with suppress(OSError):  # what was logged is flushed
                 self._file.close()

@@ -8,16 +8,26 @@ the arms) is drawn once per replication and shared by all blocks: common random 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from realdataexp.models import Batch, FeatureSchema
+from realdataexp.config import Config
+from realdataexp.config.dataset import DatasetConfig
+from realdataexp.device import Device
+from realdataexp.errors import InputError, Warnings
+from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.models.base import restore
 
+_ROWS_AT_ONCE = 1 << 22
+_USUAL_INPUTS = 16
+RAW_TIME, _RAW_OTHER = 1e4, 0.3  # milliseconds; a probability, or a small number
 _Numbers = TypeVar("_Numbers", int, np.ndarray, Tensor)
 
 
@@ -74,12 +84,7 @@ class Slate:
 
 
 def own_rows(worlds: slice, n: int) -> slice:
-    """Where some worlds of one block find their features: n slates for all, one a world or shared.
-
-    Args:
-        worlds: which, among all.
-        n: as many as worlds, or as replications.
-    """
+    """Where some worlds of one block find their features among n: one a world or replication."""
     start = worlds.start % n
     return slice(start, start + worlds.stop - worlds.start)
 
@@ -119,12 +124,14 @@ class HeldOut:
         y_BCL: their labels, NaN where missing.
         is_candidate_BC: False for padding.
         n_users: how many different users they are.
+        video_BC: the candidates' videos, as in a Slate; None where all are new ones.
     """
 
     batch: Batch
     y_BCL: Tensor
     is_candidate_BC: Tensor
     n_users: int
+    video_BC: Tensor | None = None
 
     @property
     def n_rows(self) -> int:
@@ -138,19 +145,8 @@ class HeldOut:
         y_BCL, is_candidate_BC = self.y_BCL[place_B], self.is_candidate_BC[place_B]
         if n_more:
             y_BCL[-n_more:], is_candidate_BC[-n_more:] = torch.nan, False
-        return HeldOut(self.batch.visits(place_B), y_BCL, is_candidate_BC, self.n_users)
-
-    def rows(self) -> tuple[Batch, Tensor]:
-        """The candidates one by one: inputs (S = 1, C = 1) and labels N, L."""
-        b = self.batch
-        place_N = torch.nonzero(self.is_candidate_BC.flatten()).flatten()
-        visit_N = place_N // self.is_candidate_BC.shape[1]
-        user = [x[:, visit_N] for x in (b.user_num_SBD, b.user_cat_SBK, b.user_weight_SBK)]
-        video = [
-            x.flatten(1, 2)[:, place_N].unsqueeze(2)
-            for x in (b.video_num_SBCD, b.video_cat_SBCK, b.video_weight_SBCK)
-        ]
-        return Batch(*user, *video), self.y_BCL.flatten(0, 1)[place_N]
+        video_BC = None if self.video_BC is None else self.video_BC[place_B]
+        return HeldOut(self.batch.visits(place_B), y_BCL, is_candidate_BC, self.n_users, video_BC)
 
 
 class RowSource(Protocol):
@@ -166,114 +162,175 @@ class RowSource(Protocol):
         ...
 
 
-class Environment(Protocol):
+class Environment(ABC):
     """What a data set, or a simulator, gives an experiment.
 
     A *start* is a starting model with its own pretraining rows and its own split of users; starts
     count from 0, and replication r belongs to ``start_of(r)``. What scales features and labels is
     of the first start: all replications test the same two policies.
+
+    Attributes:
+        schema: what models see.
+        has_exchangeable_candidates: whether all candidates are independent and alike.
     """
 
     schema: FeatureSchema
-    has_exchangeable_candidates: bool
+    has_exchangeable_candidates: bool = False
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
         """All values of a label on training rows, in blocks (float64, without missing ones)."""
-        ...
+        rows = self.pretraining((target,), 0)
+        for first in range(0, rows.n_rows, _ROWS_AT_ONCE):
+            place_N = np.arange(first, min(first + _ROWS_AT_ONCE, rows.n_rows))
+            y_N = rows.read(place_N)[1][0][0].cpu().double().numpy()
+            yield y_N[np.isfinite(y_N)]
 
+    @abstractmethod
     def pretraining(self, targets: Sequence[str], start: int) -> RowSource:
         """Rows for a starting model; its worlds replay none of them (but see pretrain.rows)."""
-        ...
 
+    @abstractmethod
     def held_out(
         self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
     ) -> HeldOut:
         """At most ``n_visits`` visits of users whom a start holds out, each user once."""
-        ...
+
+    @abstractmethod
+    def world(self, targets: Sequence[str], settings: WorldSettings) -> World:
+        """R replications for ``settings.n_blocks`` designs; outcomes are the targets."""
 
     def tastes(self, start: int) -> np.ndarray | None:
         """What each user watched before the test, U, D; None where every visit is a new user."""
-        ...
+        return None
 
     def history(self, targets: Sequence[str], start: int) -> np.ndarray | None:
         """Each user's mean of each label before the test: float64 U, L, NaN without any.
 
         None where every visit is a new user.
         """
-        ...
+        return None
 
-    def world(self, targets: Sequence[str], settings: WorldSettings) -> World:
-        """R replications for ``settings.n_blocks`` designs; outcomes are the targets."""
-        ...
+    def popularity(self, start: int) -> np.ndarray | None:
+        """Each video's number of pretraining rows: V; None where every video is a new one."""
+        return None
 
     def stats(self) -> dict[str, Any]:
         """Counts for result.json."""
-        ...
+        return {}
 
     def identity(self) -> dict[str, Any]:
-        """What tells these data from others, as JSON, whatever files they lie in."""
-        ...
+        """What tells these data from others, as JSON, wherever their files are.
+
+        Nothing, where the config says all.
+        """
+        return {}
 
     def description(self) -> list[str]:
         """The data in a few lines."""
-        ...
+        return []
 
 
-class World(Protocol):
+class World(ABC):
     """R replications of one environment, each lived through by ``n_blocks`` designs at once."""
 
     @property
     def has_visitors(self) -> bool:
         """Whether any replication has a visitor left."""
-        ...
+        return True
 
+    @abstractmethod
     def draw(self, step: int) -> Visits:
         """The step's visits, padding where nobody is left. Called once a step."""
-        ...
 
+    @abstractmethod
     def slate(self, visits: Visits) -> Slate:
         """Each world's candidates, after what that world has used."""
-        ...
+
+    @abstractmethod
+    def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
+        """The chosen candidates' true labels W, B, L (NaN = missing); they count as used."""
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that changes while running, by name."""
-        ...
+        """Everything that changes while running, by name; a world without memory has nothing."""
+        return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a state of a world with the same settings, in place of its own.
+        """Replace the state by one of a world with the same settings.
 
         Raises:
             ValueError: a tensor's name, shape or type is not that of this world's state.
         """
-        ...
+        restore(self.state(), tensors)
 
-    def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
-        """The chosen candidates' true labels W, B, L (NaN = missing); they count as used."""
-        ...
+
+class WorldConfig(DatasetConfig):
+    """A world as a config names it: its options, and all that is asked of it before it is open.
+
+    Its fields are the options, which a config writes in the block ``dataset``, beside ``name``.
+    ``takes_features``: whether the config lists features. ``has_folder``: whether there are files,
+    in the folder ``dataset.path``.
+    """
+
+    @abstractmethod
+    def open(self, config: Config, device: Device, warnings: Warnings) -> Environment:
+        """The environment of all starts.
+
+        Raises:
+            InputError: the data, or what the config asks of them, are wrong.
+        """
+
+    def faults(self, config: Config) -> list[str]:
+        """Why the world cannot be opened, as far as can be told without: a line each.
+
+        A line begins with the config path that causes it.
+        """
+        return []
+
+    def doubts(self, config: Config) -> list[tuple[str, str]]:
+        """What is doubtful before the world is open: code and message of each warning.
+
+        Raises:
+            InputError: the config forbids what it asks for.
+        """
+        return []
+
+    def found(self, config: Config) -> tuple[str, list[Path]]:
+        """What there is, in a line, and the files that an import would read.
+
+        Only asked where there are no ``faults``.
+
+        Raises:
+            InputError: files are damaged.
+        """
+        return "made by realdataexp: no files needed", []
+
+    def prepare(
+        self, config: Config, cache_path: Path, force: bool
+    ) -> tuple[str, Mapping[str, Any]]:
+        """Import the data into the cache; a title, and counts of what is in them.
+
+        Raises:
+            InputError: there is nothing to import, or something is wrong with it.
+        """
+        raise InputError(f"dataset.name = {self.name!r}: the data set has no files to import")
+
+    def inputs(self, config: Config) -> FeatureSchema:
+        """About what models will see, to estimate the memory of a run."""
+        return FeatureSchema(SideSchema(0, (), 0), SideSchema(_USUAL_INPUTS, (), 0))
+
+    def made_bytes(self, config: Config, n_inputs: int) -> int:
+        """Memory for data that are made, and for visits of a validation, of n numbers a row."""
+        return 0
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """The options that memory grows with: config path, value, and what is usual."""
+        return []
+
+    def scatter(self, target: str) -> float:
+        """About how far predictions of a label scatter, in its own units."""
+        return RAW_TIME if target.endswith("_ms") else _RAW_OTHER
 
 
 def start_of(replication: _Numbers, n_starts: int) -> _Numbers:
     """The start that a replication begins from; it does not depend on how many replications run."""
     return replication % n_starts
-
-
-def chosen(slate: Slate, choice_WB: Tensor) -> Batch:
-    """The chosen candidates' features, S = W, C = 1."""
-    b, blocks = slate.batch, choice_WB.split(slate.batch.shape[0])
-
-    def at(x_SBCX: Tensor) -> Tensor:
-        index = [c[..., None, None].expand(-1, -1, 1, x_SBCX.shape[-1]) for c in blocks]
-        parts = [x_SBCX.gather(2, i) for i in index]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def again(x_SBX: Tensor) -> Tensor:
-        return x_SBX if len(blocks) == 1 else x_SBX.repeat(len(blocks), 1, 1)
-
-    return Batch(
-        again(b.user_num_SBD),
-        again(b.user_cat_SBK),
-        again(b.user_weight_SBK),
-        at(b.video_num_SBCD),
-        at(b.video_cat_SBCK),
-        at(b.video_weight_SBCK),
-    )

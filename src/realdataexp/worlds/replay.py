@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -25,44 +26,78 @@ from torch import Tensor
 
 from realdataexp import draws
 from realdataexp.data.features import Features, FeatureTable
-from realdataexp.data.log import DataSet, LogTable
-from realdataexp.data.split import RowRanges, Split, training_blocks
-from realdataexp.device import Device
-from realdataexp.graphs import Graphs
-from realdataexp.models import Batch, FeatureSchema, SideSchema
+from realdataexp.data.log import DataSet, LogTable, RowRanges, Split, training_blocks
+from realdataexp.device import Device, Graphs
+from realdataexp.models import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.base import restore
-from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings, start_of
+from realdataexp.worlds.base import (
+    Environment,
+    HeldOut,
+    Slate,
+    Visits,
+    World,
+    WorldSettings,
+    start_of,
+)
 
 _ROWS_AT_ONCE = 1 << 22
 _BLOCK, _N_BLOCKS = 1 << 16, 64  # rows that are hashed at once, and blocks of an array at most
 
 
-def schema_of(features: Features) -> FeatureSchema:
-    """What a model needs to know of the feature tables."""
+def schema_of(features: Features, n_history: int = 0) -> FeatureSchema:
+    """What a model needs to know of the feature tables, and of a user's last items."""
 
     def side(table: FeatureTable) -> SideSchema:
         fields = tuple((f.name, f.first_slot, f.end_slot) for f in table.fields)
         first_ids = tuple(f.first_id for f in table.fields)
         return SideSchema(len(table.numerical), fields, table.n_ids, table.numerical, first_ids)
 
-    return FeatureSchema(side(features.user), side(features.video))
+    schema = FeatureSchema(side(features.user), side(features.video))
+    if not n_history:
+        return schema
+    shown = {
+        name.replace("video", "history"): Input("sequence", (n_history, *x.shape), x.n_ids)
+        for name, x in schema.inputs.items()
+        if x.axis == "candidate" and x.shape != (0,)
+    }
+    return replace(schema, extra=shown | {"history_mask": Input("sequence", (n_history,))})
 
 
 class FeatureStore:
     """The feature tables on the device."""
 
-    def __init__(self, features: Features, device: Device) -> None:
-        self.schema = schema_of(features)
+    def __init__(self, features: Features, device: Device, n_history: int = 0) -> None:
+        self.schema, self.n_history = schema_of(features, n_history), n_history
+        self.n_videos = len(features.video.num_XD)
+        inputs = self.schema.inputs
         self._user, self._video = (
-            [device.tensor(x) for x in (t.num_XD, t.cat_XK, t.weight_XK)]
-            for t in (features.user, features.video)
+            {
+                f"{side}_{suffix}": device.tensor(x)
+                for suffix, x in (("num", t.num_XD), ("cat", t.cat_XK), ("weight", t.weight_XK))
+                if f"{side}_{suffix}" in inputs
+            }
+            for side, t in (("user", features.user), ("video", features.video))
         )
 
-    def batch(self, user_SB: Tensor, video_SBC: Tensor) -> Batch:
-        """Inputs for users (rows of the user table) and C videos for each."""
-        parts = [_rows(table, user_SB) for table in self._user]
-        parts += [_rows(table, video_SBC) for table in self._video]
-        return Batch(*parts)
+    def batch(self, user_SB: Tensor, video_SBC: Tensor, history_SBT: Tensor | None = None) -> Batch:
+        """Inputs for users and C videos for each, as rows of the tables.
+
+        Where models are shown a history, also for the videos that each user has had, the latest
+        first; -1 for none.
+        """
+        batch = Batch(
+            visit={name: _rows(table, user_SB) for name, table in self._user.items()},
+            candidate={name: _rows(table, video_SBC) for name, table in self._video.items()},
+        )
+        if history_SBT is not None:
+            is_none_SBT = history_SBT < 0
+            for name, table in self._video.items():
+                if table.shape[1]:
+                    rows_SBTX = _rows(table, history_SBT.clamp_min(0))
+                    rows_SBTX = rows_SBTX.masked_fill(is_none_SBT.unsqueeze(-1), 0)
+                    batch.sequence[name.replace("video", "history")] = rows_SBTX
+            batch.sequence["history_mask"] = (~is_none_SBT).to(self._video["video_num"].dtype)
+        return batch
 
 
 def _add_features(
@@ -81,8 +116,7 @@ def _add_features(
 def _moments(table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (1 where nothing varies) of videos' features, over videos.
 
-    A category's column is a sum of its slots' weights, 0 or 1 as a rule; its square is taken for
-    each slot by itself.
+    The square of a category's column is taken for each slot by itself.
     """
     V, D = len(table.num_XD), table.num_XD.shape[1]
     total_D, square_D = np.zeros((2, D + table.n_ids))
@@ -105,8 +139,15 @@ def _rows(table_XD: Tensor, index: Tensor) -> Tensor:
     return table_XD.index_select(0, index.reshape(-1)).view(*index.shape, table_XD.shape[1])
 
 
+def _videos_before(log: LogTable, row_X: np.ndarray, first_X: np.ndarray, n: int) -> np.ndarray:
+    """The videos of the n rows before each row, the latest first; -1 before the first: X, n."""
+    row_XN = row_X[..., None] - 1 - np.arange(n)
+    video_XN = log.video_N[row_XN.clip(0)].astype(np.int64)
+    return np.where(row_XN >= first_X[..., None], video_XN, -1)
+
+
 class RowReader:
-    """Rows of the log as inputs and labels of one network."""
+    """Rows of the log as inputs and labels of one network; see worlds.base.RowSource."""
 
     def __init__(
         self,
@@ -127,13 +168,15 @@ class RowReader:
         user = self._device.tensor(user_B).unsqueeze(0)
         video = self._device.tensor(video_B).view(1, -1, 1)
         labels = [self._device.tensor(t[row_B]).unsqueeze(0) for t in self._targets]
-        return self._store.batch(user, video), labels
+        history = None
+        if n := self._store.n_history:
+            seen_BT = _videos_before(self._log, row_B, self._rows.start_U[user_B], n)
+            history = self._device.tensor(seen_BT).unsqueeze(0)
+        return self._store.batch(user, video, history), labels
 
 
-class ReplayEnvironment:
+class ReplayEnvironment(Environment):
     """A data set, split and made ready for models: see worlds.base.Environment."""
-
-    has_exchangeable_candidates = False
 
     def __init__(
         self,
@@ -142,10 +185,11 @@ class ReplayEnvironment:
         features: Features,
         device: Device,
         seed: int,
+        n_history: int = 0,
     ) -> None:
-        """Join data, each start's split of them, and the features; the seed is the run's."""
+        """Models are shown the user's last ``n_history`` items; the seed is the run's."""
         self._data, self._splits, self._device, self._seed = data, splits, device, seed
-        self._features, self._store = features, FeatureStore(features, device)
+        self._features, self._store = features, FeatureStore(features, device, n_history)
         self.schema = self._store.schema
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
@@ -154,17 +198,18 @@ class ReplayEnvironment:
             y = self._data.log.targets[target][rows][is_training]
             yield y[np.isfinite(y)].astype(np.float64)
 
-    def _reader(self, targets: Sequence[str], rows: RowRanges) -> RowReader:
-        return RowReader(self._data.log, targets, rows, self._store, self._device)
-
     def pretraining(self, targets: Sequence[str], start: int) -> RowReader:
         """The rows that the start's split gives to pretraining."""
-        return self._reader(targets, self._splits[start].pretrain)
+        rows = self._splits[start].pretrain
+        return RowReader(self._data.log, targets, rows, self._store, self._device)
 
     def held_out(
         self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
     ) -> HeldOut:
-        """Some of the held-out users, with at most ``n_candidates`` of their rows each."""
+        """Some of the held-out users, with at most ``n_candidates`` of their rows each.
+
+        Their history are the rows before the earliest of these.
+        """
         rows, log, tensor = self._splits[start].validation, self._data.log, self._device.tensor
         seed = draws.start_seed(self._seed, start)
         n_rows_U = rows.end_U - rows.start_U
@@ -174,10 +219,16 @@ class ReplayEnvironment:
         n_rows_B = torch.from_numpy(n_rows_U[user_B])
         slot_BC = draws.choose(draws.uniform(keys_B, n_candidates), n_rows_B).numpy()
         row_BC = rows.start_U[user_B][:, None] + slot_BC.clip(0)
-        batch = self._store.batch(tensor(user_B[None]), tensor(log.video_N[row_BC][None]))
+        history = None
+        if n := self._store.n_history:
+            earliest_B = np.where(slot_BC >= 0, row_BC, log.n_rows).min(1)
+            seen_BT = _videos_before(log, earliest_B, rows.start_U[user_B], n)
+            history = tensor(seen_BT[None])
+        video_BC = tensor(log.video_N[row_BC])
+        batch = self._store.batch(tensor(user_B[None]), video_BC.unsqueeze(0), history)
         y_BCL = np.stack([log.targets[name][row_BC] for name in targets], axis=-1)
         y_BCL = np.where(slot_BC[..., None] >= 0, y_BCL, np.nan)
-        return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B))
+        return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B), video_BC)
 
     def tastes(self, start: int) -> np.ndarray:
         """Mean features of the videos in each user's pretraining rows: U, D; 0 without rows.
@@ -204,17 +255,24 @@ class ReplayEnvironment:
                 sum_UL[:, i] += np.bincount(user[known], y[known], minlength=log.n_users)
         return np.where(n_UL > 0, sum_UL / np.maximum(n_UL, 1), np.nan)
 
+    def popularity(self, start: int) -> np.ndarray:
+        """Each video's number of rows in the start's pretraining: V."""
+        log, n_V = self._data.log, np.zeros(self._data.videos.height)
+        for _, row in _in_blocks(self._splits[start].pretrain):
+            n_V += np.bincount(log.video_N[row], minlength=len(n_V))
+        return n_V
+
     def world(self, targets: Sequence[str], settings: WorldSettings) -> ReplayWorld:
         """The replay of the rows of each start's training users that did not pretrain."""
-        replays = [split.replay for split in self._splits]
         return ReplayWorld(
             self._data.log,
             tuple(targets),
             self._store,
-            np.stack([rows.start_U for rows in replays]),
-            np.stack([rows.end_U for rows in replays]),
+            np.stack([split.replay.start_U for split in self._splits]),
+            np.stack([split.replay.end_U for split in self._splits]),
             settings,
             self._device,
+            np.stack([(split.pretrain.start_U, split.pretrain.end_U) for split in self._splits]),
         )
 
     def stats(self) -> dict[str, Any]:
@@ -265,7 +323,7 @@ def _in_blocks(rows: RowRanges) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield rows.locate(np.arange(first, min(first + _ROWS_AT_ONCE, rows.n_rows)))
 
 
-class ReplayWorld:
+class ReplayWorld(World):
     """R replications of a log's replay, each lived through by ``n_blocks`` designs at once."""
 
     def __init__(
@@ -277,19 +335,14 @@ class ReplayWorld:
         rows_to_XU: np.ndarray,
         settings: WorldSettings,
         device: Device,
+        seen_X2U: np.ndarray | None = None,
     ) -> None:
         """Set up the replay of each user's rows [rows_from, rows_to), which differ between starts.
 
-        Args:
-            log: the log.
-            targets: the labels' columns in it.
-            store: the features.
-            rows_from_XU: int64, each user's first row, for X starts.
-            rows_to_XU: int64, the row behind the last; the same for users who do not take part.
-            settings: how to draw.
-            device: where slates are made; who visits is drawn on the host.
+        They are empty for users who do not take part. Where models are shown a history, it begins
+        with each user's rows ``seen_X2U`` and continues with what a world recommended. Slates are
+        made on the device; who visits is drawn on the host.
         """
-        self.schema = store.schema
         self._store, self._settings, self._device = store, settings, device
         self._video_N = device.tensor(log.video_N)
         self._target_N = [device.tensor(log.targets[t]) for t in targets]
@@ -299,15 +352,11 @@ class ReplayWorld:
         n_replications = len(settings.replications)
         start_R = start_of(np.array(settings.replications), n_starts)
         self._start_R1 = start_R[:, None]
-        eligible = [
-            np.flatnonzero(n_U >= settings.min_candidates).astype(np.int32)
-            for n_U in self._n_rows_XU
-        ]
-        n_eligible_X = np.array([len(users) for users in eligible])
-        eligible_XU = np.zeros((n_starts, n_eligible_X.max()), dtype=np.int32)
-        for start, users in enumerate(eligible):
-            eligible_XU[start, : len(users)] = users
-        self._eligible_RU, self._n_eligible_R = eligible_XU[start_R], n_eligible_X[start_R]
+        is_eligible_XU = self._n_rows_XU >= settings.min_candidates
+        n_eligible_X = is_eligible_XU.sum(1)
+        eligible_XU = np.argsort(~is_eligible_XU, axis=1, kind="stable")[:, : n_eligible_X.max()]
+        self._eligible_RU = eligible_XU[start_R].astype(np.int32)
+        self._n_eligible_R = n_eligible_X[start_R]
         takes_part_XU = self._n_rows_XU > 0
         self._n_taking_part_R = takes_part_XU.sum(1).clip(1)[start_R]
         is_short_XU = takes_part_XU & (self._n_rows_XU < settings.n_candidates)
@@ -324,6 +373,9 @@ class ReplayWorld:
         self._slot_WT = torch.zeros(
             settings.n_blocks * n_replications, n_visits, dtype=torch.int32, device=device.torch
         )
+        # and the videos recommended, where a history is shown; -1 where none was
+        self._log, self._seen_X2U = log, seen_X2U
+        self._shown_WT = torch.full_like(self._slot_WT, -1) if store.n_history else None
 
     @property
     def has_visitors(self) -> bool:
@@ -344,7 +396,14 @@ class ReplayWorld:
         last_RB = np.where(is_visit_RB, self._last_visit_RU.reshape(-1)[at_RB], -1)
         earlier_KRB = self._look_back(last_RB)
         share_short_R = torch.from_numpy(self._n_short_R / self._n_taking_part_R)
-        self._record(step, at_RB, last_RB, n_visits_RB, left_RB, is_visit_RB, place_RB)
+        # lengthen the visitors' chains, and strike those who ran out from the eligible
+        visit_B = np.arange(step * s.batch_size, (step + 1) * s.batch_size, dtype=np.int32)
+        self._previous_RT[:, visit_B[0] : visit_B[-1] + 1] = last_RB
+        at_X = at_RB[is_visit_RB]
+        self._last_visit_RU.reshape(-1)[at_X] = np.broadcast_to(visit_B, at_RB.shape)[is_visit_RB]
+        self._n_visits_RU.reshape(-1)[at_X] = n_visits_RB[is_visit_RB] + 1
+        self._n_short_R += (is_visit_RB & (left_RB == s.n_candidates)).sum(1)
+        self._strike(place_RB, is_visit_RB & (left_RB <= s.min_candidates))
         to_device = self._device.tensor
         is_here = self._device.with_float64 == self._device.torch
         visitor_RB, remaining_RB = (
@@ -356,6 +415,10 @@ class ReplayWorld:
         )
         visitor_RB, remaining_RB = to_device(visitor_RB), to_device(remaining_RB)
         start_RB = to_device(self._from_XU[self._start_R1, user_RB])
+        if n := self._store.n_history:
+            assert self._seen_X2U is not None, "a history without the rows that it begins with"
+            first_RB, end_RB = (self._seen_X2U[self._start_R1, i, user_RB] for i in (0, 1))
+            self._seen_RBT = to_device(_videos_before(self._log, end_RB, first_RB, n))
         self._plan = to_device(slot_RBC), start_RB, remaining_RB, to_device(earlier_KRB).long()
         return Visits(
             step,
@@ -389,31 +452,14 @@ class ReplayWorld:
             visit_RB = np.where(visit_RB >= 0, self._previous_RT[rows, visit_RB.clip(0)], -1)
         return np.stack(chain) if chain else np.zeros((0, *visit_RB.shape), dtype=np.int32)
 
-    def _record(
-        self,
-        step: int,
-        at_RB: np.ndarray,
-        last_RB: np.ndarray,
-        n_visits_RB: np.ndarray,
-        left_RB: np.ndarray,
-        is_visit_RB: np.ndarray,
-        place_RB: np.ndarray,
-    ) -> None:
-        """Lengthen the visitors' chains and strike those who ran out from the eligible."""
-        s = self._settings
-        visit_B = np.arange(step * s.batch_size, (step + 1) * s.batch_size, dtype=np.int32)
-        self._previous_RT[:, visit_B[0] : visit_B[-1] + 1] = last_RB
-        at_X = at_RB[is_visit_RB]
-        self._last_visit_RU.reshape(-1)[at_X] = np.broadcast_to(visit_B, at_RB.shape)[is_visit_RB]
-        self._n_visits_RU.reshape(-1)[at_X] = n_visits_RB[is_visit_RB] + 1
-        self._n_short_R += (is_visit_RB & (left_RB == s.n_candidates)).sum(1)
-        r, b = np.nonzero(is_visit_RB & (left_RB <= s.min_candidates))
+    def _strike(self, place_RB: np.ndarray, is_out_RB: np.ndarray) -> None:
+        """Put the last eligible user in the place of each who ran out."""
+        r, b = np.nonzero(is_out_RB)
         # from the highest place down, so that the last eligible user is never one struck later
-        out = sorted(zip(r, place_RB[r, b], strict=True), reverse=True)
-        for replication, place in out:
-            last = self._n_eligible_R[replication] - 1
+        for replication, place in sorted(zip(r, place_RB[r, b], strict=True), reverse=True):
+            self._n_eligible_R[replication] -= 1
+            last = self._n_eligible_R[replication]
             self._eligible_RU[replication, place] = self._eligible_RU[replication, last]
-            self._n_eligible_R[replication] = last
 
     def slate(self, visits: Visits) -> Slate:
         """Follow each shown slot back through the user's earlier choices to a row of the log."""
@@ -434,8 +480,22 @@ class ReplayWorld:
             )
         item_WBC = slot_WBC + start_RB.repeat(n_blocks, 1).unsqueeze(-1)
         video_WBC = self._video_N[item_WBC]
-        batch = self._store.batch(visits.user_RB.repeat(n_blocks, 1), video_WBC)
+        user_WB = visits.user_RB.repeat(n_blocks, 1)
+        batch = self._store.batch(user_WB, video_WBC, self._history(earlier_KRB))
         return Slate(item_WBC, video_WBC, is_candidate_WBC, batch)
+
+    def _history(self, earlier_KRB: Tensor) -> Tensor | None:
+        """The visitors' last videos in each world, the latest first, -1 for none: W, B, T."""
+        if self._shown_WT is None:
+            return None
+        visit_WBK = earlier_KRB.movedim(0, -1).repeat(self._settings.n_blocks, 1, 1)
+        shown_WX = self._shown_WT.gather(1, visit_WBK.clamp_min(0).flatten(1))
+        shown_WBK = shown_WX.view(visit_WBK.shape).long().masked_fill(visit_WBK < 0, -1)
+        seen_WBT = self._seen_RBT.repeat(self._settings.n_blocks, 1, 1)
+        video_WBX = torch.cat([shown_WBK, seen_WBT], dim=-1)
+        # what is none goes to the end; the rest keeps its order
+        order_WBX = (video_WBX < 0).byte().argsort(dim=-1, stable=True)
+        return video_WBX.gather(-1, order_WBX[..., : self._store.n_history])
 
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """The chosen rows' labels W, B, L; NaN where missing or where there is no visit."""
@@ -446,11 +506,16 @@ class ReplayWorld:
         item_WB = slate.item_WBC.gather(2, at_WB1).squeeze(-1)
         y_WBL = torch.stack([target_N[item_WB] for target_N in self._target_N], dim=-1)
         is_visit_WB = slate.is_candidate_WBC.any(-1)
+        if self._shown_WT is not None:
+            video_WB = slate.video_WBC.gather(2, at_WB1).squeeze(-1)
+            shown_WB = video_WB.masked_fill(~is_visit_WB, -1).to(torch.int32)
+            self._shown_WT[:, visits.step * B : (visits.step + 1) * B] = shown_WB
         return torch.where(is_visit_WB.unsqueeze(-1), y_WBL, torch.nan)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while running, as named tensors."""
-        return {
+        shown = {} if self._shown_WT is None else {"shown": self._shown_WT}
+        return shown | {
             "eligible": torch.from_numpy(self._eligible_RU),
             "n_eligible": torch.from_numpy(self._n_eligible_R),
             "n_short": torch.from_numpy(self._n_short_R),
@@ -468,22 +533,26 @@ class ReplayWorld:
     def _check_state(self) -> None:
         """Refuse counts that contradict each other; a chain that bites its tail has no end."""
         n_rows_RU, n_RU = self._n_rows_XU[self._start_R1[:, 0]], self._n_visits_RU
-        left_RU = n_rows_RU - n_RU
-        is_eligible_RU = left_RU >= self._settings.min_candidates
-        listed_RU = np.zeros_like(is_eligible_RU)
+        left_RU, previous_RT, last_RU = n_rows_RU - n_RU, self._previous_RT, self._last_visit_RU
         is_listed_RU = np.arange(self._eligible_RU.shape[1]) < self._n_eligible_R[:, None]
         r, place = np.nonzero(is_listed_RU)
         user = self._eligible_RU[r, place]
-        number_T = np.arange(self._previous_RT.shape[1])
-        is_sound = (
-            bool(((n_RU >= 0) & (left_RU >= 0)).all())
-            and bool(((user >= 0) & (user < n_RU.shape[1])).all())
-            and bool(((self._previous_RT >= -1) & (self._previous_RT < number_T)).all())
-            and bool(((self._last_visit_RU >= -1) & (self._last_visit_RU < len(number_T))).all())
-            and bool(((self._last_visit_RU >= 0) == (n_RU > 0)).all())
-            and bool((self._slot_WT >= 0).all())
+        number_T = np.arange(previous_RT.shape[1])
+        is_sound = (self._slot_WT >= 0).all() and all(
+            is_fine.all()
+            for is_fine in (
+                (n_RU >= 0) & (left_RU >= 0),
+                (user >= 0) & (user < n_RU.shape[1]),
+                (previous_RT >= -1) & (previous_RT < number_T),
+                (last_RU >= -1) & (last_RU < len(number_T)),
+                (last_RU >= 0) == (n_RU > 0),
+            )
         )
+        if self._shown_WT is not None:
+            is_sound = is_sound and (self._shown_WT < self._store.n_videos).all()
         if is_sound:
+            is_eligible_RU = left_RU >= self._settings.min_candidates
+            listed_RU = np.zeros_like(is_eligible_RU)
             listed_RU[r, user] = True
             is_short_RU = (n_rows_RU > 0) & (left_RU < self._settings.n_candidates)
             is_sound = (

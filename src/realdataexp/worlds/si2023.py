@@ -11,39 +11,50 @@ settings. A config names the features ``x0``, ``x1``, ..., and ``long`` for the 
 Candidates are independent and identically distributed, so that the share of treated data at a
 video, E[Z|X], can be computed: see designs/oracle.py.
 
-Axes: R replications, W worlds, B visits or rows, C candidates, D features, L outcomes, K types
-(0 = short, 1 = long).
+Axes: X any, D features, E features and the type, L outcomes, K types (0 = short, 1 = long).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
 
-import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from realdataexp import draws
-from realdataexp.config import Si2023Config
-from realdataexp.device import Device
-from realdataexp.models import Batch, FeatureSchema, SideSchema
-from realdataexp.models.base import restore
-from realdataexp.worlds.base import HeldOut, Slate, Visits, WorldSettings, chosen
+from realdataexp.options import Count, Decay, Number, Options, Rate, Share
+from realdataexp.worlds.simulated import Simulator
 
 OUTCOMES = ("stay_time", "finish", "short_video")
 _SHORT, _LONG = 0, 1
 
 
+class Si2023Config(Options):
+    """The simulated platform of Si (arXiv 2310.17496); the paper does not give its constants."""
+
+    world_seed: int = Field(
+        4, ge=0, le=2**63 - 1, description="draws the coefficients, apart from the run's seed"
+    )
+    n_features: int = Field(
+        10, ge=1, le=1000, description="features of user and video, each ~U[0, 1]"
+    )
+    long_share: Share = Field(0.5, description="probability that a candidate is a long video")
+    finish_logit_short: Number = Field(1.0, description="logit of finishing an average short video")
+    finish_logit_long: Number = Field(-1.0, description="logit of finishing an average long video")
+    finish_strength: Decay = Field(1.5, description="scale of finishing's coefficients")
+    stay_time_short: Rate = Field(0.6, description="mean stay time of an average short video")
+    stay_time_long: Rate = Field(1.2, description="mean stay time of an average long video")
+    stay_strength: Decay = Field(0.8, description="scale of stay time's coefficients")
+    pretrain_rows: Count = Field(20_000, description="random videos shown before the test")
+
+
 @dataclass(frozen=True)
 class Platform:
-    """The truth of the simulated platform.
+    """The truth of the simulated platform: coefficients and intercepts; features enter as x - 1/2.
 
-    Attributes:
-        finish_DK, stay_DK: coefficients of the features, by type.
-        finish_bias_K, stay_bias_K: intercepts, by type; features enter as x - 1/2.
-        long_share: probability that a candidate is long.
+    ``long_share`` is the probability that a candidate is long.
     """
 
     finish_DK: Tensor
@@ -53,27 +64,17 @@ class Platform:
     long_share: float
 
     @classmethod
-    def draw(cls, config: Si2023Config) -> Platform:
+    def draw(cls, config: Si2023Config, device: torch.device | None = None) -> Platform:
         """The platform that ``world_seed`` draws: coefficients ~U[-1, 1] times a strength."""
         shape = (config.n_features, 2)
         u = draws.uniform(draws.key(config.world_seed, "si2023", torch.arange(2)), 2 * shape[0])
         finish, stay = (2.0 * u.view(2, *shape) - 1.0).float()
         return cls(
-            finish * config.finish_strength,
-            stay * config.stay_strength,
-            torch.tensor([config.finish_logit_short, config.finish_logit_long]),
-            torch.tensor([config.stay_time_short, config.stay_time_long]).log(),
+            (finish * config.finish_strength).to(device),
+            (stay * config.stay_strength).to(device),
+            torch.tensor([config.finish_logit_short, config.finish_logit_long]).to(device),
+            torch.tensor([config.stay_time_short, config.stay_time_long]).log().to(device),
             config.long_share,
-        )
-
-    def to(self, device: Device) -> Platform:
-        """The same on a device."""
-        return replace(
-            self,
-            finish_DK=self.finish_DK.to(device.torch),
-            stay_DK=self.stay_DK.to(device.torch),
-            finish_bias_K=self.finish_bias_K.to(device.torch),
-            stay_bias_K=self.stay_bias_K.to(device.torch),
         )
 
     def videos(self, u_XE: Tensor) -> Tensor:
@@ -85,10 +86,12 @@ class Platform:
         """The mean stay time and the probability to finish of each video."""
         x_XD = video_XE[..., :-1] - 0.5
         is_long_X = video_XE[..., -1] > 0.5
-        both_XK = x_XD @ self.finish_DK + self.finish_bias_K
-        finish_X = torch.where(is_long_X, both_XK[..., _LONG], both_XK[..., _SHORT])
-        both_XK = x_XD @ self.stay_DK + self.stay_bias_K
-        stay_X = torch.where(is_long_X, both_XK[..., _LONG], both_XK[..., _SHORT])
+        stay_XK = x_XD @ self.stay_DK + self.stay_bias_K
+        finish_XK = x_XD @ self.finish_DK + self.finish_bias_K
+        stay_X, finish_X = (
+            torch.where(is_long_X, x_XK[..., _LONG], x_XK[..., _SHORT])
+            for x_XK in (stay_XK, finish_XK)
+        )
         return stay_X.exp(), finish_X.sigmoid()
 
     def outcomes(self, video_XE: Tensor, u_X2: Tensor) -> Tensor:
@@ -99,185 +102,54 @@ class Platform:
         return torch.stack([stay_X, finished_X, 1.0 - video_XE[..., -1]], dim=-1)
 
 
-def _batch(video_SBCE: Tensor) -> Batch:
-    """Inputs of networks: everything is on the video's side."""
-    S, B, C, _ = video_SBCE.shape
-    empty = video_SBCE.new_empty
-    return Batch(
-        empty(S, B, 0),
-        empty(S, B, 0, dtype=torch.int32),
-        empty(S, B, 0),
-        video_SBCE,
-        empty(S, B, C, 0, dtype=torch.int32),
-        empty(S, B, C, 0),
+_platform = lru_cache(maxsize=8)(Platform.draw)
+
+
+class Si2023(Simulator):
+    """The world `si2023`."""
+
+    si2023: Si2023Config = Field(
+        Si2023Config(), description="constants of the simulated world si2023"
     )
 
-
-class RandomRows:
-    """Random videos shown to random users: what models learn from before the test."""
-
-    def __init__(
-        self,
-        platform: Platform,
-        n_features: int,
-        n_rows: int,
-        key: Tensor,
-        targets: Sequence[str],
-        device: Device,
-    ) -> None:
-        self.n_rows = n_rows
-        self._platform, self._n_features, self._key = platform, n_features, key
-        self._device = device
-        self._columns = [OUTCOMES.index(name) for name in targets]
-
-    def read(self, place_B: np.ndarray) -> tuple[Batch, list[Tensor]]:
-        """Inputs (S = 1, C = 1) and each label's values 1, B; a row depends on its place alone."""
-        keys_B = draws.key(0, "row", self._key, torch.from_numpy(place_B))
-        keys_B = self._device.tensor(keys_B)
-        u_BX = draws.uniform32(keys_B, self._n_features + 3)
-        video_BE = self._platform.videos(u_BX[:, :-2])
-        y_BL = self._platform.outcomes(video_BE, u_BX[:, -2:])
-        return _batch(video_BE[None, :, None]), [y_BL[None, :, i] for i in self._columns]
-
-
-class Si2023World:
-    """R replications of the platform; all designs of one are offered the same videos."""
-
-    def __init__(
-        self,
-        platform: Platform,
-        n_features: int,
-        targets: Sequence[str],
-        settings: WorldSettings,
-        device: Device,
-    ) -> None:
-        self._platform, self._n_features, self._settings = platform, n_features, settings
-        columns = [OUTCOMES.index(name) for name in targets]
-        self._column_L = torch.tensor(columns, device=device.torch)
-        self._device = device
-        self._replication_R = torch.tensor(settings.replications, device=device.torch)
-
-    def _uniform(self, purpose: str, step: int, shape: tuple[int, ...]) -> Tensor:
-        keys_R = draws.key(self._settings.seed, purpose, self._replication_R, step)
-        n = int(torch.Size(shape).numel())
-        return draws.uniform32(keys_R, n).view(len(keys_R), *shape)
+    @property
+    def features(self) -> tuple[str, ...]:
+        """x0, x1, ... and whether a video is long."""
+        return (*(f"x{d}" for d in range(self.si2023.n_features)), "long")
 
     @property
-    def has_visitors(self) -> bool:
-        """New users never end."""
-        return True
+    def outcomes(self) -> tuple[str, ...]:
+        """What a visitor's watching comes to."""
+        return OUTCOMES
 
-    def draw(self, step: int) -> Visits:
-        """New users; every one is a visit, with its own draw of the arm."""
-        s, R = self._settings, len(self._replication_R)
-        B, to = s.batch_size, self._device.torch
-        numbers_B = torch.arange(step * B, (step + 1) * B, device=to)
-        return Visits(
-            step,
-            self._replication_R,
-            numbers_B.expand(R, B),
-            torch.ones(R, B, dtype=torch.bool, device=to),
-            self._uniform("arm of visit", step, (B,)).to(self._device.float64),
-            torch.full((R, B), s.n_candidates, device=to),
-            torch.zeros(R, dtype=torch.float64),
-        )
+    @property
+    def n_response_draws(self) -> int:
+        """For the stay and for finishing."""
+        return 2
 
-    def slate(self, visits: Visits) -> Slate:
-        """Fresh videos; the same for all designs of a replication."""
-        s, R = self._settings, len(self._replication_R)
-        shape = (s.batch_size, s.n_candidates, self._n_features + 1)
-        video_RBCE = self._platform.videos(self._uniform("slate", visits.step, shape))
-        W = s.n_blocks * R
-        first = visits.step * s.batch_size * s.n_candidates
-        number_BC = first + torch.arange(s.batch_size * s.n_candidates, device=video_RBCE.device)
-        number_WBC = number_BC.view(1, s.batch_size, -1).expand(W, -1, -1)
-        return Slate(
-            number_WBC,
-            number_WBC,
-            torch.ones(1, 1, 1, dtype=torch.bool, device=video_RBCE.device).expand_as(number_WBC),
-            _batch(video_RBCE),
-        )
+    @property
+    def n_pretrain_rows(self) -> int:
+        """Random videos shown before the test."""
+        return self.si2023.pretrain_rows
 
-    def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
-        """What the watcher of the chosen video does: W, B, L; the same luck in all designs."""
-        video_WBE = chosen(slate, choice_WB).video_num_SBCD[:, :, 0]
-        u_RB2 = self._uniform("feedback", visits.step, (self._settings.batch_size, 2))
-        u_WB2 = u_RB2.repeat(self._settings.n_blocks, 1, 1)
-        return self._platform.outcomes(video_WBE, u_WB2).index_select(-1, self._column_L)
+    def items(self, u_XE: Tensor) -> Tensor:
+        """Videos."""
+        return _platform(self.si2023, u_XE.device).videos(u_XE)
 
-    def state(self) -> dict[str, Tensor]:
-        """Nothing: each step is new."""
-        return {}
+    def respond(self, item_XE: Tensor, u_X2: Tensor) -> Tensor:
+        """What the watchers of videos do."""
+        return _platform(self.si2023, item_XE.device).outcomes(item_XE, u_X2)
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Nothing; see World."""
-        restore({}, tensors)
-
-
-class Si2023Environment:
-    """The simulated platform: see worlds.base.Environment."""
-
-    has_exchangeable_candidates = True
-
-    def __init__(self, config: Si2023Config, seed: int, device: Device) -> None:
-        self._config, self._seed, self._device = config, seed, device
-        self._platform = Platform.draw(config).to(device)
-        names = (*(f"x{d}" for d in range(config.n_features)), "long")
-        self.schema = FeatureSchema(
-            SideSchema(0, (), 0), SideSchema(len(names), (), 0, numerical=names)
-        )
-
-    def _rows(self, purpose: str, n_rows: int, targets: Sequence[str], start: int) -> RandomRows:
-        key = draws.key(draws.start_seed(self._seed, start), purpose)
-        return RandomRows(
-            self._platform, self._config.n_features, n_rows, key, targets, self._device
-        )
-
-    def label_values(self, target: str) -> Iterator[np.ndarray]:
-        """The values on the first start's pretraining rows."""
-        rows = self.pretraining((target,), 0)
-        yield rows.read(np.arange(rows.n_rows))[1][0][0].cpu().double().numpy()
-
-    def pretraining(self, targets: Sequence[str], start: int) -> RandomRows:
-        """Random videos."""
-        return self._rows("si2023 pretraining", self._config.pretrain_rows, targets, start)
-
-    def held_out(
-        self, targets: Sequence[str], n_visits: int, n_candidates: int, start: int
-    ) -> HeldOut:
-        """New users with random videos."""
-        n = n_visits * n_candidates
-        batch, y_L = self._rows("si2023 held out", n, targets, start).read(np.arange(n))
-        video_BCE = batch.video_num_SBCD.view(1, n_visits, n_candidates, -1)
-        y_BCL = torch.stack(y_L, dim=-1).view(n_visits, n_candidates, -1)
-        is_candidate_BC = torch.ones_like(y_BCL[..., 0], dtype=torch.bool)
-        return HeldOut(_batch(video_BCE), y_BCL, is_candidate_BC, n_visits)
-
-    def tastes(self, start: int) -> None:
-        """Every visit is a new user."""
-        return None
-
-    def history(self, targets: Sequence[str], start: int) -> None:
-        """Every visit is a new user."""
-        return None
-
-    def world(self, targets: Sequence[str], settings: WorldSettings) -> Si2023World:
-        """The platform, R times."""
-        return Si2023World(self._platform, self._config.n_features, targets, settings, self._device)
-
-    def stats(self) -> dict[str, Any]:
-        """The sizes."""
-        return {
-            "n_pretrain_rows": self._config.pretrain_rows,
-        }
-
-    def identity(self) -> dict[str, Any]:
-        """Nothing: the config says all."""
-        return {}
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """Rows and features."""
+        return [
+            ("dataset.si2023.pretrain_rows", self.si2023.pretrain_rows, 20_000),
+            ("dataset.si2023.n_features", self.si2023.n_features, 10),
+        ]
 
     def description(self) -> list[str]:
         """The platform in a line."""
-        c = self._config
+        c = self.si2023
         return [
             f"simulated platform {c.world_seed}: {c.n_features} features, "
             f"{100 * c.long_share:g} % long videos; {c.pretrain_rows:,} pretraining rows"
