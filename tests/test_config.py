@@ -16,7 +16,7 @@ from realdataexp.config import (
     MODES,
     Config,
     built_in_names,
-    design_blocks,
+    design_sections,
     json_schema,
     load_config,
 )
@@ -224,7 +224,7 @@ BOUNDS = [
     ("splitting.normalize=1", "splitting.normalize", "true or false"),
     ("validation.validation_batches=0", "validation.validation_batches", "at least 1"),
     ("logging.level=LOUD", "logging.level", "must be one of DEBUG"),
-    ("logging=quiet", "logging", "must be a block"),
+    ("logging=quiet", "logging", "must be a section"),
 ]
 
 
@@ -657,7 +657,7 @@ def _of_arm(key: str) -> tuple[str, list[str]]:
 def _hostile() -> Iterator[tuple[str, list[str], str]]:
     """A key, what else must be set for it, and a value that is no number for it."""
     keys = [(key, is_int, is_list, []) for key, is_int, is_list in _numbers(Config)]
-    for name, block in design_blocks().items():
+    for name, block in design_sections().items():
         keys += [(f"{name}.{key}", is_int, is_list, []) for key, is_int, is_list in _numbers(block)]
     for name in names("model"):
         block = find("model", name, name).Params

@@ -398,7 +398,7 @@ RefusingStart = answering("start", lambda context: (_ for _ in ()).throw(context
 NoState = answering("state", lambda: None)
 ListState = answering("state", lambda: {"n": [1]})
 Evidence = answering("evidence", lambda: {"n": torch.tensor(1)})
-Figures = answering("diagnostics", lambda evidence, p: ["auc"])
+MetricValues = answering("diagnostics", lambda evidence, p: ["auc"])
 
 
 def halve(outcome: Any) -> Tensor:
@@ -465,7 +465,7 @@ DESIGNS = {
     "NoState": ["state() returned None"],
     "ListState": ["state() returned an object of type list as 'n'"],
     "Evidence": ["evidence() returned", "counts replications in front"],
-    "Figures": ["diagnostics() returned an object of type list"],
+    "MetricValues": ["diagnostics() returned an object of type list"],
     "WritesOutcomes": ["weights() changed its input y_RBL in place"],
     "WritesSlates": ["candidates() changed its input is_candidate_WBC in place"],
     "Forgetful": ["load_state() left n of its state() as it was"],

@@ -155,7 +155,7 @@ MOMENTS: dict[str, tuple[Any, str, int, type[BaseException]]] = {
     "pretraining": (Pretraining, "advance", 5, KeyboardInterrupt),
     "pretraining of a later start": (Pretraining, "advance", 25, Killed),
     "a later start's first batch": (Pretraining, "advance", 21, KeyboardInterrupt),
-    "check of pretraining": (Validator, "look", 2, Killed),
+    "check of pretraining": (Validator, "validate", 2, Killed),
     "end of pretraining": (Pretraining, "finish", 1, Killed),
     "first checkpoint's state": (checkpoint, "write_json", 1, Killed),
     "first checkpoint's index": (checkpoint, "write_json", 3, Killed),
@@ -203,8 +203,8 @@ def test_a_run_may_be_stopped_again_and_again(
     with stopping(Pretraining, "advance", 5, Killed):
         run(settings_of("compare", small_settings), out=tmp_path / "r")
     for owner, name, nth in [
-        (Pretraining, "advance", 4), (Loop, "step", 2), (Loop, "step", 6), (Validator, "look", 1),
-        (results, "write_json", 1),
+        (Pretraining, "advance", 4), (Loop, "step", 2), (Loop, "step", 6),
+        (Validator, "validate", 1), (results, "write_json", 1),
     ]:  # fmt: skip
         with stopping(owner, name, nth, Killed):
             resume_experiment(tmp_path / "r")
@@ -611,7 +611,7 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "more visits than rows": (set_all("world.n_visits", 2**20), "world"),
     "slots below 0": (set_all("world.slot", -1), "world"),
     "an id of no category": (fill("loop.0.batch.visit.user_cat", 2**30), "no category"),
-    "a look to come": (change_state(lambda s: s.update(n_steps_at_look=11)), "is of step 9"),
+    "a look to come": (change_state(lambda s: s.update(n_steps_validated=11)), "is of step 9"),
     "steps to come": (change_state(lambda s: s.update(n_steps_done=10**9)), "is of step"),
     "another phase": (change_state(lambda s: s.update(phase="pretrain")), "is of step 9"),
     "a huge number": (
@@ -659,7 +659,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "warnings": (change_state(lambda s: s.update(warnings=[1])), "warnings"),
     "best": (change_state(lambda s: s.update(best={"loop": {"a": {"networks": "x"}}})), "best"),
     "figures": (
-        change_state(lambda s: s.update(weight_figures={"weighting": {"auc": "high"}})),
+        change_state(lambda s: s.update(weight_metrics={"weighting": {"auc": "high"}})),
         "not a state of this run",
     ),
     "rows of another table": (swap_rows, "other columns"),

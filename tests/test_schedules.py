@@ -54,7 +54,7 @@ def test_each_networks_plateau_is_that_of_torch(
             )
         )
     for value_S in value_TS:
-        learner.look(value_S, schedule)
+        learner.observe(value_S, schedule)
         for scheduler, value in zip(theirs, value_S.tolist(), strict=True):
             scheduler.step(value)
         rates = [x.optimizer.param_groups[0]["lr"] for x in theirs]
@@ -69,7 +69,7 @@ def test_other_schedules_do_not_heed_validation(kind: str) -> None:
     learner = learner_of()
     before = [snapshot(learner, s) for s in range(S)]
     for value in range(9):
-        learner.look(torch.full((S,), float(value)), Schedule(kind, patience=0))
+        learner.observe(torch.full((S,), float(value)), Schedule(kind, patience=0))
     assert [snapshot(learner, s) for s in range(S)] == before
 
 

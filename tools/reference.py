@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from realdataexp.cli import app
-from realdataexp.config import Config, design_blocks
+from realdataexp.config import Config, design_sections
 from realdataexp.config.dataset import DatasetConfig, any_dataset
 from realdataexp.options import options_in
 from realdataexp.registry import find, names
@@ -29,18 +29,18 @@ _NOTE = "<!-- Made by tools/reference.py from {}: change that, then run `make do
 _REMARKS = {
     "dataset.tables": "See [Your own data](own-data.md).",
     "feature": "See [What the data mean](data.md#features).",
-    "arms.control": "The block `treatment` has the same keys. One of `score`, `rule` and `policy` "
-    "must be there.",
-    "labels": "A list: one of these blocks for each label. In overrides a label goes by its place "
-    "or its name: `labels.0.alpha_T`, `labels.click.alpha_T`.",
-    "pretrain.scheduler": "`simulation.scheduler` is such a block too.",
-    "experiment.designs": "An item of the list is a name alone, such as `pooling`, or a block such "
-    "as `{name: splitting, label: raw, normalize: false}`: the options stand beside the name. A "
-    "design may stand in the list more than once, under different labels.",
-    "logging.trackers": "An item of the list is a name alone, or a block: the options stand beside "
-    "the name.",
+    "arms.control": "The section `treatment` has the same keys. One of `score`, `rule` and "
+    "`policy` must be there.",
+    "labels": "A list: one of these sections for each label. In overrides a label goes by its "
+    "place or its name: `labels.0.alpha_T`, `labels.click.alpha_T`.",
+    "pretrain.scheduler": "`simulation.scheduler` is such a section too.",
+    "experiment.designs": "An item of the list is a name alone, such as `pooling`, or a section "
+    "such as `{name: splitting, label: raw, normalize: false}`: the options stand beside the name. "
+    "A design may stand in the list more than once, under different labels.",
+    "logging.trackers": "An item of the list is a name alone, or a section: the options stand "
+    "beside the name.",
 }
-# Free blocks: which keys they have depends on a name that stands beside them.
+# Free sections: which keys they have depends on a name that stands beside them.
 _BY_NAME = {
     "labels": ("model_params", {name: find("model", name, name).Params for name in names("model")}),
     "logging.trackers": (
@@ -63,13 +63,13 @@ _TYPES = {
     "integer": "whole number",
     "number": "number",
     "boolean": "true or false",
-    "object": "block",
+    "object": "section",
 }
 
 
 def config_page() -> str:
     """The text of docs/config.md."""
-    headings: dict[type[BaseModel], str] = {}  # a block that stands in two places is shown once
+    headings: dict[type[BaseModel], str] = {}  # a section that stands in two places is shown once
     for heading, model in _sections(Config, ""):
         headings.setdefault(model, heading)
     parts = [_INTRO, "## Top level\n", _table(Config, headings)]
@@ -82,7 +82,7 @@ def config_page() -> str:
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Heading and model of each block inside a block, in the order of a config file."""
+    """Heading and model of each section inside a section, in the order of a config file."""
     for key in model.model_fields:
         if (inner := _inner(model, key)) is not None:
             yield prefix + key, inner
@@ -94,16 +94,16 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[B
 
 
 def _inner(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The class of a block inside a block; of the dataset that of all worlds together."""
-    if model is Config and key in design_blocks():
-        return design_blocks()[key]
+    """The class of a section inside a section; of the dataset that of all worlds together."""
+    if model is Config and key in design_sections():
+        return design_sections()[key]
     found = options_in(model.model_fields[key].annotation)
     return any_dataset() if found is DatasetConfig else found
 
 
 def _table(model: type[BaseModel], headings: dict[type[BaseModel], str]) -> str:
     found = model.model_json_schema()
-    is_component = "anyOf" in found  # a name alone, or a block with its options beside it
+    is_component = "anyOf" in found  # a name alone, or a section with its options beside it
     found |= found["anyOf"][-1] if is_component else {}
     definitions, needed = found.get("$defs", {}), found.get("required", ())
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
@@ -115,7 +115,7 @@ def _table(model: type[BaseModel], headings: dict[type[BaseModel], str]) -> str:
             name = f"[{name}](#{_anchor(headings[inner])})"
         lines.append(f"| {name} | {kind} | {default} | {meaning} |")
     if is_component:
-        lines.append("| `…` | block |  | the options, beside the name |")
+        lines.append("| `…` | section |  | the options, beside the name |")
     return "\n".join(lines) + "\n"
 
 
@@ -126,7 +126,7 @@ def _anchor(heading: str) -> str:
 
 def _default(model: type[BaseModel], key: str) -> str:
     value = model.model_fields[key].get_default(call_default_factory=True)
-    if isinstance(value, BaseModel) or (model is Config and key in design_blocks()):
+    if isinstance(value, BaseModel) or (model is Config and key in design_sections()):
         return "its defaults"
     if isinstance(value, tuple):
         names = [getattr(x, "name", x) for x in value]
@@ -143,7 +143,7 @@ def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     """A JSON schema in words, with its bounds."""
     if "$ref" in field:
         is_component = "anyOf" in definitions[field["$ref"].rpartition("/")[2]]
-        return "text or block" if is_component else "block"
+        return "text or section" if is_component else "section"
     if "anyOf" in field:
         choices = list(dict.fromkeys(_type(x, definitions) for x in field["anyOf"]))
         return " or ".join(choices)

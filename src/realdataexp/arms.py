@@ -49,7 +49,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Explore:
-    """How an arm departs from the best score; see the config's block ``explore``."""
+    """How an arm departs from the best score; see the config's section ``explore``."""
 
     kind: str = "none"
     epsilon: float | None = None

@@ -53,7 +53,7 @@ class Learner:
         n_updates_S: Adam's step count.
         n_skipped_S: updates skipped because the loss or the gradient was not finite.
         rate_factor_S: what the schedule multiplies the learning rate with.
-        best_S: the lowest validation value that ``look`` has heard of; n_bad_S: how often it has
+        best_S: the lowest validation value that ``observe`` has heard of; n_bad_S: how often it has
             heard of no better one since. Both are on the host.
         loss_scale: what keeps small gradients alive in float16; None in other types.
         shared: name -> parameters of all networks, without the axis S. They do not learn, or what
@@ -335,9 +335,9 @@ class Learner:
             settings,
         )
 
-    def look(self, value_S: Tensor, schedule: Schedule) -> None:
+    def observe(self, value_S: Tensor, schedule: Schedule) -> None:
         """Hear each network's validation value, lower = better; a plateau lowers its rate."""
-        schedule.look(value_S, self.best_S, self.n_bad_S, self.rate_factor_S)
+        schedule.observe(value_S, self.best_S, self.n_bad_S, self.rate_factor_S)
 
     def _parts(self, raw_XO: Tensor) -> Iterator[tuple[Head, Tensor]]:
         """Each head with its outputs, in the type of the parameters."""

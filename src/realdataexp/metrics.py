@@ -75,7 +75,7 @@ METRICS: dict[str, Metric] = {name: find("metric", name, name) for name in names
 
 
 @dataclass(frozen=True)
-class Figures:
+class MetricValues:
     """One label's metrics of S networks, or of the rankings in S worlds; all on the host.
 
     Attributes:
@@ -96,12 +96,12 @@ class Figures:
         return self.n_nonfinite + next(iter(self.counts.values()))
 
 
-def figures_of(
+def values_of(
     label: str,
     found: dict[str, Tensor],
     loss_S: Tensor | None = None,
     own: Mapping[str, Tensor] | None = None,
-) -> Figures:
+) -> MetricValues:
     """What ``label_metrics`` or ``ranking_metrics`` found, with mean losses and ``own_metrics``."""
     values = {name: value for name, value in found.items() if name in METRICS}
     counts = {name: found[METRICS[name].count].cpu() for name in values}
@@ -109,14 +109,14 @@ def figures_of(
     by_rows = {**loss, **(own or {})}
     values = {name: value.cpu() for name, value in (values | by_rows).items()}
     counts |= {name: found["n_rows"].cpu() for name in by_rows}
-    return Figures(label, values, counts, found["n_nonfinite"].cpu())
+    return MetricValues(label, values, counts, found["n_nonfinite"].cpu())
 
 
-def joined(parts: Sequence[Figures]) -> Figures:
-    """Figures of the same label and metrics, one after the other."""
+def joined(parts: Sequence[MetricValues]) -> MetricValues:
+    """MetricValues of the same label and metrics, one after the other."""
     values = {name: torch.cat([p.values[name] for p in parts]) for name in parts[0].values}
     counts = {name: torch.cat([p.counts[name] for p in parts]) for name in parts[0].counts}
-    return Figures(parts[0].label, values, counts, torch.cat([p.n_nonfinite for p in parts]))
+    return MetricValues(parts[0].label, values, counts, torch.cat([p.n_nonfinite for p in parts]))
 
 
 def known_metrics(own: Mapping[str, Metric]) -> dict[str, Metric]:

@@ -31,7 +31,8 @@ class Schedule:
             threshold 0: a network's factor is lowered when its validation value has not improved.
         min_factor: the factor falls no further than this.
         factor: what one reduction multiplies the factor with (plateau).
-        patience: looks without improvement that are borne; the next one lowers the rate (plateau).
+        patience: validations without improvement that are borne; the next lowers the rate
+            (plateau).
         n_updates: updates of the phase (cosine).
     """
 
@@ -46,11 +47,13 @@ class Schedule:
         share = min(1.0, n_done / self.n_updates)
         return self.min_factor + (1.0 - self.min_factor) * (1.0 + math.cos(math.pi * share)) / 2.0
 
-    def look(self, value_S: Tensor, best_S: Tensor, n_bad_S: Tensor, rate_factor_S: Tensor) -> None:
+    def observe(
+        self, value_S: Tensor, best_S: Tensor, n_bad_S: Tensor, rate_factor_S: Tensor
+    ) -> None:
         """Take in a validation value of each network, in place; plateau alone heeds it.
 
-        Lower is better, what is no number is no better. ``n_bad_S`` counts the looks since the
-        best, or since the last reduction of the factors.
+        Lower is better, what is no number is no better. ``n_bad_S`` counts the validations since
+        the best, or since the last reduction of the factors.
         """
         if self.kind != "plateau":
             return

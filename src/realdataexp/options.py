@@ -110,7 +110,7 @@ Fault = tuple[Loc, str]
 
 
 class NestedFaults(ValueError):
-    """Faults of a free block that a class of its own has checked inside a validator."""
+    """Faults of a free section that a class of its own has checked inside a validator."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
@@ -119,7 +119,7 @@ class NestedFaults(ValueError):
 
 
 def checked(model: type[_Some], values: Mapping[str, Any]) -> _Some:
-    """The options that a validator finds in a free block; raises `NestedFaults`."""
+    """The options that a validator finds in a free section; raises `NestedFaults`."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -171,8 +171,8 @@ _RULES = {
     "string_type": "must be a text",
     "string_too_short": "must not be empty",
     "tuple_type": "must be a list",
-    "dict_type": "must be a block of settings",
-    "model_type": "must be a block of settings",
+    "dict_type": "must be a section of settings",
+    "model_type": "must be a section of settings",
     "literal_error": "must be one of {expected}",
     "too_short": "must not be empty",
     "too_long": "must have at most {max_length} items",
@@ -187,7 +187,7 @@ _POINTLESS = {"num_workers": _LOADER, "pin_memory": _LOADER}
 def faults_of(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
     """Where each fault is, and the rest of its line: value, bound and what is meant."""
     for item in error.errors():
-        # A component's options stand beside its name, not in a block `options`.
+        # A component's options stand beside its name, not in a section `options`.
         loc = tuple(part for part in item["loc"] if part != "options")
         owner, setting = _find(model, item["loc"])
         meaning = f" ({setting.description})" if setting and setting.description else ""
@@ -209,7 +209,7 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]
 
 
 def of_value(value: Any, fault: str) -> str:
-    """What is wrong with a value, as the rest of a line; of a block the fault says what in it."""
+    """What is wrong with a value, as the rest of a line; of a section the fault says what in it."""
     return f": {fault}" if isinstance(value, list | dict) else f" = {show(value)}: {fault}"
 
 

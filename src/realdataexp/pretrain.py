@@ -22,7 +22,7 @@ from realdataexp.worlds.base import RowSource
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """How the starting model is trained; see the config's block ``pretrain``."""
+    """How the starting model is trained; see the config's section ``pretrain``."""
 
     seed: int
     batch_size: int
@@ -34,7 +34,7 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class Check:
-    """A look at the models while they pretrain.
+    """A validation of the models while they pretrain.
 
     Attributes:
         iteration: batches done.
@@ -162,7 +162,7 @@ class Pretraining:
         for n, (learner, places) in enumerate(zip(self._learners, self._labels_of, strict=True)):
             value = sum(validation_L[i] for i in places)
             if not self._has_stopped(n):
-                learner.look(torch.tensor([value]), self._optimizers[n].schedule)
+                learner.observe(torch.tensor([value]), self._optimizers[n].schedule)
                 self._keep_best(n, value)
         losses_LT = torch.stack(self._losses_TL, dim=1).cpu()
         self._losses_TL = []

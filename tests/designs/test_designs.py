@@ -152,7 +152,7 @@ def test_every_design_is_a_mode():
 
 def test_a_config_has_each_designs_own_options_and_defaults(small_settings):
     loaded = load_config(small_settings())
-    for name, design in config.design_blocks().items():
+    for name, design in config.design_sections().items():
         assert getattr(loaded, name) == design().model_dump(mode="json")
     options = {"splitting": {"normalize": False}, "switchback": {"block_steps": 3}}
     loaded = load_config(small_settings(**options, experiment={"designs": [*options]}))

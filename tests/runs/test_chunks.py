@@ -12,9 +12,9 @@ from torch import Tensor
 
 from realdataexp.errors import InputError
 from realdataexp.loop import Step
-from realdataexp.metrics import Figures
+from realdataexp.metrics import MetricValues
 from realdataexp.runs.executors import Chunk, flat, join, merge, read_chunk, share_of, whole
-from realdataexp.runs.shard import Look, Updates
+from realdataexp.runs.shard import Updates, Validation
 from realdataexp.worlds.base import Visits
 
 NAN = float("nan")
@@ -115,7 +115,7 @@ def test_a_shard_that_failed_leaves_the_steps_that_all_have():
     for chunk in (full, cut):
         for i in range(chunk.first, chunk.last):
             chunk.put(f"step.{i}", {"x": torch.ones(1) * i})
-    full.put("look", {"y": torch.ones(1)})
+    full.put("validation", {"y": torch.ones(1)})
     found = merge([full, cut], 2)
     assert (found.first, found.last) == (3, 5) and [*found.records] == ["step.3", "step.4"]
     assert found.get("step.4")["x"].tolist() == [4.0, 4.0]
@@ -185,15 +185,15 @@ def test_a_step_of_two_shards_counts_the_worlds_of_both():
     assert_same(found.y_WBL, torch.cat(y_XRBL, dim=1).view(-1, B, L))
 
 
-def figures(label: str, metrics: str, n: int = 3) -> Figures:
+def figures(label: str, metrics: str, n: int = 3) -> MetricValues:
     values = {m: torch.full((n,), ord(m[0]) / 7, dtype=torch.float64) for m in metrics.split()}
     values = {m: x.index_fill(0, torch.tensor([1]), NAN) for m, x in values.items()}
     counts = {m: torch.arange(n) + ord(m[0]) for m in values}
-    return Figures(label, values, counts, torch.arange(n))
+    return MetricValues(label, values, counts, torch.arange(n))
 
 
-def a_look() -> Look:
-    return Look(
+def a_look() -> Validation:
+    return Validation(
         [figures("play", "z_loss mae a"), figures("click", "loss auc")],
         [(1, 0, figures("play", "ndcg b")), (0, 1, figures("click", "c"))],
         [{}, {"g": torch.rand(3, 2, 4), "is.on": torch.ones(3, 2, 4) > 0}, {}],
@@ -209,7 +209,7 @@ def test_updates_come_back():
         assert_all_same(vars(a), vars(b))
 
 
-def assert_same_figures(a: Figures, b: Figures) -> None:
+def assert_same_figures(a: MetricValues, b: MetricValues) -> None:
     assert a.label == b.label
     # the tables' rows come in this order
     assert [*a.values] == [*b.values] and [*a.counts] == [*b.counts]
@@ -239,7 +239,7 @@ def test_a_look_comes_back_with_its_metrics_in_their_order():
 
 
 def test_a_look_without_rankings_or_evidence_comes_back():
-    look = Look([figures("play", "loss")], [], [{}])
+    look = Validation([figures("play", "loss")], [], [{}])
     found = read_again(look)
     assert (found.rankings, found.evidence) == ([], [{}])
     assert_same_figures(found.predictions[0], look.predictions[0])

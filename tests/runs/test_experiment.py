@@ -88,15 +88,15 @@ def test_identity_is_the_config_and_the_data(begun: Run):
 
 
 def test_a_state_comes_back(begun: Run):
-    begun.weight_figures = {"weighting": {"auc": 0.1 + 0.2, "mean": NAN, "least": -float("inf")}}
+    begun.weight_metrics = {"weighting": {"auc": 0.1 + 0.2, "mean": NAN, "least": -float("inf")}}
     begun.warnings = Warnings([{"code": "a", "message": "b"}])
     begun.n_rows_pretrained = 7
     best = {"loop": {"click.auc": {"networks": "best/step_0.safetensors", "value": 0.5}}}
     saved = checkpoint_of(begun, best=best)
-    begun.weight_figures, begun.warnings, begun.n_rows_pretrained = {}, Warnings(), 0
+    begun.weight_metrics, begun.warnings, begun.n_rows_pretrained = {}, Warnings(), 0
     begun.warnings.add("c", "d")
     begun.load(saved)
-    figures = begun.weight_figures["weighting"]
+    figures = begun.weight_metrics["weighting"]
     assert figures["auc"] == 0.1 + 0.2 and figures["mean"] != figures["mean"]
     assert figures["least"] == -float("inf")
     assert [w["code"] for w in begun.warnings] == ["c", "a"]
@@ -121,10 +121,10 @@ def test_another_identity_is_refused_with_a_line_each(begun: Run):
         {"identity": 1},
         {"rows": {}},
         {"best": {"loop": {"a": {"networks": "step_0", "value": NAN}}}},
-        {"weight_figures": {"a": {"b": "c"}}},
+        {"weight_metrics": {"a": {"b": "c"}}},
         {"n_steps_done": -1},
         {"n_steps_done": 1},
-        {"n_steps_at_look": 1.5},
+        {"n_steps_validated": 1.5},
         {"warnings": [{"code": 1, "message": "x"}]},
         {"warnings": [{"other": "x"}]},
         {"clock": {"total": 1.0}},

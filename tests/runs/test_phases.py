@@ -11,7 +11,7 @@ import torch
 
 from realdataexp.api import run
 from realdataexp.errors import RunError, Warnings
-from realdataexp.metrics import Figures
+from realdataexp.metrics import MetricValues
 from realdataexp.runs.phases import refuse_extremes, refuse_predictions, refuse_skips
 from realdataexp.runs.results import warn_of_updates
 
@@ -84,9 +84,9 @@ def test_a_negative_weight_is_refused_and_a_negative_prediction_is_not() -> None
 def test_predictions_of_held_out_rows_that_are_not_finite_are_refused() -> None:
     count = {"auc": torch.tensor([9, 6])}
     value = {"auc": torch.tensor([0.5, 0.5])}
-    good = Figures("click", value, count, torch.tensor([0, 0]))
+    good = MetricValues("click", value, count, torch.tensor([0, 0]))
     refuse_predictions(good, ["first", "second"], "model MLP")
-    bad = Figures("click", value, count, torch.tensor([0, 3]))
+    bad = MetricValues("click", value, count, torch.tensor([0, 3]))
     with pytest.raises(RunError, match=r"label click, network second \(model MLP\): 3 of 9"):
         refuse_predictions(bad, ["first", "second"], "model MLP")
 

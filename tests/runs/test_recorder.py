@@ -144,7 +144,7 @@ def test_rows_that_were_written_and_loaded_give_the_same_tables(
         return Recorder(blocks, REPLICATIONS, LABELS, LABELS, KINDS, 2, has_users)
 
     def write(on: Recorder, folder: Path) -> list[dict[str, str]]:
-        on.metric("loop", 3, "pooling", None, "G", "", "weights", "auc", 0.5, 7)
+        on.add_metric("loop", 3, "pooling", None, "G", "", "weights", "auc", 0.5, 7)
         files = on.write_rows(folder)
         assert sorted(f["name"] for f in files) == sorted(p.name for p in folder.iterdir())
         assert all(f["sha256"] == file_digest(folder / f["name"]) for f in files)

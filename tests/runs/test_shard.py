@@ -97,7 +97,7 @@ VALIDATOR = Validator(SETUP, [HELD_OUT])
 
 def look_at(learners: list[Learner]) -> Seen:
     """A look at networks of one start."""
-    return VALIDATOR.look(learners, torch.zeros(learners[0].n_networks, dtype=torch.int64))
+    return VALIDATOR.validate(learners, torch.zeros(learners[0].n_networks, dtype=torch.int64))
 
 
 def predicted(learners: list[Learner]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The block dataset: what stands beside the name, its world says (`worlds.base.WorldConfig`)."""
+"""The section dataset: what stands beside the name, its world says (`worlds.base.WorldConfig`)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class DatasetConfig(Options):
 
 
 class _Nameless(DatasetConfig):
-    """A block whose name is missing or wrong, so that nobody knows its other keys."""
+    """A section whose name is missing or wrong, so that nobody knows its other keys."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -86,7 +86,7 @@ def world_named(name: Any) -> type[DatasetConfig]:
 
 
 def takes_features(values: Any) -> bool:
-    """Whether the world of a block that may be faulty takes features, as far as is known."""
+    """Whether the world of a section that may be faulty takes features, as far as is known."""
     name = values.get("name") if isinstance(values, dict) else None
     try:
         return world_named(name).takes_features
@@ -95,7 +95,7 @@ def takes_features(values: Any) -> bool:
 
 
 def dataset_of(values: Any) -> Any:
-    """A block dataset, checked by the world that it names; anything else as it is.
+    """A section dataset, checked by the world that it names; anything else as it is.
 
     Raises:
         NestedFaults: with all that is wrong.
@@ -141,7 +141,7 @@ def _is_unset(setting: Any, field: FieldInfo) -> bool:
 
 @cache
 def any_dataset() -> type[BaseModel]:
-    """The block of whatever world, with the keys of all that the package has."""
+    """The section of whatever world, with the keys of all that the package has."""
     fields: dict[str, Any] = {}
     for name in names("world"):
         for key, field in world_named(name).model_fields.items():

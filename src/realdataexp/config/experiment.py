@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from realdataexp.config.blocks import Block, ByKind, alike, result_name, setting
+from realdataexp.config.sections import ByKind, Section, alike, result_name, setting
 from realdataexp.options import (
     MOST,
     Count,
@@ -61,7 +61,7 @@ _GRADIENT_CLIP = "largest gradient norm of a network; null: no clipping"
 _MAX_SKIPPED = "the run fails where a network skips more of its updates as not finite"
 
 
-class PretrainConfig(Block):
+class PretrainConfig(Section):
     """Training of the starting models, from which the worlds begin."""
 
     enabled: bool = setting(True, "whether to pretrain; otherwise models start untrained")
@@ -96,8 +96,8 @@ class PretrainConfig(Block):
     )
 
 
-class SimulationConfig(Block):
-    """The loop's settings, for every mode; `global` is the block's older name."""
+class SimulationConfig(Section):
+    """The loop's settings, for every mode; `global` is the section's older name."""
 
     user_p_val: Share = setting(0.2, "share of users kept for validation")
     batch_size: Count = setting(64, "visits a step in each world")
@@ -145,7 +145,7 @@ class SimulationConfig(Block):
         raise ValueError(f"must be auto or a whole number, from 1 to {MOST:,}")
 
 
-class ValidationConfig(Block):
+class ValidationConfig(Section):
     """Validation of the models on visits of the users who are held out."""
 
     primary_metric: Text | None = setting(
@@ -178,8 +178,8 @@ class ValidationConfig(Block):
 # --- components by name --------------------------------------------------------------------------
 
 
-class _Component(Block):
-    """A component by its name alone, or by a block that has its options beside the name."""
+class _Component(Section):
+    """A component by its name alone, or by a section that has its options beside the name."""
 
     kind: ClassVar[Kind]
 
@@ -214,9 +214,9 @@ class _Component(Block):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        block = handler.resolve_ref_schema(handler(core_schema["schema"]))
-        del block["properties"]["options"]
-        return {"description": cls.__doc__, "anyOf": [{"type": "string"}, block]}
+        section = handler.resolve_ref_schema(handler(core_schema["schema"]))
+        del section["properties"]["options"]
+        return {"description": cls.__doc__, "anyOf": [{"type": "string"}, section]}
 
 
 class DesignConfig(_Component):
@@ -250,7 +250,7 @@ class TrackerConfig(_Component):
 # --- the test and its log ------------------------------------------------------------------------
 
 
-class ExperimentConfig(Block):
+class ExperimentConfig(Section):
     """The test: how arms are assigned, how often it is replicated, which designs are compared."""
 
     p_treatment: float = setting(0.5, "probability of the treatment arm", ge=0, le=1)
@@ -304,7 +304,7 @@ class ExperimentConfig(Block):
         return designs
 
 
-class LoggingConfig(Block):
+class LoggingConfig(Section):
     """What is logged, and where run folders are made."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "log level")

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from realdataexp.config.blocks import alike
 from realdataexp.config.dataset import takes_features
 from realdataexp.config.schema import LABEL_TWICE, Config
+from realdataexp.config.sections import alike
 from realdataexp.config.yaml_text import parse_yaml, plain_copy, read_text
 from realdataexp.configs import BUILT_IN_DIR, VARIANTS, built_in_names
 from realdataexp.errors import InputError, did_you_mean
@@ -64,7 +64,7 @@ def load_config(
         draft.faults += [
             draft.line(loc, fault)
             for loc, fault in faults_of(error, Config)
-            # a faulty block is hidden from the check of what depends on its name
+            # a faulty section is hidden from the check of what depends on its name
             if has_features or loc != ("feature",) or "missing" not in fault
         ]
         draft.faults += _hidden_faults(draft)
@@ -126,17 +126,17 @@ def without_faults(source: str, data: Any, overrides: Sequence[str] = ()) -> Con
 
 
 def _leave_out(values: Any, loc: Loc) -> bool:
-    """Take a setting out, or the block it is in; whether that is possible."""
-    blocks = []
+    """Take a setting out, or the section it is in; whether that is possible."""
+    sections = []
     for part in loc:
         is_item = isinstance(values, list) and isinstance(part, int) and part < len(values)
         if not is_item and not (isinstance(values, dict) and part in values):
             break
-        blocks.append((values, part))
+        sections.append((values, part))
         values = values[part]
-    for block, part in reversed(blocks):
-        if isinstance(block, dict):
-            del block[part]
+    for section, part in reversed(sections):
+        if isinstance(section, dict):
+            del section[part]
             return True
     return False
 
@@ -146,7 +146,7 @@ def json_schema() -> dict[str, Any]:
     schema = Config.model_json_schema()
     properties = schema["properties"]
     properties["global"] = properties["simulation"]
-    for name, own in design_blocks().items():
+    for name, own in design_sections().items():
         properties[name] |= own.model_json_schema()
     labels = schema["$defs"]["LabelConfig"]["properties"]
     params = [find("model", name, name).Params.model_json_schema() for name in names("model")]
@@ -154,8 +154,8 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def design_blocks() -> dict[str, type[BaseModel]]:
-    """The designs that have a block of the config, which holds their options in every mode."""
+def design_sections() -> dict[str, type[BaseModel]]:
+    """The designs that have a section of the config, which holds their options in every mode."""
     known = [name for name in names("design") if name in Config.model_fields]
     return {name: find("design", name, name) for name in known}
 
@@ -177,7 +177,7 @@ class Draft:
         """One fault as a line: ``file: path<fault>``, the path in the user's spelling."""
         prefixes = (loc[:n] for n in range(len(loc), 0, -1))
         source = next((self.given_by[p] for p in prefixes if p in self.given_by), None)
-        if source is None:  # a list or block may be at fault by what an option set within it
+        if source is None:  # a list or section may be at fault by what an option set within it
             within = (by for at, by in self.given_by.items() if at[: len(loc)] == loc)
             source = " with ".join([self.source, *dict.fromkeys(within)])
         if loc[:1] == ("simulation",):
@@ -206,7 +206,7 @@ def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
     if "global" in draft.values:
         old = draft.values.pop("global")
         if "simulation" in draft.values:
-            faults.append(f"{name}: global and simulation are two names of one block: keep one")
+            faults.append(f"{name}: global and simulation are two names of one section: keep one")
         else:
             draft.loop_block, draft.values["simulation"] = "global", old
     for change in variant:
@@ -233,7 +233,7 @@ def _text_of(source: str | Path) -> tuple[str, str]:
 def apply_override(draft: Draft, text: str) -> None:
     """Set one value of a draft from ``key.sub=value``; the value is YAML.
 
-    Items of a list go by index or by their ``name``; a missing block is created. Whether the
+    Items of a list go by index or by their ``name``; a missing section is created. Whether the
     path exists is the schema's affair.
 
     Raises:
@@ -269,7 +269,7 @@ def set_value(draft: Draft, keys: list[str], value: Any, option: str) -> None:
             part = _item_index(node, key, f"{option} {'.'.join(keys)}")
         else:
             inside = ".".join(keys[:position])
-            raise InputError(f"{option} {'.'.join(keys)}: {inside} is one value, not a block")
+            raise InputError(f"{option} {'.'.join(keys)}: {inside} is one value, not a section")
         loc = (*loc, part)
         if position == len(keys) - 1:
             node[part] = value
@@ -279,7 +279,7 @@ def set_value(draft: Draft, keys: list[str], value: Any, option: str) -> None:
 
 
 def _enter(node: Any, part: Any) -> Any:
-    """The child of a node; a missing block is created, a bare name in a list becomes a block."""
+    """The child of a node; a missing section is created, a bare name in a list becomes one."""
     child = node.get(part) if isinstance(node, dict) else node[part]
     if child is None:
         node[part] = child = {}

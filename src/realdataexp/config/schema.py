@@ -10,22 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator
 
 from realdataexp.config import yaml_text
-from realdataexp.config.blocks import (
-    ARMS,
-    NO_MODEL,
-    ArmConfig,
-    ArmsConfig,
-    Block,
-    FeatureConfig,
-    LabelConfig,
-    LabelFeatures,
-    OutcomeConfig,
-    alike,
-    outcomes_of,
-    refuse_relative,
-    result_name,
-    setting,
-)
 from realdataexp.config.dataset import DatasetConfig, dataset_of
 from realdataexp.config.experiment import (
     DesignConfig,
@@ -34,6 +18,22 @@ from realdataexp.config.experiment import (
     PretrainConfig,
     SimulationConfig,
     ValidationConfig,
+)
+from realdataexp.config.sections import (
+    ARMS,
+    NO_MODEL,
+    ArmConfig,
+    ArmsConfig,
+    FeatureConfig,
+    LabelConfig,
+    LabelFeatures,
+    OutcomeConfig,
+    Section,
+    alike,
+    outcomes_of,
+    refuse_relative,
+    result_name,
+    setting,
 )
 from realdataexp.errors import InputError
 from realdataexp.options import PathText, checked, component_name
@@ -46,7 +46,7 @@ LABEL_TWICE = (
 )
 
 
-class Config(Block):
+class Config(Section):
     """A whole experiment. Make one with `load_config`."""
 
     _folder: Path = PrivateAttr(Path())
@@ -182,7 +182,7 @@ class Config(Block):
 
     @property
     def features(self) -> FeatureConfig | None:
-        """The features that some network sees: those of the block, then labels' own."""
+        """The features that some network sees: those of the section, then labels' own."""
         if self.feature is None:
             return None
         places = self._feature_places

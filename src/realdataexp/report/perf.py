@@ -223,10 +223,10 @@ def print_perf(run_dir: Path, console: Console | None = None) -> None:
         share = perf.share(phase)
         if seconds > 0:
             bar = "█" * round(_BAR * share)
-            figures = f"{phase.ljust(width)}  {seconds:>10,.1f} s  {share:>4.0%}  {bar}"
-            console.print(Text(figures.rstrip()), soft_wrap=True)
+            line = f"{phase.ljust(width)}  {seconds:>10,.1f} s  {share:>4.0%}  {bar}"
+            console.print(Text(line.rstrip()), soft_wrap=True)
     console.print()
-    for text in figures_of(perf):
+    for text in lines_of(perf):
         say(console, text, hang="  ")
     console.print()
     say(console, "Did it really run on the GPU?", "bold")
@@ -240,7 +240,7 @@ def print_perf(run_dir: Path, console: Console | None = None) -> None:
         say(console, "No rule finds anything to change.")
 
 
-def figures_of(perf: Perf) -> list[str]:
+def lines_of(perf: Perf) -> list[str]:
     """Rates and measured use, a line each; what is not known is left out."""
     timing, used = perf.result.timing, perf.used
     lines = []

@@ -39,12 +39,12 @@ from realdataexp.device import own_arithmetic
 from realdataexp.errors import DiskError, InputError, RunError
 from realdataexp.files import disk_faults, read_json, write_json
 from realdataexp.loop import Step
-from realdataexp.metrics import Figures
+from realdataexp.metrics import MetricValues
 from realdataexp.registry import calling
 from realdataexp.runs import ENDING, Interrupts
 from realdataexp.runs.labels import Starts
 from realdataexp.runs.setup import Setup, shares
-from realdataexp.runs.shard import Look, Shard, Updates, Validator, next_stop
+from realdataexp.runs.shard import Shard, Updates, Validation, Validator, next_stop
 from realdataexp.worlds.base import Visits
 
 _JOB, _STATE, _ERROR = "shard.json", "state.safetensors", "error.json"
@@ -54,7 +54,7 @@ _PAUSE = 0.005  # seconds between two looks for a file
 _DISK = 74  # exit code of a shard that could not even write what went wrong
 _HEADER = "realdataexp"
 _OF_ONE = re.compile(r"(?:^|\.)replication_(\d+)\.")  # what only one replication has
-_RECORDS = {cls.__name__: cls for cls in (Step, Visits, Look, Figures, Updates)}
+_RECORDS = {cls.__name__: cls for cls in (Step, Visits, Validation, MetricValues, Updates)}
 
 Tensors = dict[str, Tensor]
 Basis = tuple[Setup, Validator, Starts]
@@ -69,7 +69,7 @@ class Chunk:
     """The steps [first, last) of some replications.
 
     From the step ``idle_from`` on nobody of them visits, all being padding. ``records`` is what
-    ``flat`` says of each step, of the updates and, where the networks were looked at, of the look;
+    ``flat`` says of each step, of the updates and, where there was one, of the validation;
     ``tensors`` are theirs, and those of ``networks`` and ``state``.
     """
 
@@ -78,7 +78,7 @@ class Chunk:
     last: int
     idle_from: int | None = None
     records: dict[str, Any] = field(default_factory=dict)
-    look_seconds: float = 0.0
+    validation_seconds: float = 0.0
     tensors: Tensors = field(default_factory=dict)
 
     def part(self, prefix: str) -> Tensors:
@@ -87,7 +87,7 @@ class Chunk:
         return {k[n:]: t for k, t in self.tensors.items() if k.startswith(f"{prefix}.")}
 
     def put(self, name: str, value: Any) -> None:
-        """Take in a step, updates or a look."""
+        """Take in a step, updates or a validation."""
         self.records[name] = flat(value, name, self.tensors)
 
     def get(self, name: str) -> Any:
@@ -176,7 +176,7 @@ def merge(chunks: Sequence[Chunk], n_replications: int) -> Chunk:
         last=last,
         idle_from=None if None in idle else max(x for x in idle if x is not None),
         records=records,
-        look_seconds=sum(chunk.look_seconds for chunk in chunks) / len(chunks),
+        validation_seconds=sum(chunk.validation_seconds for chunk in chunks) / len(chunks),
         tensors=join(parts, [chunk.replications for chunk in chunks]),
     )
 
@@ -310,13 +310,13 @@ class _Work:
         return self._is_wanted()
 
     def _write(self, chunk: Chunk, *, is_new: bool = False) -> None:
-        """Look and save where that is due, and write the chunk."""
+        """Validate and save where that is due, and write the chunk."""
         loop, last, shard = self._loop, chunk.last, self._shard
         is_over, began = is_new or last == self._last, chunk.first < last
         if is_over or (began and last % loop.validate_every == 0):
             started = time.perf_counter()
-            chunk.put("look", shard.look())
-            chunk = replace(chunk, look_seconds=time.perf_counter() - started)
+            chunk.put("validation", shard.validate())
+            chunk = replace(chunk, validation_seconds=time.perf_counter() - started)
             chunk.tensors.update({f"networks.{k}": t for k, t in shard.networks().items()})
         if is_over or (began and last % loop.save_every == 0):
             chunk.tensors.update({f"state.{k}": t for k, t in shard.state().items()})
@@ -524,13 +524,13 @@ class Shards:
             self._chunk = self._next()
 
     @property
-    def look_seconds(self) -> float:
-        """What the newest look took the shards, on average."""
-        return self._chunk.look_seconds
+    def validation_seconds(self) -> float:
+        """What the newest validation took the shards, on average."""
+        return self._chunk.validation_seconds
 
-    def look(self) -> Look:
+    def validate(self) -> Validation:
         """See Shard."""
-        return self._chunk.get("look")
+        return self._chunk.get("validation")
 
     def updates(self) -> list[Updates]:
         """See Shard."""

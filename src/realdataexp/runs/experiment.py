@@ -215,9 +215,9 @@ class _State(BaseModel):
     identity: dict[str, Any]
     rows: list[dict[str, str]]
     best: dict[str, dict[str, _Best]]
-    weight_figures: dict[str, dict[str, Annotated[float, BeforeValidator(float)]]]
+    weight_metrics: dict[str, dict[str, Annotated[float, BeforeValidator(float)]]]
     n_steps_done: NonNegativeInt
-    n_steps_at_look: NonNegativeInt
+    n_steps_validated: NonNegativeInt
     n_rows_pretrained: NonNegativeInt
     warnings: list[dict[Literal["code", "message"], str]]
     clock: _Clock
@@ -226,9 +226,9 @@ class _State(BaseModel):
 class Run:
     """One run: what was set up, and what it has come to.
 
-    ``starting`` are the networks that training begins from (None: new ones), ``weight_figures``
-    each design's last look at its weights, ``n_skipped`` the updates of each network's copies that
-    were skipped in the loop, ``n_processes`` those of the loop.
+    ``starting`` are the networks that training begins from (None: new ones), ``weight_metrics``
+    the newest metrics of each design's weights, ``n_skipped`` the updates of each network's copies
+    that were skipped in the loop, ``n_processes`` those of the loop.
     """
 
     # from begin on
@@ -255,9 +255,9 @@ class Run:
                 "know MKL_CBWR: last bits depend on where in memory a network lies; set "
                 "MKL_CBWR=AUTO,STRICT for the program, or import realdataexp first",
             )
-        self.weight_figures: dict[str, dict[str, float]] = {}
+        self.weight_metrics: dict[str, dict[str, float]] = {}
         self.n_skipped: dict[str, int] = {}
-        self.n_steps_done = self.n_steps_at_look = self.n_rows_pretrained = 0
+        self.n_steps_done = self.n_steps_validated = self.n_rows_pretrained = 0
         self.n_processes = 1
 
     def begin(self, made: Folder) -> None:
@@ -388,12 +388,12 @@ class Run:
             "identity": self.identity(),
             "rows": self.recorder.write_rows(self.checkpoints.root / "rows"),
             # texts, as JSON has no number that is not finite
-            "weight_figures": {
-                design: {name: str(x) for name, x in figures.items()}
-                for design, figures in self.weight_figures.items()
+            "weight_metrics": {
+                design: {name: str(x) for name, x in values.items()}
+                for design, values in self.weight_metrics.items()
             },
             "n_steps_done": self.n_steps_done,
-            "n_steps_at_look": self.n_steps_at_look,
+            "n_steps_validated": self.n_steps_validated,
             "n_rows_pretrained": self.n_rows_pretrained,
             "warnings": self.warnings.items,
             "clock": self.clock.state(),
@@ -441,7 +441,7 @@ class Run:
             )
         done, last = state.n_steps_done, self.config.simulation.n_steps
         is_named = name == f"step_{done}" if state.phase == LOOP else done == 0
-        if not is_named or done > last or state.n_steps_at_look > done:
+        if not is_named or done > last or state.n_steps_validated > done:
             raise ForeignError(f"{name}: is of step {done} of {last}")
         for key, tensor in checkpoint.tensors.items():
             if _FINITE.search(key) and not bool(torch.isfinite(tensor).all()):
@@ -463,8 +463,8 @@ class Run:
             self.recorder.load_state(checkpoint.part("recorder"))
             self.recorder.check(done)
         self.checkpoints.best = checkpoint.state["best"]
-        self.weight_figures = state.weight_figures
-        self.n_steps_done, self.n_steps_at_look = done, state.n_steps_at_look
+        self.weight_metrics = state.weight_metrics
+        self.n_steps_done, self.n_steps_validated = done, state.n_steps_validated
         self.n_rows_pretrained = state.n_rows_pretrained
         new = [x for x in checkpoint.state["warnings"] if x not in self.warnings.items]
         self.warnings.items += new

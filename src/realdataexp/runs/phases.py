@@ -21,7 +21,7 @@ from realdataexp import draws
 from realdataexp.errors import RunError
 from realdataexp.files import disk_faults
 from realdataexp.learner import Learner, skipped_share
-from realdataexp.metrics import LOSS, Figures, joined
+from realdataexp.metrics import LOSS, MetricValues, joined
 from realdataexp.models.base import restore
 from realdataexp.pretrain import Check, Pretraining, PretrainSettings
 from realdataexp.runs.checkpoint import LOOP, PRETRAIN, Checkpoint, ForeignError, of_this_run
@@ -33,7 +33,7 @@ from realdataexp.runs.progress import PhaseProgress, effects_so_far
 from realdataexp.runs.recorder import block_name
 from realdataexp.runs.results import warn_of_updates
 from realdataexp.runs.setup import FORK, executor_of
-from realdataexp.runs.shard import Look, Seen, Shard, Updates, next_stop
+from realdataexp.runs.shard import Seen, Shard, Updates, Validation, next_stop
 from realdataexp.worlds.base import RowSource
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class PretrainingPhase:
 
     def _validate(self, start: int) -> tuple[float, ...]:
         with self._run.clock.timed("pretrain_validation"):
-            self._seen = self._run.validator.look(self._learners, torch.tensor([start]))
+            self._seen = self._run.validator.validate(self._learners, torch.tensor([start]))
         return tuple(self._seen.loss_SK[0].tolist())
 
     def _heed(self, start: int, check: Check, *, is_over: bool) -> None:
@@ -162,11 +162,11 @@ class PretrainingPhase:
         names = ["starting model" if is_only else f"starting model {start}"]
         size = f"{held_out.n_users:,} held-out users, {held_out.n_rows:,} rows"
         for i, found in enumerate(predictions):
-            run.recorder.metric(
+            run.recorder.add_metric(
                 PRETRAIN, at, "", world, "start", found.label, "train", LOSS, check.training_L[i],
                 check.n_rows,
             )  # fmt: skip
-            run.recorder.figures(PRETRAIN, at, [("", world, "start")], "validation", found)
+            run.recorder.add_metrics(PRETRAIN, at, [("", world, "start")], "validation", found)
             text = ", ".join(f"{name} {float(v[0]):.4g}" for name, v in found.values.items())
             logger.info(
                 "[pretrain] %siteration %d: %s: training loss %.4f; validation (%s): %s",
@@ -201,7 +201,7 @@ class PretrainingPhase:
 
 
 class LoopPhase:
-    """Runs, looks at, and saves all worlds; a context manager, which ends what runs them."""
+    """Runs, validates and saves all worlds; a context manager, which ends what runs them."""
 
     def __init__(self, run: Run, starts: Starts, n_processes: int) -> None:
         """Make the worlds; over how many processes they are spread changes no result."""
@@ -244,7 +244,7 @@ class LoopPhase:
         if isinstance(self._shard, Shards):
             logger.info("[run] %d processes for the loop", run.n_processes)
         if checkpoint is None:
-            self._validate(0, self._look_at_shard())
+            self._record(0, self._validate_shard())
             self._save(0)
         else:
             self._heed(self._shard.updates())
@@ -260,7 +260,7 @@ class LoopPhase:
                     run.recorder.add(step)
                     run.n_steps_done = step.visits.step + 1
                     if run.n_steps_done == last:
-                        self._look_and_save(last, is_last=last == config.n_steps)
+                        self._validate_and_save(last, is_last=last == config.n_steps)
                     progress.advance(1, self._effects_so_far)
                     run.interrupts.check()
                 if run.n_steps_done < last:
@@ -272,15 +272,15 @@ class LoopPhase:
                 f"nobody had {config.min_candidates} unused rows left after step "
                 f"{run.n_steps_done} of {config.n_steps}: the run ended there",
             )
-            self._look_and_save(run.n_steps_done, is_last=True)
+            self._validate_and_save(run.n_steps_done, is_last=True)
 
-    def _look_and_save(self, step: int, *, is_last: bool) -> None:
+    def _validate_and_save(self, step: int, *, is_last: bool) -> None:
         """Validate, save and tell the trackers, where due."""
         run, config = self._run, self._run.config.simulation
         is_due = is_last or step % config.validate_every == 0
-        is_look = is_due and step != run.n_steps_at_look
-        is_better = is_look and self._look(step)
-        if is_last or not is_look:  # else that has just been looked at
+        is_new = is_due and step != run.n_steps_validated
+        is_better = is_new and self._validate_step(step)
+        if is_last or not is_new:  # else that has just been validated
             self._heed(self._shard.updates(), is_over=is_last)
         is_saved = run.checkpoints.kept[-1] == _name(step)  # then nobody came afterwards
         if (is_last or step % config.save_every == 0) and not is_saved:
@@ -299,24 +299,26 @@ class LoopPhase:
         """What the truth, or the design, has come to, a text for each label."""
         return effects_so_far(self._run.recorder.totals(), self._run.config.experiment.n_starts)
 
-    # --- looking -----------------------------------------------------------------------------
+    # --- validation --------------------------------------------------------------------------
 
-    def _look(self, step: int) -> bool:
-        """Read out the steps since the last look, and validate; see ``_validate``."""
+    def _validate_step(self, step: int) -> bool:
+        """Read out the steps since the last validation, and validate; see ``_record``."""
         run, recorder = self._run, self._run.recorder
         recorder.flush()
         for found in recorder.training.values():
             self._log(LOOP, step, found, [name[2] for name in recorder.networks])
-        look = self._look_at_shard()
-        for block, evidence in zip(run.setup.blocks, look.evidence, strict=True):
-            figures = block.design.diagnostics(evidence, block.p)
-            if not figures:
+        validation = self._validate_shard()
+        for block, evidence in zip(run.setup.blocks, validation.evidence, strict=True):
+            values = block.design.diagnostics(evidence, block.p)
+            if not values:
                 continue
             n = recorder.n_visits(block.label)
-            for name, value in figures.items():
-                recorder.metric(LOOP, step, block.label, None, "G", "", "weights", name, value, n)
-            run.weight_figures[block.label] = figures
-            text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            for name, value in values.items():
+                recorder.add_metric(
+                    LOOP, step, block.label, None, "G", "", "weights", name, value, n
+                )
+            run.weight_metrics[block.label] = values
+            text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             logger.info("[weights] step %d: %s: %s", step, block.label, text, extra=DETAIL)
         if effects := self._effects_so_far():
             logger.info("[loop] step %d: so far, %s", step, "; ".join(effects))
@@ -327,34 +329,34 @@ class LoopPhase:
                 step, 100 * point["users_short"], 100 * point["slates_short"],
                 run.config.simulation.n_candidate,
             )  # fmt: skip
-        return self._validate(step, look)
+        return self._record(step, validation)
 
-    def _look_at_shard(self) -> Look:
+    def _validate_shard(self) -> Validation:
         """Validate the networks, which takes time of its own."""
         with self._run.clock.timed("validation"):
-            look = self._shard.look()
-        self._run.clock.add("validation", self._shard.look_seconds)
-        return look
+            validation = self._shard.validate()
+        self._run.clock.add("validation", self._shard.validation_seconds)
+        return validation
 
-    def _validate(self, step: int, look: Look) -> bool:
+    def _record(self, step: int, validation: Validation) -> bool:
         """Record how good networks and rankings are; whether any metric is the best so far."""
         run, recorder = self._run, self._run.recorder
-        run.n_steps_at_look = step
+        run.n_steps_validated = step
         means: dict[str, list[Tensor]] = {}
         with run.clock.timed("validation"):
             self._heed(self._shard.updates())
-            for label, found in zip(run.setup.labels, look.predictions, strict=True):
+            for label, found in zip(run.setup.labels, validation.predictions, strict=True):
                 refuse_predictions(found, self._networks, label.components)
-                recorder.figures(LOOP, step, recorder.networks, "validation", found)
+                recorder.add_metrics(LOOP, step, recorder.networks, "validation", found)
                 self._log("validate", step, found, [model for _, _, model in recorder.networks])
                 for metric, value_S in found.values.items():
                     means[f"{found.label}.{metric}"] = [value_S]
-            by_arm: dict[tuple[str, int], list[Figures]] = {}
-            for i, arm, found in look.rankings:
+            by_arm: dict[tuple[str, int], list[MetricValues]] = {}
+            for i, arm, found in validation.rankings:
                 by_arm.setdefault((found.label, arm), []).append(found)
                 name = block_name(run.setup.blocks, i)
                 names = [(name, r, "CT"[arm]) for r in recorder.replications]
-                recorder.figures(LOOP, step, names, "validation", found)
+                recorder.add_metrics(LOOP, step, names, "validation", found)
                 for metric, value_R in found.values.items():
                     means.setdefault(f"{found.label}.{metric}", []).append(value_R)
         for (_, arm), of_arm in by_arm.items():
@@ -374,7 +376,7 @@ class LoopPhase:
         ]
         return networks_of(setup, LOOP, step, self._run.recorder.networks, params)
 
-    def _log(self, part: str, step: int, found: Figures, models: Sequence[str]) -> None:
+    def _log(self, part: str, step: int, found: MetricValues, models: Sequence[str]) -> None:
         """A line for each model or arm: means over its networks, and what they rest on."""
         size = self._run.validator.size
         for model in dict.fromkeys(models):
@@ -421,7 +423,7 @@ def refuse_skips(
     n_skipped_S: Tensor,
     labels: str,
     networks: Sequence[str],
-    block: str,
+    section: str,
     max_share: float,
     use_amp: bool,
     *,
@@ -430,7 +432,7 @@ def refuse_skips(
     """RunError where one of the networks skipped more than ``max_share`` of its due updates.
 
     Of fewer than 20 more than half; none is judged by so few before the phase, which is the
-    config's ``block``, is over. ``networks`` are S names.
+    config's ``section``, is over. ``networks`` are S names.
     """
     n_due_S = n_updates_S + n_skipped_S
     share_S = skipped_share(n_updates_S, n_skipped_S, 1 if is_over else _FEW)
@@ -442,16 +444,16 @@ def refuse_skips(
     if not float(share_S[worst]) or n_skipped / n_due <= limit:
         return
     amp = ", or set use_amp: false" if use_amp else ""
-    allowed = f"{block}.max_skipped_share = {max_share:g} allows"
+    allowed = f"{section}.max_skipped_share = {max_share:g} allows"
     raise RunError(
         f"label {labels}, network {networks[worst]}: {100 * n_skipped / n_due:.0f} % of its "
         f"{n_due} updates were skipped because a loss or gradient was not finite, "
         f"more than {allowed if limit == max_share else 'half'}: lower the "
-        f"learning rate, set {block}.gradient_clip{amp}"
+        f"learning rate, set {section}.gradient_clip{amp}"
     )
 
 
-def refuse_predictions(found: Figures, networks: Sequence[str], model: str) -> None:
+def refuse_predictions(found: MetricValues, networks: Sequence[str], model: str) -> None:
     """RunError where predictions for held-out users, by networks of a model, are not finite."""
     worst = int(found.n_nonfinite.argmax())
     n_bad = int(found.n_nonfinite[worst])

@@ -21,7 +21,7 @@ from realdataexp.data.parquet import read_parquet, write_parquet
 from realdataexp.errors import RunError
 from realdataexp.files import disk_faults, sync_names
 from realdataexp.loop import Block, Step
-from realdataexp.metrics import Figures, figures_of, for_metrics, label_metrics
+from realdataexp.metrics import MetricValues, for_metrics, label_metrics, values_of
 from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import LOOP, file_digest
 from realdataexp.runs.folder import write_tensors
@@ -54,7 +54,7 @@ _VISITS = ("unit", "user", "is_treated", "y")  # of the visits whose units come 
 # what each save adds, in this order
 _FILES = (*(f"{name}.parquet" for name in _SCHEMAS), "visits.safetensors")
 _NOBODY = np.int32(-1)  # the unit of what is no visit
-_MAX_TRAINING_ROWS = 2048  # of a network, in a look at its training
+_MAX_TRAINING_ROWS = 2048  # of a network, in its metrics while it trains
 _MAX_POINTS = 50  # of the curve, about, in result.json
 
 
@@ -86,7 +86,7 @@ class Recorder:
         self._n_candidate, self._has_users = n_candidate, has_users
         self.worlds = [(b.label, r) for b in blocks for r in replications]
         self.networks = network_names(blocks, replications)
-        self.training: dict[str, Figures] = {}
+        self.training: dict[str, MetricValues] = {}
         self._pending: list[Step] = []
         self._learned: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
         self._losses: list[tuple[int, torch.Tensor]] = []
@@ -114,12 +114,12 @@ class Recorder:
             self._learned.popleft()
 
     def flush(self) -> None:
-        """Read the kept steps from the device into the tables, and look at what was learned."""
+        """Read the kept steps into the tables, and the metrics of what was learned."""
         self.read_out()
         if self._propensities:
-            self._propensity_figures()
+            self._propensity_metrics()
         if self._losses:
-            self._training_figures()
+            self._training_metrics()
 
     def read_out(self) -> None:
         """Read the kept steps from the device; changes no table, however often it is called."""
@@ -175,7 +175,7 @@ class Recorder:
         least_WA = np.where(is_own_WAB, propensity_WB[:, None], np.inf).min(-1)
         self._propensities.append((is_own_WAB.sum(-1), own_WAB.sum(-1), least_WA))
 
-    def _propensity_figures(self) -> None:
+    def _propensity_metrics(self) -> None:
         """Mean and least propensity of what each arm showed since the last flush."""
         at, R = self._losses[-1][0] + 1, len(self.replications)
         n, total, least = (np.stack(x) for x in zip(*self._propensities, strict=True))
@@ -186,10 +186,10 @@ class Recorder:
                 if n_WA[w, a]:
                     row = (LOOP, at, block_name(self.blocks, w // R), r, arm, "", "picks")
                     mean, count = total_WA[w, a] / n_WA[w, a], int(n_WA[w, a])
-                    self.metric(*row, "propensity_mean", float(mean), count)
-                    self.metric(*row, "propensity_least", float(least_WA[w, a]), count)
+                    self.add_metric(*row, "propensity_mean", float(mean), count)
+                    self.add_metric(*row, "propensity_least", float(least_WA[w, a]), count)
 
-    def _training_figures(self) -> None:
+    def _training_metrics(self) -> None:
         """Each network's metrics on the latest of what it learned from since the last flush."""
         at = self._losses[-1][0] + 1
         loss_TSL = torch.stack([loss_SL for _, loss_SL in self._losses]).cpu().double()
@@ -200,16 +200,16 @@ class Recorder:
         self._learned.clear()
         for j, (label, kind) in enumerate(self._learned_labels.items()):
             found = label_metrics(kind, prediction_SNL[..., j], target_SNL[..., j])
-            self.training[label] = figures_of(label, found, loss_TSL[..., j].nanmean(0))
-            self.figures(LOOP, at, self.networks, "train", self.training[label])
+            self.training[label] = values_of(label, found, loss_TSL[..., j].nanmean(0))
+            self.add_metrics(LOOP, at, self.networks, "train", self.training[label])
 
-    def figures(
+    def add_metrics(
         self,
         phase: str,
         step: int,
         names: Sequence[tuple[str, int | None, str]],
         split: str,
-        found: Figures,
+        found: MetricValues,
     ) -> None:
         """Add a row to metrics.parquet for each metric and network where it is defined.
 
@@ -232,7 +232,7 @@ class Recorder:
         frame = frame.filter(pl.col("value").is_finite() & (pl.col("n") > 0))
         self._tables["metrics"].append(_as_metrics(frame))
 
-    def metric(self, *row: str | float | None) -> None:
+    def add_metric(self, *row: str | float | None) -> None:
         """Add a row to metrics.parquet: a value for each column of METRIC_SCHEMA."""
         self._tables["metrics"].append(pl.DataFrame([row], schema=METRIC_SCHEMA, orient="row"))
 

@@ -111,7 +111,7 @@ def write_results(run: Run, status: str) -> None:
             "family": family_rejections(inference) if is_true else [],
             "regret": section(judged, "regret"),
             "plan": [] if is_aa else plan(judged),
-            "weights": run.weight_figures,
+            "weights": run.weight_metrics,
             "metrics_summary": _last_metrics(metrics),
             "best": run.checkpoints.best.get(LOOP, {}),
             "diagnostics": diagnostics,
@@ -128,7 +128,7 @@ def write_results(run: Run, status: str) -> None:
         warnings,
     )
     warn_of_design(diagnostics, config.simulation.n_candidate, run.n_steps_done, warnings, is_aa)
-    warn_of_weights(run.weight_figures, diagnostics, warnings)
+    warn_of_weights(run.weight_metrics, diagnostics, warnings)
     for label, n_skipped in run.n_skipped.items():
         warn_of_updates(label, n_skipped, "simulation", warnings)
     warn_of_arms(estimates, warnings)
@@ -272,17 +272,17 @@ def warn_of_weights(
                 warnings.add(
                     "weights_off",
                     f"{design}: the weights of model {model} average {mean:.3f}, not 1, in the "
-                    "last look: its training steps are too large or too small",
+                    "last validation: its training steps are too large or too small",
                 )
 
 
-def warn_of_updates(label: str, n_skipped: int, block: str, warnings: Warnings) -> None:
-    """Warn of a network's updates that were skipped in a phase, the config's ``block``."""
+def warn_of_updates(label: str, n_skipped: int, section: str, warnings: Warnings) -> None:
+    """Warn of a network's updates that were skipped in a phase, the config's ``section``."""
     if n_skipped:
         warnings.add(
             "updates_skipped",
             f"label {label}: {n_skipped} updates skipped because a loss or gradient was not "
-            f"finite; lower the learning rate or set {block}.gradient_clip",
+            f"finite; lower the learning rate or set {section}.gradient_clip",
         )
 
 
@@ -381,7 +381,7 @@ def _nulls(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Figures about intervals that need more worlds than there are, or an effect."""
+    """MetricValues about intervals that need more worlds than there are, or an effect."""
     constant = [
         _who(x) for part in _OF_WORLDS for x in result[part] if 0 in (x.get("se"), x.get("sd"))
     ]

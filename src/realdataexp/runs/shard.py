@@ -1,7 +1,7 @@
 """Some of the replications, with all designs, in one process; and how good their networks are.
 
-A validator looks at networks with visits of users who are held out. All of such a visit's
-candidates have known labels, so that one look gives both: how well each network predicts its
+A validator validates networks with visits of users who are held out. All of such a visit's
+candidates have known labels, so that one validation gives both: how well each network predicts its
 label, and how well each arm ranks. What a world has used does not matter there, nor do weights or
 masks.
 
@@ -23,12 +23,12 @@ from realdataexp.designs import Design, OutsideDesign
 from realdataexp.learner import Learner
 from realdataexp.loop import Block, Loop, Step, by_label, n_networks
 from realdataexp.metrics import (
-    Figures,
-    figures_of,
+    MetricValues,
     for_metrics,
     label_metrics,
     own_metrics,
     ranking_metrics,
+    values_of,
 )
 from realdataexp.models import Batch
 from realdataexp.runs.labels import Starts
@@ -101,7 +101,7 @@ class Validator:
             else torch.stack([x.video_BC for x in samples if x.video_BC is not None]),
         )
 
-    def look(
+    def validate(
         self, learners: Sequence[Learner], start_S: Tensor, is_idle_SK: Tensor | None = None
     ) -> Seen:
         """Have all networks predict; ``start_S`` is on the host."""
@@ -122,7 +122,7 @@ class Validator:
             loss_SK = loss_SK.masked_fill(is_idle_SK.cpu(), torch.nan)
         return Seen(by_label(predictions, labels_of), loss_SK, start_S, is_idle_SK)
 
-    def predictions(self, seen: Seen) -> Iterator[Figures]:
+    def predictions(self, seen: Seen) -> Iterator[MetricValues]:
         """Every network's metrics, label by label."""
         y_XNL = for_metrics(self._padded.y_BCL.flatten(1, 2))
         for k, label in enumerate(self._setup.labels):
@@ -134,10 +134,12 @@ class Validator:
                 y_N = torch.where(is_idle_S1, torch.nan, y_N)
             found = label_metrics(kind, prediction_SN, y_N)
             own = own_metrics(self._setup.metrics, kind, prediction_SN, y_N)
-            yield figures_of(label.config.name, found, seen.loss_SK[:, k], own)
+            yield values_of(label.config.name, found, seen.loss_SK[:, k], own)
 
-    def rankings(self, seen: Seen, blocks: Sequence[Block]) -> Iterator[tuple[int, int, Figures]]:
-        """How well the R worlds of each block rank: (block, arm, figures), by outcome.
+    def rankings(
+        self, seen: Seen, blocks: Sequence[Block]
+    ) -> Iterator[tuple[int, int, MetricValues]]:
+        """How well the R worlds of each block rank: (block, arm, values), by outcome.
 
         An arm that nobody gets is left out.
         """
@@ -168,7 +170,7 @@ class Validator:
                         self._of(start_R, y_XBCL[..., j]),
                         self._of(start_R, is_candidate_XBC),
                     )
-                    yield i, arm, figures_of(name, found)
+                    yield i, arm, values_of(name, found)
             first += block.design.n_models * R
 
     def _of(self, start_S: Tensor, x_X: Tensor) -> Tensor:
@@ -191,16 +193,16 @@ class Updates:
 
 
 @dataclass(frozen=True)
-class Look:
+class Validation:
     """How good networks and rankings are, and what the designs tell of their weights."""
 
-    predictions: list[Figures]  # of each label with a model, S networks
-    rankings: list[tuple[int, int, Figures]]  # block, arm and R worlds, for each outcome
+    predictions: list[MetricValues]  # of each label with a model, S networks
+    rankings: list[tuple[int, int, MetricValues]]  # block, arm and R worlds, for each outcome
     evidence: list[dict[str, Tensor]]  # of each block's design
 
 
 def next_stop(loop: SimulationConfig, step: int) -> int:
-    """The next step after which it is time to look or to save."""
+    """The next step after which it is time to validate or to save."""
     due = (every * (step // every + 1) for every in (loop.validate_every, loop.save_every))
     return min(loop.n_steps, *due)
 
@@ -208,7 +210,7 @@ def next_stop(loop: SimulationConfig, step: int) -> int:
 class Shard:
     """Replications that run in this process."""
 
-    look_seconds = 0.0  # of looks that happened elsewhere
+    validation_seconds = 0.0  # of validations that happened elsewhere
 
     def __init__(
         self, setup: Setup, validator: Validator, starts: Starts, replications: tuple[int, ...]
@@ -256,15 +258,15 @@ class Shard:
         """Run the steps [first, last); ends early when nobody is left to visit."""
         return self._loop.steps(first, last)
 
-    def look(self) -> Look:
+    def validate(self) -> Validation:
         """Validate, tell the schedules of the networks' losses, and collect what designs tell."""
-        look = self._validator.look(self._learners, self._start_S, self._loop.is_idle_SL)
+        seen = self._validator.validate(self._learners, self._start_S, self._loop.is_idle_SL)
         for network, learner in zip(self._setup.networks, self._learners, strict=True):
             schedule = self._setup.labels[network.labels[0]].policy.optimizer.schedule
-            learner.look(look.loss_SK[:, list(network.labels)].sum(1), schedule)
-        return Look(
-            list(self._validator.predictions(look)),
-            list(self._validator.rankings(look, self._setup.blocks)),
+            learner.observe(seen.loss_SK[:, list(network.labels)].sum(1), schedule)
+        return Validation(
+            list(self._validator.predictions(seen)),
+            list(self._validator.rankings(seen, self._setup.blocks)),
             [design.evidence() for design in self._loop.designs],
         )
 

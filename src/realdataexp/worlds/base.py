@@ -266,7 +266,7 @@ class World(ABC):
 class WorldConfig(DatasetConfig):
     """A world as a config names it: its options, and all that is asked of it before it is open.
 
-    Its fields are the options, which a config writes in the block ``dataset``, beside ``name``.
+    Its fields are the options, which a config writes in the section ``dataset``, with ``name``.
     ``takes_features``: whether the config lists features. ``has_folder``: whether there are files,
     in the folder ``dataset.path``.
     """

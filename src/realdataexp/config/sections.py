@@ -37,19 +37,19 @@ _LONGEST_NAME = 64
 _TRUTH = ("global", "global_t", "global_c", "truth (gte)")  # its names in tables and on pages
 
 
-class Block(Options):
-    """A block of the config; a default is checked like what is given."""
+class Section(Options):
+    """A section of the config; a default is checked like what is given."""
 
     model_config = ConfigDict(validate_default=True)
 
 
 def setting(default: Any, meaning: str, **bounds: Any) -> Any:
-    """A key of a block that need not be given."""
+    """A key of a section that need not be given."""
     return Field(default, description=meaning, **bounds)
 
 
-class ByKind(Block):
-    """A block whose keys act with some kinds only: there they have a default, or must be given."""
+class ByKind(Section):
+    """A section whose keys act with some kinds only: there they have a default, or must be set."""
 
     _acts: ClassVar[dict[str, dict[str, float | None]]] = {}
 
@@ -120,8 +120,8 @@ Identifier = Annotated[Text, AfterValidator(_identifier)]
 # --- features and labels -------------------------------------------------------------------------
 
 
-class LabelFeatures(Block):
-    """The features that the network of a label sees, in place of those of the block `feature`."""
+class LabelFeatures(Section):
+    """The features that the network of a label sees, in place of those of the section `feature`."""
 
     _place: ClassVar[str] = "features"
 
@@ -163,7 +163,7 @@ class FeatureConfig(LabelFeatures):
     )
 
 
-class LabelConfig(Block):
+class LabelConfig(Section):
     """An outcome, the model that predicts it, and its weight in each arm's score."""
 
     name: Identifier = Field(description="name in results and overrides, an identifier")
@@ -184,7 +184,7 @@ class LabelConfig(Block):
     learning_rate: Rate | None = setting(None, "of a phase that gives no rate of its own")
     weight_decay: Decay | None = setting(None, "of a phase that gives none of its own; null: 0")
     features: LabelFeatures | None = setting(
-        None, "the features that its network sees; null: those of the block feature"
+        None, "the features that its network sees; null: those of the section feature"
     )
     alpha_T: Number | None = setting(
         None, "weight in the treatment arm's score, without arms; null: 1"
@@ -204,7 +204,7 @@ class LabelConfig(Block):
     )
 
     def alpha(self, arm: str) -> float:
-        """Its weight in an arm's score, where there is no block `arms`."""
+        """Its weight in an arm's score, where there is no section `arms`."""
         given = self.alpha_C if arm == ARMS[0] else self.alpha_T
         return float(arm in (self.arms or ARMS)) if given is None else given
 
@@ -280,7 +280,7 @@ class ExploreConfig(ByKind):
     temperature: Rate | None = setting(None, "softmax: in units of the score")
 
 
-class ArmConfig(Block):
+class ArmConfig(Section):
     """An arm's policy: a score that fuses labels, a rule, or a policy from outside."""
 
     score: dict[str, Number] | None = setting(
@@ -325,7 +325,7 @@ class ArmConfig(Block):
         return self
 
 
-class ArmsConfig(Block):
+class ArmsConfig(Section):
     """What the two arms of the test do; in place of the labels' alpha_T and alpha_C."""
 
     control: ArmConfig = Field(description="the arm as it is")
@@ -375,7 +375,7 @@ class ArmsConfig(Block):
 # --- outcomes ------------------------------------------------------------------------------------
 
 
-class OutcomeConfig(Block):
+class OutcomeConfig(Section):
     """An outcome: its name alone, that of a label; or `{name, target, unit}`."""
 
     name: Identifier = Field(description="name in results, an identifier")
