@@ -17,9 +17,9 @@ import yaml
 # the tensors of the tests are far too small to be worth sharing out among threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # what nohup, or a shell's &, makes programs ignore, the runs that tests interrupt would too
-for _signal in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
-    if signal.getsignal(_signal) is signal.SIG_IGN:
-        signal.signal(_signal, signal.SIG_DFL)
+for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if (_number := getattr(signal, _name, None)) and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 Settings = dict[str, Any]
 
