@@ -27,12 +27,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-cpus: $(VENV)/.installed-dev
 	@for cpu in $(CPUS); do \
 	  echo "== $$cpu"; \
-	  env $${cpu#default} $(BIN)/python -m pytest -n 2 --dist loadfile $(CPU_TESTS) || exit 1; \
+	  env $${cpu#default} $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CPU_TESTS) || exit 1; \
 	done
 
 bench: $(VENV)/.installed-dev
