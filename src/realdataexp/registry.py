@@ -23,7 +23,7 @@ from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 
 Kind = Literal[
     "design", "weight model", "model", "loss", "policy", "world", "interval method", "metric",
-    "executor", "tracker",
+    "executor", "tracker", "recommender",
 ]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -55,6 +55,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "DCNv2": "realdataexp.models.dcn_v2:DCNv2",
         "DLRM": "realdataexp.models.dlrm:DLRM",
         "MMoE": "realdataexp.models.mmoe:MMoE",
+        "SASRec": "realdataexp.models.sasrec:SASRec",
     },
     "loss": {
         "logMAE": "realdataexp.models.losses:LOG_MAE",
@@ -98,6 +99,9 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "ndcg": "realdataexp.metrics:NDCG",
     },
     "executor": {"fork": "realdataexp.runs.executors:Forked"},
+    "recommender": {
+        "SASRec": "realdataexp.models.sasrec:SASRec",
+    },
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",
         "mlflow": "realdataexp.tracking.mlflow:MLflow",

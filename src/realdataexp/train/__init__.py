@@ -1,0 +1,1 @@
+"""The command `train`: one recommender, trained and evaluated on held-out items."""
