@@ -26,7 +26,7 @@ from realdataexp.designs.base import ones
 from realdataexp.device import Device
 from realdataexp.learner import Head, Learner
 from realdataexp.loop import Block, Step
-from realdataexp.models import LOSSES, MLP, Batch, LabelScale
+from realdataexp.models import LOSSES, MLP, Batch, LabelScale, is_module
 from realdataexp.optimizers import LossScale, OptimizerSettings
 from realdataexp.pretrain import Pretraining, PretrainSettings
 from realdataexp.registry import find, names
@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 CROSSES = {"crosses": (("user_active_degree", "tag"), ("video_type", "tag"))}
 CASES = [
-    *((name, {}) for name in names("model")),
+    *((name, {}) for name in names("model") if not is_module(name)),
     ("MLP", {"embedding_dim": 3}),
     ("WideDeep", CROSSES),
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from realdataexp import draws
 from realdataexp.errors import InputError
 from realdataexp.learner import Learner
-from realdataexp.models import Batch, FeatureSchema, StackedModel, build_model
+from realdataexp.models import Batch, FeatureSchema, StackedModel, build_model, is_module
 from realdataexp.optimizers import OptimizerSettings
 from realdataexp.options import Options
 from realdataexp.registry import find, names
@@ -38,7 +38,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DLRM": ("DLRM", DEEP | {"embedding_dim": 3, "bottom_layers": (7,)}),
     "DLRM norm": ("DLRM", DEEP | {"bottom_layers": (), "normalization": "layer"}),
 }
-CASES |= {name: (name, {}) for name in names("model") if name not in {m for m, _ in CASES.values()}}
+_OTHERS = {m for m, _ in CASES.values()} | set(filter(is_module, names("model")))  # see test_module
+CASES |= {name: (name, {}) for name in names("model") if name not in _OTHERS}
 every_case = pytest.mark.parametrize(("name", "params"), CASES.values(), ids=CASES.keys())
 
 

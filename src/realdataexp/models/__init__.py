@@ -12,6 +12,8 @@ from realdataexp.models.batch import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.losses import LabelScale, Loss
 from realdataexp.models.mlp import MLP
 from realdataexp.models.outside import ModuleStack, OutsideModel, outside_loss
+from realdataexp.models.sequence import SequenceModel
+from realdataexp.options import check
 from realdataexp.registry import find, is_outside, names
 
 LOSSES: dict[str, Loss] = {name: find("loss", name, name) for name in names("loss")}
@@ -19,13 +21,18 @@ LOSSES: dict[str, Loss] = {name: find("loss", name, name) for name in names("los
 __all__ = [
     "LOSSES", "MLP", "Batch", "FeatureSchema", "Input", "LabelScale", "Loss", "ModuleStack",
     "OutsideModel", "Selecting", "SideSchema", "StackedModel", "build_loss", "build_model",
-    "is_shared", "outside_loss",
+    "is_module", "is_shared", "outside_loss",
 ]  # fmt: skip
 
 
 def is_shared(name: str) -> bool:
     """Whether labels that name this model share a network."""
     return not is_outside(name) and find("model", name, "model").is_shared
+
+
+def is_module(name: str) -> bool:
+    """Whether a registered model is a plain module, which is stacked as one from outside is."""
+    return not is_outside(name) and issubclass(find("model", name, "model"), nn.Module)
 
 
 def build_model(
@@ -49,6 +56,8 @@ def build_model(
         (n_outputs,) = n_outputs
     if isinstance(component, type) and issubclass(component, nn.Module):
         assert isinstance(n_outputs, int)
+        if issubclass(component, SequenceModel):
+            params = check(component.Params, params, where).model_dump()
         return ModuleStack(component, schema, n_outputs, params, where)
     return component(schema, n_outputs, params, where)
 

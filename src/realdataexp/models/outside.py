@@ -38,7 +38,7 @@ class ModuleStack(StackedModel):
     attribute ``inputs``, names of ``schema.inputs``, takes a dict of these instead (of a visit
     B, ..., of candidates B, C, ..., of a sequence B, T, ...) and returns ``raw_BCO``.
 
-    A module with dropout layers or an embedding's ``padding_idx`` is trained network by network,
+    A module that drops out or has an embedding's ``padding_idx`` is trained network by network,
     each under its own seed, so that its masks do not depend on the other worlds. Layers with
     statistics over the batch are refused: they would let one world's result depend on another's.
     """
@@ -73,7 +73,7 @@ class ModuleStack(StackedModel):
         self._frozen = {name for name, p in self.module.named_parameters() if not p.requires_grad}
         # vmap would share a dropout mask, and forgets an embedding's padding_idx in the gradient
         self._learns_alone = any(
-            isinstance(m, _DropoutNd) or getattr(m, "padding_idx", None) is not None
+            getattr(m, "padding_idx", None) is not None or (isinstance(m, _DropoutNd) and m.p > 0)
             for m in self.module.modules()
         )
 

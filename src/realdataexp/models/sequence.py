@@ -10,13 +10,16 @@ candidates, V items of a catalogue, X any, E width, H heads, O outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realdataexp.models.batch import FeatureSchema
+from realdataexp.options import Options
 
 Items = Mapping[str, Tensor]
 """Tensors that describe items, by the names of a schema's inputs after the first underscore:
@@ -77,9 +80,13 @@ class SequenceModel(nn.Module):
     """A model that encodes a history and scores items against what comes next.
 
     A subclass defines ``embed``, ``encode`` and ``score``, or what replaces them; its constructor
-    takes ``(schema, n_outputs, **params)``. ``inputs`` are the tensors that it wants in the loop.
+    takes ``(schema, n_outputs, **params)``, whose options are ``Params``. ``inputs`` are the
+    tensors that it wants in the loop, ``needs`` those it cannot do without.
     """
 
+    Params: ClassVar[type[Options]]
+    is_shared: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("history_mask", "video_cat")
     inputs: tuple[str, ...]
     longest: int
 
@@ -130,3 +137,45 @@ class SequenceModel(nn.Module):
         hidden_BE = hidden_BTE.gather(1, last_B11).squeeze(1) * (n_B1 > 0)
         video = {k.partition("_")[2]: x for k, x in shown.items() if k.startswith("video_")}
         return self.score(hidden_BE, video).unsqueeze(-1) * self.scale + self.bias
+
+
+class ItemScores(SequenceModel):
+    """A sequence model with an embedding of every item; a score is an inner product with it."""
+
+    def __init__(
+        self, schema: FeatureSchema, n_outputs: int, width: int, negatives: int | None
+    ) -> None:
+        super().__init__(schema, n_outputs)
+        self.negatives = negatives
+        self.embedding = nn.Embedding(schema.video.n_ids, width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def embed(self, items: Items) -> Tensor:
+        """The sum of the embeddings of an item's categories."""
+        return (self.embedding(items["cat"]) * items["weight"].unsqueeze(-1)).sum(-2)
+
+    def score(self, hidden_BE: Tensor, items: Items) -> Tensor:
+        """See SequenceModel."""
+        return (self.embed(items) * hidden_BE.unsqueeze(1)).sum(-1)
+
+    def score_all(self, hidden_BE: Tensor, catalogue: Items) -> Tensor:
+        """See SequenceModel."""
+        return hidden_BE @ self.embed(catalogue).T
+
+    def losses(self, hidden_XE: Tensor, target_X: Tensor, catalogue: Items) -> Tensor:
+        """See SequenceModel; by a sample of items, the sum over all others is scaled up from it.
+
+        So it is the sampled softmax with the logQ correction of uniform draws (Bengio & Senecal,
+        2008; Yi et al., RecSys 2019).
+        """
+        n_items = len(catalogue["cat"])
+        if self.negatives is None or self.negatives >= n_items - 1:
+            return super().losses(hidden_XE, target_X, catalogue)
+        drawn_M = torch.randperm(n_items, device=target_X.device)[: self.negatives]
+        logit_XM = self.score_all(hidden_XE, {k: x[drawn_M] for k, x in catalogue.items()})
+        is_target_XM = drawn_M == target_X.unsqueeze(1)
+        logit_XM = logit_XM.masked_fill(is_target_XM, -torch.inf)
+        n_X = (self.negatives - is_target_XM.sum(1)).clamp_min(1)
+        rest_X = logit_XM.logsumexp(1) + (math.log(n_items - 1) - n_X.log())
+        own_X = (self.embed({k: x[target_X] for k, x in catalogue.items()}) * hidden_XE).sum(-1)
+        return torch.logaddexp(rest_X, own_X) - own_X

@@ -21,7 +21,7 @@ from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.learner import Head, Learner
 from realdataexp.loop import Block, n_networks
-from realdataexp.models import FeatureSchema, OutsideModel, SideSchema, build_model
+from realdataexp.models import FeatureSchema, ModuleStack, OutsideModel, SideSchema, build_model
 from realdataexp.models.base import shared_of
 from realdataexp.registry import ComponentError, Unfit, calling, is_outside
 from realdataexp.runs.labels import Faults, NetworkParts, network_groups
@@ -96,6 +96,8 @@ def _network(group: Sequence[LabelConfig], features: FeatureSchema) -> tuple[int
     outputs = [{"binary": 2, "categorical": x.n_classes or 2}.get(x.type, 1) for x in group]
     path = f"labels.{first.name}.model_params"
     model = build_model(first.model, features, outputs, first.model_params, path)
+    if isinstance(model, ModuleStack) and where == "meta":
+        return sum(p.numel() for p in model.module.parameters()), 0, model.floats_per_row
     key = draws.key(0, "size", torch.zeros((), dtype=torch.int64, device=where))
     own, shared = (
         sum(x.numel() for x in found.values()) for found in (model.init(key), shared_of(model, key))

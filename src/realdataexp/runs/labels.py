@@ -24,6 +24,7 @@ from realdataexp.models import (
     StackedModel,
     build_loss,
     build_model,
+    is_module,
     is_shared,
     outside_loss,
 )
@@ -43,6 +44,14 @@ _OF_SHARED = ("model_params", "learning_rate", "weight_decay", "features", "arms
 _OF_NETWORK = (
     "target", "type", "n_classes", "model", "loss_function", "model_params", "features",
 )  # fmt: skip
+
+
+# what a model of sequences may lack
+_REMEDIES = {
+    "history_mask": "set feature.history, in a world that replays rows; or use another model",
+    "video_codes": "set feature.codes, or dataset.codes in the world sequences",
+    "video_cat": "list a categorical feature of the video",
+}
 
 
 class Faults(list[str]):
@@ -239,6 +248,8 @@ def _network_parts(
     sizes = tuple(head.n_outputs for head in heads)
     who = f"{where}.model = {label.model!r}"
     schema, names = _seen(config, label, environment.schema)
+    if lacking := [x for x in _needs(label.model) if x not in schema.inputs]:
+        raise InputError(f"{who}: this run shows no {lacking[0]}: {_REMEDIES[lacking[0]]}")
     is_all = schema is environment.schema
     with calling(who, "its constructor", InputError):
         model = build_model(label.model, schema, sizes, label.model_params, f"{where}.model_params")
@@ -256,6 +267,11 @@ def _network_parts(
     shared = {k: p.to(device.torch) for k, p in shared.items()}
     sees = None if is_all else schema.names
     return NetworkParts(name, group, model, shared, heads, optimizer, draws_as, sees)
+
+
+def _needs(model: str) -> tuple[str, ...]:
+    """Inputs that a model of the package cannot do without."""
+    return find("model", model, "model").needs if is_module(model) else ()
 
 
 def _seen(

@@ -21,6 +21,7 @@ from realdataexp.device import Device, available_devices, choose_device, usable_
 from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.loop import Block
 from realdataexp.metrics import LOSS, Metric, find_metric, metric_names
+from realdataexp.models import is_module
 from realdataexp.options import construct
 from realdataexp.registry import find, is_outside
 from realdataexp.runs.beforehand import rehearse, require_memory
@@ -289,10 +290,10 @@ def _check_drawn_networks(config: Config) -> None:
         if policy.explore.kind != "thompson" or not asked:
             continue
         where = f"arms.{arm}.explore.kind = 'thompson'"
-        if outside := [x.name for x in asked if is_outside(x.model)]:
+        if modules := [x.name for x in asked if is_outside(x.model) or is_module(x.model)]:
             raise InputError(
-                f"{where}: {', '.join(outside)} has a model from outside the package, whose "
-                "networks cannot be drawn; explore otherwise"
+                f"{where}: {', '.join(modules)} has a model from outside the package, or one of "
+                "sequences, whose networks cannot be drawn; explore otherwise"
             )
         if not any(x.model_params.get("dropout") for x in asked):
             raise InputError(
@@ -327,10 +328,10 @@ def _check_primary_metric(config: Config, own: Mapping[str, Metric]) -> None:
 
 def _check_history(config: Config) -> None:
     n = 0 if config.feature is None else config.feature.history
-    if n and not any(is_outside(label.model) for label in config.labels):
+    if n and not any(is_outside(x.model) or is_module(x.model) for x in config.learned):
         raise InputError(
-            f"feature.history = {n}: no label's model reads it, as the package's models see "
-            "features only; name a model of your own that does, or remove it"
+            f"feature.history = {n}: no label's model reads it, as {config.learned[0].model} sees "
+            "features only; name one that does, such as SASRec, or remove it"
         )
     if n and config.pretrain.enabled and config.pretrain.rows == "overlap":
         raise InputError(
