@@ -226,8 +226,8 @@ def test_below_is_the_floor_and_never_reaches_n() -> None:
 
 def test_choose_gives_distinct_numbers_in_range_and_pads_behind_the_last() -> None:
     n_X = torch.arange(12).repeat(50)
-    u_XK = draws.uniform(draws.key(0, "choose", torch.arange(len(n_X))), 5)
-    for n, row in zip(n_X.tolist(), draws.choose(u_XK, n_X).tolist(), strict=True):
+    u_XC = draws.uniform(draws.key(0, "choose", torch.arange(len(n_X))), 5)
+    for n, row in zip(n_X.tolist(), draws.choose(u_XC, n_X).tolist(), strict=True):
         taken = row[: min(n, 5)]
         assert len(set(taken)) == len(taken)
         assert all(0 <= x < n for x in taken)
@@ -237,8 +237,8 @@ def test_choose_gives_distinct_numbers_in_range_and_pads_behind_the_last() -> No
 @pytest.mark.parametrize(("n", "k"), [(6, 3), (5, 5), (7, 1), (6, 2)])
 def test_choose_takes_every_subset_equally_often(n: int, k: int) -> None:
     n_draws = 60_000
-    u_XK = draws.uniform(draws.key(n, "choose", torch.arange(n_draws)), k)
-    chosen = draws.choose(u_XK, torch.full((n_draws,), n)).sort(dim=-1).values
+    u_XC = draws.uniform(draws.key(n, "choose", torch.arange(n_draws)), k)
+    chosen = draws.choose(u_XC, torch.full((n_draws,), n)).sort(dim=-1).values
     counts = count_subsets([tuple(row) for row in chosen.tolist()], n, k)
     if len(counts) == 1:
         assert counts.tolist() == [n_draws]
@@ -248,11 +248,11 @@ def test_choose_takes_every_subset_equally_often(n: int, k: int) -> None:
 
 def test_choose_of_one_row_does_not_depend_on_the_other_rows() -> None:
     n_X = torch.tensor([[3, 9], [1000, 0]])
-    u_XK = draws.uniform(draws.key(0, "choose", torch.arange(4).view(2, 2)), 4)
-    together = draws.choose(u_XK, n_X)
+    u_XC = draws.uniform(draws.key(0, "choose", torch.arange(4).view(2, 2)), 4)
+    together = draws.choose(u_XC, n_X)
     assert together.shape == (2, 2, 4)
     for i, j in itertools.product(range(2), range(2)):
-        assert torch.equal(draws.choose(u_XK[i, j], n_X[i, j]), together[i, j])
+        assert torch.equal(draws.choose(u_XC[i, j], n_X[i, j]), together[i, j])
 
 
 def test_a_permutation_holds_each_number_once_and_all_orders_are_equally_likely() -> None:
@@ -348,5 +348,5 @@ def test_a_mask_is_finite_for_every_probability_below_one(drop: float) -> None:
 def test_devices_choose_the_same_numbers_as_the_host():
     """Operations on tensors against NumPy, with many draws that repeat."""
     n_X = torch.tensor([0, 1, 2, 5, 7, 8, 20, 1000]).repeat(200)
-    u_XK = draws.uniform(draws.key(4, "choose", torch.arange(len(n_X))), 7)
-    assert torch.equal(draws._choose_on_device(u_XK, n_X), draws.choose(u_XK, n_X))
+    u_XC = draws.uniform(draws.key(4, "choose", torch.arange(len(n_X))), 7)
+    assert torch.equal(draws._choose_on_device(u_XC, n_X), draws.choose(u_XC, n_X))

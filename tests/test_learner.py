@@ -169,14 +169,14 @@ def test_each_network_is_trained_as_by_torch_adam(loss: str, settings: Optimizer
 
 def test_clipping_acts_on_the_whole_gradient_of_one_network() -> None:
     """A network with a large gradient neither shrinks another's nor clips tensor by tensor."""
-    y_SBK = labels()
-    y_SBK[2] = 1e4
+    y_SBJ = labels()
+    y_SBJ[2] = 1e4
     free, clipped = learner_of(), learner_of()
     for learner, settings in (
         (free, OptimizerSettings(0.01)),
         (clipped, OptimizerSettings(0.01, gradient_clip=5.0)),
     ):
-        learner.update(random_batch(), y_SBK, torch.ones(S, B), settings, keys())
+        learner.update(random_batch(), y_SBJ, torch.ones(S, B), settings, keys())
     before, after = first_gradient(free), first_gradient(clipped)
     norms = torch.stack([g.flatten(1).square().sum(1) for g in before.values()]).sum(0).sqrt()
     assert float(norms[2]) > 100 and all(float(norms[s]) < 5 for s in (0, 1, 3))
@@ -192,7 +192,7 @@ def test_clipping_acts_on_the_whole_gradient_of_one_network() -> None:
 @pytest.mark.parametrize("loss", ["MSE", "BCE", "CE"])
 def test_the_gradient_is_that_of_the_mean_of_weight_times_loss(loss: str) -> None:
     learner = learner_of(loss=loss)
-    batch, y_SBK = random_batch(), labels()
+    batch, y_SBJ = random_batch(), labels()
     weight_SB = torch.tensor(
         [
             [1.0, 1, 1, 1, 1, 1],
@@ -201,23 +201,23 @@ def test_the_gradient_is_that_of_the_mean_of_weight_times_loss(loss: str) -> Non
             [0.0, 0, 0, 0, 0.25, 0],
         ]
     )
-    y_SBK[2, 1] = NAN  # missing: out of the mean
+    y_SBJ[2, 1] = NAN  # missing: out of the mean
     weight_SB[2, 3] = NAN  # padding: out of the mean
     leaves = {name: p.clone().requires_grad_() for name, p in learner.params.items()}
     raw = learner.model.forward(leaves, batch, None)[:, :, 0]
     total, plain_means = torch.tensor(0.0), []
     for s in range(S):
         rows = [b for b in range(B) if s != 2 or b not in (1, 3)]
-        terms = [learner.heads[0].loss.elementwise(raw[s, b], y_SBK[s, b, 0], SCALE) for b in rows]
+        terms = [learner.heads[0].loss.elementwise(raw[s, b], y_SBJ[s, b, 0], SCALE) for b in rows]
         weights = [weight_SB[s, b] for b in rows]
         total = total + sum(w * t for w, t in zip(weights, terms, strict=True)) / len(rows)
         learned = [float(t.detach()) for w, t in zip(weights, terms, strict=True) if w > 0]
         plain_means.append(sum(learned) / len(learned))
     expected = dict(zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True))
-    losses_SK = learner.update(batch, y_SBK, weight_SB, OptimizerSettings(0.01), keys())
+    losses_SJ = learner.update(batch, y_SBJ, weight_SB, OptimizerSettings(0.01), keys())
     for name, g in first_gradient(learner).items():
         torch.testing.assert_close(g, expected[name], rtol=1e-4, atol=1e-6)
-    assert losses_SK[:, 0].tolist() == pytest.approx(plain_means, rel=1e-5)
+    assert losses_SJ[:, 0].tolist() == pytest.approx(plain_means, rel=1e-5)
 
 
 def test_doubled_weights_double_the_gradient() -> None:
@@ -242,14 +242,14 @@ def test_a_network_with_nothing_to_learn_is_left_bit_for_bit_as_it_was(
     learner = learner_of(dropout=0.3)
     train(learner)  # moments that would move on by themselves
     before = [snapshot(learner, s) for s in range(S)]
-    y_SBK, weight_SB = labels(9), torch.ones(S, B)
+    y_SBJ, weight_SB = labels(9), torch.ones(S, B)
     if why == "no label":
-        y_SBK[1] = NAN
+        y_SBJ[1] = NAN
     else:
         weight_SB[1] = 0.0 if why == "no weight" else NAN
-    losses_SK = learner.update(random_batch(9), y_SBK, weight_SB, settings, keys(step=9))
+    losses_SJ = learner.update(random_batch(9), y_SBJ, weight_SB, settings, keys(step=9))
     assert snapshot(learner, 1) == before[1]
-    assert torch.isnan(losses_SK[:, 0]).tolist() == [False, True, False, False]
+    assert torch.isnan(losses_SJ[:, 0]).tolist() == [False, True, False, False]
     assert learner.n_updates_S.tolist() == [4, 3, 4, 4]
     assert learner.n_skipped_S.tolist() == [0] * S
     for s in (0, 2, 3):
@@ -263,22 +263,22 @@ def test_a_networks_step_count_is_its_own() -> None:
     for step in range(6):
         weight_SB = torch.ones(S, B)
         weight_SB[0] = float(step % 2)
-        batch, y_SBK, key_S = random_batch(step), labels(step), keys(step=step)
-        masked.update(batch, y_SBK, weight_SB, settings, key_S)
+        batch, y_SBJ, key_S = random_batch(step), labels(step), keys(step=step)
+        masked.update(batch, y_SBJ, weight_SB, settings, key_S)
         if step % 2:
-            alone.update(batch, y_SBK, weight_SB, settings, key_S)
+            alone.update(batch, y_SBJ, weight_SB, settings, key_S)
     assert snapshot(masked, 0) == snapshot(alone, 0)
     assert masked.n_updates_S.tolist() == [3, 6, 6, 6]
 
 
 def teach(anything: float) -> tuple[Learner, list[list[float]]]:
     """One update with ``anything`` in rows without a label or weight."""
-    learner, batch, y_SBK, weight_SB = learner_of(), random_batch(), labels(), torch.ones(S, B)
+    learner, batch, y_SBJ, weight_SB = learner_of(), random_batch(), labels(), torch.ones(S, B)
     batch.candidate["video_num"][:, 1:4] += min(anything, 100.0)
-    y_SBK[:, 2:4] += anything
-    y_SBK[:, 1], weight_SB[:, 2], weight_SB[:, 3] = NAN, 0.0, NAN
+    y_SBJ[:, 2:4] += anything
+    y_SBJ[:, 1], weight_SB[:, 2], weight_SB[:, 3] = NAN, 0.0, NAN
     return learner, learner.update(
-        batch, y_SBK, weight_SB, OptimizerSettings(0.01), keys()
+        batch, y_SBJ, weight_SB, OptimizerSettings(0.01), keys()
     ).tolist()
 
 
@@ -295,9 +295,9 @@ def test_rows_without_label_or_weight_teach_nothing(anything: float) -> None:
 def test_an_infinite_label_is_a_missing_one() -> None:
     ends = []
     for missing in (NAN, math.inf, -math.inf):
-        learner, y_SBK = learner_of(), labels()
-        y_SBK[1, 2] = missing
-        learner.update(random_batch(), y_SBK, torch.ones(S, B), OptimizerSettings(0.01), keys())
+        learner, y_SBJ = learner_of(), labels()
+        y_SBJ[1, 2] = missing
+        learner.update(random_batch(), y_SBJ, torch.ones(S, B), OptimizerSettings(0.01), keys())
         ends.append([snapshot(learner, s) for s in range(S)])
     assert ends[0] == ends[1] == ends[2]
 
@@ -315,9 +315,9 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted_for_that_network_on
     train(learner)
     train(without)
     before = snapshot(learner, 1)
-    y_SBK, weight_SB = labels(9), torch.ones(S, B)
-    y_SBK[1, 4], weight_SB[1, 4] = bad, weight  # its square, or its gradient too, is beyond float32
-    learner.update(random_batch(9), y_SBK, weight_SB, settings, keys(step=9))
+    y_SBJ, weight_SB = labels(9), torch.ones(S, B)
+    y_SBJ[1, 4], weight_SB[1, 4] = bad, weight  # its square, or its gradient too, is beyond float32
+    learner.update(random_batch(9), y_SBJ, weight_SB, settings, keys(step=9))
     weight_SB[1] = 0.0
     without.update(random_batch(9), labels(9), weight_SB, settings, keys(step=9))
     assert learner.n_skipped_S.tolist() == [0, 1, 0, 0]
@@ -361,11 +361,11 @@ def test_chunks_of_networks_change_nothing(per_chunk: int, embedding_dim: int | 
     train(cut, 4, settings)
     for s in range(S):
         assert_same_network(cut, whole, s)
-    everyone, batch, y_SBK = slice(0, S), random_batch(7), labels(7)
+    everyone, batch, y_SBJ = slice(0, S), random_batch(7), labels(7)
     close = {"rtol": 1e-3, "atol": 1e-4}
     ours, theirs = (x.predict(batch, everyone) for x in (cut, whole))
     torch.testing.assert_close(ours, theirs, **close)
-    ours, theirs = (x.losses(batch, y_SBK) for x in (cut, whole))
+    ours, theirs = (x.losses(batch, y_SBJ) for x in (cut, whole))
     torch.testing.assert_close(ours, theirs, **close)
 
 
@@ -381,9 +381,9 @@ def test_more_networks_change_no_networks_result(embedding_dim: int | None) -> N
     many, few = learner_of(**params), learner_of(2, **params)
     settings = OptimizerSettings(0.05, 0.1, 1.0)
     for step in range(4):
-        batch, y_SBK, weight_SB = random_batch(step), labels(step), torch.ones(S, B)
-        many.update(batch, y_SBK, weight_SB, settings, keys(step=step))
-        few.update(batch[:2], y_SBK[:2], weight_SB[:2], settings, keys(step=step)[:2])
+        batch, y_SBJ, weight_SB = random_batch(step), labels(step), torch.ones(S, B)
+        many.update(batch, y_SBJ, weight_SB, settings, keys(step=step))
+        few.update(batch[:2], y_SBJ[:2], weight_SB[:2], settings, keys(step=step)[:2])
     for s in range(2):
         assert_same_network(few, many, s)
 
@@ -422,13 +422,13 @@ def test_predictions_and_losses_are_those_of_the_named_networks(
     predicted = learner.predict(batch, networks)
     assert predicted.shape == (n, B, 3, 1) and predicted.dtype == torch.float32
     torch.testing.assert_close(predicted[..., 0], learner.heads[0].loss.predict(raw, SCALE))
-    y_SBK = labels(1, (n, B))
-    y_SBK[0, 2] = NAN
+    y_SBJ = labels(1, (n, B))
+    y_SBJ[0, 2] = NAN
     one = random_batch(1, (n, B, 1))
-    losses = learner.losses(one, y_SBK, networks)
+    losses = learner.losses(one, y_SBJ, networks)
     assert losses.shape == (n, B, 1)
     raw = learner.model.forward(views, one, None)[:, :, 0]
-    expected = learner.heads[0].loss.elementwise(raw, y_SBK[..., 0].nan_to_num(), SCALE)
+    expected = learner.heads[0].loss.elementwise(raw, y_SBJ[..., 0].nan_to_num(), SCALE)
     expected[0, 2] = NAN
     torch.testing.assert_close(losses[..., 0], expected.detach(), equal_nan=True)
     assert torch.equal(learner.predict(batch, networks), predicted)
@@ -444,21 +444,21 @@ def test_an_evaluation_is_predictions_and_losses_at_once(
     named = networks or slice(0, S)
     n, C = named.stop - named.start, 3
     batch, one = random_batch(1, (n, B, C)), random_batch(1, (n, B, 1))
-    y_SBCK = torch.stack([labels(c, (n, B)) for c in range(C)], dim=2)
-    y_SBCK[0, 2, 1] = y_SBCK[1, 0] = NAN
-    predicted, losses = learner.evaluate(batch, y_SBCK, networks)
+    y_SBCJ = torch.stack([labels(c, (n, B)) for c in range(C)], dim=2)
+    y_SBCJ[0, 2, 1] = y_SBCJ[1, 0] = NAN
+    predicted, losses = learner.evaluate(batch, y_SBCJ, networks)
     assert predicted.shape == losses.shape == (n, B, C, 1)
     assert torch.equal(predicted, learner.predict(batch, named))
-    assert torch.equal(losses.isnan(), y_SBCK.isnan())
+    assert torch.equal(losses.isnan(), y_SBCJ.isnan())
     views = {name: p[named] for name, p in learner.params.items()}
     raw = learner.model.forward(views, batch, None)
-    expected = learner.heads[0].loss.elementwise(raw, y_SBCK[..., 0].nan_to_num(), SCALE)
-    expected[y_SBCK[..., 0].isnan()] = NAN
+    expected = learner.heads[0].loss.elementwise(raw, y_SBCJ[..., 0].nan_to_num(), SCALE)
+    expected[y_SBCJ[..., 0].isnan()] = NAN
     torch.testing.assert_close(losses[..., 0], expected, equal_nan=True)
     # one candidate a row
-    predicted, losses = learner.evaluate(one, y_SBCK[:, :, :1], networks)
+    predicted, losses = learner.evaluate(one, y_SBCJ[:, :, :1], networks)
     assert torch.equal(predicted, learner.predict(one, named))
-    of_rows = learner.losses(one, y_SBCK[:, :, 0], networks).unsqueeze(2)
+    of_rows = learner.losses(one, y_SBCJ[:, :, 0], networks).unsqueeze(2)
     assert torch.equal(losses.nan_to_num(-1.0), of_rows.nan_to_num(-1.0))
 
 
@@ -585,9 +585,9 @@ def test_scales_settle_for_each_network_and_the_search_is_no_failure() -> None:
     settings = OptimizerSettings(0.001, gradient_clip=1.0)
     scales = []
     for step in range(30):
-        batch, y_SBK, key_S = random_batch(step), labels(step), keys(step=step)
-        learner.update(batch, y_SBK, weight_SB, settings, key_S)
-        alone.update(batch, y_SBK, torch.ones(S, B), settings, key_S)
+        batch, y_SBJ, key_S = random_batch(step), labels(step), keys(step=step)
+        learner.update(batch, y_SBJ, weight_SB, settings, key_S)
+        alone.update(batch, y_SBJ, torch.ones(S, B), settings, key_S)
         scales.append(scale_of(learner).clone())
     assert torch.equal(scales[-1], scales[15])
     assert torch.equal(scales[-1], 2.0 ** (16 - (30 - learner.n_updates_S)))
@@ -599,11 +599,11 @@ def test_scales_settle_for_each_network_and_the_search_is_no_failure() -> None:
 
 
 def test_in_float16_a_loss_that_is_not_finite_is_a_failure_and_leaves_the_scale() -> None:
-    learner, y_SBK = learner_of(device=FP16), labels()
-    y_SBK[1] = 1e30
+    learner, y_SBJ = learner_of(device=FP16), labels()
+    y_SBJ[1] = 1e30
     train(learner)
     before = snapshot(learner, 1)
-    learner.update(random_batch(9), y_SBK, torch.ones(S, B), OptimizerSettings(0.01), keys(step=9))
+    learner.update(random_batch(9), y_SBJ, torch.ones(S, B), OptimizerSettings(0.01), keys(step=9))
     assert learner.n_skipped_S.tolist() == [0, 1, 0, 0]
     after = snapshot(learner, 1)
     assert after.pop("n_skipped") != before.pop("n_skipped") and after == before

@@ -104,10 +104,10 @@ def test_a_share_of_skipped_updates_is_each_networks_own() -> None:
     assert skipped(learner).tolist() == [0.0] * S
     bad = torch.where(torch.arange(S).view(S, 1, 1) == 2, 1e30, labels())
     for step in range(24):
-        y_SBK = bad if step % 3 == 0 else labels()
+        y_SBJ = bad if step % 3 == 0 else labels()
         weight_SB = torch.ones(S, B)
         weight_SB[3] = float(step >= 10)
-        learner.update(random_batch(step), y_SBK, weight_SB, settings, keys())
+        learner.update(random_batch(step), y_SBJ, weight_SB, settings, keys())
         expected = 0.0 if step < 19 else (step // 3 + 1) / (step + 1)
         assert skipped(learner).tolist() == pytest.approx([0, 0, expected, 0])
     assert skipped(learner, 1)[2] == pytest.approx(8 / 24)

@@ -344,10 +344,10 @@ def test_a_network_of_both_labels_learns_from_both_and_reports_each() -> None:
     losses = []
     for step, places in enumerate(reader.places, start=1):
         batch, (like, minutes) = reader.reader.read(np.array(places))
-        y_SBK = torch.stack([minutes, like], dim=-1)
+        y_SBJ = torch.stack([minutes, like], dim=-1)
         key_S = draws.key(1, "pretrain dropout 0", torch.tensor([step]))
         ones = torch.ones_like(like)
-        losses.append(plain.update(batch, y_SBK, ones, OptimizerSettings(0.01), key_S)[0])
+        losses.append(plain.update(batch, y_SBJ, ones, OptimizerSettings(0.01), key_S)[0])
     assert same(ours, plain)
     minutes, like = torch.stack(losses).mean(0).tolist()
     assert check.training_L == pytest.approx((like, minutes), rel=1e-5)

@@ -161,18 +161,18 @@ def below(u: Tensor, n: Tensor) -> Tensor:
     return (u * n).to(torch.int64).clamp_max_(n - 1)
 
 
-def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
-    """Choose K distinct numbers out of range(n) for each element, uniformly over subsets.
+def choose(u_XC: Tensor, n_X: Tensor) -> Tensor:
+    """Choose C distinct numbers out of range(n) for each element, uniformly over subsets.
 
-    Robert Floyd's algorithm (Bentley & Floyd 1987, CACM 30(9)): its cost is K**2 and does not
+    Robert Floyd's algorithm (Bentley & Floyd 1987, CACM 30(9)): its cost is C**2 and does not
     depend on n.
 
     Args:
-        u_XK: float64 uniforms; the last axis holds the K draws of one choice.
+        u_XC: float64 uniforms; the last axis holds the C draws of one choice.
         n_X: int64, how many there are to choose from.
 
     Returns:
-        int64 of the shape of ``u_XK``: the chosen numbers, -1 after the n-th where n < K.
+        int64 of the shape of ``u_XC``: the chosen numbers, -1 after the n-th where n < C.
 
     Examples:
         Where all uniforms are 0, 0 is chosen, and then what is last each time. Two out of two:
@@ -181,9 +181,9 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
         >>> choose(u, torch.tensor([5, 2])).tolist()
         [[0, 3, 4], [0, 1, -1]]
     """
-    if not _is_on_host(u_XK):
-        return _choose_on_device(u_XK, n_X)
-    u, n = u_XK.numpy(), n_X.numpy()
+    if not _is_on_host(u_XC):
+        return _choose_on_device(u_XC, n_X)
+    u, n = u_XC.numpy(), n_X.numpy()
     n_taken = np.minimum(n, u.shape[-1])[..., None]
     last = n[..., None] - n_taken + np.arange(u.shape[-1])
     drawn = np.minimum((u * (last + 1)).astype(np.int64), last)
@@ -199,16 +199,16 @@ def choose(u_XK: Tensor, n_X: Tensor) -> Tensor:
     return torch.from_numpy(chosen)
 
 
-def _choose_on_device(u_XK: Tensor, n_X: Tensor) -> Tensor:
+def _choose_on_device(u_XC: Tensor, n_X: Tensor) -> Tensor:
     """``choose`` without a look at what was drawn."""
-    place_K = torch.arange(u_XK.shape[-1], device=u_XK.device)
-    n_taken_X1 = n_X.clamp_max(u_XK.shape[-1]).unsqueeze(-1)
-    last_XK = n_X.unsqueeze(-1) - n_taken_X1 + place_K
-    chosen_XK = torch.minimum((u_XK * (last_XK + 1)).to(torch.int64), last_XK)
-    for k in range(1, u_XK.shape[-1]):
-        is_taken_X = (chosen_XK[..., :k] == chosen_XK[..., k, None]).any(-1)
-        chosen_XK[..., k] = torch.where(is_taken_X, last_XK[..., k], chosen_XK[..., k])
-    return chosen_XK.masked_fill_(place_K >= n_taken_X1, -1)
+    place_C = torch.arange(u_XC.shape[-1], device=u_XC.device)
+    n_taken_X1 = n_X.clamp_max(u_XC.shape[-1]).unsqueeze(-1)
+    last_XC = n_X.unsqueeze(-1) - n_taken_X1 + place_C
+    chosen_XC = torch.minimum((u_XC * (last_XC + 1)).to(torch.int64), last_XC)
+    for k in range(1, u_XC.shape[-1]):
+        is_taken_X = (chosen_XC[..., :k] == chosen_XC[..., k, None]).any(-1)
+        chosen_XC[..., k] = torch.where(is_taken_X, last_XC[..., k], chosen_XC[..., k])
+    return chosen_XC.masked_fill_(place_C >= n_taken_X1, -1)
 
 
 def permutation(keys: Tensor, n: int) -> Tensor:
@@ -236,7 +236,7 @@ def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
     Sixteen bits decide an element, so ``drop`` is rounded to a multiple of 2**-16 and the scale
     uses the rounded value: the mean stays exactly 1.
 
-    Keys of any shape K, one stream each; float32 of shape K + shape.
+    Keys of any shape X, one stream each; float32 of shape X + shape.
     """
     size = math.prod(shape)
     lanes = bits(keys, -(-size // 4)).view(torch.int16)[..., :size]

@@ -4,7 +4,7 @@ Nothing here lets one network's result depend on another's: a loss is each netwo
 gradient is clipped per network, Adam's step count is per network, and a network that has nothing
 to learn in a step is left bit for bit as it was.
 
-Axes: S stacked networks, B visits, C candidates, O outputs, K heads (labels of a network),
+Axes: S stacked networks, B visits, C candidates, O outputs, J heads (labels of a network),
 P parameters of a network.
 """
 
@@ -47,7 +47,7 @@ class Learner:
 
     Attributes:
         model: the architecture; its outputs are the heads', one after the other.
-        heads: K labels.
+        heads: J labels.
         params: name -> S, ... tensors.
         moment_1_SP, moment_2_SP: Adam's, each network's P parameters in a row.
         n_updates_S: Adam's step count.
@@ -155,7 +155,7 @@ class Learner:
     def predict(
         self, batch: Batch, networks: slice, dropout_key_SB: Tensor | None = None
     ) -> Tensor:
-        """Predictions in the labels' units, float32 (networks), B, C, K.
+        """Predictions in the labels' units, float32 (networks), B, C, J.
 
         ``networks`` is a contiguous range; the batch holds their inputs. There is no dropout but
         what their keys draw for each visit.
@@ -169,7 +169,7 @@ class Learner:
     def evaluate(
         self,
         batch: Batch,
-        y_SBCK: Tensor,
+        y_SBCJ: Tensor,
         networks: slice | None = None,
         place_S: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -177,10 +177,10 @@ class Learner:
 
         Args:
             batch: inputs of the networks in ``networks`` (None = all), in their order.
-            y_SBCK: their true labels; NaN = missing.
+            y_SBCJ: their true labels; NaN = missing.
             networks: a contiguous range.
             place_S: where each of these networks' inputs and labels stand in ``batch`` and
-                ``y_SBCK``; None = each in its own place.
+                ``y_SBCJ``; None = each in its own place.
 
         Returns:
             What ``predict`` gives, and each label's loss, NaN where the label is missing.
@@ -191,7 +191,7 @@ class Learner:
             predicted, lost = [], []
             own = rows if place_S is None else place_S[rows]
             for k, (head, part) in enumerate(self._parts(raw_SBCO)):
-                y_SBC = y_SBCK[own][..., k]
+                y_SBC = y_SBCJ[own][..., k]
                 is_known = torch.isfinite(y_SBC)
                 loss_SBC = by_rows(head.losses, part, torch.where(is_known, y_SBC, 0.0))
                 lost.append(torch.where(is_known, loss_SBC, torch.nan))
@@ -200,10 +200,10 @@ class Learner:
             losses.append(torch.stack(lost, dim=-1))
         return torch.cat(predictions), torch.cat(losses)
 
-    def losses(self, batch: Batch, y_SBK: Tensor, networks: slice | None = None) -> Tensor:
-        """The losses of ``evaluate`` for each visit's first candidate: (networks), B, K."""
-        y_SBCK = y_SBK.unsqueeze(2).expand(-1, -1, batch.shape[2], -1)
-        return self.evaluate(batch, y_SBCK, networks)[1][:, :, 0]
+    def losses(self, batch: Batch, y_SBJ: Tensor, networks: slice | None = None) -> Tensor:
+        """The losses of ``evaluate`` for each visit's first candidate: (networks), B, J."""
+        y_SBCJ = y_SBJ.unsqueeze(2).expand(-1, -1, batch.shape[2], -1)
+        return self.evaluate(batch, y_SBCJ, networks)[1][:, :, 0]
 
     def _score(
         self,
@@ -224,7 +224,7 @@ class Learner:
     def update(
         self,
         batch: Batch,
-        y_SBK: Tensor,
+        y_SBJ: Tensor,
         weight_SB: Tensor,
         settings: OptimizerSettings,
         dropout_key_S: Tensor,
@@ -238,7 +238,7 @@ class Learner:
 
         Args:
             batch: the rows, C = 1, all S networks.
-            y_SBK: true labels; NaN = missing, the row then teaches this head nothing.
+            y_SBJ: true labels; NaN = missing, the row then teaches this head nothing.
             weight_SB: how much each network learns from each row; 0 or more. A row that is
                 padding has the weight NaN and does not count in the mean.
             settings: the optimizer's.
@@ -246,23 +246,23 @@ class Learner:
             n_done: updates of the phase before this one, by which a cosine schedule goes.
 
         Returns:
-            float32 S, K: the mean unweighted loss over the rows that a head learned from; NaN
+            float32 S, J: the mean unweighted loss over the rows that a head learned from; NaN
             where there were none.
         """
         if settings.schedule.kind == "cosine":
             self.rate_factor_S.fill_(settings.schedule.cosine(n_done))
-        rows = (batch, y_SBK, weight_SB, dropout_key_S)
+        rows = (batch, y_SBJ, weight_SB, dropout_key_S)
         return self._graphs.run(self._update, *rows, settings)[0]
 
     def _update(
         self,
         batch: Batch,
-        y_SBK: Tensor,
+        y_SBJ: Tensor,
         weight_SB: Tensor,
         dropout_key_S: Tensor,
         settings: OptimizerSettings,
     ) -> tuple[Tensor]:
-        rows = (y_SBK, weight_SB, dropout_key_S)
+        rows = (y_SBJ, weight_SB, dropout_key_S)
         losses = [
             self._update_chunk(chunk, settings, batch[chunk], *(x[chunk] for x in rows))
             for chunk in self._chunks(slice(0, self.n_networks), batch)
@@ -274,7 +274,7 @@ class Learner:
         chunk: slice,
         settings: OptimizerSettings,
         batch: Batch,
-        y_SBK: Tensor,
+        y_SBJ: Tensor,
         weight_SB: Tensor,
         dropout_key_S: Tensor,
     ) -> Tensor:
@@ -283,10 +283,10 @@ class Learner:
             raw = self.forward(leaves, batch, dropout_key_S)
         totals, means, has_rows = [], [], []
         for k, (head, part) in enumerate(self._parts(raw[:, :, 0])):
-            counts_SB = torch.isfinite(y_SBK[..., k]) & torch.isfinite(weight_SB)
+            counts_SB = torch.isfinite(y_SBJ[..., k]) & torch.isfinite(weight_SB)
             learned_SB = counts_SB & (weight_SB > 0)
             # a row that teaches nothing must not overflow either: 0 times infinity is no number
-            y_SB = torch.where(learned_SB, y_SBK[..., k], 0.0).to(part.dtype)
+            y_SB = torch.where(learned_SB, y_SBJ[..., k], 0.0).to(part.dtype)
             loss_SB = by_rows(head.losses, part, y_SB)
             total_SB = torch.where(learned_SB, weight_SB, 0.0) * loss_SB
             totals.append(total_SB.sum(1) / counts_SB.sum(1).clamp_min(1))
@@ -376,7 +376,7 @@ class Learner:
 
 
 def _heads(per_head_X: list[Tensor]) -> Tensor:
-    """What each head gives, as a last axis K; without a copy where there is one."""
+    """What each head gives, as a last axis J; without a copy where there is one."""
     return per_head_X[0].unsqueeze(-1) if len(per_head_X) == 1 else torch.stack(per_head_X, dim=-1)
 
 

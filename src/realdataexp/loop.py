@@ -11,7 +11,7 @@
     9. the models learn                     learner.update   (every retrain_every steps)
 
 Axes: W worlds (block x replication), R replications, M models a world, A arms (0 = control,
-1 = treatment), B visits, C candidates, L labels, K labels (heads) of a learner, S stacked networks
+1 = treatment), B visits, C candidates, L labels, J labels (heads) of a learner, S stacked networks
 (block x model x replication).
 """
 
@@ -332,9 +332,9 @@ class Loop:
                     arms = (0, 1) if is_shared else (m,)
                     for is_drawn in sorted({is_drawn_A[arm] for arm in arms}):
                         key = key_SB[own] if key_SB is not None and is_drawn else None
-                        predicted_WBCK = learner.predict(offered, own, key)
+                        predicted_WBCJ = learner.predict(offered, own, key)
                         for arm in (a for a in arms if is_drawn_A[a] == is_drawn):
-                            for label, x_WBC in zip(labels, predicted_WBCK.unbind(-1), strict=True):
+                            for label, x_WBC in zip(labels, predicted_WBCJ.unbind(-1), strict=True):
                                 prediction_LWABC[label, worlds, arm] = x_WBC
         return prediction_LWABC.movedim(0, -1)
 
@@ -406,12 +406,12 @@ class Loop:
         step = replication_R.new_full((), lesson.step)
         keys = self._graphs.run(self._dropout_keys, replication_R, step)
         for learner, places, key_S in zip(self.learners, self.labels_of, keys, strict=True):
-            y_SBK = torch.stack([lesson.y_SBL[..., i] for i in places], dim=-1)
+            y_SBJ = torch.stack([lesson.y_SBL[..., i] for i in places], dim=-1)
             settings, weight_SB = self.labels[places[0]].optimizer, lesson.weight_SB
             if self.is_idle_SL is not None:
                 weight_SB = weight_SB.masked_fill(self.is_idle_SL[:, places[0], None], 0.0)
             losses.append(
-                learner.update(lesson.batch, y_SBK, weight_SB, settings, key_S, n_done=lesson.step)
+                learner.update(lesson.batch, y_SBJ, weight_SB, settings, key_S, n_done=lesson.step)
             )
         return by_label(losses, self.labels_of)
 

@@ -1,6 +1,6 @@
 """The starting model that all worlds share, trained on rows that are not replayed.
 
-Axes: B rows of a batch, L labels, K labels (heads) of a learner, N learners, T batches since the
+Axes: B rows of a batch, L labels, J labels (heads) of a learner, N learners, T batches since the
 last check.
 """
 
@@ -135,13 +135,13 @@ class Pretraining:
             if self._has_stopped(n):
                 continue
             purpose = f"pretrain dropout {self._draws_as[n]}"
-            y_SBK = torch.stack([y_L[i] for i in places], dim=-1)
-            iteration_S = torch.full((1,), self.iteration, device=y_SBK.device)
+            y_SBJ = torch.stack([y_L[i] for i in places], dim=-1)
+            iteration_S = torch.full((1,), self.iteration, device=y_SBJ.device)
             key_S = draws.key(self._settings.seed, purpose, iteration_S)
             weight_SB = torch.ones_like(y_L[places[0]])
             settings, n_done = self._optimizers[n], self.iteration - 1
-            loss_SK = learner.update(batch, y_SBK, weight_SB, settings, key_S, n_done)
-            for i, loss_S in zip(places, loss_SK.unbind(-1), strict=True):
+            loss_SJ = learner.update(batch, y_SBJ, weight_SB, settings, key_S, n_done)
+            for i, loss_S in zip(places, loss_SJ.unbind(-1), strict=True):
                 loss_L[i] = loss_S[0]
         self._losses_TL.append(loss_L)
         every = self._settings.validate_every

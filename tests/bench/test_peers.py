@@ -63,8 +63,8 @@ def test_the_dataloaders_loop_learns_what_the_package_learns(table: Table):
             places = np.arange(64 * n, 64 * (n + 1))
             *inputs, y_BL = torch.utils.data.default_collate([rows[int(x)] for x in places])
             batch, y = reader.read(places)
-            y_SBK, weight_SB = y[i].unsqueeze(-1), torch.ones_like(y[i])
-            loss = ours.update(batch, y_SBK, weight_SB, optimizer, torch.zeros(1).long())
+            y_SBJ, weight_SB = y[i].unsqueeze(-1), torch.ones_like(y[i])
+            loss = ours.update(batch, y_SBJ, weight_SB, optimizer, torch.zeros(1).long())
             assert theirs.learn(inputs, y_BL[:, i]) == pytest.approx(float(loss), rel=1e-4)
         after = theirs.network.layers[0].weight.detach()
         mine = torch.cat([ours.params["user_weight"][0], ours.params["video_weight"][0]]).T

@@ -270,11 +270,11 @@ def fit(
     model: StackedModel, batch: Batch, y_SB: Tensor, n_steps: int, learning_rate: float = 0.01
 ) -> tuple[Tensor, Tensor]:
     """Each network's mean squared error before and after steps of Adam on one batch."""
-    batch, y_SBK, n = in_float32(batch), y_SB.float().unsqueeze(-1), batch.shape[0]
+    batch, y_SBJ, n = in_float32(batch), y_SB.float().unsqueeze(-1), batch.shape[0]
     starts = [model.init(draws.key(i, "init")) for i in range(n)]
     learner, settings = learner_of(model, "MSE", starts, 8 << 20), OptimizerSettings(learning_rate)
-    before_S = learner.losses(batch, y_SBK).mean((1, 2))
+    before_S = learner.losses(batch, y_SBJ).mean((1, 2))
     for step in range(n_steps):
         keys_S = draws.key(0, "dropout", torch.arange(n), step)
-        learner.update(batch, y_SBK, torch.ones(batch.shape[:2]), settings, keys_S)
-    return before_S, learner.losses(batch, y_SBK).mean((1, 2))
+        learner.update(batch, y_SBJ, torch.ones(batch.shape[:2]), settings, keys_S)
+    return before_S, learner.losses(batch, y_SBJ).mean((1, 2))

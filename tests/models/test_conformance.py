@@ -57,17 +57,17 @@ def make_learner(model: StackedModel, networks: Tensor, size: int = S) -> Learne
 
 def inputs(step: int, schema: FeatureSchema = MIXED) -> tuple[Batch, Tensor]:
     batch = in_float32(random_batch(schema, (S, B, 1), seed=step))
-    y_SBK = torch.rand(S, B, 1, generator=torch.Generator().manual_seed(step)) < 0.4
-    return batch, y_SBK.float()
+    y_SBJ = torch.rand(S, B, 1, generator=torch.Generator().manual_seed(step)) < 0.4
+    return batch, y_SBJ.float()
 
 
 def train(learner: Learner, networks: Tensor, schema: FeatureSchema = MIXED) -> None:
     """Some steps, with the rows and the dropout that each network has wherever it stands."""
     for step in range(N_STEPS):
-        batch, y_SBK = inputs(step, schema)
+        batch, y_SBJ = inputs(step, schema)
         keys_S = draws.key(0, "dropout", networks, step)
         weight_SB = torch.ones(len(networks), B)
-        learner.update(batch[networks], y_SBK[networks], weight_SB, SETTINGS, keys_S)
+        learner.update(batch[networks], y_SBJ[networks], weight_SB, SETTINGS, keys_S)
 
 
 def scores(learner: Learner, networks: Tensor, schema: FeatureSchema = MIXED) -> Tensor:
@@ -75,9 +75,9 @@ def scores(learner: Learner, networks: Tensor, schema: FeatureSchema = MIXED) ->
     batch = in_float32(random_batch(schema, (S, B, C), seed=99))[networks]
     update = learner.device
     learner.device = replace(update, chunk_bytes=C * update.chunk_bytes)
-    score_SBCK = learner.predict(batch, slice(0, len(networks)))
+    score_SBCJ = learner.predict(batch, slice(0, len(networks)))
     learner.device = update
-    return score_SBCK[..., 0]
+    return score_SBCJ[..., 0]
 
 
 @every_case
@@ -134,12 +134,12 @@ def test_a_network_that_breaks_leaves_the_others_alone(name: str, params: dict) 
 @every_case
 def test_training_lowers_the_loss(name: str, params: dict) -> None:
     model, networks = build(name, params), torch.arange(S)
-    learner, (batch, y_SBK) = make_learner(model, networks), inputs(0)
-    before_S = learner.losses(batch, y_SBK).mean((1, 2))
+    learner, (batch, y_SBJ) = make_learner(model, networks), inputs(0)
+    before_S = learner.losses(batch, y_SBJ).mean((1, 2))
     for step in range(60):
         keys_S = draws.key(0, "dropout", networks, step)
-        learner.update(batch, y_SBK, torch.ones(S, B), SETTINGS, keys_S)
-    after_S = learner.losses(batch, y_SBK).mean((1, 2))
+        learner.update(batch, y_SBJ, torch.ones(S, B), SETTINGS, keys_S)
+    after_S = learner.losses(batch, y_SBJ).mean((1, 2))
     assert bool((after_S < 0.8 * before_S).all())
 
 

@@ -183,7 +183,7 @@ def lesson(step: int, n: int, n_rows: int = 7) -> tuple[Batch, Tensor, Tensor, T
     """Inputs, labels (some missing), weights and keys; a network's do not depend on ``n``."""
     batch = in_float32(random_batch(MIXED, (40, n_rows, 1), seed=step))[:n]
     g = torch.Generator().manual_seed(step)
-    y_SBK = torch.stack(
+    y_SBJ = torch.stack(
         [
             torch.randn(40, n_rows, generator=g),
             torch.randint(0, 3, (40, n_rows), generator=g).float(),
@@ -191,17 +191,17 @@ def lesson(step: int, n: int, n_rows: int = 7) -> tuple[Batch, Tensor, Tensor, T
         ],
         dim=-1,
     )
-    y_SBK[torch.rand(y_SBK.shape, generator=g) < 0.2] = torch.nan
+    y_SBJ[torch.rand(y_SBJ.shape, generator=g) < 0.2] = torch.nan
     weight_SB = torch.rand(40, n_rows, generator=g)
-    return batch, y_SBK[:n], weight_SB[:n], draws.key(0, "dropout", torch.arange(n), step)
+    return batch, y_SBJ[:n], weight_SB[:n], draws.key(0, "dropout", torch.arange(n), step)
 
 
 def train(ours: Learner, n_steps: int = 5) -> Tensor:
     settings = OptimizerSettings(0.02, 0.01, 0.5)
     for step in range(n_steps):
-        batch, y_SBK, weight_SB, key_S = lesson(step, ours.n_networks)
-        loss_SK = ours.update(batch, y_SBK, weight_SB, settings, key_S)
-    return loss_SK
+        batch, y_SBJ, weight_SB, key_S = lesson(step, ours.n_networks)
+        loss_SJ = ours.update(batch, y_SBJ, weight_SB, settings, key_S)
+    return loss_SJ
 
 
 @pytest.mark.parametrize("per_chunk", [1, 2, 3])
@@ -235,18 +235,18 @@ def test_a_networks_place_in_its_stack_changes_nothing_to_the_bit(
         p *= 3.0  # spread the outputs: most roundings agree near zero
     settings = OptimizerSettings(0.02, 0.01, 0.5)
     for step in range(8):
-        batch, y_SBK, weight_SB, key_S = lesson(step, 1)
+        batch, y_SBJ, weight_SB, key_S = lesson(step, 1)
         scored = in_float32(random_batch(MIXED, (1, 5, 3), seed=step)).expand(n)
         prediction = equal.predict(scored, slice(0, n))
         assert bool((prediction == prediction[:1]).all())
-        loss_SK = equal.update(
+        loss_SJ = equal.update(
             batch.expand(n),
-            y_SBK.expand(n, -1, -1),
+            y_SBJ.expand(n, -1, -1),
             weight_SB.expand(n, -1),
             settings,
             key_S.expand(n),
         )
-        assert bool((loss_SK == loss_SK[:1]).all())
+        assert bool((loss_SJ == loss_SJ[:1]).all())
         for x in equal.state().values():
             assert bool((x == x[:1]).all())
     assert equal.n_updates_S.tolist() == [8] * n
@@ -255,12 +255,12 @@ def test_a_networks_place_in_its_stack_changes_nothing_to_the_bit(
 def test_a_label_without_rows_keeps_its_tower_and_gate_but_not_its_experts() -> None:
     model, E = mmoe(MIXED, embedding_dim=3), 3
     ours = learner(model, 2)
-    batch, y_SBK, weight_SB, key_S = lesson(0, 2)
-    y_SBK[..., 1] = torch.nan
+    batch, y_SBJ, weight_SB, key_S = lesson(0, 2)
+    y_SBJ[..., 1] = torch.nan
     before = {name: p.clone() for name, p in ours.params.items()}
     predicted = ours.predict(batch, slice(0, 2))
-    loss_SK = ours.update(batch, y_SBK, weight_SB, OptimizerSettings(0.01), key_S)
-    assert loss_SK.isnan().any(0).tolist() == [False, True, False]
+    loss_SJ = ours.update(batch, y_SBJ, weight_SB, OptimizerSettings(0.01), key_S)
+    assert loss_SJ.isnan().any(0).tolist() == [False, True, False]
     gate = slice(model.n_expert_units + E, model.n_expert_units + 2 * E)
     for name, p in ours.params.items():
         if name.startswith("tower_1."):

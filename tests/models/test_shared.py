@@ -69,10 +69,10 @@ def learned(model: OwnTable, shared: Mapping[str, Tensor]) -> Learner:
     learner = Learner.of_starts(model, head, CPU, starts, torch.arange(S), shared)
     for step in range(5):
         batch = in_float32(random_batch(SCHEMA, (S, B, 1), seed=step))
-        y_SBK = torch.linspace(-1, 1, S * B).view(S, B, 1)
+        y_SBJ = torch.linspace(-1, 1, S * B).view(S, B, 1)
         keys_S = draws.key(0, "dropout", torch.arange(S), step)
         settings = OptimizerSettings(0.05, gradient_clip=0.5)
-        learner.update(batch, y_SBK, torch.ones(S, B), settings, keys_S)
+        learner.update(batch, y_SBJ, torch.ones(S, B), settings, keys_S)
     return learner
 
 

@@ -112,13 +112,13 @@ def predicted(learners: list[Learner]) -> Tensor:
 def test_predictions_and_losses_are_the_networks_own():
     learners = make_learners(3)
     look = look_at(learners)
-    torch.testing.assert_close(look.prediction_SBCK, predicted(learners), rtol=1e-5, atol=1e-6)
-    assert look.loss_SK.shape == (3, 2) and look.loss_SK.dtype == torch.float64
+    torch.testing.assert_close(look.prediction_SBCJ, predicted(learners), rtol=1e-5, atol=1e-6)
+    assert look.loss_SJ.shape == (3, 2) and look.loss_SJ.dtype == torch.float64
     y = HELD_OUT.y_BCL[..., 1].numpy()
     known = np.isfinite(y)
     for s in range(3):
-        p = look.prediction_SBCK[s, ..., 1].double().numpy()
-        assert float(look.loss_SK[s, 1]) == pytest.approx(log_loss(y[known], p[known]), rel=1e-4)
+        p = look.prediction_SBCJ[s, ..., 1].double().numpy()
+        assert float(look.loss_SJ[s, 1]) == pytest.approx(log_loss(y[known], p[known]), rel=1e-4)
 
 
 def test_metrics_are_those_of_scikit_learn():
@@ -127,25 +127,25 @@ def test_metrics_are_those_of_scikit_learn():
     play, click = VALIDATOR.predictions(look)
     assert (play.label, click.label) == ("play", "click")
     for s in range(3):
-        y, x = HELD_OUT.y_BCL[..., 0].numpy(), look.prediction_SBCK[s, ..., 0].double().numpy()
+        y, x = HELD_OUT.y_BCL[..., 0].numpy(), look.prediction_SBCJ[s, ..., 0].double().numpy()
         on = np.isfinite(y)
         assert int(play.count("mae")[s]) == on.sum() == int(HELD_OUT.is_candidate_BC.sum())
         expected = {
             "mae": mean_absolute_error(y[on], x[on]),
             "log_mae": mean_absolute_error(np.log1p(y[on]), np.log1p(x[on].clip(0))),
             "spearman": spearmanr(y[on], x[on]).statistic,
-            "loss": float(look.loss_SK[s, 0]),
+            "loss": float(look.loss_SJ[s, 0]),
         }
         for name, value in expected.items():
             assert float(play.values[name][s]) == pytest.approx(value, rel=1e-6), name
-        y, x = HELD_OUT.y_BCL[..., 1].numpy(), look.prediction_SBCK[s, ..., 1].double().numpy()
+        y, x = HELD_OUT.y_BCL[..., 1].numpy(), look.prediction_SBCJ[s, ..., 1].double().numpy()
         on = np.isfinite(y)
         assert int(click.count("auc")[s]) == on.sum() < int(HELD_OUT.is_candidate_BC.sum())
         expected = {
             "auc": roc_auc_score(y[on], x[on]),
             "accuracy": accuracy_score(y[on], x[on] >= 0.5),
             "log_loss": log_loss(y[on], x[on]),
-            "loss": float(look.loss_SK[s, 1]),
+            "loss": float(look.loss_SJ[s, 1]),
         }
         for name, value in expected.items():
             assert float(click.values[name][s]) == pytest.approx(value, rel=1e-6), name
@@ -176,7 +176,7 @@ def test_an_arm_ranks_with_its_own_network_and_alphas(
     blocks: tuple[Block, ...], arms: dict[int, tuple[int, ...]]
 ):
     look = look_at(make_learners(n_networks(blocks, R)))
-    prediction = look.prediction_SBCK.double().numpy()
+    prediction = look.prediction_SBCJ.double().numpy()
     found = list(VALIDATOR.rankings(look, blocks))
     assert [(i, arm, f.label) for i, arm, f in found] == [
         (i, arm, name) for i in arms for arm in arms[i] for name in SETUP.outcomes

@@ -134,11 +134,11 @@ def test_few_unequal_clusters_reject_about_as_often_as_they_say() -> None:
     tables = DesignTables("cluster", pl.DataFrame())
     tables.__dict__["units"] = units
     for method in (user_cluster, cuped):
-        p_K = method(tables).p_value
-        assert low <= (p_K <= 0.05).mean() <= high, method.__name__
-    value_K, influence_U = units.difference(units.sum_UA)
-    plain_K = student(value_K, np.sqrt(units.total(influence_U**2)), np.full(n_worlds, 18.0))
-    assert (plain_K.p_value <= 0.05).mean() > high
+        p_Z = method(tables).p_value
+        assert low <= (p_Z <= 0.05).mean() <= high, method.__name__
+    value_Z, influence_U = units.difference(units.sum_UA)
+    plain_Z = student(value_Z, np.sqrt(units.total(influence_U**2)), np.full(n_worlds, 18.0))
+    assert (plain_Z.p_value <= 0.05).mean() > high
 
 
 def test_cuped_cuts_the_variance_by_the_squared_correlation() -> None:

@@ -42,8 +42,8 @@ def plain_means(platform: Platform, config: Si2023Config, video: list[float]) ->
     stay = math.log((config.stay_time_short, config.stay_time_long)[k])
     finish = (config.finish_logit_short, config.finish_logit_long)[k]
     for d in range(config.n_features):
-        stay += (video[d] - 0.5) * float(platform.stay_DK[d, k])
-        finish += (video[d] - 0.5) * float(platform.finish_DK[d, k])
+        stay += (video[d] - 0.5) * float(platform.stay_D2[d, k])
+        finish += (video[d] - 0.5) * float(platform.finish_D2[d, k])
     return [math.exp(stay), 1 / (1 + math.exp(-finish))]
 
 
@@ -73,23 +73,23 @@ def test_coefficients_depend_on_the_worlds_seed_only():
         Platform.draw(CONFIG),
     ]
     for other in same_seed:
-        assert same(other.finish_DK, platform.finish_DK)
-        assert same(other.stay_DK, platform.stay_DK)
+        assert same(other.finish_D2, platform.finish_D2)
+        assert same(other.stay_D2, platform.stay_D2)
     other = Platform.draw(CONFIG.model_copy(update={"world_seed": 1}))
-    assert not (other.finish_DK == platform.finish_DK).any()
-    assert not (other.stay_DK == platform.stay_DK).any()
+    assert not (other.finish_D2 == platform.finish_D2).any()
+    assert not (other.stay_D2 == platform.stay_D2).any()
 
 
 def test_coefficients_fill_the_interval_of_their_strength():
     config = Si2023Config(finish_strength=3.0, stay_strength=0.5)
     platform = Platform.draw(config.model_copy(update={"n_features": 20_000}))
     count = []
-    for coefficient_DK, strength in ((platform.finish_DK, 3.0), (platform.stay_DK, 0.5)):
-        assert coefficient_DK.abs().max() <= strength
-        for u_D in (coefficient_DK / strength).T:
+    for coefficient_D2, strength in ((platform.finish_D2, 3.0), (platform.stay_D2, 0.5)):
+        assert coefficient_D2.abs().max() <= strength
+        for u_D in (coefficient_D2 / strength).T:
             count += [int((u_D < x).sum()) for x in (-0.6, 0.0, 0.6)]
     assert_frequencies(count, [20_000] * 12, [0.2, 0.5, 0.8] * 4, detects=0.035)
-    assert len({tuple(x[:5].tolist()) for x in (*platform.finish_DK.T, *platform.stay_DK.T)}) == 4
+    assert len({tuple(x[:5].tolist()) for x in (*platform.finish_D2.T, *platform.stay_D2.T)}) == 4
 
 
 VIDEOS = [[0.9, 0.2, 0.6, 0.0], [0.1, 0.8, 0.3, 0.0], [0.1, 0.8, 0.3, 1.0], [0.7, 0.1, 0.9, 1.0]]

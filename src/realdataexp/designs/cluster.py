@@ -5,7 +5,7 @@ do to the other stays away if a cluster has one arm only: Brennan et al., arXiv 
 on users' histories). The one model still learns from all outcomes: what clusters have in common
 leaks, and there are as many independent units as clusters.
 
-Axes: R replications, B visits, U users, D columns of a taste, K clusters, X starts.
+Axes: R replications, B visits, U users, D columns of a taste, G clusters, X starts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Cluster(Pooling, Options):
 
     _cluster_XU: Tensor = PrivateAttr()
     _start_R1: Tensor = PrivateAttr()
-    _is_treated_RK: Tensor = PrivateAttr()
+    _is_treated_RG: Tensor = PrivateAttr()
 
     def start(self, context: Context) -> Cluster:
         """With its clusters and their arms.
@@ -48,13 +48,13 @@ class Cluster(Pooling, Options):
         start_R = start_of(replication_R, context.n_starts)
         to = context.device.torch
         cluster = torch.arange(self.n_clusters)
-        keys_RK = draws.key(context.seed, "arm of cluster", replication_R.unsqueeze(-1), cluster)
+        keys_RG = draws.key(context.seed, "arm of cluster", replication_R.unsqueeze(-1), cluster)
         started = self.model_copy()
         # of the starts that these replications begin from, in the order of their numbers
         starts, place_R = start_R.unique(return_inverse=True)
         cluster_XU = torch.stack([self._group(context, start) for start in starts.tolist()])
         started._cluster_XU, started._start_R1 = cluster_XU.to(to), place_R.unsqueeze(-1).to(to)
-        started._is_treated_RK = draws.chance(keys_RK, 1, context.p).squeeze(-1).to(to)
+        started._is_treated_RG = draws.chance(keys_RG, 1, context.p).squeeze(-1).to(to)
         return started
 
     def _group(self, context: Context, start: int) -> Tensor:
@@ -86,7 +86,7 @@ class Cluster(Pooling, Options):
 
     def assign(self, visits: Visits, p: float) -> Tensor:
         """The arm of the user's cluster."""
-        return self._is_treated_RK.gather(1, self.unit(visits))
+        return self._is_treated_RG.gather(1, self.unit(visits))
 
     def unit(self, visits: Visits) -> Tensor:
         """The user's cluster."""

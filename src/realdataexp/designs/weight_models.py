@@ -98,8 +98,8 @@ class MLPClassifier(WeightModel):
         for arm, own_RB in enumerate((~is_treated_RB, is_treated_RB)):
             self._seen_RA[:, arm] |= (own_RB & is_visit_RB).any(1)
         weight_RB = torch.where(is_visit_RB, 1.0, torch.nan)
-        z_RBK = is_treated_RB.float().unsqueeze(-1)
-        self._learner.update(batch, z_RBK, weight_RB, self._optimizer, self._no_dropout_R)
+        z_RBJ = is_treated_RB.float().unsqueeze(-1)
+        self._learner.update(batch, z_RBJ, weight_RB, self._optimizer, self._no_dropout_R)
 
     def state(self) -> dict[str, Tensor]:
         """The networks, their optimizer, and which arms they have seen."""

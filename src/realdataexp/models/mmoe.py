@@ -1,7 +1,7 @@
 """Multi-gate Mixture-of-Experts (Ma et al. 2018, KDD, doi 10.1145/3219819.3220007), S at once.
 
 Axes: S stacked networks, B visits, C candidates, N = B x C rows, E experts, Z = S x E experts of
-all networks, K labels, H a layer's width, O outputs of all labels.
+all networks, J labels, H a layer's width, O outputs of all labels.
 """
 
 from __future__ import annotations
@@ -87,16 +87,16 @@ class MMoE(StackedModel):
         """See StackedModel; the outputs of the labels are one after the other."""
         h_SNH = self.first.forward(params, batch)
         S, N, _ = h_SNH.shape
-        E, K = self.options.n_experts, len(self.towers)
-        logit_SNKE = h_SNH[..., self.n_expert_units :].reshape(S, N, K, E)
-        gate_SNKE = torch.softmax(logit_SNKE, dim=-1)
+        E, J = self.options.n_experts, len(self.towers)
+        logit_SNJE = h_SNH[..., self.n_expert_units :].reshape(S, N, J, E)
+        gate_SNJE = torch.softmax(logit_SNJE, dim=-1)
         experts = self._experts(params, h_SNH[..., : self.n_expert_units], dropout_key_S)
         raws = []
         for k, tower in enumerate(self.towers):
             # one after the other: a sum over an inner axis has other last bits at a tensor's end
-            mixed_SNH = gate_SNKE[:, :, k, :1] * experts[0]
+            mixed_SNH = gate_SNJE[:, :, k, :1] * experts[0]
             for e in range(1, E):
-                mixed_SNH = mixed_SNH + gate_SNKE[:, :, k, e : e + 1] * experts[e]
+                mixed_SNH = mixed_SNH + gate_SNJE[:, :, k, e : e + 1] * experts[e]
             key_S = None if dropout_key_S is None else draws.key(0, f"tower_{k}", dropout_key_S)
             raws.append(tower.forward(within(f"tower_{k}", params), mixed_SNH, key_S))
         return torch.cat(raws, dim=-1).view(*batch.shape, -1)

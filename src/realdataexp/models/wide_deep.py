@@ -1,6 +1,6 @@
 """Wide & Deep (Cheng et al. 2016, arXiv 1606.07792), S of them at once.
 
-Axes: S stacked networks, N = visits x candidates, K category slots, J slots of a feature, P
+Axes: S stacked networks, N = visits x candidates, K category slots, P
 crossed pairs, O outputs.
 """
 
@@ -116,13 +116,13 @@ class WideDeep(StackedModel):
         weight_SNK = torch.cat([to_rows(user.weight, C), video.weight], dim=-1)
         ids, weights, n = [], [], self.options.cross_buckets
         for pair, slots in enumerate(self.crossed_slots):
-            hash_SNJJ = draws.key(0, "cross", *_each_with_each(cat_SNK, *slots))
-            ids.append((hash_SNJJ % n + pair * n).flatten(2))
-            left_SNJ1, right_SN1J = _each_with_each(weight_SNK, *slots)
-            weights.append((left_SNJ1 * right_SN1J).flatten(2))
+            hash_SNKK = draws.key(0, "cross", *_each_with_each(cat_SNK, *slots))
+            ids.append((hash_SNKK % n + pair * n).flatten(2))
+            left_SNK1, right_SN1K = _each_with_each(weight_SNK, *slots)
+            weights.append((left_SNK1 * right_SN1K).flatten(2))
         return torch.cat(ids, dim=-1), torch.cat(weights, dim=-1)
 
 
 def _each_with_each(x_SNK: Tensor, left: slice, right: slice) -> tuple[Tensor, Tensor]:
-    """Two features' slots, which broadcast to all pairs: S, N, J, 1 and S, N, 1, J."""
+    """Two features' slots, which broadcast to all pairs: S, N, K, 1 and S, N, 1, K."""
     return x_SNK[..., left].unsqueeze(-1), x_SNK[..., right].unsqueeze(-2)

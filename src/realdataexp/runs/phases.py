@@ -2,7 +2,7 @@
 
 A run whose networks cannot learn or predict fails: it would answer nothing.
 
-Axes: S stacked networks, K labels of a network.
+Axes: S stacked networks, J labels of a network.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class PretrainingPhase:
     def _validate(self, start: int) -> tuple[float, ...]:
         with self._run.clock.timed("pretrain_validation"):
             self._seen = self._run.validator.validate(self._learners, torch.tensor([start]))
-        return tuple(self._seen.loss_SK[0].tolist())
+        return tuple(self._seen.loss_SJ[0].tolist())
 
     def _heed(self, start: int, check: Check, *, is_over: bool) -> None:
         """A check's metrics and lines of the log; refuses networks that cannot learn or predict."""
@@ -407,7 +407,7 @@ class LoopPhase:
             refuse_skips(*counts, network.name, names, "simulation", *share, is_over=is_over)
             for k, label in enumerate(setup.members(network)):
                 models = [label.components] * len(names)
-                refuse_extremes(label.config.name, found.prediction_SK2[:, k], names, models)
+                refuse_extremes(label.config.name, found.prediction_SJ2[:, k], names, models)
 
 
 def _name(step: int) -> str:

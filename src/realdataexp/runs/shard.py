@@ -5,7 +5,7 @@ candidates have known labels, so that one validation gives both: how well each n
 label, and how well each arm ranks. What a world has used does not matter there, nor do weights or
 masks.
 
-Axes: S stacked networks, R replications, B visits, C candidates, L outcomes, K labels with a
+Axes: S stacked networks, R replications, B visits, C candidates, L outcomes, J labels with a
 model, X starts.
 """
 
@@ -44,10 +44,10 @@ class Seen:
     networks, which no arm asks, nothing is said.
     """
 
-    prediction_SBCK: Tensor
-    loss_SK: Tensor
+    prediction_SBCJ: Tensor
+    loss_SJ: Tensor
     start_S: Tensor
-    is_idle_SK: Tensor | None = None
+    is_idle_SJ: Tensor | None = None
 
 
 class Validator:
@@ -102,39 +102,39 @@ class Validator:
         )
 
     def validate(
-        self, learners: Sequence[Learner], start_S: Tensor, is_idle_SK: Tensor | None = None
+        self, learners: Sequence[Learner], start_S: Tensor, is_idle_SJ: Tensor | None = None
     ) -> Seen:
         """Have all networks predict; ``start_S`` is on the host."""
         predictions, losses = [], []
         labels_of = [network.labels for network in self._setup.networks]
         for learner, labels in zip(learners, labels_of, strict=True):
             places = [self._label_at[i] for i in labels]
-            batch, y_XBCK = self._padded.batch, self._padded.y_BCL[..., places]
+            batch, y_XBCJ = self._padded.batch, self._padded.y_BCL[..., places]
             if self.n_starts == 1:  # all see the same: no copies
                 n = learner.n_networks
-                found = learner.evaluate(batch.expand(n), y_XBCK.expand(n, -1, -1, -1))
+                found = learner.evaluate(batch.expand(n), y_XBCJ.expand(n, -1, -1, -1))
             else:
-                found = learner.evaluate(batch, y_XBCK, place_S=start_S.to(y_XBCK.device))
+                found = learner.evaluate(batch, y_XBCJ, place_S=start_S.to(y_XBCJ.device))
             predictions.append(found[0])
             losses.append(found[1].flatten(1, 2).cpu().double().nanmean(1))
-        loss_SK = by_label(losses, labels_of)
-        if is_idle_SK is not None:
-            loss_SK = loss_SK.masked_fill(is_idle_SK.cpu(), torch.nan)
-        return Seen(by_label(predictions, labels_of), loss_SK, start_S, is_idle_SK)
+        loss_SJ = by_label(losses, labels_of)
+        if is_idle_SJ is not None:
+            loss_SJ = loss_SJ.masked_fill(is_idle_SJ.cpu(), torch.nan)
+        return Seen(by_label(predictions, labels_of), loss_SJ, start_S, is_idle_SJ)
 
     def predictions(self, seen: Seen) -> Iterator[MetricValues]:
         """Every network's metrics, label by label."""
         y_XNL = for_metrics(self._padded.y_BCL.flatten(1, 2))
         for k, label in enumerate(self._setup.labels):
             kind = label.config.type
-            prediction_SN = for_metrics(seen.prediction_SBCK[..., k].flatten(1))
+            prediction_SN = for_metrics(seen.prediction_SBCJ[..., k].flatten(1))
             y_N = self._of(seen.start_S, y_XNL[..., self._label_at[k]])
-            if seen.is_idle_SK is not None:
-                is_idle_S1 = seen.is_idle_SK[:, k, None].to(y_N.device)
+            if seen.is_idle_SJ is not None:
+                is_idle_S1 = seen.is_idle_SJ[:, k, None].to(y_N.device)
                 y_N = torch.where(is_idle_S1, torch.nan, y_N)
             found = label_metrics(kind, prediction_SN, y_N)
             own = own_metrics(self._setup.metrics, kind, prediction_SN, y_N)
-            yield values_of(label.config.name, found, seen.loss_SK[:, k], own)
+            yield values_of(label.config.name, found, seen.loss_SJ[:, k], own)
 
     def rankings(
         self, seen: Seen, blocks: Sequence[Block]
@@ -146,8 +146,8 @@ class Validator:
         y_XBCL, is_candidate_XBC = (
             for_metrics(x) for x in (self._padded.y_BCL, self._padded.is_candidate_BC)
         )
-        prediction_SBCK = seen.prediction_SBCK
-        R, first = len(prediction_SBCK) // sum(b.design.n_models for b in blocks), 0
+        prediction_SBCJ = seen.prediction_SBCJ
+        R, first = len(prediction_SBCJ) // sum(b.design.n_models for b in blocks), 0
         start_R = seen.start_S[:R]
         scene = None
         if self._arms.needs_scene:
@@ -163,7 +163,7 @@ class Validator:
                 if block.p == 1 - arm:
                     continue
                 s = first + arm * (block.design.n_models - 1) * R
-                score_RBC = for_metrics(self._arms.score_of(arm, prediction_SBCK[s : s + R], scene))
+                score_RBC = for_metrics(self._arms.score_of(arm, prediction_SBCJ[s : s + R], scene))
                 for j, name in zip(self._outcome_at, self._setup.outcomes, strict=True):
                     found = ranking_metrics(
                         score_RBC,
@@ -189,7 +189,7 @@ class Updates:
     n_updates_S: Tensor
     n_skipped_S: Tensor
     weight_S2: Tensor
-    prediction_SK2: Tensor
+    prediction_SJ2: Tensor
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class Shard:
         seen = self._validator.validate(self._learners, self._start_S, self._loop.is_idle_SL)
         for network, learner in zip(self._setup.networks, self._learners, strict=True):
             schedule = self._setup.labels[network.labels[0]].policy.optimizer.schedule
-            learner.observe(seen.loss_SK[:, list(network.labels)].sum(1), schedule)
+            learner.observe(seen.loss_SJ[:, list(network.labels)].sum(1), schedule)
         return Validation(
             list(self._validator.predictions(seen)),
             list(self._validator.rankings(seen, self._setup.blocks)),

@@ -63,15 +63,15 @@ def block(tables: DesignTables) -> Intervals:
     sum_KbA = np.zeros_like(n_KbA)
     n_KbA[at], sum_KbA[at] = sums["n"].to_numpy(), sums["sum"].to_numpy()
 
-    n_KA = n_KbA.sum(1)
-    n_KA[n_KA == 0] = np.nan
-    ratio_KA = sum_KbA.sum(1) / n_KA
-    part_KbA = (sum_KbA - ratio_KA[:, None] * n_KbA) / n_KA[:, None]
-    part_Kb = part_KbA[..., 1] - part_KbA[..., 0]
-    square_K = (part_Kb**2).sum(1)
+    n_ZA = n_KbA.sum(1)
+    n_ZA[n_ZA == 0] = np.nan
+    ratio_ZA = sum_KbA.sum(1) / n_ZA
+    part_ZbA = (sum_KbA - ratio_ZA[:, None] * n_KbA) / n_ZA[:, None]
+    part_Zb = part_ZbA[..., 1] - part_ZbA[..., 0]
+    square_Z = (part_Zb**2).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        r_K = (part_Kb[:, 1:] * part_Kb[:, :-1]).sum(1) / square_K + 1.0 / k
-    r_K = np.where(square_K > 0, r_K, 0.0).clip(0.0, MAX_AUTOCORRELATION)
-    var_K = k / (k - 1) * square_K * (1 + r_K) / (1 - r_K)
-    value_K = ratio_KA[:, 1] - ratio_KA[:, 0]
-    return student(value_K, np.sqrt(var_K), np.full(tables.n_cells, k - 1.0))
+        r_Z = (part_Zb[:, 1:] * part_Zb[:, :-1]).sum(1) / square_Z + 1.0 / k
+    r_Z = np.where(square_Z > 0, r_Z, 0.0).clip(0.0, MAX_AUTOCORRELATION)
+    var_Z = k / (k - 1) * square_Z * (1 + r_Z) / (1 - r_Z)
+    value_Z = ratio_ZA[:, 1] - ratio_ZA[:, 0]
+    return student(value_Z, np.sqrt(var_Z), np.full(tables.n_cells, k - 1.0))

@@ -58,11 +58,11 @@ def cuped(tables: DesignTables) -> Intervals:
     n_U = units.n_UA.sum(axis=1)
     is_known = np.isfinite(units.covariate_U)
     x_U = np.where(is_known, units.covariate_U, 0.0)
-    n_known_K = units.total(n_U * is_known)
-    mean_K = units.total(n_U * x_U) / np.where(n_known_K > 0, n_known_K, np.nan)
-    size_K = units.total(np.abs(x_U)) / units.total(is_known).clip(1)
-    scale_K = np.where(size_K > 0, size_K, np.nan)
-    apart_U = np.where(is_known, x_U - mean_K[units.cell_U], 0.0) / scale_K[units.cell_U]
+    n_known_Z = units.total(n_U * is_known)
+    mean_Z = units.total(n_U * x_U) / np.where(n_known_Z > 0, n_known_Z, np.nan)
+    size_Z = units.total(np.abs(x_U)) / units.total(is_known).clip(1)
+    scale_Z = np.where(size_Z > 0, size_Z, np.nan)
+    apart_U = np.where(is_known, x_U - mean_Z[units.cell_U], 0.0) / scale_Z[units.cell_U]
     return _regression(units, apart_U)
 
 
@@ -82,39 +82,39 @@ def _regression(units: Units, x_U: np.ndarray | None) -> Intervals:
     """
     cell = units.cell_U
     n_UA, root_UA = units.n_UA, np.sqrt(units.n_UA)
-    ratio_KA = units.ratios(units.sum_UA)
-    value_K, residual_UA = ratio_KA[:, 1] - ratio_KA[:, 0], units.sum_UA - ratio_KA[cell] * n_UA
+    ratio_ZA = units.ratios(units.sum_UA)
+    value_Z, residual_UA = ratio_ZA[:, 1] - ratio_ZA[:, 0], units.sum_UA - ratio_ZA[cell] * n_UA
     # an orthonormal column's entry at the visits of each unit and arm
     column_UAD = np.zeros((len(cell), 2, 2 if x_U is None else 3))
-    column_UAD[:, [0, 1], [0, 1]] = (units.n_KA.clip(1) ** -0.5)[cell]
-    effect_KD = np.array([-1.0, 1.0]) * units.n_KA.clip(1) ** -0.5
+    column_UAD[:, [0, 1], [0, 1]] = (units.n_ZA.clip(1) ** -0.5)[cell]
+    effect_ZD = np.array([-1.0, 1.0]) * units.n_ZA.clip(1) ** -0.5
     if x_U is not None:
-        mean_KA = units.ratios(x_U[:, None] * n_UA)
-        x_UA = x_U[:, None] - mean_KA[cell]
+        mean_ZA = units.ratios(x_U[:, None] * n_UA)
+        x_UA = x_U[:, None] - mean_ZA[cell]
         x_UA = np.where(np.abs(x_UA) > _ROUNDING, x_UA, 0.0)
-        square_K = units.total((n_UA * x_UA**2).sum(1))
-        square_K = np.where(square_K > 0, square_K, np.nan)
-        theta_K = units.total((x_UA * units.sum_UA).sum(1)) / square_K
-        shift_K = mean_KA[:, 1] - mean_KA[:, 0]
-        value_K = value_K - theta_K * shift_K
-        residual_UA = residual_UA - theta_K[cell, None] * x_UA * n_UA
-        column_UAD[:, :, 2] = x_UA / np.sqrt(square_K)[cell, None]
-        effect_KD = np.column_stack([effect_KD, -shift_K / np.sqrt(square_K)])
+        square_Z = units.total((n_UA * x_UA**2).sum(1))
+        square_Z = np.where(square_Z > 0, square_Z, np.nan)
+        theta_Z = units.total((x_UA * units.sum_UA).sum(1)) / square_Z
+        shift_Z = mean_ZA[:, 1] - mean_ZA[:, 0]
+        value_Z = value_Z - theta_Z * shift_Z
+        residual_UA = residual_UA - theta_Z[cell, None] * x_UA * n_UA
+        column_UAD[:, :, 2] = x_UA / np.sqrt(square_Z)[cell, None]
+        effect_ZD = np.column_stack([effect_ZD, -shift_Z / np.sqrt(square_Z)])
 
     # per unit, in the orthonormal basis of "the visits of one arm"
     column_UAD = column_UAD * root_UA[:, :, None]
     weight_UA = _inverse_root(
         np.eye(2) - np.einsum("uad,ubd->uab", column_UAD, column_UAD),
-        np.einsum("uad,ud->ua", column_UAD, effect_KD[cell]),
+        np.einsum("uad,ud->ua", column_UAD, effect_ZD[cell]),
     )
     influence_U = (weight_UA * residual_UA / np.where(n_UA > 0, root_UA, 1.0)).sum(1)
     q_UD = np.einsum("uad,ua->ud", column_UAD, weight_UA)
     own_U, q2_U = (weight_UA**2).sum(1), (q_UD**2).sum(1)
     D = q_UD.shape[1]
-    cross_K = sum(units.total(q_UD[:, i] * q_UD[:, j]) ** 2 for i in range(D) for j in range(D))
-    square_K = units.total((own_U - q2_U) ** 2 - q2_U**2) + cross_K
-    df_K = units.total(own_U - q2_U) ** 2 / np.where(square_K > 0, square_K, np.nan)
-    return student(value_K, np.sqrt(units.total(influence_U**2)), df_K)
+    cross_Z = sum(units.total(q_UD[:, i] * q_UD[:, j]) ** 2 for i in range(D) for j in range(D))
+    square_Z = units.total((own_U - q2_U) ** 2 - q2_U**2) + cross_Z
+    df_Z = units.total(own_U - q2_U) ** 2 / np.where(square_Z > 0, square_Z, np.nan)
+    return student(value_Z, np.sqrt(units.total(influence_U**2)), df_Z)
 
 
 def _inverse_root(matrix_U22: np.ndarray, vector_U2: np.ndarray) -> np.ndarray:
@@ -185,7 +185,7 @@ def always_valid(tables: DesignTables) -> Intervals:
     units = tables.units
     if units is not None:
         fixed = user_cluster(tables)
-        is_enough_K = units.total(np.ones(len(units.cell_U))) >= MIN_UNITS
-        return confidence_sequence(fixed.value, np.where(is_enough_K, fixed.se, np.nan))
+        is_enough_Z = units.total(np.ones(len(units.cell_U))) >= MIN_UNITS
+        return confidence_sequence(fixed.value, np.where(is_enough_Z, fixed.se, np.nan))
     value, se = tables.of_welch("value", "se")
     return confidence_sequence(value, se)

@@ -160,12 +160,12 @@ def mean_over_worlds(value_W: np.ndarray, world_W: np.ndarray, n_starts: int = 1
     replications is as sure as the number of starting models makes it, not that of replications.
 
     With one starting model, sd / sqrt(W) with W - 1 degrees of freedom: the error is given that
-    model. With K of them, of n_k worlds and mean m_k each, around the mean m of all worlds,
+    model. With X of them, of n_x worlds and mean m_x each, around the mean m of all worlds,
 
-        se^2 = K / (K - 1) sum_k (n_k (m_k - m) / W)^2
+        se^2 = X / (X - 1) sum_x (n_x (m_x - m) / W)^2
 
-    with K - 1 degrees of freedom (the cluster-robust variance of a mean, Liang & Zeger 1986), which
-    is the standard deviation of the m_k over sqrt(K) where the n_k are equal.
+    with X - 1 degrees of freedom (the cluster-robust variance of a mean, Liang & Zeger 1986), which
+    is the standard deviation of the m_x over sqrt(X) where the n_x are equal.
 
     Values are finite; world w begins from starting model w mod n_starts.
 
@@ -183,9 +183,13 @@ def mean_over_worlds(value_W: np.ndarray, world_W: np.ndarray, n_starts: int = 1
         se = float(value_W.std(ddof=1)) / math.sqrt(n) if n > 1 else None
         return Mean(mean, se, n - 1)
     starts, start_W = np.unique(world_W % n_starts, return_inverse=True)
-    rest_K, K = np.bincount(start_W, value_W - mean), len(starts)
-    se = math.sqrt(K / (K - 1) * float((rest_K**2).sum())) / n if K > 1 else None
-    return Mean(mean, se, K - 1)
+    rest_X, n_starts = np.bincount(start_W, value_W - mean), len(starts)
+    se = (
+        math.sqrt(n_starts / (n_starts - 1) * float((rest_X**2).sum())) / n
+        if n_starts > 1
+        else None
+    )
+    return Mean(mean, se, n_starts - 1)
 
 
 def sd_within_starts(value_W: np.ndarray, world_W: np.ndarray, n_starts: int = 1) -> float | None:
@@ -195,10 +199,10 @@ def sd_within_starts(value_W: np.ndarray, world_W: np.ndarray, n_starts: int = 1
     """
     if n_starts == 1:
         return float(value_W.std(ddof=1)) if len(value_W) > 1 else None
-    _, start_W, n_K = np.unique(world_W % n_starts, return_inverse=True, return_counts=True)
-    mean_K = np.bincount(start_W, value_W) / n_K
-    df = len(value_W) - len(n_K)
-    return math.sqrt(float(((value_W - mean_K[start_W]) ** 2).sum()) / df) if df > 0 else None
+    _, start_W, n_X = np.unique(world_W % n_starts, return_inverse=True, return_counts=True)
+    mean_X = np.bincount(start_W, value_W) / n_X
+    df = len(value_W) - len(n_X)
+    return math.sqrt(float(((value_W - mean_X[start_W]) ** 2).sum()) / df) if df > 0 else None
 
 
 class RelativeEffect(NamedTuple):

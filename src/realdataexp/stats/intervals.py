@@ -1,6 +1,6 @@
 """What an interval method answers: one estimate with its interval for each cell.
 
-A *cell* is one world and label of a design (axis K). NaN stands for "cannot tell" and becomes null
+A *cell* is one world and label of a design (axis Z). NaN stands for "cannot tell" and becomes null
 in tables. Every method's interval excludes 0 exactly where its p-value is at most 0.05 (an interval
 of one point has no p-value).
 """
@@ -21,7 +21,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Intervals:
-    """Estimates, standard errors, 95 % intervals and p-values: float64 K each."""
+    """Estimates, standard errors, 95 % intervals and p-values: float64 Z each."""
 
     value: np.ndarray
     se: np.ndarray
@@ -52,17 +52,17 @@ def cannot_tell(n_cells: int) -> Intervals:
     return Intervals(*np.full((5, n_cells), np.nan))
 
 
-def student(value_K: np.ndarray, se_K: np.ndarray, df_K: np.ndarray) -> Intervals:
+def student(value_Z: np.ndarray, se_Z: np.ndarray, df_Z: np.ndarray) -> Intervals:
     """Student's t interval and two-sided p-value.
 
     A standard error of 0 gives an interval of one point and no p-value.
     """
-    df_K = np.where(df_K > 0, df_K, np.nan)
-    half_K = stats.t.ppf(0.5 + CONFIDENCE / 2, df_K) * se_K
+    df_Z = np.where(df_Z > 0, df_Z, np.nan)
+    half_Z = stats.t.ppf(0.5 + CONFIDENCE / 2, df_Z) * se_Z
     with np.errstate(divide="ignore", invalid="ignore"):
-        p_K = 2.0 * stats.t.sf(np.abs(value_K) / se_K, df_K)
-    p_K = np.where(se_K > 0, p_K, np.nan)
-    return Intervals(value_K, se_K, value_K - half_K, value_K + half_K, p_K)
+        p_Z = 2.0 * stats.t.sf(np.abs(value_Z) / se_Z, df_Z)
+    p_Z = np.where(se_Z > 0, p_Z, np.nan)
+    return Intervals(value_Z, se_Z, value_Z - half_Z, value_Z + half_Z, p_Z)
 
 
 def rejects(inference: pl.DataFrame) -> pl.Series:

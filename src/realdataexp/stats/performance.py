@@ -362,9 +362,9 @@ def two_groups(inference: pl.DataFrame, n_starts: int = 1) -> list[TwoGroups]:
 
 def _n_apart(start_W: np.ndarray) -> np.ndarray:
     """Of worlds in order, cut after each but the last: those not with most of their start."""
-    is_of_WK = start_W[:, None] == np.unique(start_W)
-    below_WK = is_of_WK.cumsum(0)[:-1]
-    return np.minimum(below_WK, is_of_WK.sum(0) - below_WK).sum(1)
+    is_of_WZ = start_W[:, None] == np.unique(start_W)
+    below_WZ = is_of_WZ.cumsum(0)[:-1]
+    return np.minimum(below_WZ, is_of_WZ.sum(0) - below_WZ).sum(1)
 
 
 def minimum_detectable_effect(se: float, power: float = 0.8, alpha: float = ALPHA) -> float:

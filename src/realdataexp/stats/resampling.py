@@ -117,10 +117,10 @@ def bootstrap(tables: DesignTables) -> Intervals:
     units = tables.units
     if units is None:
         return out
-    value_K, _ = units.difference(units.sum_UA)
-    out.value[:] = value_K
+    value_Z, _ = units.difference(units.sum_UA)
+    out.value[:] = value_Z
     residual_UA = units.sum_UA - units.ratios(units.sum_UA)[units.cell_U] * units.n_UA
-    is_enough_K = units.count_KA.min(axis=1) >= MIN_UNITS
+    is_enough_Z = units.count_ZA.min(axis=1) >= MIN_UNITS
     n = n_replicates(tables.n_labels, least=2)
     tail = round((n + 1) * ALPHA / 2)
 
@@ -134,8 +134,8 @@ def bootstrap(tables: DesignTables) -> Intervals:
         sums = _sums(weights, np.concatenate(columns, axis=1), POISSON.max())
         n_c, n_t, e_c, e_t = np.split(sums, 4, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            replicate_RL = value_K[part.cells] + e_t / n_t - e_c / n_c
-        is_sound = is_enough_K[part.cells] & np.isfinite(replicate_RL).all(0)
+            replicate_RL = value_Z[part.cells] + e_t / n_t - e_c / n_c
+        is_sound = is_enough_Z[part.cells] & np.isfinite(replicate_RL).all(0)
         cells, replicate_RL = part.cells[is_sound], np.sort(replicate_RL[:, is_sound], axis=0)
         beyond = np.minimum((replicate_RL <= 0).sum(0), (replicate_RL >= 0).sum(0))
         out.se[cells] = replicate_RL.std(axis=0, ddof=1)
@@ -169,13 +169,13 @@ def randomisation(tables: DesignTables) -> Intervals:
     units = tables.units
     if units is None:
         return out
-    value_K, influence_U = units.difference(units.sum_UA)
-    se_K = np.sqrt(units.total(influence_U**2))
-    out.value[:] = value_K
+    value_Z, influence_U = units.difference(units.sum_UA)
+    se_Z = np.sqrt(units.total(influence_U**2))
+    out.value[:] = value_Z
     n = n_replicates(tables.n_labels, least=1)
     n_U, sum_U = units.n_UA.sum(1), units.sum_UA.sum(1)
-    mean_K = units.total(sum_U) / units.total(n_U).clip(1)
-    apart_U = sum_U - mean_K[units.cell_U] * n_U
+    mean_Z = units.total(sum_U) / units.total(n_U).clip(1)
+    apart_U = sum_U - mean_Z[units.cell_U] * n_U
     columns_U = [n_U > 0, n_U, apart_U, n_U**2, n_U * apart_U, apart_U**2]
 
     def deal(part: WorldUnits) -> None:
@@ -187,15 +187,15 @@ def randomisation(tables: DesignTables) -> Intervals:
         columns = np.concatenate([part.dense(x) for x in columns_U], axis=1)
         everybody, *dealt = _sums(chain([np.ones_like(is_treated_G)[None]], arms), columns, 1.0)
         size = np.abs(_studentised(np.stack(dealt), everybody))
-        is_sound = np.isfinite(size).all(0) & (se_K[part.cells] > 0)
+        is_sound = np.isfinite(size).all(0) & (se_Z[part.cells] > 0)
         cells, size = part.cells[is_sound], size[:, is_sound]
         # the test rejects where fewer than this many replicates are as far
         n_few = math.floor(len(size) * ALPHA)
         at_least = (size[1:] >= size[0] * (1 - TIE)).sum(0)
-        half = np.sort(size[1:], axis=0)[-n_few] / (1 - TIE) * se_K[cells]
-        out.se[cells] = se_K[cells]
-        out.ci_low[cells] = value_K[cells] - half
-        out.ci_high[cells] = value_K[cells] + half
+        half = np.sort(size[1:], axis=0)[-n_few] / (1 - TIE) * se_Z[cells]
+        out.se[cells] = se_Z[cells]
+        out.ci_low[cells] = value_Z[cells] - half
+        out.ci_high[cells] = value_Z[cells] + half
         out.p_value[cells] = (1 + at_least) / len(size)
 
     _for_each(tables.world_units(), deal)

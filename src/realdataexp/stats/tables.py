@@ -1,6 +1,6 @@
 """One design's tables, laid out as arrays for the interval methods.
 
-Axes: K cells (one world and label each), U units of cells (a unit has one for each label), A arms
+Axes: Z cells (one world and label each), U units of cells (a unit has one for each label), A arms
 (0 = control, 1 = treatment), G units of one world.
 """
 
@@ -28,23 +28,23 @@ class Units:
     covariate_U: np.ndarray
 
     def total(self, x_U: np.ndarray) -> np.ndarray:
-        """The sum of something over each cell's units: K."""
+        """The sum of something over each cell's units: Z."""
         return np.bincount(self.cell_U, weights=x_U, minlength=self.n_cells)
 
     @cached_property
-    def count_KA(self) -> np.ndarray:
+    def count_ZA(self) -> np.ndarray:
         """Units with outcomes in each arm."""
         return np.stack([self.total(self.n_UA[:, a] > 0) for a in (0, 1)], axis=1)
 
     @cached_property
-    def n_KA(self) -> np.ndarray:
+    def n_ZA(self) -> np.ndarray:
         """Visits in each arm."""
         return np.stack([self.total(self.n_UA[:, a]) for a in (0, 1)], axis=1)
 
     def ratios(self, sum_UA: np.ndarray) -> np.ndarray:
-        """Each arm's mean per visit, NaN where an arm has no visit: K, A."""
-        sum_KA = np.stack([self.total(sum_UA[:, a]) for a in (0, 1)], axis=1)
-        return sum_KA / np.where(self.n_KA > 0, self.n_KA, np.nan)
+        """Each arm's mean per visit, NaN where an arm has no visit: Z, A."""
+        sum_ZA = np.stack([self.total(sum_UA[:, a]) for a in (0, 1)], axis=1)
+        return sum_ZA / np.where(self.n_ZA > 0, self.n_ZA, np.nan)
 
     def difference(self, sum_UA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The difference of the arms' ratios sum/n, and every unit's influence on it.
@@ -55,14 +55,14 @@ class Units:
         units, so that with one visit a unit their squares sum to Welch's variance.
 
         Returns:
-            The difference (K; NaN where an arm is empty), the influences (U; NaN where an arm has
+            The difference (Z; NaN where an arm is empty), the influences (U; NaN where an arm has
             fewer than two units).
         """
-        ratio_KA = self.ratios(sum_UA)
-        count_KA = np.where(self.count_KA > 1, self.count_KA, np.nan)
-        scale_KA = np.sqrt(count_KA / (count_KA - 1)) / self.n_KA.clip(1)
-        moved_UA = scale_KA[self.cell_U] * (sum_UA - ratio_KA[self.cell_U] * self.n_UA)
-        return ratio_KA[:, 1] - ratio_KA[:, 0], moved_UA[:, 1] - moved_UA[:, 0]
+        ratio_ZA = self.ratios(sum_UA)
+        count_ZA = np.where(self.count_ZA > 1, self.count_ZA, np.nan)
+        scale_ZA = np.sqrt(count_ZA / (count_ZA - 1)) / self.n_ZA.clip(1)
+        moved_UA = scale_ZA[self.cell_U] * (sum_UA - ratio_ZA[self.cell_U] * self.n_UA)
+        return ratio_ZA[:, 1] - ratio_ZA[:, 0], moved_UA[:, 1] - moved_UA[:, 0]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class DesignTables:
         return world_estimates(self.outcomes)
 
     def of_welch(self, *names: str) -> list[np.ndarray]:
-        """Some of their columns: float64 K, NaN where there is no number."""
+        """Some of their columns: float64 Z, NaN where there is no number."""
         return [self.estimates[x].cast(pl.Float64).fill_null(np.nan).to_numpy() for x in names]
 
     @property

@@ -11,7 +11,7 @@ settings. A config names the features ``x0``, ``x1``, ..., and ``long`` for the 
 Candidates are independent and identically distributed, so that the share of treated data at a
 video, E[Z|X], can be computed: see designs/oracle.py.
 
-Axes: X any, D features, E features and the type, L outcomes, K types (0 = short, 1 = long).
+Axes: X any, D features, E features and the type, L outcomes, 2 types (short, long).
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Platform:
     ``long_share`` is the probability that a candidate is long.
     """
 
-    finish_DK: Tensor
-    stay_DK: Tensor
-    finish_bias_K: Tensor
-    stay_bias_K: Tensor
+    finish_D2: Tensor
+    stay_D2: Tensor
+    finish_bias_2: Tensor
+    stay_bias_2: Tensor
     long_share: float
 
     @classmethod
@@ -86,11 +86,11 @@ class Platform:
         """The mean stay time and the probability to finish of each video."""
         x_XD = video_XE[..., :-1] - 0.5
         is_long_X = video_XE[..., -1] > 0.5
-        stay_XK = x_XD @ self.stay_DK + self.stay_bias_K
-        finish_XK = x_XD @ self.finish_DK + self.finish_bias_K
+        stay_X2 = x_XD @ self.stay_D2 + self.stay_bias_2
+        finish_X2 = x_XD @ self.finish_D2 + self.finish_bias_2
         stay_X, finish_X = (
-            torch.where(is_long_X, x_XK[..., _LONG], x_XK[..., _SHORT])
-            for x_XK in (stay_XK, finish_XK)
+            torch.where(is_long_X, x_X2[..., _LONG], x_X2[..., _SHORT])
+            for x_X2 in (stay_X2, finish_X2)
         )
         return stay_X.exp(), finish_X.sigmoid()
 
