@@ -100,7 +100,9 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
     },
     "executor": {"fork": "realdataexp.runs.executors:Forked"},
     "recommender": {
-        "SASRec": "realdataexp.models.sasrec:SASRec",
+        "Popularity": "realdataexp.sequences.popularity:Popularity",
+        "ItemKNN": "realdataexp.sequences.item_knn:ItemKNN",
+        "Markov": "realdataexp.sequences.markov:Markov",
     },
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",

@@ -98,10 +98,20 @@ class TableFile:
     cell, with its row, that cannot be that.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        """Read these columns, which must be there; InputError where that cannot be done."""
+    def __init__(
+        self, path: Path, columns: Sequence[str], frame: pl.DataFrame | None = None
+    ) -> None:
+        """Read these columns, which must be there; InputError where that cannot be done.
+
+        Args:
+            path: the file.
+            columns: their names.
+            frame: what is in the file, where it is of another kind and has been read.
+        """
         self.path, names = path, list(dict.fromkeys(columns))
-        if path.suffix == ".csv":
+        if frame is not None:
+            frame = frame.select(names)
+        elif path.suffix == ".csv":
             texts = dict.fromkeys(names, pl.String)
             frames = in_order(partial(parse, dtypes=texts), pieces(path))
             frame = pl.concat([pl.DataFrame(schema=texts), *frames])
@@ -115,6 +125,11 @@ class TableFile:
                 text = pl.col(name).cast(pl.String).str.strip_chars()
                 frame = frame.with_columns(pl.when(text != "").then(text).alias(name))
         self._frame = frame
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """All columns as read; a text has no blanks around it, and is null where it is empty."""
+        return self._frame
 
     def ids(self, name: str) -> pl.Series:
         """A column of ids: Int64, or String (a CSV file's always, and what is too large)."""
@@ -226,7 +241,8 @@ class TableFile:
         if is_wrong.any():
             first = is_wrong.arg_true()[0]
             value = "" if column[first] is None else f"{column[first]!r} "
-            row = _line(self.path, first) if self.path.suffix == ".csv" else first + 1
+            row = first + (1 if self.path.suffix == ".parquet" else 2)  # with a header, or without
+            row = _line(self.path, first) if self.path.suffix == ".csv" else row
             raise InputError(f"{self.path}, row {row}, column {column.name!r}: {value}{hint}")
 
     def _no(self, name: str, wanted: str) -> InputError:

@@ -6,11 +6,15 @@ history, B histories at once.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import polars as pl
+
+from realdataexp.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,37 @@ class Histories:
     def user_N(self) -> np.ndarray:
         """The user of each interaction, int32."""
         return np.repeat(np.arange(self.n_users, dtype=np.int32), np.diff(self.offset_U1))
+
+
+def histories_of(rows: pl.DataFrame) -> Histories:
+    """The histories of rows in whatever order, of equal times in that of the rows.
+
+    Items are numbered in the order of their names' hashes: numbers in the order of the names would
+    tell a model when an item came, as catalogues grow.
+
+    Args:
+        rows: ``user`` and ``item``, String; ``time``, Float64, or none where a user's rows are in
+            order.
+    """
+    user_names = rows["user"].unique(maintain_order=True)
+    item_names = sorted(rows["item"].unique().to_list(), key=_hash)
+    rows = rows.with_columns(
+        pl.col("user").cast(pl.Enum(user_names)).to_physical(),
+        pl.col("item").cast(pl.Enum(item_names)).to_physical(),
+    )
+    rows = rows.sort([name for name in rows.columns if name != "item"], maintain_order=True)
+    n_U = np.bincount(rows["user"], minlength=len(user_names))
+    return Histories(
+        rows["item"].to_numpy().astype(np.int32),
+        np.concatenate([[0], n_U.cumsum()]),
+        user_names.to_list(),
+        item_names,
+        rows["time"].to_numpy() if "time" in rows.columns else None,
+    )
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -126,3 +161,40 @@ def leave_one_out(histories: Histories) -> Split:
         Questions(user_Q, end_U[user_Q] - 2),
         Questions(user_Q, end_U[user_Q] - 1),
     )
+
+
+def time_split(histories: Histories, held_out: float) -> Split:
+    """What came last, over all users, is held out: a share for the test, and as much before it.
+
+    Who has interactions before a period and in it is asked for the first one in it; the test's
+    histories hold the validation's items. Nothing that is fitted on is later than any question, as
+    it is in `leave_one_out` (Meng et al., arXiv 2007.13237).
+
+    Raises:
+        InputError: the histories have no times, or nobody is asked anything.
+    """
+    time_N = histories.time_N
+    if time_N is None:
+        raise InputError("dataset.split = 'time': the histories have no times; use leave_one_out")
+    shares = [1 - 2 * held_out, 1 - held_out]
+    start_1, start_2 = np.quantile(time_N, shares, method="higher")
+    train_end_U, validation = _first_since(histories, time_N, start_1, start_2)
+    _, test = _first_since(histories, time_N, start_2, np.inf)
+    if not (len(validation) and len(test)):
+        raise InputError(
+            f"dataset.held_out = {held_out:g}: {len(validation):,} users have a validation and "
+            f"{len(test):,} a test question, each must be more than 0; hold out another share"
+        )
+    return Split(histories, train_end_U, validation, test)
+
+
+def _first_since(
+    histories: Histories, time_N: np.ndarray, start: float, end: float
+) -> tuple[np.ndarray, Questions]:
+    """Where each user's interactions since a time begin, and the questions up to another time."""
+    n_before_U = np.bincount(histories.user_N[time_N < start], minlength=histories.n_users)
+    place_U = histories.offset_U1[:-1] + n_before_U
+    is_there_U = (n_before_U > 0) & (place_U < histories.offset_U1[1:])
+    is_there_U[is_there_U] = time_N[place_U[is_there_U]] < end
+    user_Q = np.flatnonzero(is_there_U)
+    return place_U, Questions(user_Q, place_U[user_Q])
