@@ -29,7 +29,7 @@ from realdataexp.errors import Warnings
 from realdataexp.learner import Head, Learner, OptimizerSettings
 from realdataexp.loop import Block, LabelPolicy, Loop, Step, n_networks
 from realdataexp.models import LOSSES, MLP, Batch, LabelScale
-from realdataexp.worlds.base import Slate, Visits, WorldSettings
+from realdataexp.worlds.base import Slate, Visits, World, WorldSettings
 from realdataexp.worlds.replay import FeatureStore, ReplayWorld
 
 # the tensors here are far too small to be worth sharing out
@@ -271,7 +271,7 @@ def make_outcome(is_treated_RB: list[list[bool]], p: float, **changes: Any) -> O
     return replace(outcome, **changes)
 
 
-class Watched:
+class Watched(World):
     """A world that notes every step's visits, slates and choices."""
 
     def __init__(self, world: ReplayWorld) -> None:

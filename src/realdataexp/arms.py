@@ -7,7 +7,7 @@ What is random in a pick is a function of (seed, replication, step) and the plac
 the same for both arms and all designs: arms that do the same pick the same.
 
 Axes: A arms (0 = control, 1 = treatment), W worlds, R replications, B visits, C candidates,
-L labels.
+K places of a list that is shown, L labels.
 """
 
 from __future__ import annotations
@@ -218,6 +218,15 @@ class Arms:
             if found is not None:
                 pick_WAB[:, arm], log_WABC[:, arm] = found
         return pick_WAB, log_WABC
+
+    def lists(self, score_WABC: Tensor, pick_WAB: Tensor, n_shown: int) -> Tensor:
+        """What each arm shows: the pick alone, or its best, the best first: int64 W, A, B, K.
+
+        Of equal ones the first comes first; padding comes last.
+        """
+        if n_shown == 1:
+            return pick_WAB.unsqueeze(-1)
+        return score_WABC.argsort(dim=-1, descending=True, stable=True)[..., :n_shown]
 
 
 def _sum(term_XL: Tensor) -> Tensor:

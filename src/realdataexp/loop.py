@@ -5,20 +5,20 @@
     3. each visit gets a slate              world.slate, design.candidates
     4. the models score it                  learner.predict
     5. each arm scores the candidates       arms.score
-    6. each arm picks one of them           arms.pick
-    7. the log answers                      world.feedback
+    6. each arm picks one of them           arms.pick        (or shows a list: arms.lists)
+    7. the log answers                      world.taken, world.feedback
     8. the design weighs the outcomes       design.weights
     9. the models learn                     learner.update   (every retrain_every steps)
 
 Axes: W worlds (block x replication), R replications, M models a world, A arms (0 = control,
-1 = treatment), B visits, C candidates, L labels, J labels (heads) of a learner, S stacked networks
-(block x model x replication).
+1 = treatment), B visits, C candidates, K places of a list that is shown, L labels, J labels (heads)
+of a learner, S stacked networks (block x model x replication).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
@@ -78,6 +78,7 @@ class Step:
         score_share_WAL: see ``score_shares``; None in steps that are not diagnosed.
         propensity_WB: how likely the visit's arm was to pick what it picked; None where no arm
             explores, NaN where that is not known.
+        exposure: what the world reports of the lists that were shown; see ``World.exposure``.
     """
 
     visits: Visits
@@ -92,6 +93,7 @@ class Step:
     target_SBL: Tensor
     score_share_WAL: Tensor | None
     propensity_WB: Tensor | None = None
+    exposure: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,9 @@ class Loop:
         prediction_WABCL, score_WABC, pick_WAB, *logs = self._graphs.run(
             self._score, slate.batch, slate.is_candidate_WBC, R, *luck
         )
-        choice_WB = torch.where(is_treated_WB, pick_WAB[:, 1], pick_WAB[:, 0])
+        shown_WABK = self._arms.lists(score_WABC, pick_WAB, self.world.n_shown)
+        shown_WBK = torch.where(is_treated_WB.unsqueeze(-1), shown_WABK[:, 1], shown_WABK[:, 0])
+        choice_WB = self.world.taken(visits, slate, shown_WBK)
         log_WAB = _at_choice(logs[0], choice_WB) if logs else None
         y_WBX = self.world.feedback(visits, slate, choice_WB)
         y_WBL = y_WBX[..., self._outcome_at]
@@ -263,8 +267,9 @@ class Loop:
             for part, w in zip(parts, worlds, strict=True)
         ]
         weight_SB = self._weights(
-            visits, parts, worlds, is_visit_WB, is_treated_WB, score_WABC, pick_WAB, y_WBL, log_WAB
-        )
+            visits, parts, worlds, is_visit_WB, is_treated_WB, score_WABC, shown_WABK, choice_WB,
+            y_WBL, log_WAB,
+        )  # fmt: skip
         batch = slate.batch.chosen(choice_WB)[self._world_S]
         y_SBL = y_WBX[self._world_S][..., self._label_at]
         lesson = Lesson(visits.step, batch, weight_SB, y_SBL)
@@ -285,13 +290,14 @@ class Loop:
             is_treated_WB,
             is_visit_WB,
             y_WBL,
-            (pick_WAB[:, 0] != pick_WAB[:, 1]) & is_visit_WB,
+            (shown_WABK[:, 0] != shown_WABK[:, 1]).any(-1) & is_visit_WB,
             slate.is_candidate_WBC.sum(-1),
             loss_SL,
             prediction_SBL,
             self._learned(weight_SB, y_SBL),
             shares,
             propensity_WB,
+            self.world.exposure(visits, slate, shown_WBK),
         )
 
     def _score(
@@ -368,7 +374,8 @@ class Loop:
         is_visit_WB: Tensor,
         is_treated_WB: Tensor,
         score_WABC: Tensor,
-        pick_WAB: Tensor,
+        shown_WABK: Tensor,
+        choice_WB: Tensor,
         y_WBL: Tensor,
         log_WAB: Tensor | None,
     ) -> Tensor:
@@ -376,8 +383,9 @@ class Loop:
         weight = []
         for design, block, slate, w in zip(self.designs, self.blocks, slates, worlds, strict=True):
             log_RAB = None if log_WAB is None else log_WAB[w]
-            own = slate, is_treated_WB[w], block.p, score_WABC[w], pick_WAB[w], y_WBL[w]
-            outcome = Outcome(visits, *own, log_RAB)
+            own = slate, is_treated_WB[w], block.p, score_WABC[w], shown_WABK[w, ..., 0], y_WBL[w]
+            lists = () if self.world.n_shown == 1 else (shown_WABK[w], choice_WB[w])
+            outcome = Outcome(visits, *own, log_RAB, *lists)
             weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
         weight_SB = torch.cat(weight)
         is_visit_SB = is_visit_WB[self._world_S]

@@ -1,6 +1,7 @@
 """What a design is: who gets which arm, and how much each model learns from each outcome.
 
-Axes: R replications, B visits, A arms (0 = control, 1 = treatment), C candidates, M models.
+Axes: R replications, B visits, A arms (0 = control, 1 = treatment), C candidates, K places of a
+list that is shown, M models.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Context:
         n_starts: how many starts there are; see worlds.base.start_of.
         has_exchangeable_candidates: whether the candidates of a step are independent draws from
             one distribution.
-        n_users: how many users there are; None where every visit is a new one.
+        n_users: how many users there are; None where every visit is a new one, or slates do not
+            depend on what was recommended before.
         arms: whether arms "pick the best" of a slate, "explore" it with known propensities, or
             explore with "unknown" ones.
         assignment: "user" or "visit": what keeps an arm.
@@ -92,6 +94,10 @@ class Outcome:
         log_propensity_RAB: the logarithm of the probability with which each arm picks the chosen
             candidate from this slate; None where no arm explores: then both pick as in
             ``pick_RAB``.
+        shown_RABK: the list that each arm would show, the best first, of which ``pick_RAB`` is the
+            head; None where arms show one candidate.
+        taken_RB: what the outcomes are of then: what the user took, or the head where that is
+            nothing of the list.
     """
 
     visits: Visits
@@ -102,10 +108,25 @@ class Outcome:
     pick_RAB: Tensor
     y_RBL: Tensor
     log_propensity_RAB: Tensor | None = None
+    shown_RABK: Tensor | None = None
+    taken_RB: Tensor | None = None
+
+    @property
+    def agree_RB(self) -> Tensor:
+        """Whether both arms would show the same.
+
+        The same list in the same order, where they show one: what the user would have taken from
+        another list than the one shown, no platform knows.
+        """
+        if self.shown_RABK is None:
+            return self.pick_RAB[:, CONTROL] == self.pick_RAB[:, TREATMENT]
+        return (self.shown_RABK[:, CONTROL] == self.shown_RABK[:, TREATMENT]).all(-1)
 
     @property
     def choice_RB(self) -> Tensor:
-        """The candidate that each visit's own arm picked."""
+        """The candidate that each visit's own arm picked, or that was taken from its list."""
+        if self.taken_RB is not None:
+            return self.taken_RB
         control_RB, treatment_RB = self.pick_RAB.unbind(1)
         return torch.where(self.is_treated_RB, treatment_RB, control_RB)
 

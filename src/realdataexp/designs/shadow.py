@@ -16,7 +16,8 @@ This is the balance heuristic of multiple importance sampling (Veach & Guibas 19
 deterministic mixture of Elvira et al. 2019). So E[W_T f(X)] = E[f(X) in the treatment's world] for
 every f: no classifier is needed, and nothing can be misspecified. Where arms pick the best,
 Lambda is 0 as long as they have picked the same, and infinite from a user's first disagreement on:
-1, then 1[own arm] / P(arm).
+1, then 1[own arm] / P(arm). Where arms show lists, x is the list: arms agree where their lists are
+the same, as nobody knows what the user would have taken from the other.
 
 Axes: R replications, A arms, M models, B visits, U users.
 """
@@ -36,7 +37,8 @@ from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcom
 class Shadow(Design):
     """Two models; an outcome counts for each by how likely its arm was to collect it.
 
-    Where every visit is a new user there is nothing to remember.
+    Where every visit is a new user, or slates do not depend on earlier recommendations, there is
+    nothing to remember.
     """
 
     n_models: ClassVar[int] = 2
@@ -74,8 +76,7 @@ class Shadow(Design):
         """W_C and W_T."""
         if outcome.log_propensity_RAB is not None:
             return _balanced(self._lambda(outcome, outcome.log_propensity_RAB), outcome.p)
-        pick_RAB, visits = outcome.pick_RAB, outcome.visits
-        agree_RB = pick_RAB[:, CONTROL] == pick_RAB[:, TREATMENT]
+        visits, agree_RB = outcome.visits, outcome.agree_RB
         if self._agreed_RU is not None:
             agreed_RB = self._agreed_RU.gather(1, visits.user_RB).bool()
             now_RB = (agree_RB | ~visits.is_visit_RB).to(torch.uint8)  # padding forgets nothing

@@ -238,7 +238,7 @@ def _context(
         n_starts=config.experiment.n_starts,
         tastes=cache(environment.tastes),  # a pass over the log, for each shard that asks
         has_exchangeable_candidates=environment.has_exchangeable_candidates,
-        n_users=None if histories is None else len(histories[0]),
+        n_users=len(histories[0]) if histories is not None and environment.has_memory else None,
         arms=_how_arms_pick(config),
         assignment=config.experiment.assignment,
     )

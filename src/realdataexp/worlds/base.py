@@ -1,6 +1,7 @@
 """What every world gives the loop.
 
-Axes: R replications, W worlds (block x replication), B visits, C candidates, L labels.
+Axes: R replications, W worlds (block x replication), B visits, C candidates, K places of a list
+that is shown, L labels.
 
 What does not depend on the worlds' own pasts (who visits, which slots a slate shows, the draws of
 the arms) is drawn once per replication and shared by all blocks: common random numbers.
@@ -81,6 +82,12 @@ class Slate:
             self.is_candidate_WBC[worlds],
             self.batch[own_rows(worlds, self.batch.shape[0])],
         )
+
+
+def shown_items(slate: Slate, shown_WBK: Tensor) -> Tensor:
+    """The videos of the candidates shown, -1 for padding: W, B, K."""
+    is_none_WBK = ~slate.is_candidate_WBC.gather(2, shown_WBK)
+    return slate.video_WBC.gather(2, shown_WBK).masked_fill(is_none_WBK, -1)
 
 
 def own_rows(worlds: slice, n: int) -> slice:
@@ -172,10 +179,14 @@ class Environment(ABC):
     Attributes:
         schema: what models see.
         has_exchangeable_candidates: whether all candidates are independent and alike.
+        has_memory: whether a slate depends on what its user was recommended before.
+        n_items: how many items there are, where ``World.exposure`` numbers them.
     """
 
     schema: FeatureSchema
     has_exchangeable_candidates: bool = False
+    has_memory: bool = True
+    n_items: int | None = None
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
         """All values of a label on training rows, in blocks (float64, without missing ones)."""
@@ -231,7 +242,13 @@ class Environment(ABC):
 
 
 class World(ABC):
-    """R replications of one environment, each lived through by ``n_blocks`` designs at once."""
+    """R replications of one environment, each lived through by ``n_blocks`` designs at once.
+
+    Attributes:
+        n_shown: K, candidates that an arm shows: one, or the list of its best.
+    """
+
+    n_shown: int = 1
 
     @property
     def has_visitors(self) -> bool:
@@ -245,6 +262,22 @@ class World(ABC):
     @abstractmethod
     def slate(self, visits: Visits) -> Slate:
         """Each world's candidates, after what that world has used."""
+
+    def taken(self, visits: Visits, slate: Slate, shown_WBK: Tensor) -> Tensor:
+        """Of the candidates shown, the one that ``feedback`` is about: W, B.
+
+        It is what the models learn from: what the user took, or the first where that is nothing.
+        """
+        return shown_WBK[..., 0]
+
+    def exposure(self, visits: Visits, slate: Slate, shown_WBK: Tensor) -> dict[str, Tensor]:
+        """What to report of what was shown; by default nothing.
+
+        Returns:
+            ``item``, the items W, B, K, -1 for none, which `Environment.n_items` counts; and by
+            other names numbers of each visit, W, B.
+        """
+        return {}
 
     @abstractmethod
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ class OutsideEnvironment(Environment):
         with calling(who, "its schema"):
             self.schema = _of_kind(environment.schema, FeatureSchema)
         self.has_exchangeable_candidates = bool(environment.has_exchangeable_candidates)
+        self.has_memory = bool(environment.has_memory)
         self._n_popular: int | None = None  # videos that popularity() numbers, once it is asked
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
@@ -255,6 +256,7 @@ class OutsideWorld(World):
         self._settings, self.who = settings, environment.who
         R = len(settings.replications)
         self._R, self._W, self._B = R, R * settings.n_blocks, settings.batch_size
+        self.n_shown = world.n_shown
 
     @property
     def has_visitors(self) -> bool:
@@ -289,6 +291,12 @@ class OutsideWorld(World):
             fit(s.video_WBC, INTEGERS, shape, axes, visits.is_visit_RB)
             self._environment.check_batch(s.batch, (self._R, self._W), self._B, C)
             return s
+
+    def taken(self, visits: Visits, slate: Slate, shown_WBK: Tensor) -> Tensor:
+        """See World."""
+        with calling(self.who, "taken()"):
+            found = self.own.taken(visits, slate, shown_WBK)
+            return fit(found, INTEGERS, (self._W, self._B), "worlds, visits", shown_WBK)
 
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """See World; as float32."""
