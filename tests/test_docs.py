@@ -4,10 +4,10 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import yaml
 
@@ -74,7 +74,7 @@ def run(words: list[str], folder: Path) -> str:
         "REALDATAEXP_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    done = processes.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import processes
 import pytest
 import yaml
 from support import assert_same_answer
@@ -500,6 +502,7 @@ def test_a_faulty_executor_ends_the_run_in_one_line_and_nothing_is_lost(
     module = f"faulty_executor_{name}"
     write(module, EXECUTOR + FAULTY_EXECUTORS)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(subprocess, "Popen", processes.Popen)
     sharded["simulation"]["executor"] = f"{module}:{name}"
     config, out = tmp_path / "config.yaml", tmp_path / "run"
     config.write_text(yaml.safe_dump(sharded))

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import polars as pl
+import processes
 import pytest
 import torch
 import yaml
@@ -289,7 +290,7 @@ def test_processes_killed_at_random_moments_end_as_one_that_was_not(
     words = kills.start([str(config)], out)
     for _ in range(6):
         size = log.stat().st_size if log.exists() else 0
-        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        with processes.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             while process.poll() is None and not (log.exists() and log.stat().st_size > size):
                 time.sleep(0.01)
             with suppress(subprocess.TimeoutExpired):
@@ -297,7 +298,7 @@ def test_processes_killed_at_random_moments_end_as_one_that_was_not(
             process.kill()
         assert process.returncode in (0, -signal.SIGKILL)
         words = kills.command("resume", "--quiet", str(out))
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    processes.run(words, check=True, stdout=subprocess.DEVNULL)
     log_lines = log.read_text().splitlines()
     assert sum("resumes from" in line for line in log_lines) >= 3
     whole = run(config, out=tmp_path / "alone").folder

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import Popen
 from rich.cells import cell_len
 
 _PIECE = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+")
@@ -25,9 +25,7 @@ def on_a_terminal(
     rest = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
     env = {**rest, "TERM": "xterm", **env}
     elsewhere = None if stderr is None else stderr.open("wb")
-    process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=elsewhere or theirs, env=env
-    )
+    process = Popen(command, stdin=theirs, stdout=theirs, stderr=elsewhere or theirs, env=env)
     os.close(theirs)
     if elsewhere is not None:
         elsewhere.close()

@@ -19,6 +19,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
+from processes import Popen
 from safetensors.torch import load_file
 from support import TABLES, assert_same_answer, result_of
 
@@ -357,7 +358,7 @@ def started(
 ) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
     """A run of the command line, in its loop, in a process group of its own; and its processes."""
     words = [sys.executable, "-m", "realdataexp", "run", str(config), "--out", str(out)]
-    process = subprocess.Popen(
+    process = Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     own: list[psutil.Process] = []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from processes import Popen
 
 from realdataexp.runs import Interrupts
 
@@ -45,7 +46,7 @@ PLAIN = [sys.executable, "-m", "realdataexp"]
 @contextmanager
 def started(command: list[str], *args: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A run in a process of its own."""
-    process = subprocess.Popen(
+    process = Popen(
         [*command, "run", *map(str, args)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -144,7 +145,7 @@ def test_a_second_signal_while_saving_changes_nothing(
 ):
     config = small_config(simulation={"batch_size": 2, "n_steps": 100_000, "validate_every": 5})
     out = tmp_path / "out"
-    command = slow("realdataexp.runs.results", "write_parquet", 1)
+    command = slow("realdataexp.runs.results", "write_parquet", 0.3)
     with started(command, config, "--out", out) as process:
         wait_for(process, "[loop] step 5:")
         process.send_signal(signal.SIGINT)
@@ -159,7 +160,7 @@ def test_a_second_signal_while_saving_changes_nothing(
 def test_a_signal_while_the_last_results_are_saved_comes_too_late(
     small_config: Callable[..., Path], small_run: Path, tmp_path: Path
 ):
-    command = slow("realdataexp.runs.results", "write_parquet", 1)
+    command = slow("realdataexp.runs.results", "write_parquet", 0.3)
     with started(command, small_config(), "--out", tmp_path / "out") as process:
         wait_for(process, "NOW")
         process.send_signal(signal.SIGINT)

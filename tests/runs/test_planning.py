@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from processes import Popen
 
 import realdataexp as rx
 from realdataexp import cli
@@ -174,7 +175,7 @@ def test_an_interrupted_plan_goes_on(
 def test_a_signal_ends_a_plan_with_a_partial_run(config: Path, tmp_path: Path):
     out = tmp_path / "plan"
     command = [sys.executable, "-m", "realdataexp", "plan", str(config), "--steps", "100000"]
-    with subprocess.Popen(
+    with Popen(
         [*command, "--out", str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr

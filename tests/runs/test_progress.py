@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import processes
 import pytest
 from rich.console import Console
 from screen import Screen, on_a_terminal
@@ -151,7 +151,7 @@ def test_redirected_output_has_no_control_characters(
     small_config: Callable[..., Path], small_run: Path, tmp_path: Path, options: list[str]
 ):
     command = [*RUN, str(small_config()), "--out", str(tmp_path / "out"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = processes.run(command, capture_output=True, text=True, check=True)
     assert not CONTROL.search(done.stderr + done.stdout)
     if options == ["--quiet"]:
         assert done.stderr == ""

@@ -15,6 +15,7 @@ import pytest
 import stores
 import yaml
 from mlflow import MlflowClient
+from processes import Popen
 from stores import in_mlflow, in_tensorboard, mlflow_run, repeatable, result_of, single
 
 from realdataexp import cli
@@ -162,7 +163,7 @@ def test_several_processes_may_begin_with_one_new_database(tracked: Path, tmp_pa
         shutil.copytree(tracked, copy, ignore=shutil.ignore_patterns("track*", "checkpoints"))
     words = [sys.executable, "-m", "realdataexp", "track"]
     options = ["--to", "mlflow", "--uri", f"sqlite:///{tmp_path}/new.db"]
-    processes = [subprocess.Popen([*words, str(copy), *options]) for copy in copies]
+    processes = [Popen([*words, str(copy), *options]) for copy in copies]
     assert [process.wait() for process in processes] == [0, 0]
     client, stored = mlflow_run(copies[0])
     assert len(client.search_runs([stored.info.experiment_id])) == 2
