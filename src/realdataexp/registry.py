@@ -76,6 +76,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "tables": "realdataexp.worlds.tables:Tables",
         "synthetic": "realdataexp.worlds.kuairand:Synthetic",
         "si2023": "realdataexp.worlds.si2023:Si2023",
+        "sequences": "realdataexp.worlds.sequences:Sequences",
     },
     "interval method": {
         "welch": "realdataexp.stats.inference:welch",

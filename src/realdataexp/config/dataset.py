@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Union
 
 from pydantic import (
     AfterValidator,
@@ -136,7 +136,8 @@ def _foreign(key: Any) -> FieldInfo | None:
 def _is_unset(setting: Any, field: FieldInfo) -> bool:
     """Whether a key of another world says nothing: resolved configs used to list them all."""
     setting = tuple(setting) if isinstance(setting, list) else setting
-    return setting is None or setting == field.default
+    is_same = setting == field.default and isinstance(setting, bool) is (field.annotation is bool)
+    return setting is None or is_same
 
 
 @cache
@@ -145,7 +146,8 @@ def any_dataset() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name in names("world"):
         for key, field in world_named(name).model_fields.items():
-            fields.setdefault(key, (field.annotation, field))
+            known, first = fields.get(key, (field.annotation, field))
+            fields[key] = (Union[known, field.annotation], first)  # noqa: UP007
     return create_model(
         "DatasetConfig",
         __config__=ConfigDict(extra="allow"),

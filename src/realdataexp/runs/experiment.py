@@ -274,6 +274,7 @@ class Run:
             tuple(label.config.type for label in setup.labels),
             self.config.simulation.n_candidate,
             has_users=setup.histories is not None,
+            n_items=setup.environment.n_items,
         )
         self.checkpoints = Checkpoints(
             made.path, self.config.simulation.keep_last, setup.primary_metric, setup.metrics

@@ -25,6 +25,7 @@ from realdataexp.metrics import MetricValues, for_metrics, label_metrics, values
 from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import LOOP, file_digest
 from realdataexp.runs.folder import write_tensors
+from realdataexp.sequences.ranking import concentration
 from realdataexp.stats.aggregates import (
     OUTCOME_SCHEMA,
     TOTALS_SCHEMA,
@@ -75,15 +76,17 @@ class Recorder:
         kinds: tuple[str, ...],
         n_candidate: int,
         has_users: bool,
+        n_items: int | None = None,
     ) -> None:
         """Begin with empty tables.
 
         ``labels`` name the outcomes; ``learned`` have a model, of these ``kinds``. A full slate has
-        ``n_candidate``; where users come back, their visits belong together.
+        ``n_candidate``; where users come back, their visits belong together. Where items are
+        numbered, ``n_items``, it is reported how many of them are shown.
         """
         self.blocks, self.replications, self.labels = blocks, replications, labels
         self._learned_labels = dict(zip(learned, kinds, strict=True))
-        self._n_candidate, self._has_users = n_candidate, has_users
+        self._n_candidate, self._has_users, self._n_items = n_candidate, has_users, n_items
         self.worlds = [(b.label, r) for b in blocks for r in replications]
         self.networks = network_names(blocks, replications)
         self.training: dict[str, MetricValues] = {}
@@ -91,6 +94,7 @@ class Recorder:
         self._learned: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
         self._losses: list[tuple[int, torch.Tensor]] = []
         self._propensities: list[tuple[np.ndarray, ...]] = []
+        self._exposures: list[dict[str, np.ndarray]] = []
         self._tables: dict[str, list[pl.DataFrame]] = {name: [] for name in _SCHEMAS}
         self._visits: list[list[tuple[np.ndarray, ...]]] = [[] for _ in blocks]
         self._totals, self._n_summed = pl.DataFrame(schema=TOTALS_SCHEMA), 0
@@ -118,6 +122,8 @@ class Recorder:
         self.read_out()
         if self._propensities:
             self._propensity_metrics()
+        if self._exposures:
+            self._exposure_metrics()
         if self._losses:
             self._training_metrics()
 
@@ -137,6 +143,10 @@ class Recorder:
             n_short = ((s.n_candidates_WB.cpu().numpy() < self._n_candidate) & is_visit).sum()
             if s.propensity_WB is not None:
                 self._see_propensities(s.propensity_WB.cpu().numpy(), is_treated, is_visit)
+            if s.exposure:
+                of_visits = {k: x.cpu().numpy() for k, x in s.exposure.items()}
+                arm_WB = np.where(is_visit, is_treated, -1)
+                self._exposures.append({"arm": arm_WB, **of_visits})
             counts["n_drawn_R"] += s.visits.is_visit_RB.sum(1).cpu().numpy()
             counts["n_differ_W"] += s.differs_WB.sum(1).cpu().numpy()
             counts["n_visits_W"] += n_visits_W
@@ -188,6 +198,24 @@ class Recorder:
                     mean, count = total_WA[w, a] / n_WA[w, a], int(n_WA[w, a])
                     self.add_metric(*row, "propensity_mean", float(mean), count)
                     self.add_metric(*row, "propensity_least", float(least_WA[w, a]), count)
+
+    def _exposure_metrics(self) -> None:
+        """How what each arm showed since the last flush spreads over items, and mean margins."""
+        at, R = self._losses[-1][0] + 1, len(self.replications)
+        seen = {k: np.concatenate([x[k] for x in self._exposures], 1) for k in self._exposures[0]}
+        self._exposures.clear()
+        arm_WX, item_WXK = seen.pop("arm"), seen.pop("item")
+        for w, (_, r) in enumerate(self.worlds):
+            for a, arm in enumerate("CT"):
+                own_X = arm_WX[w] == a
+                if not own_X.any():
+                    continue
+                items = item_WXK[w][own_X]
+                values = concentration(items[items >= 0], self._n_items or 0)
+                values |= {k: float(x_WX[w][own_X].mean()) for k, x_WX in seen.items()}
+                row = (LOOP, at, block_name(self.blocks, w // R), r, arm, "", "shown")
+                for metric, value in values.items():
+                    self.add_metric(*row, metric, value, int(own_X.sum()))
 
     def _training_metrics(self) -> None:
         """Each network's metrics on the latest of what it learned from since the last flush."""
