@@ -104,6 +104,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "Popularity": "realdataexp.sequences.popularity:Popularity",
         "ItemKNN": "realdataexp.sequences.item_knn:ItemKNN",
         "Markov": "realdataexp.sequences.markov:Markov",
+        "TextToText": "realdataexp.models.text_to_text:TextToText",
     },
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",
