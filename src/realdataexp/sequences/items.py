@@ -25,11 +25,15 @@ class Items:
         names: as the histories call them.
         table: V rows, null where the table has no such item; not the names.
         source: what a message calls it.
+        row_V: int64, each item's row in the file, -1 where it has none; None without a file.
+        n_rows: rows of the file.
     """
 
     names: Sequence[str]
     table: pl.DataFrame
     source: str
+    row_V: np.ndarray | None = None
+    n_rows: int = 0
 
     def column(self, name: str) -> pl.Series:
         """A column; InputError where there is none."""
@@ -109,5 +113,6 @@ def aligned(names: Sequence[str], ids: pl.Series, table: pl.DataFrame, source: s
             f"{ids[0] if len(ids) else 'none'!r}; name its column of items, or another file"
         )
     wanted = pl.DataFrame({"": pl.Series(names, dtype=pl.String)})
-    rows = wanted.join(table.with_columns(ids.alias("")), on="", how="left", maintain_order="left")
-    return Items(names, rows.drop(""), source)
+    rows = pl.DataFrame({"": ids, " row": np.arange(len(ids))})
+    row = wanted.join(rows, on="", how="left", maintain_order="left")[" row"]
+    return Items(names, table[row], source, row.fill_null(-1).to_numpy(), len(ids))

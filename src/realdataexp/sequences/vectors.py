@@ -1,0 +1,220 @@
+"""Vectors of items: of what they come with in histories, of what their table says, or given.
+
+Axes: V items, D numbers of a vector, X rows or columns of a matrix, K of its singular values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from realdataexp.data.csv_files import require_file
+from realdataexp.device import own_arithmetic
+from realdataexp.errors import InputError, did_you_mean
+from realdataexp.options import Options, PathText, Text, Width
+from realdataexp.sequences.formats import read_table
+from realdataexp.sequences.histories import Split
+from realdataexp.sequences.items import Items, aligned
+from realdataexp.sequences.markov import pair_counts
+
+Kind = Literal["svd", "text", "categories", "column", "file"]
+
+_WINDOW, _DECAY = 10, 0.7  # of what comes together, as in Markov's defaults
+_ROUNDS, _MORE = 16, 32  # of the power iteration, and vectors beyond those wanted
+
+
+def _as_list(kinds: object) -> object:
+    return (kinds,) if isinstance(kinds, str) else kinds
+
+
+class VectorOptions(Options):
+    """Where items' vectors come from."""
+
+    kind: Annotated[
+        tuple[Kind, ...], Field(strict=False, min_length=1), BeforeValidator(_as_list)
+    ] = Field(
+        ("svd",),
+        description="svd: of what comes together in training; text, categories: TF-IDF of that "
+        "column, and its SVD; column: a column of lists; file: given; several are joined",
+    )
+    size: Width = Field(64, description="numbers of each kind that is computed, at most")
+    text: Text = Field("text", description="column of texts")
+    categories: Text = Field("categories", description="column of categories")
+    column: Text = Field("vector", description="column of lists of numbers")
+    file: PathText | None = Field(
+        None,
+        description=".npy, in the order of the items' table; or with ids: .parquet (columns item "
+        "and vector) or .safetensors (tensors item, whole numbers, and vector)",
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> VectorOptions:
+        needed = {"text": "text", "categories": "categories", "column": "column", "file": "file"}
+        for key, kind in needed.items():
+            if key in self.model_fields_set and kind not in self.kind:
+                raise ValueError(f"{key} has no effect without kind {kind}: leave it out")
+        if "file" in self.kind and self.file is None:
+            raise ValueError("kind file needs file: the path of the vectors")
+        return self
+
+
+def make_vectors(split: Split, items: Items, options: VectorOptions, seed: int) -> np.ndarray:
+    """Vectors of all items: float32 V, D, fitted on nothing but ``split.is_train_N``.
+
+    Those of a kind have mean 0 in each dimension, and variance 1 over all of their numbers, so that
+    kinds that are joined count alike. The bits are the same whatever the number of threads.
+
+    Raises:
+        InputError: a file or column is wrong or missing, or scikit-learn is not installed.
+    """
+    made: dict[str, Callable[[], np.ndarray]] = {
+        "svd": lambda: _cooccurrence(split, options.size),
+        "text": lambda: _tf_idf(items.texts(options.text), options.size, {}),
+        "categories": lambda: _tf_idf(
+            items.lists(options.categories), options.size, {"analyzer": list}
+        ),
+        "column": lambda: items.vectors(options.column),
+        "file": lambda: read_vectors(Path(str(options.file)).expanduser(), items),
+    }
+    with own_arithmetic():
+        parts = [standardised(made[kind](), f"vectors of kind {kind}") for kind in options.kind]
+    return np.concatenate(parts, axis=1)
+
+
+def standardised(vector_VD: np.ndarray, name: str) -> np.ndarray:
+    """Mean 0 in each dimension, variance 1 over all: float32."""
+    centred_VD = vector_VD.astype(np.float64) - vector_VD.mean(0, dtype=np.float64)
+    deviation = np.sqrt((centred_VD**2).mean())
+    if not deviation > 0:
+        raise InputError(f"{name}: all items have the same; use other vectors")
+    return (centred_VD / deviation).astype(np.float32)
+
+
+# --- computed ------------------------------------------------------------------------------------
+
+
+def _cooccurrence(split: Split, size: int) -> np.ndarray:
+    """SVD of the positive pointwise mutual information (Levy & Goldberg, NeurIPS 2014, 3.2)."""
+    count_VV = pair_counts(split, _WINDOW, _DECAY)
+    both_VV = (count_VV + count_VV.T).tocoo()
+    total_V = both_VV.sum(1)
+    i, j = both_VV.coords
+    information = np.log(both_VV.data * total_V.sum() / (total_V[i] * total_V[j]))
+    positive = (np.maximum(information, 0.0), (i, j))
+    return _unit(svd_vectors(sp.csr_array(positive, shape=both_VV.shape), size))
+
+
+def _tf_idf(documents: list[Any], size: int, options: dict[str, Any]) -> np.ndarray:
+    """SVD of the TF-IDF of texts or lists."""
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "vectors of kind text or categories need scikit-learn: pip install "
+            "'realdataexp[sklearn]'"
+        ) from error
+    try:
+        matrix_VX = TfidfVectorizer(sublinear_tf=True, **options).fit_transform(documents)
+    except ValueError as error:  # of an empty vocabulary
+        raise InputError(f"vectors of kind text or categories: {error}") from error
+    return _unit(svd_vectors(sp.csr_array(matrix_VX), size))
+
+
+def svd_vectors(matrix_VX: sp.csr_array, size: int) -> np.ndarray:
+    """Left singular vectors times the roots of their values, each with its largest part positive.
+
+    By power iteration of a fixed random start (Halko et al., arXiv 0909.4061, algorithm 4.4), for
+    ARPACK's last bits hang on the number of threads.
+    """
+    K = min(size, *matrix_VX.shape)
+    X = matrix_VX.shape[1]
+    basis_XK = np.random.default_rng(0x57D).standard_normal((X, min(K + _MORE, X)))
+    for _ in range(_ROUNDS):
+        basis_XK = _orthonormal(matrix_VX.T @ (matrix_VX @ basis_XK))
+    image_VK = torch.from_numpy(np.ascontiguousarray(matrix_VX @ basis_XK))
+    left_VK, value_K, _ = torch.linalg.svd(image_VK, full_matrices=False)
+    vector_VK = (left_VK * value_K.sqrt())[:, :K].numpy()
+    largest_K = np.take_along_axis(vector_VK, np.abs(vector_VK).argmax(0)[None], 0)
+    return vector_VK * np.where(largest_K < 0, -1.0, 1.0)
+
+
+def _orthonormal(x_XK: np.ndarray) -> np.ndarray:
+    return torch.linalg.qr(torch.from_numpy(np.ascontiguousarray(x_XK)))[0].numpy()
+
+
+def _unit(vector_VD: np.ndarray) -> np.ndarray:
+    """Of length 1, or 0 where there is nothing of an item."""
+    length_V1 = np.sqrt((vector_VD**2).sum(1, keepdims=True))
+    return vector_VD / np.where(length_V1 > 1e-9, length_V1, np.inf)
+
+
+# --- given ---------------------------------------------------------------------------------------
+
+
+def read_vectors(path: Path, items: Items) -> np.ndarray:
+    """Vectors in a file, one for each item: float32 V, D."""
+    require_file(path)
+    if path.suffix == ".npy":
+        return _in_rows(path, items)
+    if path.suffix == ".parquet":
+        table = read_table(path, ("item", "vector"))
+        ids, frame = table.ids("item"), table.frame
+    elif path.suffix == ".safetensors":
+        frame = _tensors(path)
+        ids = frame["item"]
+    else:
+        raise InputError(f"{path}: vectors must be in a .npy, .parquet or .safetensors file")
+    return aligned(items.names, ids, frame, str(path)).vectors("vector")
+
+
+def _in_rows(path: Path, items: Items) -> np.ndarray:
+    """Vectors without ids, in the order of the items' table."""
+    if items.row_V is None:
+        raise InputError(
+            f"{path}: has no ids, and there is no table of items whose order it could have; use "
+            "a .parquet or .safetensors file with ids"
+        )
+    try:
+        vector_XD = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as numbers in .npy: {error}") from error
+    n = items.n_rows
+    if vector_XD.ndim != 2 or len(vector_XD) != n or vector_XD.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path}: holds {vector_XD.dtype} of the shape {vector_XD.shape}; must hold numbers, "
+            f"{n:,} rows of them, as {items.source} has"
+        )
+    rows = pl.Series(vector_XD.astype(np.float32), dtype=pl.Array(pl.Float32, vector_XD.shape[1]))
+    at_V = pl.Series(items.row_V).set(pl.Series(items.row_V < 0), None)
+    return Items(items.names, pl.DataFrame({"vector": rows[at_V]}), str(path)).vectors("vector")
+
+
+def _tensors(path: Path) -> pl.DataFrame:
+    """The two tensors as a table."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+    for name in ("item", "vector"):
+        if name not in tensors:
+            there = did_you_mean(name, tensors) or f"; it has {', '.join(tensors) or 'none'}"
+            raise InputError(f"{path}: no tensor {name!r}{there}")
+    item_X, vector_XD = tensors["item"], tensors["vector"]
+    if item_X.ndim != 1 or item_X.dtype.kind not in "iu" or vector_XD.ndim != 2:
+        raise InputError(
+            f"{path}: item has the shape {item_X.shape} and type {item_X.dtype}, vector the shape "
+            f"{vector_XD.shape}; must be whole numbers, and a row of numbers for each"
+        )
+    if len(item_X) != len(vector_XD):
+        raise InputError(f"{path}: {len(item_X):,} items have {len(vector_XD):,} vectors; mend it")
+    vectors = vector_XD.astype(np.float32)
+    return pl.DataFrame({"item": item_X, "vector": vectors})

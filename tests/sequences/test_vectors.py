@@ -1,0 +1,144 @@
+"""Vectors of items: their algebra, what they are fitted on, and files that are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import torch
+from pydantic import ValidationError
+from safetensors.numpy import save_file
+
+from realdataexp.errors import InputError
+from realdataexp.sequences.formats import SequenceData, open_split
+from realdataexp.sequences.histories import Split
+from realdataexp.sequences.items import Items, aligned
+from realdataexp.sequences.synthetic import SyntheticSequences
+from realdataexp.sequences.vectors import VectorOptions, make_vectors, read_vectors, svd_vectors
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Split, Items]:
+    return open_split(SequenceData(synthetic=SyntheticSequences(users=400, items=120)))
+
+
+def test_svd_vectors_are_those_of_a_dense_svd() -> None:
+    rng = np.random.default_rng(0)
+    spectrum_K = 0.7 ** np.arange(40)
+    left_VK, right_KX = (np.linalg.qr(rng.standard_normal((60, 40)))[0] for _ in "ab")
+    matrix_VX = (left_VK * spectrum_K) @ right_KX.T
+    found_VK = svd_vectors(sp.csr_array(matrix_VX), 6)
+    sign_K = np.sign(np.take_along_axis(left_VK, np.abs(left_VK).argmax(0)[None], 0))
+    np.testing.assert_allclose(found_VK, (left_VK * sign_K * spectrum_K**0.5)[:, :6], atol=1e-8)
+    assert svd_vectors(sp.csr_array(matrix_VX[:3]), 6).shape == (3, 3)
+
+
+def test_each_kind_has_mean_0_and_variance_1(made: tuple[Split, Items]) -> None:
+    pytest.importorskip("sklearn")
+    split, items = made
+    kinds = ("svd", "text", "categories", "column")
+    parts = [make_vectors(split, items, VectorOptions(kind=k, size=5), 0) for k in kinds]
+    for vector_VD in parts:
+        assert vector_VD.dtype == np.float32
+        np.testing.assert_allclose(vector_VD.mean(0), 0, atol=1e-6)
+        assert vector_VD.std() == pytest.approx(1, abs=1e-6)
+    joined = make_vectors(split, items, VectorOptions(kind=kinds, size=5), 0)
+    np.testing.assert_array_equal(joined, np.concatenate(parts, axis=1))
+
+
+def test_nothing_held_out_and_no_number_of_threads_changes_a_bit(made: tuple[Split, Items]) -> None:
+    split, items = made
+    h = split.histories
+    other = h.item_N.copy()
+    other[~split.is_train_N] = other[~split.is_train_N][::-1]
+    moved = Split(
+        type(h)(other, h.offset_U1, h.user_names, h.item_names),
+        split.train_end_U, split.validation, split.test,
+    )  # fmt: skip
+    first = make_vectors(split, items, VectorOptions(), 0)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        np.testing.assert_array_equal(first, make_vectors(moved, items, VectorOptions(), 0))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_what_follows_is_near_in_held_out_pairs_and_a_permutation_is_not(
+    made: tuple[Split, Items],
+) -> None:
+    split, items = made
+    vector_VD = make_vectors(split, items, VectorOptions(size=8), 0)
+    vector_VD /= np.linalg.norm(vector_VD, axis=1, keepdims=True)
+    item_N, place_Q = split.histories.item_N, split.test.place_Q
+    first, then = vector_VD[item_N[place_Q - 1]], vector_VD[item_N[place_Q]]
+    rng = np.random.default_rng(0)
+    chance = [(first * rng.permutation(then)).sum(1).mean() for _ in range(200)]
+    z = ((first * then).sum(1).mean() - np.mean(chance)) / np.std(chance)
+    assert z > 5
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+def test_a_file_s_vectors_stand_at_their_items(tmp_path: Path, suffix: str) -> None:
+    names = ["7", "3", "11"]
+    ids, rows = pl.Series(["3", "5", "7", "11"]), np.arange(8, dtype=np.float32).reshape(4, 2)
+    items = aligned(names, ids, pl.DataFrame({"text": ["a", "b", "c", "d"]}), "items.csv")
+    path = _written(tmp_path / f"vectors{suffix}", ids, rows)
+    np.testing.assert_array_equal(read_vectors(path, items), rows[[2, 0, 3]])
+
+
+def _written(path: Path, ids: pl.Series, rows: np.ndarray) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, rows)
+    elif path.suffix == ".parquet":
+        pl.DataFrame({"item": ids, "vector": rows}).write_parquet(path)
+    else:
+        save_file({"item": ids.cast(pl.Int64).to_numpy(), "vector": rows}, path)
+    return path
+
+
+_ITEMS = aligned(["1", "2"], pl.Series(["1", "2"]), pl.DataFrame({"text": ["a", "b"]}), "items.csv")
+_NAN = np.array([[1.0, 2.0], [np.nan, 0.0]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+@pytest.mark.parametrize(
+    ("ids", "rows", "by_id", "by_row"),
+    [
+        (["1", "2"], _NAN, "item '2' (one of 1) has a number that is not finite", None),
+        (["1"], _NAN[:1], "item '2' (one of 1) has no vector", "shape (1, 2); must hold numbers"),
+        (["8", "9"], _NAN[[0, 0]], "has none of the histories' items", "all items have the same"),
+        (["1", "1"], _NAN[[0, 0]], "item '1' (one of 1) has two rows", "all items have the same"),
+    ],
+)
+def test_wrong_vectors_are_one_line(
+    made: tuple[Split, Items], tmp_path: Path, suffix: str, ids: list[str], rows: np.ndarray,
+    by_id: str, by_row: str | None,
+) -> None:  # fmt: skip
+    path = _written(tmp_path / f"v{suffix}", pl.Series(ids), rows)
+    with pytest.raises(InputError) as error:
+        make_vectors(made[0], _ITEMS, VectorOptions(kind="file", file=str(path)), 0)
+    assert "\n" not in str(error.value)
+    assert ((suffix == ".npy" and by_row) or by_id) in str(error.value)
+
+
+def test_options_without_effect_and_missing_files_are_one_line(tmp_path: Path) -> None:
+    for options, said in (
+        ({"kind": "svd", "text": "title"}, "text has no effect without kind text"),
+        ({"kind": "file"}, "kind file needs file"),
+        ({"kind": "word2vec"}, "Input should be"),
+        ({"kind": ()}, "at least 1"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            VectorOptions(**options)
+    path = tmp_path / "v.npy"
+    with pytest.raises(InputError, match="no such file"):
+        read_vectors(path, _ITEMS)
+    path.write_bytes(b"\x80\x04no numbers")
+    with pytest.raises(InputError, match="cannot be read as numbers"):
+        read_vectors(path, _ITEMS)
+    with pytest.raises(InputError, match=r"must be in a \.npy"):
+        read_vectors(Path(__file__), _ITEMS)
