@@ -91,7 +91,7 @@ def reader(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # the same command, at a size that suits a test
 SMALL = [
     "--set", "simulation.n_steps=3", "--set", "experiment.replications=2",
-    "--set", "pretrain.epochs=1",
+    "--set", "pretrain.epochs=1", "--set", "pretrain.max_rows=256",
 ]  # fmt: skip
 
 
@@ -122,6 +122,7 @@ def test_every_command_of_readme_and_docs_runs(
             words += SMALL
         if words[1] == "plan":
             words[words.index("--steps") + 1] = "3"
+            words[words.index("--p") + 1] = words[words.index("--p") + 1].split(",")[-1]
             if "--retrain-every" in words:
                 words[words.index("--retrain-every") + 1] = "1,3"
             words += SMALL

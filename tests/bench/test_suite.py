@@ -63,8 +63,10 @@ def test_figures_stand_beside_positive_floors_and_peers(measured: Path):
 
 
 def test_a_suite_compares_with_a_baseline_of_its_workload(
-    measured: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+    measured: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setattr(process, "subprocess", processes)
     baselines = json.loads((measured / "baseline.json").read_text())
     (baseline,) = baselines.values()
     assert baseline["ratios"].keys() == {
