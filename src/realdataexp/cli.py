@@ -268,6 +268,33 @@ def run(
         _show(run_experiment(loaded, out))
 
 
+@_command("train beauty-sasrec --data data/Beauty --set training.epochs=20")
+def train(
+    config: Annotated[str, _argument(f"{_CONFIG}, of mode train.")],
+    data: _Data = None,
+    out: _Out = None,
+    seed: _Seed = None,
+    device: _Device = None,
+    overrides: _Overrides = None,
+    dry_run: _DryRun = False,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Train a recommender and rank held-out items with it, beside counting baselines."""
+    from realdataexp.train.config import load_train
+
+    loaded = load_train(config, overrides or (), data=data, seed=seed, device=device)
+    _log(loaded.logging.level, quiet=quiet, verbose=verbose)
+    from realdataexp.train.run import check_training
+    from realdataexp.train.run import train as train_model
+
+    if dry_run:
+        for line in check_training(loaded, out):
+            terminal.say(line)
+    else:
+        _show(train_model(loaded, out))
+
+
 def _show(run_dir: Path) -> None:
     from realdataexp.report.tables import print_result
 

@@ -56,6 +56,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "DLRM": "realdataexp.models.dlrm:DLRM",
         "MMoE": "realdataexp.models.mmoe:MMoE",
         "SASRec": "realdataexp.models.sasrec:SASRec",
+        "GRU4Rec": "realdataexp.models.gru4rec:GRU4Rec",
     },
     "loss": {
         "logMAE": "realdataexp.models.losses:LOG_MAE",
@@ -101,6 +102,8 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
     },
     "executor": {"fork": "realdataexp.runs.executors:Forked"},
     "recommender": {
+        "SASRec": "realdataexp.models.sasrec:SASRec",
+        "GRU4Rec": "realdataexp.models.gru4rec:GRU4Rec",
         "Popularity": "realdataexp.sequences.popularity:Popularity",
         "ItemKNN": "realdataexp.sequences.item_knn:ItemKNN",
         "Markov": "realdataexp.sequences.markov:Markov",

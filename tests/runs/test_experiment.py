@@ -14,8 +14,9 @@ from realdataexp.config import load_config
 from realdataexp.errors import InputError, Warnings
 from realdataexp.runs import Interrupts
 from realdataexp.runs.checkpoint import Checkpoint, ForeignError, of_this_run
-from realdataexp.runs.experiment import Run, differences, show
+from realdataexp.runs.experiment import Run
 from realdataexp.runs.folder import Folder, RunLog
+from realdataexp.runs.life import differences, show
 
 NAN = float("nan")
 

@@ -178,7 +178,7 @@ class ValidationConfig(Section):
 # --- components by name --------------------------------------------------------------------------
 
 
-class _Component(Section):
+class Component(Section):
     """A component by its name alone, or by a section that has its options beside the name."""
 
     kind: ClassVar[Kind]
@@ -202,7 +202,9 @@ class _Component(Section):
         name = info.data.get("name", "")
         if not options or name not in names(cls.kind):
             return options  # one from outside is asked when it is made
-        return checked(find(cls.kind, name, name), options).model_dump(exclude_unset=True)
+        component = find(cls.kind, name, name)
+        own = getattr(component, "Params", component)  # of a network
+        return checked(own, options).model_dump(exclude_unset=True)
 
     @model_serializer
     def _as_written(self) -> str | dict[str, Any]:
@@ -219,7 +221,7 @@ class _Component(Section):
         return {"description": cls.__doc__, "anyOf": [{"type": "string"}, section]}
 
 
-class DesignConfig(_Component):
+class DesignConfig(Component):
     """A design to run: its name alone, or `{name, label, <options of the design>}`."""
 
     kind = "design"
@@ -237,7 +239,7 @@ class DesignConfig(_Component):
         return result_name(label or name) if label or name else label
 
 
-class TrackerConfig(_Component):
+class TrackerConfig(Component):
     """A tracker to tell of the run: its name alone, or `{name, <options of the tracker>}`."""
 
     kind = "tracker"
@@ -304,11 +306,16 @@ class ExperimentConfig(Section):
         return designs
 
 
-class LoggingConfig(Section):
+class LogConfig(Section):
     """What is logged, and where run folders are made."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "log level")
     log_dir: Text = setting("results", "folder in which run folders are made")
+
+
+class LoggingConfig(LogConfig):
+    """What is logged, and where run folders are made."""
+
     trackers: Annotated[tuple[TrackerConfig, ...], Field(strict=False)] = setting(
         (), f"what else follows a run: {', '.join(names('tracker'))}"
     )

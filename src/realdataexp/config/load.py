@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +19,8 @@ from realdataexp.errors import InputError, did_you_mean
 from realdataexp.options import Loc, faults_of, place, show
 from realdataexp.registry import find, names
 
+TRAIN = "train"  # the mode of a config that is another command's
+_Kind = TypeVar("_Kind", bound=BaseModel)
 _LONGEST_PATH = 20  # keys; a config is less than half as deep
 
 
@@ -56,16 +58,30 @@ def load_config(
         Traceback (most recent call last):
         realdataexp.errors.InputError: --set: simulation.n_step: unknown key; did you mean n_steps?
     """
-    draft = _draft_of(source, overrides, data, mode=mode, seed=seed, device=device)
+    draft = draft_of(source, overrides, data, mode=mode, seed=seed, device=device)
+    if draft.values.get("mode") == TRAIN:
+        raise InputError(
+            f"{draft.source}: mode = train: trains a recommender, which `realdataexp train` does"
+        )
+    has_features = takes_features(draft.values.get("dataset"))
+    # a faulty section is hidden from the check of what depends on its name
+    hidden = () if has_features else ("feature",)
+    return validated(draft, Config, hidden)
+
+
+def validated(draft: Draft, kind: type[_Kind], hidden: Loc = ()) -> _Kind:
+    """A config of a kind; a section that is missing where it is ``hidden`` is no fault.
+
+    Raises:
+        InputError: with one line for every fault.
+    """
     try:
-        config = Config.model_validate(draft.values)
+        config = kind.model_validate(draft.values)
     except ValidationError as error:
-        has_features = takes_features(draft.values.get("dataset"))
         draft.faults += [
             draft.line(loc, fault)
-            for loc, fault in faults_of(error, Config)
-            # a faulty section is hidden from the check of what depends on its name
-            if has_features or loc != ("feature",) or "missing" not in fault
+            for loc, fault in faults_of(error, kind)
+            if not hidden or loc != hidden or "missing" not in fault
         ]
         draft.faults += _hidden_faults(draft)
     if draft.faults:
@@ -73,7 +89,7 @@ def load_config(
     return config
 
 
-def _draft_of(
+def draft_of(
     source: str | Path | Mapping[str, Any],
     overrides: Sequence[str],
     data: str | Path | None,
@@ -113,7 +129,7 @@ def without_faults(source: str, data: Any, overrides: Sequence[str] = ()) -> Con
     As `load_config` takes them; overrides that cannot be made are left out.
     """
     try:
-        values = _draft_of(source, overrides, data).values
+        values = draft_of(source, overrides, data).values
     except InputError:
         return None
     for _ in range(3):  # leaving one setting out can show another fault

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator
 
@@ -14,6 +14,7 @@ from realdataexp.config.dataset import DatasetConfig, dataset_of
 from realdataexp.config.experiment import (
     DesignConfig,
     ExperimentConfig,
+    LogConfig,
     LoggingConfig,
     PretrainConfig,
     SimulationConfig,
@@ -46,21 +47,62 @@ LABEL_TWICE = (
 )
 
 
-class Config(Section):
-    """A whole experiment. Make one with `load_config`."""
+class RunSettings(Section):
+    """What the config of any run has: its seed, its device, and where its paths lead."""
 
     _folder: Path = PrivateAttr(Path())
     _data: Path | None = PrivateAttr(None)
 
     base_dir: PathText = setting(".", "what relative paths of the config are relative to")
-    mode: Annotated[str, component_name("design", "global", "compare", called="mode")] = setting(
-        "compare", f"one of {', '.join(MODES)}, or a design as package.module:Name"
-    )
+    mode: str
     seed: int = setting(0, "seed of every random draw", ge=0, le=2**63 - 1)
     device: Literal["auto", "cpu", "cuda", "xpu", "mps", "dml"] = setting(
         "auto", "where to compute"
     )
     use_amp: bool = setting(False, "whether to compute in bf16, or in fp16 where there is no bf16")
+    if TYPE_CHECKING:  # each kind has them in a place of its own
+        dataset: Any
+        logging: LogConfig
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, defaults too, as plain values; loading them gives this config again."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """`resolved` as YAML text."""
+        return yaml_text.to_yaml(self.resolved())
+
+    @property
+    def folder(self) -> Path:
+        """What a relative `base_dir` is relative to; the current folder, but for `at`."""
+        return self._folder
+
+    def at(self, folder: Path, data: Path | None = None) -> Self:
+        """This config, paths relative to another folder, and its data, if given, in ``data``."""
+        moved = self.model_copy()
+        moved._folder, moved._data = folder, data
+        return moved
+
+    def path(self, text: str) -> Path:
+        """A path of this config: absolute, or relative to `base_dir`.
+
+        Raises:
+            InputError: it begins with the home folder of a user who does not exist.
+        """
+        return self._folder / _at_home(self.base_dir) / _at_home(text)
+
+    def data_dir(self) -> Path | None:
+        """The folder with the data set's files, or None where none was given."""
+        given = self.dataset.path
+        return self._data or (None if given is None else self.path(given))
+
+
+class Config(RunSettings):
+    """A whole experiment. Make one with `load_config`."""
+
+    mode: Annotated[str, component_name("design", "global", "compare", called="mode")] = setting(
+        "compare", f"one of {', '.join(MODES)}, or a design as package.module:Name"
+    )
     dataset: SerializeAsAny[DatasetConfig] = Field(description="where the logs come from")
     feature: FeatureConfig | None = setting(None, "the features; none in a simulated world")
     labels: Annotated[tuple[LabelConfig, ...], Field(strict=False, min_length=1)] = Field(
@@ -224,14 +266,6 @@ class Config(Section):
         is_control, is_treated = (arm in arms for arm in ARMS)
         return (is_treated if self.experiment.aa else is_control), is_treated
 
-    def resolved(self) -> dict[str, Any]:
-        """Every setting, defaults too, as plain values; loading them gives this config again."""
-        return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """`resolved` as YAML text."""
-        return yaml_text.to_yaml(self.resolved())
-
     def designs(self) -> tuple[DesignConfig, ...]:
         """The designs that this config's mode runs (none for global), their options filled in."""
         if self.mode == "global":
@@ -244,30 +278,6 @@ class Config(Section):
     def _filled(self, design: DesignConfig) -> DesignConfig:
         in_every_mode = getattr(self, design.name, {}) if design.name in names("design") else {}
         return design.model_copy(update={"options": {**in_every_mode, **design.options}})
-
-    @property
-    def folder(self) -> Path:
-        """What a relative `base_dir` is relative to; the current folder, but for `at`."""
-        return self._folder
-
-    def at(self, folder: Path, data: Path | None = None) -> Config:
-        """This config, paths relative to another folder, and its data, if given, in ``data``."""
-        moved = self.model_copy()
-        moved._folder, moved._data = folder, data
-        return moved
-
-    def path(self, text: str) -> Path:
-        """A path of this config: absolute, or relative to `base_dir`.
-
-        Raises:
-            InputError: it begins with the home folder of a user who does not exist.
-        """
-        return self._folder / _at_home(self.base_dir) / _at_home(text)
-
-    def data_dir(self) -> Path | None:
-        """The folder with the data set's files, or None where none was given."""
-        given = self.dataset.path
-        return self._data or (None if given is None else self.path(given))
 
     def cache_dir(self) -> Path:
         """The folder for imported data: `dataset.cache_path`, or the user's cache folder."""

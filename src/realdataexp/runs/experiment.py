@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -21,32 +20,16 @@ from torch import Tensor
 
 from realdataexp.config import Config, load_config
 from realdataexp.device import multiplies_by_place, own_arithmetic
-from realdataexp.errors import DiskError, InputError, RunError, Warnings, is_out_of_memory
-from realdataexp.files import write_text
+from realdataexp.errors import InputError, Warnings
 from realdataexp.models.base import restore
-from realdataexp.report.files import read_result
 from realdataexp.runs import Interrupts
 from realdataexp.runs.beforehand import largest_setting
-from realdataexp.runs.checkpoint import (
-    Checkpoint,
-    Checkpoints,
-    ForeignError,
-    has_checkpoint,
-    of_this_run,
-)
+from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError, of_this_run
 from realdataexp.runs.executors import Basis
-from realdataexp.runs.folder import (
-    Folder,
-    RunLog,
-    check_place,
-    make_folder,
-    placed,
-    remove_unfinished,
-    require_modules,
-    write_places,
-)
+from realdataexp.runs.folder import Folder, RunLog, check_place, placed, require_modules
 from realdataexp.runs.labels import Starts
-from realdataexp.runs.machine import MONITOR_FILE, Clock, Monitor, versions
+from realdataexp.runs.life import AnyRun, differences, new_run, resumed_run
+from realdataexp.runs.machine import versions
 from realdataexp.runs.networks import (
     STARTING,
     STARTS,
@@ -107,72 +90,14 @@ def check_experiment(
     ]
 
 
-@own_arithmetic()
 def run_experiment(config: Config, out: Path | None = None) -> Path:
-    """Run an experiment and write its folder, ``out`` or ``<log_dir>/<timestamp>-<mode>``.
-
-    Raises:
-        InputError: something given is wrong, and no folder is left behind.
-        RunError: the run failed; where the disk was full (`DiskError`), a folder is left only if
-            it holds a checkpoint.
-        KeyboardInterrupt: interrupted; the folder, once there is one, holds the run so far, with
-            status "partial", and can be resumed.
-    """
-    log_dir = config.path(config.logging.log_dir)
-    check_place(out, log_dir)
-    log = RunLog(config.logging.level)
-    with log.listening(logger), Interrupts() as interrupts:
-        run = Run(config, log, interrupts)
-        with interrupts.postponed():
-            made = make_folder(out, log_dir, config.mode)
-            try:
-                write_text(made.path / "config.yaml", config.to_yaml())
-                write_places(made.path, config)
-                if run.starting is not None:  # their own folder may be gone one day
-                    (made.path / STARTING).parent.mkdir()
-                    write_networks(made.path / STARTING, run.setup, run.starting)
-                log.open(made.path / "run.log")
-                run.begin(made)
-                run.begin_tracking()
-            except BaseException:
-                log.stop()
-                made.discard()
-                raise
-        return run.finish(None)
+    """Run an experiment and write its folder; see ``new_run``."""
+    return new_run(Run, config, out)
 
 
-@own_arithmetic()
 def resume_experiment(folder: Path, data: Path | None = None) -> Path:
-    """Go on with an interrupted run to its end: as if it had never been interrupted.
-
-    ``data`` is where the data are now; None: where they were.
-
-    Raises:
-        InputError: the folder holds no run, or one of another config or of other data, or none of
-            its checkpoints can be used.
-        RunError, KeyboardInterrupt: as ``run_experiment``.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"{folder}: holds no config.yaml, so no run to resume; pass a run folder")
-    require_modules(folder)
-    config = placed(load_config(path), folder, data)
-    log = RunLog(config.logging.level)
-    with log.listening(logger), Interrupts() as interrupts:
-        log.open(folder / "run.log", is_new=False)
-        if (folder / "result.json").exists():
-            try:
-                read_result(folder)
-            except InputError as error:
-                logger.warning("[run] the result is written anew: %s", error)
-        remove_unfinished(folder)
-        run = Run(config, log, interrupts, folder)
-        run.begin(Folder(folder))
-        checkpoint = run.load_newest()
-        if data is not None:
-            write_places(folder, config, data.absolute())
-        run.begin_tracking()
-        return run.finish(checkpoint)
+    """Go on with an interrupted run to its end, as if it had never been interrupted."""
+    return resumed_run(Run, load_config, folder, data)
 
 
 def rebuilt(run_dir: Path) -> Basis:
@@ -223,31 +148,30 @@ class _State(BaseModel):
     clock: _Clock
 
 
-class Run:
-    """One run: what was set up, and what it has come to.
+class Run(AnyRun):
+    """One run of an experiment: what was set up, and what it has come to.
 
     ``starting`` are the networks that training begins from (None: new ones), ``weight_metrics``
     the newest metrics of each design's weights, ``n_skipped`` the updates of each network's copies
     that were skipped in the loop, ``n_processes`` those of the loop.
     """
 
+    config: Config
     # from begin on
-    folder: Path
     recorder: Recorder
     validator: Validator
-    checkpoints: Checkpoints
 
     def __init__(
         self, config: Config, log: RunLog, interrupts: Interrupts, folder: Path | None = None
     ) -> None:
         """Set the run up; the folder is that of a run that is resumed."""
-        self.config, self.interrupts, self._log = config, interrupts, log
-        self.warnings, self.clock, self.tracking = Warnings(), Clock(), Tracking()
+        super().__init__(config, log, interrupts)
+        self.tracking = Tracking()
         self._trackers = trackers_of(config)
         with self.clock.timed("setup"):
             self.setup = set_up(config, self.warnings)
             self.starting = _starting(self.setup, folder, self.warnings)
-        self.clock.device = self.setup.device
+        self.device = self.clock.device = self.setup.device
         if self.setup.device.is_cpu and multiplies_by_place():
             self.warnings.add(
                 "products_by_place",
@@ -262,9 +186,12 @@ class Run:
 
     def begin(self, made: Folder) -> None:
         """Get what the phases share; the run folder is there."""
+        super().begin(made)
         setup = self.setup
-        logger.info("[run] device %s", setup.device.description)
-        self._made, self.folder = made, made.path
+        if self.starting is not None and not (self.folder / STARTING).exists():
+            # their own folder may be gone one day
+            (self.folder / STARTING).parent.mkdir(exist_ok=True)
+            write_networks(self.folder / STARTING, setup, self.starting)
         self.validator = Validator(setup)
         self.recorder = Recorder(
             setup.blocks,
@@ -280,7 +207,7 @@ class Run:
             made.path, self.config.simulation.keep_last, setup.primary_metric, setup.metrics
         )
 
-    def begin_tracking(self) -> None:
+    def start(self) -> None:
         """Open the trackers, if there are any."""
         if self._trackers:
             with self.clock.timed("setup"):
@@ -292,49 +219,7 @@ class Run:
             with self.clock.timed(clock):
                 self.tracking.send(self.recorder.metrics(), self.recorder.outcomes())
 
-    def finish(self, checkpoint: Checkpoint | None) -> Path:
-        """Pretrain, loop, write the results; whatever ends the run early, what there is is kept."""
-        try:
-            self.interrupts.check()
-            with Monitor(self.folder / MONITOR_FILE, self.setup.device) as monitor:
-                self.clock.monitor = monitor
-                self._phases(checkpoint)
-                monitor.phase = "results"
-                with self.interrupts.postponed():
-                    write_results(self, "complete")
-        except ForeignError as error:
-            raise self._refusal(error) from error
-        except (Exception, KeyboardInterrupt) as error:
-            if (told := self._ended_early(error)) is error:
-                raise
-            raise told from error
-        finally:
-            self.tracking.close()
-        return self.folder
-
-    def _ended_early(self, error: BaseException) -> BaseException:
-        """Keep what there is of the run; the error to raise, which says what became of it."""
-        so_far = self._save_rest(needs_checkpoint=isinstance(error, InputError | DiskError))
-        if isinstance(error, KeyboardInterrupt):
-            resume = (
-                f"; resume it: realdataexp resume {self.folder}" if self.folder.exists() else ""
-            )
-            return KeyboardInterrupt(f"interrupted {so_far}{resume}")
-        if isinstance(error, InputError):
-            return InputError(*error.faults[:-1], f"{error.faults[-1]} ({so_far})")
-        if isinstance(error, RunError):
-            kind = DiskError if isinstance(error, DiskError) else RunError
-            return kind(f"{error} ({so_far})")
-        if is_out_of_memory(error):
-            key, value = largest_setting(self.config)
-            return RunError(
-                f"out of memory on {self.setup.device.torch}: lower {key}, which is {value:,}, or "
-                f"the number of designs ({so_far})"
-            )
-        error.add_note(so_far)
-        return error
-
-    def _phases(self, checkpoint: Checkpoint | None) -> None:
+    def work(self, checkpoint: Checkpoint | None) -> None:
         """Pretraining, then the loop; what a checkpoint has done is not done again."""
         phase = checkpoint.state["phase"] if checkpoint else PRETRAIN
         first = PretrainingPhase(self)
@@ -345,30 +230,24 @@ class Run:
         with self.clock.timed("loop"), LoopPhase(self, starts, self.setup.n_processes) as second:
             second.run(checkpoint if phase == LOOP else None)
 
-    def _refusal(self, error: ForeignError) -> InputError:
-        """What to say of a checkpoint that is none of this run."""
-        return InputError(f"{self.checkpoints.root}: {error}; run the config again")
+    def write(self, status: str) -> None:
+        """Write every file of the run folder."""
+        write_results(self, status)
 
-    def _save_rest(self, *, needs_checkpoint: bool) -> str:
-        """Write what there is; returns what became of it.
+    def close(self) -> None:
+        """Close the trackers."""
+        self.tracking.close()
 
-        Where the results cannot be written, or as is asked, a folder without a checkpoint is
-        removed: a full disk should not stay full.
-        """
-        done = f"after {self.n_steps_done} of {self.config.simulation.n_steps} steps"
-        try:
-            with self.interrupts.postponed():
-                write_results(self, "partial")
-            kept = "holds the run so far, with status partial"
-        except (InputError, DiskError):
-            kept, needs_checkpoint = "keeps its checkpoints", True
-        except Exception as error:
-            kept = f"lacks results: {type(error).__name__}: {error}"
-        if needs_checkpoint and not has_checkpoint(self.folder):
-            self._log.stop()
-            self._made.discard()
-            return f"{done}; nothing was kept"
-        return f"{done}; {self.folder} {kept}"
+    @property
+    def done(self) -> str:
+        """How far the loop came."""
+        return f"after {self.n_steps_done} of {self.config.simulation.n_steps} steps"
+
+    @property
+    def to_lower(self) -> str:
+        """What takes the most memory."""
+        key, value = largest_setting(self.config)
+        return f"{key}, which is {value:,}, or the number of designs"
 
     # --- checkpoints -------------------------------------------------------------------------
 
@@ -408,19 +287,6 @@ class Run:
             for name, p in network.shared.items()
         }
 
-    def load_newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is intact, taken in; None where the run had none yet."""
-        try:
-            checkpoint = self.checkpoints.newest(self.warnings)
-            if checkpoint is None:
-                logger.info("[run] no checkpoint yet: starts anew")
-                return None
-            self.load(checkpoint)
-        except ForeignError as error:
-            raise self._refusal(error) from error
-        logger.info("[run] resumes from %s", checkpoint.name)
-        return checkpoint
-
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint; the phase loads its own tensors.
 
@@ -432,14 +298,7 @@ class Run:
         with of_this_run(checkpoint):
             state = _State.model_validate(checkpoint.state)
             found = differences(state.identity, self.identity())
-        if changes := [x for x in found if not x[0].startswith(_MAY_DIFFER)]:
-            raise InputError(
-                *(
-                    f"{self.folder}: {where} was {show(was)} when {name} was made and is "
-                    f"{show(now)}: put it back, or run the config anew"
-                    for where, was, now in changes
-                )
-            )
+        self.require_same(checkpoint.name, found, _MAY_DIFFER)
         done, last = state.n_steps_done, self.config.simulation.n_steps
         is_named = name == f"step_{done}" if state.phase == LOOP else done == 0
         if not is_named or done > last or state.n_steps_validated > done:
@@ -470,21 +329,3 @@ class Run:
         new = [x for x in checkpoint.state["warnings"] if x not in self.warnings.items]
         self.warnings.items += new
         self.clock.load_state(checkpoint.state["clock"])
-
-
-def differences(was: Any, now: Any, where: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two JSON values differ: (path, one, the other)."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        keys: Any = dict.fromkeys([*was, *now])
-        pairs = [(key, was.get(key), now.get(key)) for key in keys]
-    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
-        pairs = [(i, *both) for i, both in enumerate(zip(was, now, strict=True))]
-    else:
-        return [] if was == now else [(where, was, now)]
-    return [d for key, a, b in pairs for d in differences(a, b, f"{where}.{key}".lstrip("."))]
-
-
-def show(value: Any) -> str:
-    """A value of a config, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -18,19 +18,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from realdataexp.config import Config
+from realdataexp.config import RunSettings
 from realdataexp.errors import InputError, Warnings, one_line
 from realdataexp.files import disk_faults, read_json, require_regular, write_atomically, write_json
 
 DETAIL = {"is_detail": True}
 """What a log record gets (``extra``) that a terminal shows only when asked for details."""
 PLACES = "places.json"
+_Settings = TypeVar("_Settings", bound=RunSettings)
 _COMPONENT = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
@@ -274,7 +275,7 @@ class _Places(BaseModel):
             return cls()
 
 
-def write_places(run_dir: Path, config: Config, data: Path | None = None) -> None:
+def write_places(run_dir: Path, config: RunSettings, data: Path | None = None) -> None:
     """Note where relative paths of a config, and the data given to resume, are, and its modules."""
     try:
         folder = str(config.folder.absolute())
@@ -286,7 +287,7 @@ def write_places(run_dir: Path, config: Config, data: Path | None = None) -> Non
     write_json(run_dir / PLACES, places.model_dump())
 
 
-def placed(config: Config, run_dir: Path, data: Path | None) -> Config:
+def placed(config: _Settings, run_dir: Path, data: Path | None) -> _Settings:
     """A run's config, its paths relative to where they were when it began, if that is still there.
 
     Raises:

@@ -1,0 +1,108 @@
+"""The files of a training's run folder, made from what it has come to so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from realdataexp.data.parquet import write_parquet
+from realdataexp.files import write_json
+from realdataexp.runs.folder import finite
+from realdataexp.runs.machine import peak_memory_mb, versions
+from realdataexp.sequences.ranking import compare, concentration, metrics
+
+if TYPE_CHECKING:
+    from realdataexp.train.run import TrainRun
+
+SCHEMA_VERSION = 1
+TABLE = {
+    "step": pl.Int64, "epoch": pl.Int64, "split": pl.String, "metric": pl.String, "k": pl.Int64,
+    "value": pl.Float64,
+}  # fmt: skip
+
+
+def write_results(run: TrainRun, status: str) -> None:
+    """Write every file of the run folder, complete or partial."""
+    folder, config = run.folder, run.config
+    write_parquet(folder / "metrics.parquet", pl.DataFrame(run.table, schema=TABLE))
+    histories, split = run.split.histories, run.split
+    result = finite(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "mode": config.mode,
+            "seed": config.seed,
+            "status": status,
+            "n_steps_done": 0 if run.trainer is None else run.trainer.progress.step,
+            "config": config.resolved(),
+            "dataset_stats": {
+                "users": histories.n_users,
+                "items": histories.n_items,
+                "interactions": len(histories.item_N),
+                "trained_on": int(split.is_train_N.sum()),
+                "validation_questions": len(split.validation),
+                "test_questions": len(split.test),
+                "identity": run.identity()["data"],
+            },
+            "results": _results(run),
+            "compared": _compared(run),
+            "warnings": [],
+            "device": {
+                "name": run.device.name,
+                "reason": run.device.reason,
+                "threads": config.training.processes,
+                "processes": config.training.processes,
+            },
+            "timing": _timing(run),
+            "versions": versions(),
+        },
+        run.warnings,
+    )
+    result["warnings"] = run.warnings.items
+    write_json(folder / "result.json", result)
+
+
+def _results(run: TrainRun) -> list[dict[str, Any]]:
+    """What each recommender reaches, on validation and test; of the test's lists how they vary."""
+    rows = []
+    for (model, kind), found in run.ranked.items():
+        own = {"model": model, "split": kind}
+        rows += [{**own, **row} for row in metrics(found.rank_Q, run.config.evaluation.k)]
+        if kind == "test":
+            spread = concentration(found.top_QK, run.split.histories.n_items)
+            k, n = found.top_QK.shape[1], len(found.rank_Q)
+            rows += [
+                {**own, "metric": name, "k": k, "value": value, "se": None, "n": n}
+                for name, value in spread.items()
+            ]
+    return rows
+
+
+def _compared(run: TrainRun) -> list[dict[str, Any]]:
+    """The model against each baseline, on the same test questions."""
+    name = run.config.model.name
+    own = run.ranked.get((name, "test"))
+    if own is None:
+        return []
+    return [
+        {"model": name, "against": other, "split": "test", **row}
+        for (other, kind), found in run.ranked.items()
+        if kind == "test" and other != name
+        for row in compare(own.rank_Q, found.rank_Q, run.config.evaluation.k, run.config.seed)
+    ]
+
+
+def _timing(run: TrainRun) -> dict[str, float | None]:
+    seconds, trainer = run.clock.state()["phases"], run.trainer
+    rate = None
+    if trainer is not None and run.seconds:
+        now, passages = trainer.progress, trainer.passages
+        rate = now.step * passages.n_positions / passages.n_batches / run.seconds
+    return {
+        **{f"{phase}_seconds": x for phase, x in seconds.items()},
+        "total_seconds": run.clock.total,
+        "positions_per_second": rate,
+        "peak_memory_mb": max(peak_memory_mb(), run.clock.monitor.peak_memory_mb())
+        if run.clock.monitor
+        else peak_memory_mb(),
+    }

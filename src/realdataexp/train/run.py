@@ -1,0 +1,373 @@
+"""The command `train`: baselines, then a model's epochs, then all of them on held-out items."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+from torch import Tensor
+
+from realdataexp.device import choose_device, own_arithmetic, usable_threads
+from realdataexp.errors import InputError
+from realdataexp.models.sequence import SequenceModel
+from realdataexp.runs import Interrupts
+from realdataexp.runs.checkpoint import LOOP, Checkpoint, Checkpoints, ForeignError, of_this_run
+from realdataexp.runs.folder import Folder, RunLog, check_place, write_tensors
+from realdataexp.runs.life import AnyRun, differences, new_run, resumed_run
+from realdataexp.runs.progress import PhaseProgress
+from realdataexp.sequences.counting import CountingRecommender, Fitted
+from realdataexp.sequences.formats import open_split
+from realdataexp.sequences.histories import Histories, Questions
+from realdataexp.sequences.ranking import Ranked, metrics, rank_all
+from realdataexp.train.config import Recommender, TrainConfig, load_train
+from realdataexp.train.ranks import Ranks, joined, of_torchrun
+from realdataexp.train.recommenders import Catalogue, Scorer, made
+from realdataexp.train.results import write_results
+from realdataexp.train.trainer import Passages, Progress, Trainer
+
+logger = logging.getLogger("realdataexp")
+
+_KEPT = 2  # checkpoints
+_MAY_DIFFER = ("config.logging.", "config.base_dir", "config.dataset.path")
+
+
+def check_training(config: TrainConfig, out: Path | None = None) -> list[str]:
+    """Check a config against the machine and the data; describe what would be trained.
+
+    Raises:
+        InputError: with every fault found, a line each.
+    """
+    check_place(out, config.path(config.logging.log_dir))
+    with own_arithmetic():
+        run = TrainRun(config, RunLog(config.logging.level), Interrupts())
+    histories, split = run.split.histories, run.split
+    others = ", ".join(x.name for x in config.baselines) or "nothing"
+    lines = [
+        f"mode train: {config.model.name}, beside {others}",
+        f"device {run.device.description}",
+        f"data: {histories.n_users:,} users, {histories.n_items:,} items, "
+        f"{len(histories.item_N):,} interactions; {len(split.validation):,} validation and "
+        f"{len(split.test):,} test questions",
+    ]
+    if run.trainer is not None:
+        n = sum(p.numel() for p in run.trainer.trained.values())
+        lines.append(
+            f"training: {n:,} parameters, {run.trainer.passages.n_positions:,} positions an epoch, "
+            f"{config.training.epochs} epochs of {run.trainer.passages.n_batches:,} updates"
+        )
+    return lines
+
+
+def train(config: TrainConfig, out: Path | None = None) -> Path:
+    """Train and evaluate a recommender, and write its run folder; see ``new_run``."""
+    return new_run(TrainRun, config, out)
+
+
+def resume_training(folder: Path, data: Path | None = None) -> Path:
+    """Go on with an interrupted training to its end, as if it had never been interrupted."""
+    return resumed_run(TrainRun, load_train, folder, data)
+
+
+class _State(BaseModel):
+    """What a checkpoint's state must be."""
+
+    model_config = ConfigDict(strict=True)
+
+    identity: dict[str, Any]
+    progress: dict[str, int | float]
+    table: list[dict[str, Any]]
+    warnings: list[dict[str, str]]
+    clock: dict[str, Any]
+    seconds: NonNegativeFloat
+
+
+class TrainRun(AnyRun):
+    """One training: what was set up, and what it has come to.
+
+    Attributes:
+        trainer: of a network; None where the model is counted.
+        table: the rows of metrics.parquet.
+        ranked: what each recommender answered, by its name and the split.
+        seconds: that the epochs took, without validation.
+    """
+
+    config: TrainConfig
+
+    def __init__(
+        self, config: TrainConfig, log: RunLog, interrupts: Interrupts, folder: Path | None = None
+    ) -> None:
+        """Open the data and make the recommenders."""
+        super().__init__(config, log, interrupts)
+        with self.clock.timed("setup"):
+            self.device = choose_device(config.device, config.use_amp)
+            data = config.data_dir()
+            where = {"path": None if data is None else str(data)}
+            self.split, self.items = open_split(config.dataset.model_copy(update=where))
+            self.catalogue = Catalogue.of(self.split.histories.n_items, self.device)
+            self._check()
+            self.model = made(config.model, "model", self.catalogue, config.seed)
+            self.baselines = {
+                x.name: made(x, f"baselines.{i}", self.catalogue, config.seed)
+                for i, x in enumerate(config.baselines)
+            }
+            self.trainer = self._trainer() if isinstance(self.model, SequenceModel) else None
+        self.clock.device = self.device
+        self.table: list[dict[str, Any]] = []
+        self.ranked: dict[tuple[str, str], Ranked] = {}
+        self.seconds = 0.0
+
+    def _check(self) -> None:
+        """Refuse settings that these data or this machine cannot do."""
+        config, n = self.config, self.split.histories.n_items
+        faults = []
+        if max(config.evaluation.k) > n:
+            faults.append(f"evaluation.k = {max(config.evaluation.k)}: there are {n:,} items")
+        if config.training.early_stopping and not len(self.split.validation):
+            faults.append("training.early_stopping: no question validates: set it to null")
+        processes, usable = config.training.processes, usable_threads()
+        if processes > 1 and of_torchrun():
+            faults.append(f"training.processes = {processes}: torchrun starts them: set it to 1")
+        elif processes > 1 and not self.device.is_cpu:
+            faults.append(
+                f"training.processes = {processes}: of a CPU only; for several GPUs use torchrun"
+            )
+        elif processes > usable:
+            faults.append(f"training.processes = {processes}: must be at most {usable}, as here")
+        if faults:
+            raise InputError(*faults)
+
+    def _trainer(self) -> Trainer:
+        assert isinstance(self.model, SequenceModel)
+        options, seed = self.config.training, self.config.seed
+        model = self.model.to(self.device.torch)
+        passages = Passages(self.split, model.longest, options, seed, self.device)
+        if not passages.n_batches:
+            raise InputError("dataset: no user has two items to train on; use other data")
+        return Trainer(model, self.catalogue.tensors, passages, options, seed, self.device)
+
+    # --- what is done ------------------------------------------------------------------------
+
+    def begin(self, made: Folder) -> None:
+        """Take the run folder."""
+        super().begin(made)
+        self.checkpoints = Checkpoints(made.path, _KEPT, "validation.ndcg")
+
+    def work(self, checkpoint: Checkpoint | None) -> None:
+        """Fit and rank the baselines, train, rank the model."""
+        names = dict(zip(self.baselines, self.config.baselines, strict=True))
+        with self.clock.timed("baselines"):
+            for name, baseline in self.baselines.items():
+                self.rank(name, self._fitted(baseline, names[name]), Ranks())
+        if self.trainer is None:
+            with self.clock.timed("training"):
+                fitted = self._fitted(self.model, self.config.model)
+            self.rank(self.config.model.name, fitted, Ranks())
+            return
+        with joined(self.config.training.processes, self.device, self._share) as ranks:
+            self._train(self.trainer, ranks)
+
+    def _fitted(self, recommender: Any, named: Recommender) -> Fitted:
+        if isinstance(recommender, SequenceModel):
+            raise InputError(f"baselines: {named.name} is trained: name it as the model")
+        assert isinstance(recommender, CountingRecommender)
+        return recommender.fit(self.split)
+
+    def _share(self, ranks: Ranks) -> None:
+        """What another process of this machine does."""
+        logger.disabled = True
+        assert self.trainer is not None
+        self._train(self.trainer, ranks)
+
+    def _train(self, trainer: Trainer, ranks: Ranks) -> None:
+        """The epochs, and the ranking by the best parameters; the same in every process."""
+        trainer.ranks = ranks
+        ranks.agree(self._digests())
+        devices = [] if self.device.is_cpu else [self.device.torch.index or 0]
+        with torch.random.fork_rng(devices=devices), self.clock.timed("training"):
+            try:
+                with PhaseProgress("train", trainer.n_steps, "updates") as shown:
+                    shown.skip(trainer.progress.step)
+                    while not trainer.is_over:
+                        self._epoch(trainer, shown)
+            except KeyboardInterrupt:
+                with self.interrupts.postponed():
+                    self.save()
+                raise
+        trainer.use_best()
+        self.rank(self.config.model.name, Scorer(trainer.model, self.catalogue, self.device), ranks)
+
+    def _epoch(self, trainer: Trainer, shown: PhaseProgress) -> None:
+        name, updates, is_going = self.config.model.name, trainer.updates(), True
+        while is_going:
+            with self.interrupts.postponed():
+                since = self.clock.total
+                is_going = next(updates, False)
+                self.seconds += self.clock.total - since
+            self.interrupts.check()
+            shown.advance(is_going)
+        n = self.config.evaluation.validation_users
+        questions = self.split.validation[: n or len(self.split.validation)]
+        scorer = Scorer(trainer.model, self.catalogue, self.device)
+        with self.clock.timed("validation"):
+            found = self._ranked(name, scorer, questions, 0, trainer.ranks)
+        rows = metrics(found.rank_Q, self.config.evaluation.k)
+        with self.interrupts.postponed():
+            self._note(trainer, rows)
+            is_best = trainer.end_epoch(primary(rows))
+            if trainer.ranks.is_first:
+                if is_best:
+                    self._keep_best(trainer)
+                self.save()
+        self.interrupts.check()
+
+    def _note(self, trainer: Trainer, rows: list[dict[str, Any]]) -> None:
+        """Add an epoch's rows to the table, and log it."""
+        now, n = trainer.progress, trainer.progress.batch
+        means = {
+            "loss": now.loss / n,
+            "first_loss": now.first_loss,
+            "gradient_norm": now.norm / n,
+            "largest_gradient_norm": now.largest_norm,
+            "learning_rate": trainer.learning_rate(now.step - 1),
+        }
+        common = {"step": now.step, "epoch": now.epoch + 1}
+        self.table += [
+            {**common, "split": "train", "metric": m, "k": None, "value": x}
+            for m, x in means.items()
+        ]
+        self.table += [
+            {**common, "split": "validation"} | {k: row[k] for k in ("metric", "k", "value")}
+            for row in rows
+        ]
+        done = now.step * trainer.passages.n_positions / trainer.passages.n_batches
+        logger.info(
+            "[train] epoch %d of %d: loss %.4f, gradient norm %.3g, validation %s; %s positions/s",
+            now.epoch + 1, self.config.training.epochs, means["loss"], means["gradient_norm"],
+            ", ".join(f"{x['metric']}@{x['k']} {x['value']:.4f}" for x in rows if x["k"]),
+            f"{done / self.seconds:,.0f}",
+        )  # fmt: skip
+
+    def rank(self, name: str, fitted: Fitted, ranks: Ranks) -> None:
+        """Rank all items for all questions."""
+        k = min(10, self.split.histories.n_items)
+        with self.clock.timed("evaluation"):
+            for kind in ("validation", "test"):
+                questions = getattr(self.split, kind)
+                if not len(questions):
+                    continue
+                found = self._ranked(name, fitted, questions, k, ranks)
+                self.ranked[name, kind] = found
+                rows = metrics(found.rank_Q, self.config.evaluation.k)
+                logger.info(
+                    "[result] %s, %s: %s", name, kind,
+                    ", ".join(f"{x['metric']}@{x['k']} {x['value']:.4f}" for x in rows if x["k"]),
+                )  # fmt: skip
+
+    def _ranked(
+        self, name: str, fitted: Fitted, questions: Questions, k: int, ranks: Ranks
+    ) -> Ranked:
+        """Every process ranks a share of the questions, and all get all answers."""
+        own = np.arange(ranks.rank, len(questions), ranks.n)
+        found = rank_all(fitted.scores, self.split, questions[own], k, name=name)
+        if ranks.n == 1:
+            return found
+        rank_Q = np.zeros(len(questions))
+        top_QK = np.zeros((len(questions), found.top_QK.shape[1]), dtype=np.int64)
+        rank_Q[own], top_QK[own] = found.rank_Q, found.top_QK
+        for array in (rank_Q, top_QK):
+            ranks.add_up([torch.from_numpy(array)])
+        return Ranked(rank_Q, top_QK)
+
+    # --- what is kept ------------------------------------------------------------------------
+
+    def _digests(self) -> dict[str, str]:
+        config = self.config.to_yaml().encode()
+        return {"config": hashlib.sha256(config).hexdigest(), "data": self.identity()["data"]}
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a training to go on."""
+        return {"config": self.config.resolved(), "data": digest(self.split.histories)}
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        trainer = self.trainer
+        assert trainer is not None
+        state = {
+            "identity": self.identity(),
+            "rows": [],
+            "progress": vars(trainer.progress),
+            "table": self.table,
+            "warnings": self.warnings.items,
+            "clock": self.clock.state(),
+            "seconds": self.seconds,
+        }
+        self.checkpoints.save(f"step_{trainer.progress.step}", trainer.state(), state)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        trainer = self.trainer
+        with of_this_run(checkpoint):
+            state = _State.model_validate(checkpoint.state | {"rows": None})
+            found = differences(state.identity, self.identity())
+        self.require_same(checkpoint.name, found, _MAY_DIFFER)
+        if trainer is None:
+            raise ForeignError(f"{checkpoint.name}: {self.config.model.name} has no checkpoints")
+        with of_this_run(checkpoint):
+            trainer.load_state(checkpoint.tensors)
+            trainer.progress = Progress(**state.progress)  # type: ignore[arg-type]
+        self.table, self.seconds = state.table, state.seconds
+        self.checkpoints.best = checkpoint.state["best"]
+        self.warnings.items += [x for x in state.warnings if x not in self.warnings.items]
+        self.clock.load_state(state.clock)
+
+    def _keep_best(self, trainer: Trainer) -> None:
+        values = {"validation.ndcg": trainer.progress.best}
+        name = f"step_{trainer.progress.step}"
+        self.checkpoints.keep_best(LOOP, values, name, lambda: _Network(trainer.best))
+
+    def write(self, status: str) -> None:
+        """Write every file of the run folder."""
+        write_results(self, status)
+
+    @property
+    def done(self) -> str:
+        """How far the training came."""
+        if self.trainer is None:
+            return "before the end"
+        now = self.trainer.progress
+        return f"after {now.step} of {self.trainer.n_steps} updates"
+
+    @property
+    def to_lower(self) -> str:
+        """What takes the most memory."""
+        return f"training.users_per_batch, which is {self.config.training.users_per_batch:,}"
+
+
+class _Network:
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        self._params = params
+
+    def write(self, path: Path) -> None:
+        """Write the parameters alone."""
+        write_tensors(path, self._params)
+
+
+def primary(rows: list[dict[str, Any]]) -> float:
+    """What is best by: NDCG at 10, or at the longest list."""
+    found = {row["k"]: row["value"] for row in rows if row["metric"] == "ndcg"}
+    return float(found.get(10, found[max(found)]))
+
+
+def digest(histories: Histories) -> str:
+    """SHA-256 of who had what, in which order."""
+    found = hashlib.sha256()
+    for part in (histories.item_N.astype("<i4"), histories.offset_U1.astype("<i8")):
+        found.update(part.tobytes())
+    found.update("\0".join(histories.item_names).encode())
+    return found.hexdigest()
