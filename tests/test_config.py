@@ -25,6 +25,7 @@ from realdataexp.errors import InputError
 from realdataexp.models.mlp import MLPParams
 from realdataexp.options import check, options_in
 from realdataexp.registry import find, names
+from realdataexp.train.config import is_train, load_train
 from realdataexp.worlds.kuairand import SyntheticConfig
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "experiment.yaml"
@@ -70,9 +71,10 @@ def test_the_prototypes_config_loads_as_it_is():
 
 @pytest.mark.parametrize("name", built_in_names())
 def test_running_a_dumped_config_again_is_running_the_same_config(name: str, tmp_path: Path):
-    config = load_config(name)
-    assert load_config(write(tmp_path, config.to_yaml())) == config
-    assert load_config(config.resolved()) == config
+    load = load_train if is_train(name) else load_config
+    config = load(name)
+    assert load(write(tmp_path, config.to_yaml())) == config
+    assert load(config.resolved()) == config
 
 
 def test_built_in_configs_contrast_play_time_with_click():

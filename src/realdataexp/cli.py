@@ -316,9 +316,16 @@ def resume(
     if is_complete(run_dir):
         terminal.say(f"{run_dir}: complete; nothing to resume")
         return
-    from realdataexp.runs.experiment import resume_experiment
+    from realdataexp.train.config import is_train
 
-    resume_experiment(run_dir, data)
+    if is_train(run_dir / "config.yaml"):
+        from realdataexp.train.run import resume_training
+
+        resume_training(run_dir, data)
+    else:
+        from realdataexp.runs.experiment import resume_experiment
+
+        resume_experiment(run_dir, data)
     _show(run_dir)
 
 

@@ -25,7 +25,6 @@ from realdataexp.metrics import MetricValues, for_metrics, label_metrics, values
 from realdataexp.models.base import restore
 from realdataexp.runs.checkpoint import LOOP, file_digest
 from realdataexp.runs.folder import write_tensors
-from realdataexp.sequences.ranking import concentration
 from realdataexp.stats.aggregates import (
     OUTCOME_SCHEMA,
     TOTALS_SCHEMA,
@@ -201,6 +200,8 @@ class Recorder:
 
     def _exposure_metrics(self) -> None:
         """How what each arm showed since the last flush spreads over items, and mean margins."""
+        from realdataexp.sequences.ranking import concentration  # few runs show lists
+
         at, R = self._losses[-1][0] + 1, len(self.replications)
         seen = {k: np.concatenate([x[k] for x in self._exposures], 1) for k in self._exposures[0]}
         self._exposures.clear()

@@ -12,7 +12,7 @@ from realdataexp.config import Component, LogConfig, RunSettings, Section, setti
 from realdataexp.config.load import TRAIN, draft_of, read_draft, validated
 from realdataexp.errors import InputError
 from realdataexp.options import Count, component_name, repeated
-from realdataexp.registry import find, names
+from realdataexp.registry import names
 from realdataexp.sequences.formats import SequenceData
 from realdataexp.train.trainer import Training
 
@@ -95,8 +95,3 @@ def is_train(source: str | Path) -> bool:
         return read_draft(source).values.get("mode") == TRAIN
     except InputError:
         return False
-
-
-def component(recommender: Recommender, where: str) -> Any:
-    """The class that a recommender's name stands for."""
-    return find("recommender", recommender.name, where)
