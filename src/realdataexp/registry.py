@@ -57,6 +57,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "MMoE": "realdataexp.models.mmoe:MMoE",
         "SASRec": "realdataexp.models.sasrec:SASRec",
         "GRU4Rec": "realdataexp.models.gru4rec:GRU4Rec",
+        "Generative": "realdataexp.models.generative:Generative",
     },
     "loss": {
         "logMAE": "realdataexp.models.losses:LOG_MAE",
@@ -107,6 +108,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "Popularity": "realdataexp.sequences.popularity:Popularity",
         "ItemKNN": "realdataexp.sequences.item_knn:ItemKNN",
         "Markov": "realdataexp.sequences.markov:Markov",
+        "Generative": "realdataexp.models.generative:Generative",
         "TextToText": "realdataexp.models.text_to_text:TextToText",
     },
     "tracker": {

@@ -136,7 +136,7 @@ def test_every_path_through_the_trie_is_an_items_codes():
             for n in range(int(level.first_P1[parent]), int(level.first_P1[parent + 1]))
         ]
         assert [n for n, _ in paths] == list(range(level.n_nodes))
-    found = {path: int(trie.item_N[n]) for n, path in paths}
+    found = {path: int(trie.levels[-1].item_N[n]) for n, path in paths}
     assert found == {tuple(row): v for v, row in enumerate(code_VL.tolist())}
 
 

@@ -24,12 +24,14 @@ class Level:
         code_N: the code that leads to it.
         first_P1: children of a parent p are the nodes [first_P1[p], first_P1[p + 1]).
         node_V: of each item.
+        item_N: an item of each node.
     """
 
     parent_N: Tensor
     code_N: Tensor
     first_P1: Tensor
     node_V: Tensor
+    item_N: Tensor
 
     @property
     def n_nodes(self) -> int:
@@ -56,36 +58,34 @@ class Trie:
 
     Attributes:
         codes_VL: the codes; no two items have the same.
-        levels: L of them.
-        item_N: the item of each node of the last level.
+        levels: L of them; each node of the last is an item's own.
     """
 
     codes_VL: Tensor
     levels: tuple[Level, ...]
-    item_N: Tensor
 
     @classmethod
     def of(cls, codes_VL: Tensor) -> Trie:
         """The trie of codes from 0; InputError where two items have the same."""
         if (least := int(codes_VL.min())) < 0:
             raise InputError(f"items' codes: code {least}; codes count from 0")
-        n_codes, levels = int(codes_VL.max()) + 1, []
-        node_V = torch.zeros_like(codes_VL[:, 0], dtype=torch.int64)
-        n_parents = 1
+        n_codes, n_parents, levels = int(codes_VL.max()) + 1, 1, []
+        item_V = torch.arange(len(codes_VL), device=codes_VL.device)
+        node_V = torch.zeros_like(item_V)
         for code_V in codes_VL.long().unbind(1):
-            key_N, child_V = torch.unique(node_V * n_codes + code_V, return_inverse=True)
-            parent_N = key_N // n_codes
-            each_P1 = torch.arange(n_parents + 1, device=key_N.device)
-            levels.append(
-                Level(parent_N, key_N % n_codes, torch.searchsorted(parent_N, each_P1), child_V)
-            )
-            node_V, n_parents = child_V, len(key_N)
+            key_N, node_V = torch.unique(node_V * n_codes + code_V, return_inverse=True)
+            parent_N, code_N = key_N // n_codes, key_N % n_codes
+            each_P1 = torch.arange(n_parents + 1, device=item_V.device)
+            first_P1 = torch.searchsorted(parent_N, each_P1)
+            item_N = torch.empty_like(key_N).scatter(0, node_V, item_V)
+            levels.append(Level(parent_N, code_N, first_P1, node_V, item_N))
+            n_parents = len(key_N)
         if n_parents < len(codes_VL):
             raise InputError(
                 f"items' codes: {len(codes_VL) - n_parents:,} items have codes of another; add a "
                 "code that tells them apart"
             )
-        return cls(codes_VL, tuple(levels), node_V.argsort())
+        return cls(codes_VL, tuple(levels))
 
     @property
     def n_items(self) -> int:
