@@ -119,7 +119,7 @@ class Generative(SequenceModel):
         for level in range(self.n_levels):
             before_BCE = before_BCLE[..., level - 1, :]
             logit_BCK = self._logits(level, hidden_BE.unsqueeze(1), before_BCE)
-            at_BCK = logit_BCK.float().log_softmax(-1).expand(*code_BCL.shape[:2], -1)
+            at_BCK = _wide(logit_BCK).log_softmax(-1).expand(*code_BCL.shape[:2], -1)
             log_p_BC = log_p_BC + at_BCK.gather(-1, code_BCL[..., level, None]).squeeze(-1)
         return log_p_BC
 
@@ -130,7 +130,7 @@ class Generative(SequenceModel):
         before_XLE = self._of(self.before, code_XL).cumsum(-2)
         parent_X, nll_X = torch.zeros_like(target_X), hidden_XE.new_zeros(len(target_X))
         for i, level in enumerate(trie.levels):
-            logit_XK = self._logits(i, hidden_XE, before_XLE[:, i - 1]).float()
+            logit_XK = _wide(self._logits(i, hidden_XE, before_XLE[:, i - 1]))
             child_XF, is_child_XF = level.children(parent_X)
             logit_XF = logit_XK.gather(1, level.code_N[child_XF])
             all_X = logit_XF.masked_fill(~is_child_XF, -torch.inf).logsumexp(1)
@@ -166,7 +166,7 @@ class Generative(SequenceModel):
         for i, level in enumerate(trie.levels):
             child_BWF, is_child_BWF = level.children(node_BW)
             code_BWF = level.code_N[child_BWF]
-            logit_BWK = self._logits(i, hidden_BE.unsqueeze(1), before_BWE).float()
+            logit_BWK = _wide(self._logits(i, hidden_BE.unsqueeze(1), before_BWE))
             logit_BWF = logit_BWK.gather(-1, code_BWF).masked_fill(~is_child_BWF, -torch.inf)
             all_BX = (log_p_BW.unsqueeze(-1) + logit_BWF.log_softmax(-1)).flatten(1)
             log_p_BW, best_BW = all_BX.topk(min(width, all_BX.shape[1]))
@@ -210,7 +210,12 @@ class Generative(SequenceModel):
             gate_PE, shift_PE = self.gate[i - 1](before_PLE[:, :i].sum(1)).chunk(2, -1)
             bias_N = bias_N + (weight_NE * shift_PE[level.parent_N]).sum(1)
             weight_NE = weight_NE * (1 + gate_PE[level.parent_N])
-        return (weight_NE @ self.query[i](hidden_BE).T + bias_N.unsqueeze(1)).float()
+        return _wide(weight_NE @ self.query[i](hidden_BE).T + bias_N.unsqueeze(1))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """As float32 at least, where mixed precision made them."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _mlp(width: int, n_outputs: int) -> nn.Sequential:
