@@ -296,6 +296,8 @@ def train(
 
 
 def _show(run_dir: Path) -> None:
+    if not run_dir.exists():  # of another process than the first, which writes
+        return
     from realdataexp.report.tables import print_result
 
     print_result(run_dir)

@@ -28,6 +28,13 @@ class Options(BaseModel):
 
 _Some = TypeVar("_Some", bound=BaseModel)
 
+
+def changed_in(options: BaseModel) -> list[str]:
+    """The options that have another value than their default; a dumped config names all."""
+    fields = type(options).model_fields
+    return [k for k, field in fields.items() if getattr(options, k) != field.get_default()]
+
+
 # --- types of options ----------------------------------------------------------------------------
 
 

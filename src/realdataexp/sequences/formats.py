@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from realdataexp.data.csv_files import require_columns, require_file
 from realdataexp.data.table_files import TableFile, columns_of
 from realdataexp.errors import InputError
-from realdataexp.options import Options, PathText, Share, Text
+from realdataexp.options import Options, PathText, Share, Text, changed_in
 from realdataexp.sequences.histories import (
     Histories,
     Split,
@@ -99,7 +99,7 @@ class SequenceData(Options):
             if self.path is not None:
                 raise ValueError("path has no effect beside synthetic: leave out one of the two")
             of_files = ("file", "format", "columns", "items")
-            if unused := [x for x in of_files if x in self.model_fields_set]:
+            if unused := [x for x in of_files if x in changed_in(self)]:
                 raise ValueError(f"{unused[0]} has no effect beside synthetic: leave it out")
         return self
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from realdataexp.data.csv_files import require_file
 from realdataexp.device import own_arithmetic
 from realdataexp.errors import InputError, did_you_mean
-from realdataexp.options import Options, PathText, Text, Width
+from realdataexp.options import Options, PathText, Text, Width, changed_in
 from realdataexp.sequences.formats import read_table
 from realdataexp.sequences.histories import Split
 from realdataexp.sequences.items import Items, aligned
@@ -60,7 +60,7 @@ class VectorOptions(Options):
     def _has_effect(self) -> VectorOptions:
         needed = {"text": "text", "categories": "categories", "column": "column", "file": "file"}
         for key, kind in needed.items():
-            if key in self.model_fields_set and kind not in self.kind:
+            if key in changed_in(self) and kind not in self.kind:
                 raise ValueError(f"{key} has no effect without kind {kind}: leave it out")
         if "file" in self.kind and self.file is None:
             raise ValueError("kind file needs file: the path of the vectors")

@@ -6,8 +6,10 @@ has the same parameters and comes to the same decisions; the first one alone wri
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import warnings
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -23,6 +26,8 @@ from torch import Tensor
 from realdataexp.device import Device
 from realdataexp.errors import InputError, RunError
 from realdataexp.runs import ENDING
+
+logger = logging.getLogger("realdataexp")
 
 _PATIENCE = timedelta(minutes=30)  # for a process that is far behind
 
@@ -79,6 +84,20 @@ def of_torchrun() -> int | None:
     """How many processes `torchrun` has started; None: this one was not started by it."""
     size = os.environ.get("WORLD_SIZE")
     return int(size) if size and "MASTER_ADDR" in os.environ else None
+
+
+@contextmanager
+def place_of(folder: Path | None, *, is_there: bool = False) -> Iterator[Path | None]:
+    """The folder that this process works in: a passing copy, unless it is torchrun's first."""
+    if of_torchrun() is None or os.environ.get("RANK") == "0":
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / "run"
+        if is_there and folder is not None:
+            shutil.copytree(folder, place)
+        logger.disabled = True
+        yield place
 
 
 @contextmanager

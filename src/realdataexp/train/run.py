@@ -26,7 +26,7 @@ from realdataexp.sequences.formats import open_split
 from realdataexp.sequences.histories import Histories, Questions
 from realdataexp.sequences.ranking import Ranked, metrics, rank_all
 from realdataexp.train.config import Recommender, TrainConfig, load_train
-from realdataexp.train.ranks import Ranks, joined, of_torchrun
+from realdataexp.train.ranks import Ranks, joined, of_torchrun, place_of
 from realdataexp.train.recommenders import Catalogue, Scorer, made
 from realdataexp.train.results import write_results
 from realdataexp.train.trainer import Passages, Progress, Trainer
@@ -66,12 +66,14 @@ def check_training(config: TrainConfig, out: Path | None = None) -> list[str]:
 
 def train(config: TrainConfig, out: Path | None = None) -> Path:
     """Train and evaluate a recommender, and write its run folder; see ``new_run``."""
-    return new_run(TrainRun, config, out)
+    with place_of(out) as place:
+        return new_run(TrainRun, config, place)
 
 
 def resume_training(folder: Path, data: Path | None = None) -> Path:
     """Go on with an interrupted training to its end, as if it had never been interrupted."""
-    return resumed_run(TrainRun, load_train, folder, data)
+    with place_of(folder, is_there=True) as place:
+        return resumed_run(TrainRun, load_train, place or folder, data)
 
 
 class _State(BaseModel):

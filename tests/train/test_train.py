@@ -1,0 +1,377 @@
+"""A training is the same to the bit however it was run, and its files say what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from processes import Popen
+from support import CPU
+
+from realdataexp import cli
+from realdataexp.device import own_arithmetic
+from realdataexp.errors import InputError, RunError
+from realdataexp.runs.checkpoint import file_digest
+from realdataexp.sequences.histories import leave_one_out
+from realdataexp.sequences.synthetic import SyntheticSequences, make_sequences
+from realdataexp.train.config import Recommender, TrainConfig, load_train
+from realdataexp.train.ranks import Ranks, joined
+from realdataexp.train.recommenders import Catalogue, Scorer, made
+from realdataexp.train.run import TrainRun, resume_training, train
+from realdataexp.train.trainer import Passage, Passages, Trainer, Training, loss_of
+
+N_ITEMS = 80
+SMALL: dict[str, Any] = {
+    "mode": "train",
+    "seed": 3,
+    "dataset": {"name": "sequences", "synthetic": {"users": 150, "items": N_ITEMS, "clusters": 5}},
+    "model": {"name": "SASRec", "width": 16, "n_layers": 1, "n_heads": 2, "longest": 8},
+    "baselines": ["Popularity"],
+    "training": {"epochs": 3, "users_per_batch": 40, "learning_rate": 0.003, "warmup_steps": 3},
+}
+MODELS = ["SASRec", "GRU4Rec"]
+TIMED = ("timing", "device", "versions")
+
+
+def config(**changes: Any) -> TrainConfig:
+    return load_train({**SMALL, **changes})
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    return {**SMALL["training"], **changes}
+
+
+def written(tmp_path: Path, **changes: Any) -> str:
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return str(path)
+
+
+def what_it_said(folder: Path) -> tuple[Any, ...]:
+    """All that a run folder says, but for times."""
+    result = json.loads((folder / "result.json").read_text())
+    rows = pl.read_parquet(folder / "metrics.parquet").rows()
+    best = sorted((folder / "checkpoints").glob("*best*"))
+    files = [file_digest(x) for b in best for x in ([b] if b.is_file() else sorted(b.iterdir()))]
+    return {k: v for k, v in result.items() if k not in TIMED}, rows, files
+
+
+def a_trainer(name: str = "SASRec", n_users: int = 60, **options: Any) -> Trainer:
+    histories, _ = make_sequences(SyntheticSequences(users=n_users, items=N_ITEMS, clusters=5))
+    catalogue = Catalogue.of(histories.n_items, CPU)
+    given = {"name": name, "width": 16, "longest": 8, "dropout": 0.0}
+    if name == "SASRec":
+        given |= {"n_layers": 1, "n_heads": 2}
+    model: Any = made(Recommender.model_validate(given), "model", catalogue, 0)
+    settings = Training(**{"users_per_batch": 20, "warmup_steps": 0, **options})
+    passages = Passages(leave_one_out(histories), model.longest, settings, 0, CPU)
+    return Trainer(model, catalogue.tensors, passages, settings, 0, CPU)
+
+
+def batches(trainer: Trainer, ranks: Ranks = Ranks()) -> list[Passage]:
+    return list(trainer.passages.epoch(0, 0, ranks))
+
+
+# --- the same bits -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(config(), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+    number: signal.Signals, whole: Path, tmp_path: Path
+):
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", SLOW, "train", written(tmp_path), "--out", str(out)]
+    with Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any("NOW" in line for line in process.stderr)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    at = "step_6" if number == signal.SIGINT else "step_4"  # of 4 updates an epoch
+    assert (out / "checkpoints" / at).is_dir()
+    resume_training(out)
+    assert what_it_said(out) == what_it_said(whole)
+
+
+SLOW = """
+import sys, time
+from realdataexp import cli
+from realdataexp.train import trainer
+real = trainer.Trainer.step
+def slow(self, batch):
+    if self.progress.step == 5:
+        print("NOW", file=sys.stderr, flush=True)
+        time.sleep(1)
+    return real(self, batch)
+trainer.Trainer.step = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_the_number_of_threads_changes_no_bit(whole: Path, tmp_path: Path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert what_it_said(train(config(), tmp_path / "run")) == what_it_said(whole)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_the_process_drew_before_changes_no_bit(whole: Path, tmp_path: Path):
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert what_it_said(train(config(), tmp_path / "run")) == what_it_said(whole)
+
+
+def test_another_seed_is_another_training(whole: Path, tmp_path: Path):
+    other = what_it_said(train(config(seed=4), tmp_path / "run"))
+    assert other[1] != what_it_said(whole)[1]
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def digest_of(trainer: Trainer) -> dict[str, str]:
+    found = [p.detach().numpy().tobytes() for p in trainer.trained.values()]
+    return {"parameters": str(hash(b"".join(found)))}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_processes_have_the_gradient_of_the_joint_batch(name: str):
+    with own_arithmetic():
+        alone, both = (a_trainer(name, gradient_clip=None) for _ in range(2))
+        assert alone.step(batches(alone)[0])[0] > 0
+
+        def work(ranks: Ranks) -> None:
+            both.ranks = ranks
+            own = batches(both, ranks)
+            both.step(own[0])
+            if ranks.is_first:
+                for (k, p), other in zip(
+                    alone.trained.items(), both.trained.values(), strict=True
+                ):
+                    assert p.grad is not None
+                    torch.testing.assert_close(other.grad, p.grad, rtol=0, atol=1e-6, msg=k)
+                    assert p.grad.abs().max() > 1e-5  # some of it would be missed
+            for batch in own[1:]:
+                both.step(batch)
+            ranks.agree(digest_of(both))
+
+        with joined(2, CPU, work) as ranks:
+            work(ranks)
+
+
+def test_processes_that_differ_are_refused():
+    def work(ranks: Ranks) -> None:
+        ranks.agree({"data": str(ranks.rank)})
+
+    with pytest.raises(InputError, match="data: process 2 of 2 has another"), joined(
+        2, CPU, work
+    ) as ranks:
+        work(ranks)
+
+
+def test_two_processes_train_and_rank_as_one(whole: Path, tmp_path: Path):
+    model = {**SMALL["model"], "dropout": 0.0}
+    alone = train(config(model=model), tmp_path / "alone")
+    both = train(config(model=model, training=training(processes=2)), tmp_path / "both")
+    one, two = (json.loads((x / "result.json").read_text())["results"] for x in (alone, both))
+    for a, b in zip(one, two, strict=True):
+        assert {**a, "value": 0, "se": 0} == {**b, "value": 0, "se": 0}
+        assert b["value"] == pytest.approx(a["value"], abs=0.02)
+
+
+def test_torchrun_starts_them_too(tmp_path: Path):
+    out = tmp_path / "run"
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "realdataexp", "train"]
+    done = subprocess.run(
+        [sys.executable, *words, written(tmp_path), "--out", str(out)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((out / "result.json").read_text())
+    assert result["status"] == "complete"
+    assert done.stdout.count("Run folder") == 1
+    assert done.stderr.count("epoch 3 of 3") == 1
+
+
+# --- what a loss and a score may look at ---------------------------------------------------------
+
+
+def losses(trainer: Trainer, item_BT: torch.Tensor, target_X: torch.Tensor) -> torch.Tensor:
+    trainer.model.eval()
+    shown = {k: x[item_BT] for k, x in trainer.catalogue.items()}
+    with torch.inference_mode():
+        hidden_NE = trainer.model.encode(trainer.model.embed(shown)).flatten(0, 1)
+        return trainer.model.losses(hidden_NE, target_X, trainer.catalogue)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_later_item_changes_no_earlier_loss(name: str):
+    trainer = a_trainer(name)
+    item_BT = torch.randint(0, N_ITEMS, (5, 8), generator=torch.Generator().manual_seed(0))
+    target_X = item_BT.roll(-1, 1).flatten()
+    before = losses(trainer, item_BT, target_X).view(5, 8)
+    item_BT[:, 4] = (item_BT[:, 4] + 1) % N_ITEMS
+    after = losses(trainer, item_BT, target_X).view(5, 8)
+    assert torch.equal(after[:, :4], before[:, :4])
+    assert (after[:, 4:] != before[:, 4:]).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_neither_padding_nor_the_rest_of_a_batch_changes_a_score_or_a_loss(name: str):
+    trainer = a_trainer(name)
+    scorer = Scorer(trainer.model, Catalogue(trainer.catalogue, None), CPU)  # type: ignore[arg-type]
+    past_BT = np.array([[3, 1, 2, -1, -1], [9, 8, 7, 6, 5], [-1] * 5])
+    score_BV = scorer.scores(past_BT)
+    assert np.allclose(scorer.scores(np.array([[3, 1, 2]])), score_BV[:1], atol=1e-6)
+    wide = np.full((1, 30), -1)
+    wide[0, :5] = past_BT[1]
+    assert np.allclose(scorer.scores(wide), score_BV[1:2], atol=1e-6)
+    long = np.array([[*range(40, 60), *past_BT[1], 4, 3, 2]])  # only the latest 8 are seen
+    assert np.allclose(scorer.scores(long), scorer.scores(long[:, -8:]), atol=1e-6)
+    one_by_one = sum(
+        (loss_of(trainer.model.eval(), single(batch, i, trainer), trainer.catalogue))
+        for batch in batches(trainer)[:1]
+        for i in range(len(batch.item_BT))
+    )
+    together = loss_of(trainer.model.eval(), batches(trainer)[0], trainer.catalogue)
+    assert float(one_by_one) == pytest.approx(float(together), rel=1e-5)
+
+
+def single(batch: Passage, i: int, trainer: Trainer) -> Passage:
+    """One user of a batch, without padding."""
+    T = batch.item_BT.shape[1]
+    own = (batch.place_X // T) == i
+    n = int(own.sum())
+    return Passage(
+        batch.item_BT[i : i + 1, :n], torch.arange(n), batch.target_X[own], batch.n_positions
+    )
+
+
+def test_every_position_of_a_user_is_trained_on_once_and_nothing_that_is_held_out():
+    trainer = a_trainer()
+    histories, _ = make_sequences(SyntheticSequences(users=60, items=N_ITEMS, clusters=5))
+    split = leave_one_out(histories)
+    expected = sorted(
+        (int(a), int(b))
+        for u in range(histories.n_users)
+        for own in [histories.item_N[histories.offset_U1[u] : split.train_end_U[u]][-9:]]
+        for a, b in zip(own, own[1:], strict=False)
+    )
+    found = sorted(
+        (int(a), int(b))
+        for batch in batches(trainer)
+        for a, b in zip(batch.item_BT.flatten()[batch.place_X], batch.target_X, strict=True)
+    )
+    assert found == expected
+    assert trainer.passages.n_positions == len(expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ten_users_can_be_learned_by_heart(name: str):
+    trainer = a_trainer(name, n_users=10, learning_rate=0.03, weight_decay=0.0)
+    (batch,) = batches(trainer)
+    found = [trainer.step(batch)[0] for _ in range(60)]
+    # the first item of a history says little: several items may follow it
+    assert found[-1] < 0.1 * found[0]
+
+
+# --- the files -----------------------------------------------------------------------------------
+
+
+def test_the_demo_beats_popularity_and_its_result_is_as_promised(tmp_path: Path):
+    out = train(load_train("sequences-demo", ["training.epochs=10"]), tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    assert result["status"] == "complete"
+    keys = {"model", "split", "metric", "k", "value", "se", "n"}
+    assert all(set(row) == keys for row in result["results"])
+    assert {row["split"] for row in result["results"]} == {"validation", "test"}
+    assert {row["model"] for row in result["results"]} == {
+        "SASRec", "Popularity", "ItemKNN", "Markov",
+    }  # fmt: skip
+    (over,) = [
+        row
+        for row in result["compared"]
+        if (row["against"], row["metric"], row["k"]) == ("Popularity", "ndcg", 10)
+    ]
+    assert over["model"] == "SASRec"
+    assert 0 < over["ci_low"] < over["difference"] < over["ci_high"]
+    assert result["timing"]["positions_per_second"] > 0
+
+
+def test_a_network_ends_with_its_best_epoch_and_stops_early(tmp_path: Path):
+    settings = training(epochs=40, learning_rate=0.05, early_stopping=2)
+    out = train(config(training=settings), tmp_path / "run")
+    table = pl.read_parquet(out / "metrics.parquet")
+    ndcg = table.filter((pl.col("metric") == "ndcg") & (pl.col("k") == 10))["value"].to_list()
+    assert len(ndcg) < 40
+    assert len(ndcg) == int(np.argmax(ndcg)) + 3
+    result = json.loads((out / "result.json").read_text())
+    (found,) = [
+        x["value"]
+        for x in result["results"]
+        if (x["model"], x["split"], x["metric"], x["k"]) == ("SASRec", "validation", "ndcg", 10)
+    ]
+    assert found == max(ndcg)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"model": {"name": "SASRek"}}, "did you mean SASRec"),
+    ({"model": {"name": "SASRec", "widht": 3}}, "did you mean width"),
+    ({"baselines": ["Popularity", "Popularity"]}, "stands more than once"),
+    ({"baselines": ["GRU4Rec"]}, "is trained"),
+    ({"evaluation": {"k": [5, 1000]}}, "there are 80 items"),
+    ({"evaluation": {"k": []}}, "evaluation.k"),
+    ({"training": {"processes": 4000}}, "must be at most"),
+    ({"training": {"epochs": 0}}, "training.epochs"),
+    ({"mode": "compare"}, "no config for train"),
+    ({"dataset": {"name": "sequences"}}, "pass --data DIR"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG)
+def test_wrong_input_is_one_line(
+    changes: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["train", written(tmp_path, **changes), "--out", str(tmp_path / "run")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()
+    assert said in last[-1]
+    assert len(last) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_goes_on_with_no_checkpoint(tmp_path: Path):
+    out = train(config(training=training(epochs=1)), tmp_path / "run")
+    path = out / "config.yaml"
+    path.write_text(path.read_text().replace("epochs: 1", "epochs: 2"))
+    with pytest.raises(InputError, match=r"config\.training\.epochs was 1 .* and is 2"):
+        resume_training(out)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
+    settings = training(learning_rate=1e30, gradient_clip=None, warmup_steps=0, epochs=20)
+    with pytest.raises(RunError, match=r"lower (training\.learning_rate|its learning rate)"):
+        train(config(training=settings), tmp_path / "run")
+
+
