@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from realdataexp.sequences.synthetic import SyntheticSequences, make_sequences
 from realdataexp.train.config import Recommender, TrainConfig, load_train
 from realdataexp.train.ranks import Ranks, joined
 from realdataexp.train.recommenders import Catalogue, Scorer, made
-from realdataexp.train.run import TrainRun, resume_training, train
+from realdataexp.train.run import resume_training, train
 from realdataexp.train.trainer import Passage, Passages, Trainer, Training, loss_of
 
 N_ITEMS = 80
@@ -79,8 +79,8 @@ def a_trainer(name: str = "SASRec", n_users: int = 60, **options: Any) -> Traine
     return Trainer(model, catalogue.tensors, passages, settings, 0, CPU)
 
 
-def batches(trainer: Trainer, ranks: Ranks = Ranks()) -> list[Passage]:
-    return list(trainer.passages.epoch(0, 0, ranks))
+def batches(trainer: Trainer, ranks: Ranks | None = None) -> list[Passage]:
+    return list(trainer.passages.epoch(0, 0, ranks or Ranks()))
 
 
 # --- the same bits -------------------------------------------------------------------------------
@@ -165,9 +165,7 @@ def test_two_processes_have_the_gradient_of_the_joint_batch(name: str):
             own = batches(both, ranks)
             both.step(own[0])
             if ranks.is_first:
-                for (k, p), other in zip(
-                    alone.trained.items(), both.trained.values(), strict=True
-                ):
+                for (k, p), other in zip(alone.trained.items(), both.trained.values(), strict=True):
                     assert p.grad is not None
                     torch.testing.assert_close(other.grad, p.grad, rtol=0, atol=1e-6, msg=k)
                     assert p.grad.abs().max() > 1e-5  # some of it would be missed
@@ -183,9 +181,10 @@ def test_processes_that_differ_are_refused():
     def work(ranks: Ranks) -> None:
         ranks.agree({"data": str(ranks.rank)})
 
-    with pytest.raises(InputError, match="data: process 2 of 2 has another"), joined(
-        2, CPU, work
-    ) as ranks:
+    with (
+        pytest.raises(InputError, match="data: process 2 of 2 has another"),
+        joined(2, CPU, work) as ranks,
+    ):
         work(ranks)
 
 
@@ -227,10 +226,11 @@ def losses(trainer: Trainer, item_BT: torch.Tensor, target_X: torch.Tensor) -> t
 @pytest.mark.parametrize("name", MODELS)
 def test_a_later_item_changes_no_earlier_loss(name: str):
     trainer = a_trainer(name)
-    item_BT = torch.randint(0, N_ITEMS, (5, 8), generator=torch.Generator().manual_seed(0))
+    n_items = len(trainer.catalogue["cat"])
+    item_BT = torch.randint(0, n_items, (5, 8), generator=torch.Generator().manual_seed(0))
     target_X = item_BT.roll(-1, 1).flatten()
     before = losses(trainer, item_BT, target_X).view(5, 8)
-    item_BT[:, 4] = (item_BT[:, 4] + 1) % N_ITEMS
+    item_BT[:, 4] = (item_BT[:, 4] + 1) % n_items
     after = losses(trainer, item_BT, target_X).view(5, 8)
     assert torch.equal(after[:, :4], before[:, :4])
     assert (after[:, 4:] != before[:, 4:]).all()
@@ -275,7 +275,7 @@ def test_every_position_of_a_user_is_trained_on_once_and_nothing_that_is_held_ou
         (int(a), int(b))
         for u in range(histories.n_users)
         for own in [histories.item_N[histories.offset_U1[u] : split.train_end_U[u]][-9:]]
-        for a, b in zip(own, own[1:], strict=False)
+        for a, b in itertools.pairwise(own)
     )
     found = sorted(
         (int(a), int(b))
@@ -373,5 +373,3 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
     settings = training(learning_rate=1e30, gradient_clip=None, warmup_steps=0, epochs=20)
     with pytest.raises(RunError, match=r"lower (training\.learning_rate|its learning rate)"):
         train(config(training=settings), tmp_path / "run")
-
-

@@ -14,6 +14,7 @@ from realdataexp.errors import InputError
 from realdataexp.options import Count, component_name, repeated
 from realdataexp.registry import names
 from realdataexp.sequences.formats import SequenceData
+from realdataexp.train.items import ItemsConfig
 from realdataexp.train.trainer import Training
 
 
@@ -48,6 +49,7 @@ class TrainConfig(RunSettings):
 
     mode: Literal["train"] = Field("train", description="always train")
     dataset: SequenceData = Field(description="the histories")
+    items: ItemsConfig = setting(ItemsConfig(), "what models are shown of items")
     model: Recommender = Field(description="what is trained")
     baselines: Annotated[tuple[Recommender, ...], Field(strict=False)] = setting(
         (), "what is judged beside it"

@@ -116,8 +116,11 @@ def joined(n: int, device: Device, work: Callable[[Ranks], object]) -> Iterator[
         yield Ranks()
     else:
         with tempfile.TemporaryDirectory() as folder, _forked(n, f"file://{folder}/store", work):
-            yield _begin(f"file://{folder}/store", 0, n)
-            dist.destroy_process_group()
+            try:
+                yield _begin(f"file://{folder}/store", 0, n)
+            finally:
+                if dist.is_initialized():
+                    dist.destroy_process_group()
 
 
 def _begin(store: str, rank: int, n: int) -> Ranks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 from torch import Tensor
 
-from realdataexp.device import choose_device, own_arithmetic, usable_threads
+from realdataexp.device import choose_device, own_arithmetic
 from realdataexp.errors import InputError
 from realdataexp.models.sequence import SequenceModel
 from realdataexp.runs import Interrupts
@@ -25,7 +26,8 @@ from realdataexp.sequences.counting import CountingRecommender, Fitted
 from realdataexp.sequences.formats import open_split
 from realdataexp.sequences.histories import Histories, Questions
 from realdataexp.sequences.ranking import Ranked, metrics, rank_all
-from realdataexp.train.config import Recommender, TrainConfig, load_train
+from realdataexp.train.config import TrainConfig, load_train
+from realdataexp.train.items import shown_of
 from realdataexp.train.ranks import Ranks, joined, of_torchrun, place_of
 from realdataexp.train.recommenders import Catalogue, Scorer, made
 from realdataexp.train.results import write_results
@@ -111,13 +113,17 @@ class TrainRun(AnyRun):
             data = config.data_dir()
             where = {"path": None if data is None else str(data)}
             self.split, self.items = open_split(config.dataset.model_copy(update=where))
-            self.catalogue = Catalogue.of(self.split.histories.n_items, self.device)
+            known = shown_of(config.items, self.split, self.items, config.seed, self.warnings)
+            self.catalogue = Catalogue.of(self.split.histories.n_items, self.device, **known)
             self._check()
             self.model = made(config.model, "model", self.catalogue, config.seed)
             self.baselines = {
                 x.name: made(x, f"baselines.{i}", self.catalogue, config.seed)
                 for i, x in enumerate(config.baselines)
             }
+            for name, baseline in self.baselines.items():
+                if isinstance(baseline, SequenceModel):
+                    raise InputError(f"baselines: {name} is trained: name it as the model")
             self.trainer = self._trainer() if isinstance(self.model, SequenceModel) else None
         self.clock.device = self.device
         self.table: list[dict[str, Any]] = []
@@ -132,7 +138,7 @@ class TrainRun(AnyRun):
             faults.append(f"evaluation.k = {max(config.evaluation.k)}: there are {n:,} items")
         if config.training.early_stopping and not len(self.split.validation):
             faults.append("training.early_stopping: no question validates: set it to null")
-        processes, usable = config.training.processes, usable_threads()
+        processes, usable = config.training.processes, _n_cores()
         if processes > 1 and of_torchrun():
             faults.append(f"training.processes = {processes}: torchrun starts them: set it to 1")
         elif processes > 1 and not self.device.is_cpu:
@@ -162,21 +168,18 @@ class TrainRun(AnyRun):
 
     def work(self, checkpoint: Checkpoint | None) -> None:
         """Fit and rank the baselines, train, rank the model."""
-        names = dict(zip(self.baselines, self.config.baselines, strict=True))
         with self.clock.timed("baselines"):
             for name, baseline in self.baselines.items():
-                self.rank(name, self._fitted(baseline, names[name]), Ranks())
+                self.rank(name, self._fitted(baseline), Ranks())
         if self.trainer is None:
             with self.clock.timed("training"):
-                fitted = self._fitted(self.model, self.config.model)
+                fitted = self._fitted(self.model)
             self.rank(self.config.model.name, fitted, Ranks())
             return
         with joined(self.config.training.processes, self.device, self._share) as ranks:
             self._train(self.trainer, ranks)
 
-    def _fitted(self, recommender: Any, named: Recommender) -> Fitted:
-        if isinstance(recommender, SequenceModel):
-            raise InputError(f"baselines: {named.name} is trained: name it as the model")
+    def _fitted(self, recommender: Any) -> Fitted:
         assert isinstance(recommender, CountingRecommender)
         return recommender.fit(self.split)
 
@@ -349,6 +352,11 @@ class TrainRun(AnyRun):
     def to_lower(self) -> str:
         """What takes the most memory."""
         return f"training.users_per_batch, which is {self.config.training.users_per_batch:,}"
+
+
+def _n_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Network:
