@@ -143,14 +143,16 @@ def a_step(number: int = 4, *, is_diagnosed: bool = True) -> Step:
     return Step(
         visits, (None, whole(R, B), None), real(W, B) < 0.5, real(W, B) < 0.5, real(W, B, L),
         real(W, B) < 0.5, whole(W, B), real(S * R, L), real(S * R, B, L), real(S * R, B, L),
-        real(W, 2, L) if is_diagnosed else None,
+        real(W, 2, L) if is_diagnosed else None, exposure={"shown": whole(W, 2, 7)},
     )  # fmt: skip
 
 
 def assert_same_step(a: Step, b: Step) -> None:
     assert a.visits.step == b.visits.step
     pairs = [*zip(vars(a.visits).values(), vars(b.visits).values(), strict=True)][1:]
-    pairs += [(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)][2:]
+    pairs += [(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)][2:-1]
+    assert a.exposure.keys() == b.exposure.keys()
+    pairs += [(x, b.exposure[name]) for name, x in a.exposure.items()]
     pairs += zip(a.unit_XRB, b.unit_XRB, strict=True)
     for x, y in pairs:
         assert (x is None) == (y is None)
