@@ -376,3 +376,44 @@ def test_a_model_of_sequences_needs_a_history() -> None:
         set_up(
             load_config("si2023", ["labels.0.model=SASRec", "labels.0.model_params={}"]), Warnings()
         )
+
+
+# --- codes and vectors ---------------------------------------------------------------------------
+
+CODED = ("dataset.codes={n_codes: 8, n_levels: 2}", "dataset.vectors={kind: svd, size: 4}")
+
+
+def test_models_see_the_codes_and_vectors_of_the_items() -> None:
+    own = environment(*CODED)
+    play = world(own)
+    visits = play.draw(0)
+    slate = play.slate(visits)
+    batch = slate.batch
+    on = slate.is_candidate_WBC[: batch.shape[0]]
+    for name, table in (("codes", own.tables["codes"]), ("vector", own.tables["vector"])):
+        assert torch.equal(
+            batch.candidate[f"video_{name}"][on], table[slate.video_WBC[: batch.shape[0]][on]]
+        )
+        is_past = batch.sequence["history_mask"] > 0
+        item = batch.sequence["history_cat"][..., 0][is_past].long()
+        assert is_past.any()
+        assert torch.equal(batch.sequence[f"history_{name}"][is_past], table[item])
+        assert own.schema.inputs[f"video_{name}"].shape == table.shape[1:]
+    assert len(own.tables["codes"].unique(dim=0)) == own.n_items
+
+
+def test_a_generative_arm_is_tested_against_sasrec(tmp_path: Path) -> None:
+    """Whichever processes compute it, to the bit; and the two arms differ."""
+    generative = (
+        *CODED, "labels.wide.model=Generative", "experiment.replications=4",
+        f"labels.wide.model_params={{width: 8, n_layers: 1, dropout: 0.0, longest: {T}}}",
+    )  # fmt: skip
+    found = []
+    for n in (1, 2):
+        folder = run(config(*generative, f"simulation.processes={n}"), out=tmp_path / str(n)).folder
+        found.append(pl.read_parquet(folder / "outcomes.parquet"))
+    assert found[0].equals(found[1])
+    designs = json.loads((tmp_path / "1" / "result.json").read_text())["comparison"]
+    assert {x["design"] for x in designs} == {"pooling", "splitting", "shadow", "weighting"}
+    shown = found[0].filter(pl.col("design") == "global").group_by("arm").agg(pl.col("sum").sum())
+    assert shown["sum"].n_unique() == 2

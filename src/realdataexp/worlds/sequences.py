@@ -31,6 +31,7 @@ from realdataexp.errors import InputError, Warnings
 from realdataexp.models import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.base import restore
 from realdataexp.options import Count, PathText, check
+from realdataexp.sequences.codes import CodeOptions, residual_kmeans
 from realdataexp.sequences.counting import Fitted
 from realdataexp.sequences.formats import (
     HistoryColumns,
@@ -40,9 +41,11 @@ from realdataexp.sequences.formats import (
     open_histories,
 )
 from realdataexp.sequences.histories import Histories, Questions, Split
+from realdataexp.sequences.items import Items
 from realdataexp.sequences.markov import Markov
 from realdataexp.sequences.popularity import Popularity
 from realdataexp.sequences.synthetic import SyntheticSequences
+from realdataexp.sequences.vectors import VectorOptions, make_vectors
 from realdataexp.worlds.base import (
     Environment,
     HeldOut,
@@ -78,6 +81,12 @@ class Sequences(WorldConfig):
     items: ItemFile = Field(ItemFile(), description="the table of items")
     synthetic: SyntheticSequences | None = Field(
         None, description="instead of files: histories made from a seed"
+    )
+    vectors: VectorOptions | None = Field(
+        None, description="vectors of items that models see, and that codes are made of"
+    )
+    codes: CodeOptions | None = Field(
+        None, description="codes of items that models see, by k-means of their vectors"
     )
     history: Annotated[int, Field(ge=1, le=1000)] = Field(
         20, description="the user's last items, so many, that models see"
@@ -145,28 +154,23 @@ class Sequences(WorldConfig):
 
     def open(self, config: Config, device: Device, warnings: Warnings) -> SequenceEnvironment:
         """The histories, split for each start."""
-        histories = open_histories(self.data(config))[0]
+        histories, items = open_histories(self.data(config))
         if histories.n_items < config.simulation.n_candidate:
             raise InputError(
                 f"simulation.n_candidate = {config.simulation.n_candidate}: the data have "
                 f"{histories.n_items:,} items; use at most so many"
             )
-        return SequenceEnvironment(self, histories, config, device)
+        return SequenceEnvironment(self, histories, items, config, device)
 
-    def inputs(self, config: Config | None = None, n_items: int | None = None) -> FeatureSchema:
-        """What models see: the candidate, and the user's last items."""
-        known = self.synthetic.items if self.synthetic is not None else _V_ELSE
-        n = n_items or known
-        T = self.history
-        return FeatureSchema(
-            SideSchema(0, (), 0),
-            SideSchema(0, (("item", 0, 1),), n, first_ids=(0,)),
-            {
-                "history_cat": Input("sequence", (T, 1), n),
-                "history_weight": Input("sequence", (T, 1)),
-                "history_mask": Input("sequence", (T,)),
-            },
-        )
+    def inputs(self, config: Config) -> FeatureSchema:
+        """About what models will see: items and codes are counted when the world is open."""
+        n_items = self.synthetic.items if self.synthetic is not None else _V_ELSE
+        known: dict[str, tuple[int, int | None]] = {}
+        if self.codes is not None:
+            known["codes"] = self.codes.n_levels + 1, self.codes.n_codes
+        if self.vectors is not None:
+            known["vector"] = len(self.vectors.kind) * self.vectors.size, None
+        return _schema(self.history, n_items, known)
 
     def made_bytes(self, config: Config, n_inputs: int) -> int:
         """Of the visits' order, of counting recommenders' scores, and of a validation."""
@@ -184,25 +188,40 @@ class Sequences(WorldConfig):
         ]
 
 
+def _schema(T: int, V: int, known: Mapping[str, tuple[int, int | None]]) -> FeatureSchema:
+    """What models see: an item, the user's last ones, and what is known of items, with its size."""
+    extra = {f"video_{name}": Input("candidate", (n,), ids) for name, (n, ids) in known.items()}
+    sizes = {"cat": (1, V), "weight": (1, None), **known}
+    extra |= {f"history_{x}": Input("sequence", (T, n), ids) for x, (n, ids) in sizes.items()}
+    extra["history_mask"] = Input("sequence", (T,))
+    video = SideSchema(0, (("item", 0, 1),), V, first_ids=(0,))
+    return FeatureSchema(SideSchema(0, (), 0), video, extra)
+
+
 # --- the data, split -----------------------------------------------------------------------------
 
 
 class SequenceEnvironment(Environment):
     """Histories, split: see Environment.
 
-    What candidates are drawn by is counted in the first start's pretraining rows, and so are the
-    recommenders that margins are over.
+    What candidates are drawn by is counted in the first start's pretraining rows. The recommenders
+    that margins are over, and items' vectors and codes, are of these rows too.
     """
 
     has_memory = False
 
     def __init__(
-        self, options: Sequences, histories: Histories, config: Config, device: Device
+        self,
+        options: Sequences,
+        histories: Histories,
+        items: Items,
+        config: Config,
+        device: Device,
     ) -> None:
         """Split users and their items.
 
         Raises:
-            InputError: a part would be empty.
+            InputError: a part would be empty, or vectors or codes cannot be made.
         """
         self.options, self.histories, self.device, self.seed = (
             options,
@@ -211,7 +230,6 @@ class SequenceEnvironment(Environment):
             config.seed,
         )
         self.n_items, V = histories.n_items, histories.n_items
-        self.schema = options.inputs(n_items=V)
         start_U, self.end_U = histories.offset_U1[:-1], histories.offset_U1[1:]
         n_early_U = np.maximum(1, (self.end_U - start_U) * config.pretrain.share).astype(np.int64)
         self.early_U = np.minimum(start_U + n_early_U, self.end_U)
@@ -224,9 +242,28 @@ class SequenceEnvironment(Environment):
             "cat": device.tensor(np.arange(V, dtype=np.int32)[:, None]),
             "weight": torch.ones(V, 1, device=device.torch),
         }
+        known = self._add_vectors_and_codes(items)
+        self.schema = _schema(options.history, V, known)
         count_V = self.popularity(0)
         self._total_V = np.cumsum((1.0 + count_V) ** options.candidate_power)
         self._had = np.sort(histories.user_N.astype(np.int64) * V + histories.item_N)
+
+    def _add_vectors_and_codes(self, items: Items) -> dict[str, tuple[int, int | None]]:
+        """Make what the options ask for; how much there is of each."""
+        vectors, codes = self.options.vectors, self.options.codes
+        known: dict[str, tuple[int, int | None]] = {}
+        if vectors is None and codes is None:
+            return known
+        split, seed = self._pretraining_split(), draws.start_seed(self.seed, 0)
+        vector_VD = make_vectors(split, items, vectors or VectorOptions(), seed)
+        if codes is not None:
+            made = residual_kmeans(vector_VD, codes, seed)
+            self.tables["codes"] = self.device.tensor(made.code_VL.astype(np.int32))
+            known["codes"] = made.code_VL.shape[1], made.n_codes
+        if vectors is not None:
+            self.tables["vector"] = self.device.tensor(vector_VD)
+            known["vector"] = vector_VD.shape[1], None
+        return known
 
     def _is_training(self, config: Config, start: int) -> np.ndarray:
         key = draws.key(draws.start_seed(config.seed, start), "split")
@@ -262,10 +299,14 @@ class SequenceEnvironment(Environment):
 
     def rivals(self) -> dict[str, Fitted]:
         """Counting recommenders, fitted on the first start's pretraining rows."""
+        split = self._pretraining_split()
+        return {"markov": Markov().fit(split), "popularity": Popularity().fit(split)}
+
+    def _pretraining_split(self) -> Split:
+        """What the first start pretrains on, and no questions."""
         nobody = Questions(*np.zeros((2, 0), dtype=np.int64))
         early_U = np.where(self.starts[0], self.early_U, self.histories.offset_U1[:-1])
-        split = Split(self.histories, early_U, nobody, nobody)
-        return {"markov": Markov().fit(split), "popularity": Popularity().fit(split)}
+        return Split(self.histories, early_U, nobody, nobody)
 
     # --- what models see ---------------------------------------------------------------------
 
