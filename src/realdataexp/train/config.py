@@ -52,7 +52,7 @@ class TrainConfig(RunSettings):
     items: ItemsConfig = setting(ItemsConfig(), "what models are shown of items")
     model: Recommender = Field(description="what is trained")
     baselines: Annotated[tuple[Recommender, ...], Field(strict=False)] = setting(
-        (), "what is judged beside it"
+        (), "what it is compared with"
     )
     training: Training = setting(Training(), "how a network is trained")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), "how all of them are judged")

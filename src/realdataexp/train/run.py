@@ -51,7 +51,7 @@ def check_training(config: TrainConfig, out: Path | None = None) -> list[str]:
     histories, split = run.split.histories, run.split
     others = ", ".join(x.name for x in config.baselines) or "nothing"
     lines = [
-        f"mode train: {config.model.name}, beside {others}",
+        f"mode train: {config.model.name}, compared with {others}",
         f"device {run.device.description}",
         f"data: {histories.n_users:,} users, {histories.n_items:,} items, "
         f"{len(histories.item_N):,} interactions; {len(split.validation):,} validation and "
