@@ -280,7 +280,7 @@ def train(
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
-    """Train a recommender and rank held-out items with it, beside counting baselines."""
+    """Train a recommender and rank held-out items with it, and with recommenders that count."""
     from realdataexp.train.config import load_train
 
     loaded = load_train(config, overrides or (), data=data, seed=seed, device=device)
@@ -296,8 +296,8 @@ def train(
 
 
 def _show(run_dir: Path) -> None:
-    if not run_dir.exists():  # of another process than the first, which writes
-        return
+    if "RANK" in os.environ and not run_dir.exists():
+        return  # one of torchrun's processes behind the first, which writes
     from realdataexp.report.tables import print_result
 
     print_result(run_dir)
