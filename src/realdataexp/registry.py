@@ -108,6 +108,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "Popularity": "realdataexp.sequences.popularity:Popularity",
         "ItemKNN": "realdataexp.sequences.item_knn:ItemKNN",
         "Markov": "realdataexp.sequences.markov:Markov",
+        "EASE": "realdataexp.sequences.ease:EASE",
         "Generative": "realdataexp.models.generative:Generative",
         "TextToText": "realdataexp.models.text_to_text:TextToText",
     },

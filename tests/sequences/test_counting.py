@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from realdataexp.errors import InputError
 from realdataexp.registry import find
 from realdataexp.sequences.formats import SequenceData, open_split
-from realdataexp.sequences.histories import Split
+from realdataexp.sequences.histories import Histories, Split, leave_one_out
 from realdataexp.sequences.ranking import metrics, ranks
 from realdataexp.sequences.synthetic import SyntheticSequences
 
@@ -63,9 +64,31 @@ def test_markov_equals_a_plain_loop() -> None:
     np.testing.assert_allclose(model.scores(np.array([past]))[0], wanted_V, rtol=1e-5, atol=1e-7)
 
 
+def test_ease_is_the_ridge_regression_of_each_item_on_all_others() -> None:
+    split = _split()
+    has_UV = np.zeros((split.histories.n_users, split.histories.n_items))
+    for u, items in enumerate(_training(split)):
+        has_UV[u, items] = 1
+    model = find("recommender", "EASE", "")(regularisation=20.0).fit(split)
+    for item in (0, 7):
+        others = np.delete(has_UV, item, axis=1)
+        ridge = np.vstack([others, 20.0**0.5 * np.eye(others.shape[1])])
+        target = np.concatenate([has_UV[:, item], np.zeros(others.shape[1])])
+        weight = np.insert(np.linalg.lstsq(ridge, target)[0], item, 0.0)
+        found = [model.scores(np.array([[v]]))[0, item] for v in range(has_UV.shape[1])]
+        np.testing.assert_allclose(found, weight, atol=1e-5)
+
+
+def test_ease_refuses_more_items_than_a_matrix_of_pairs_can_have() -> None:
+    names = [str(v) for v in range(20_001)]
+    split = leave_one_out(Histories(np.arange(9, dtype=np.int32), np.array([0, 9]), ["u"], names))
+    with pytest.raises(InputError, match="EASE: 20,001 items, must be at most 20,000"):
+        find("recommender", "EASE", "")().fit(split)
+
+
 def test_what_padding_follows_changes_no_score() -> None:
     split = _split()
-    for name in ("Popularity", "ItemKNN", "Markov"):
+    for name in ("Popularity", "ItemKNN", "Markov", "EASE"):
         model = find("recommender", name, "")().fit(split)
         short, long = model.scores(np.array([[4, 6]])), model.scores(np.array([[4, 6, -1, -1]]))
         np.testing.assert_array_equal(short, long)
@@ -81,7 +104,7 @@ def test_held_out_items_are_fitted_by_nobody() -> None:
         type(h)(other, h.offset_U1, h.user_names, h.item_names),
         split.train_end_U, split.validation, split.test,
     )  # fmt: skip
-    for name in ("Popularity", "ItemKNN", "Markov"):
+    for name in ("Popularity", "ItemKNN", "Markov", "EASE"):
         past = np.array([[1, 2, 3]])
         a, b = (find("recommender", name, "")().fit(x).scores(past) for x in (split, moved))
         np.testing.assert_array_equal(a, b)

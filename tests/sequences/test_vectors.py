@@ -13,11 +13,19 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from realdataexp.errors import InputError
+from realdataexp.sequences.counting import train_matrix
 from realdataexp.sequences.formats import SequenceData, open_split
 from realdataexp.sequences.histories import Split
 from realdataexp.sequences.items import Items, aligned
+from realdataexp.sequences.lightgcn import LightGCN, train_lightgcn
 from realdataexp.sequences.synthetic import SyntheticSequences
-from realdataexp.sequences.vectors import VectorOptions, make_vectors, read_vectors, svd_vectors
+from realdataexp.sequences.vectors import (
+    VectorOptions,
+    make_vectors,
+    neighbours_z,
+    read_vectors,
+    svd_vectors,
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +73,6 @@ def test_nothing_held_out_and_no_number_of_threads_changes_a_bit(made: tuple[Spl
         np.testing.assert_array_equal(first, make_vectors(moved, items, VectorOptions(), 0))
     finally:
         torch.set_num_threads(threads)
-
-
-def test_what_follows_is_near_in_held_out_pairs_and_a_permutation_is_not(
-    made: tuple[Split, Items],
-) -> None:
-    split, items = made
-    vector_VD = make_vectors(split, items, VectorOptions(size=8), 0)
-    vector_VD /= np.linalg.norm(vector_VD, axis=1, keepdims=True)
-    item_N, place_Q = split.histories.item_N, split.test.place_Q
-    first, then = vector_VD[item_N[place_Q - 1]], vector_VD[item_N[place_Q]]
-    rng = np.random.default_rng(0)
-    chance = [(first * rng.permutation(then)).sum(1).mean() for _ in range(200)]
-    z = ((first * then).sum(1).mean() - np.mean(chance)) / np.std(chance)
-    assert z > 5
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
@@ -142,3 +136,56 @@ def test_options_without_effect_and_missing_files_are_one_line(tmp_path: Path) -
         read_vectors(path, _ITEMS)
     with pytest.raises(InputError, match=r"must be in a \.npy"):
         read_vectors(Path(__file__), _ITEMS)
+
+
+def test_lightgcn_descends_its_loss_as_a_dense_graph_does(made: tuple[Split, Items]) -> None:
+    """One step of one batch equals Adam's on the gradient through dense matrices."""
+    split = made[0]
+    options = LightGCN(layers=2, epochs=1, batch=10**6, negatives=16)
+    matrix_UV = train_matrix(split).toarray()
+    U, V = matrix_UV.shape
+    graph_XX = np.zeros((U + V, U + V))
+    graph_XX[:U, U:], graph_XX[U:, :U] = matrix_UV, matrix_UV.T
+    root_X = graph_XX.sum(1).clip(1) ** -0.5
+    graph_XX = torch.from_numpy(graph_XX * root_X * root_X[:, None])
+    rng = np.random.default_rng([3, 0x16C7])
+    learnt_XD = torch.from_numpy(0.1 * rng.standard_normal((U + V, 4), np.float32)).double()
+    learnt_XD.requires_grad_()
+    user_N, item_N = (torch.from_numpy(x) for x in matrix_UV.nonzero())
+    rng.permutation(len(user_N))
+    drawn_S = torch.from_numpy(rng.integers(V, size=16))
+
+    def smoothed() -> torch.Tensor:
+        return (learnt_XD + graph_XX @ learnt_XD + graph_XX @ graph_XX @ learnt_XD) / 3
+
+    optimizer = torch.optim.Adam([learnt_XD], lr=options.learning_rate)
+    user_VD, item_VD = smoothed().split([U, V])
+    unit_U, unit_V = (torch.nn.functional.normalize(x) for x in (user_VD, item_VD))
+    score_NV = unit_U[user_N] @ unit_V.T / options.temperature
+    own_N1 = score_NV.gather(1, item_N[:, None])
+    is_own_NS = item_N[:, None] == drawn_S
+    all_N = torch.cat([own_N1, score_NV[:, drawn_S].masked_fill(is_own_NS, -torch.inf)], 1)
+    squares_N = (user_VD[user_N] ** 2).sum(1) + (item_VD[item_N] ** 2).sum(1)
+    loss = (all_N.logsumexp(1) - own_N1[:, 0]).mean() + options.weight_decay * squares_N.mean()
+    loss.backward()
+    optimizer.step()
+    wanted_VD = smoothed()[U:].detach().numpy() * (matrix_UV.sum(0) > 0)[:, None]
+    np.testing.assert_allclose(train_lightgcn(split, 4, options, 3), wanted_VD, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [VectorOptions(size=8), VectorOptions(kind="lightgcn", size=8)],
+    ids=lambda x: x.kind[0],
+)
+def test_what_follows_is_near_in_held_out_pairs_and_a_permutation_is_not(
+    made: tuple[Split, Items], options: VectorOptions
+) -> None:
+    split, items = made
+    z = neighbours_z(split, make_vectors(split, items, options, 0))
+    assert z[1] > 5
+
+
+def test_vectors_that_were_drawn_tell_nothing_of_what_follows(made: tuple[Split, Items]) -> None:
+    drawn_VD = np.random.default_rng(0).standard_normal((made[0].histories.n_items, 8))
+    assert abs(neighbours_z(made[0], drawn_VD)[1]) < 5

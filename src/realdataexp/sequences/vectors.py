@@ -24,11 +24,13 @@ from realdataexp.options import Options, PathText, Text, Width, changed_in
 from realdataexp.sequences.formats import read_table
 from realdataexp.sequences.histories import Split
 from realdataexp.sequences.items import Items, aligned
+from realdataexp.sequences.lightgcn import LightGCN, train_lightgcn
 from realdataexp.sequences.markov import pair_counts
 
-Kind = Literal["svd", "text", "categories", "column", "file"]
+Kind = Literal["svd", "lightgcn", "text", "categories", "column", "file"]
 
 _WINDOW, _DECAY = 10, 0.7  # of what comes together, as in Markov's defaults
+_PERMUTATIONS = 200
 _ROUNDS, _MORE = 16, 32  # of the power iteration, and vectors beyond those wanted
 
 
@@ -43,10 +45,12 @@ class VectorOptions(Options):
         tuple[Kind, ...], Field(strict=False, min_length=1), BeforeValidator(_as_list)
     ] = Field(
         ("svd",),
-        description="svd: of what comes together in training; text, categories: TF-IDF of that "
-        "column, and its SVD; column: a column of lists; file: given; several are joined",
+        description="svd: of what comes together in training; lightgcn: of who had what there; "
+        "text, categories: TF-IDF of that column, and its SVD; column: a column of lists; file: "
+        "given; several are joined",
     )
     size: Width = Field(64, description="numbers of each kind that is computed, at most")
+    lightgcn: LightGCN = Field(LightGCN(), description="how LightGCN is trained")
     text: Text = Field("text", description="column of texts")
     categories: Text = Field("categories", description="column of categories")
     column: Text = Field("vector", description="column of lists of numbers")
@@ -58,10 +62,9 @@ class VectorOptions(Options):
 
     @model_validator(mode="after")
     def _has_effect(self) -> VectorOptions:
-        needed = {"text": "text", "categories": "categories", "column": "column", "file": "file"}
-        for key, kind in needed.items():
-            if key in changed_in(self) and kind not in self.kind:
-                raise ValueError(f"{key} has no effect without kind {kind}: leave it out")
+        for kind in ("lightgcn", "text", "categories", "column", "file"):
+            if kind in changed_in(self) and kind not in self.kind:
+                raise ValueError(f"{kind} has no effect without kind {kind}: leave it out")
         if "file" in self.kind and self.file is None:
             raise ValueError("kind file needs file: the path of the vectors")
         return self
@@ -78,6 +81,7 @@ def make_vectors(split: Split, items: Items, options: VectorOptions, seed: int) 
     """
     made: dict[str, Callable[[], np.ndarray]] = {
         "svd": lambda: _cooccurrence(split, options.size),
+        "lightgcn": lambda: _unit(train_lightgcn(split, options.size, options.lightgcn, seed)),
         "text": lambda: _tf_idf(items.texts(options.text), options.size, {}),
         "categories": lambda: _tf_idf(
             items.lists(options.categories), options.size, {"analyzer": list}
@@ -97,6 +101,26 @@ def standardised(vector_VD: np.ndarray, name: str) -> np.ndarray:
     if not deviation > 0:
         raise InputError(f"{name}: all items have the same; use other vectors")
     return (centred_VD / deviation).astype(np.float32)
+
+
+def neighbours_z(split: Split, vector_VD: np.ndarray) -> tuple[float, float]:
+    """Whether vectors tell what comes next: the mean cosine of held-out pairs in a row.
+
+    Returns:
+        The mean over the test's questions, and its z against 200 permutations of the second items,
+        which is within a few of 0 for vectors that were drawn.
+    """
+    unit_VD = _unit(vector_VD.astype(np.float64))
+    place_Q = split.test.place_Q
+    first_QD = unit_VD[split.histories.item_N[place_Q - 1]]
+    then_QD = unit_VD[split.histories.item_N[place_Q]]
+    rng = np.random.default_rng(0x2E57)
+    chance = [
+        (first_QD * then_QD[rng.permutation(len(then_QD))]).sum(1).mean()
+        for _ in range(_PERMUTATIONS)
+    ]
+    cosine = float((first_QD * then_QD).sum(1).mean())
+    return cosine, float((cosine - np.mean(chance)) / np.std(chance))
 
 
 # --- computed ------------------------------------------------------------------------------------
