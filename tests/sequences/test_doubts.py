@@ -11,7 +11,7 @@ import pytest
 from realdataexp.errors import Warnings
 from realdataexp.sequences.doubts import doubts, known_shares, nearest, share_ascending
 from realdataexp.sequences.formats import SequenceData, open_split
-from realdataexp.sequences.histories import Histories, Split, histories_of, leave_one_out
+from realdataexp.sequences.histories import Histories, Questions, Split, histories_of, leave_one_out
 from realdataexp.sequences.items import Items, no_items
 from realdataexp.sequences.synthetic import SyntheticSequences
 
@@ -139,3 +139,9 @@ def test_known_doubts_of_beauty() -> None:
     assert train == pytest.approx(0.293, abs=0.001)
     assert held_out == pytest.approx((0.099 + 0.088) / 2, abs=0.001)
     assert chance < 0.01
+
+
+def test_a_split_without_questions_has_no_users_who_are_not_asked() -> None:
+    split = _split("abcde", "bcdea")
+    nobody = Questions(*np.zeros((2, 0), dtype=np.int64))
+    assert not _found(Split(split.histories, split.train_end_U, nobody, nobody))

@@ -101,8 +101,9 @@ def _question_doubts(split: Split, warnings: Warnings) -> None:
                 f"{name}: {n_new:,} of {len(questions):,} items that came are never in training, "
                 "so that only texts or other vectors could find them",
             )
-    n_silent = h.n_users - len(np.union1d(split.validation.user_Q, split.test.user_Q))
-    if n_silent:
+    n_asked = len(np.union1d(split.validation.user_Q, split.test.user_Q))
+    n_silent = h.n_users - n_asked
+    if n_asked and n_silent:
         warnings.add(
             "users_not_asked",
             f"{n_silent:,} of {h.n_users:,} users are asked nothing: too short a history, or none "

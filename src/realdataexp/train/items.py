@@ -54,6 +54,11 @@ class ItemsConfig(Options):
         None, description="vectors of items, which a model may read as a prefix; null: none"
     )
 
+    @property
+    def has_given_vectors(self) -> bool:
+        """Whether vectors come from elsewhere, fitted on whatever interactions."""
+        return self.vectors is not None and bool({"column", "file"} & {*self.vectors.kind})
+
 
 def shown_of(
     options: ItemsConfig, split: Split, items: Items, seed: int, warnings: Warnings

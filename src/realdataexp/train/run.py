@@ -23,6 +23,7 @@ from realdataexp.runs.folder import Folder, RunLog, check_place, write_tensors
 from realdataexp.runs.life import AnyRun, differences, new_run, resumed_run
 from realdataexp.runs.progress import PhaseProgress
 from realdataexp.sequences.counting import CountingRecommender, Fitted
+from realdataexp.sequences.doubts import doubts
 from realdataexp.sequences.formats import open_split
 from realdataexp.sequences.histories import Histories, Questions
 from realdataexp.sequences.ranking import Ranked, metrics, rank_all
@@ -114,6 +115,8 @@ class TrainRun(AnyRun):
             where = {"path": None if data is None else str(data)}
             self.split, self.items = open_split(config.dataset.model_copy(update=where))
             known = shown_of(config.items, self.split, self.items, config.seed, self.warnings)
+            given = known.get("vector") if config.items.has_given_vectors else None
+            doubts(self.split, self.items, self.warnings, given)
             self.catalogue = Catalogue.of(self.split.histories.n_items, self.device, **known)
             self._check()
             self.model = made(config.model, "model", self.catalogue, config.seed)
