@@ -14,6 +14,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from subprocess import CalledProcessError, CompletedProcess
 from typing import Any
@@ -24,6 +25,12 @@ if _SERVER:
         ["realdataexp.cli", "realdataexp.runs.experiment", "realdataexp.report.page",
          "matplotlib.backends.backend_svg", "torch._dynamo"]
     )  # fmt: skip
+
+
+def start_server() -> None:
+    """Start the server and what it keeps beside it, which stay until the tests end."""
+    if _SERVER:
+        forkserver.ensure_running()
 
 
 class Popen(subprocess.Popen):  # type: ignore[type-arg]

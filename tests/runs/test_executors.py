@@ -19,7 +19,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
-from processes import Popen
+from processes import Popen, start_server
 from safetensors.torch import load_file
 from support import TABLES, assert_same_answer, result_of
 
@@ -70,6 +70,7 @@ def _ends_and_leaves_no_process() -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
+        start_server()
         _OTHERS.update(children())
         yield
         assert children() == []
