@@ -369,6 +369,49 @@ def test_another_config_goes_on_with_no_checkpoint(tmp_path: Path):
         resume_training(out)
 
 
+def with_vectors(tmp_path: Path, seed: int) -> dict[str, Any]:
+    """A generative model whose codes are made of vectors in a file; and that file."""
+    vector_VD = np.random.default_rng(seed).standard_normal((N_ITEMS, 4)).tolist()
+    names = make_sequences(SyntheticSequences(**SMALL["dataset"]["synthetic"]))[0].item_names
+    table = pl.DataFrame({"item": list(names), "vector": vector_VD})
+    table.write_parquet(tmp_path / "vectors.parquet")
+    vectors = {"kind": "file", "file": "vectors.parquet"}
+    return {
+        "items": {"codes": {"n_codes": 4, "vectors": vectors}, "vectors": vectors},
+        "model": {
+            "name": "Generative", "width": 8, "n_layers": 1, "n_heads": 2, "longest": 8,
+            "prefix": "items",
+        },
+        "training": training(epochs=1),
+    }  # fmt: skip
+
+
+def test_codes_and_vectors_stay_those_that_a_training_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = written(tmp_path, base_dir=str(tmp_path), **with_vectors(tmp_path, 0))
+    kept = train(load_train(path), tmp_path / "whole")
+    real = Trainer.step
+
+    def stopped(self: Trainer, batch: Passage) -> tuple[float, float]:
+        if self.progress.step == 2:
+            raise KeyboardInterrupt
+        return real(self, batch)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "step", stopped)
+        train(load_train(path), out)
+    with_vectors(tmp_path, 1)
+    whole, tables = what_it_said(kept), out / "items.safetensors"
+    away = tables.rename(tmp_path / "tables")
+    with pytest.raises(InputError, match=r"items was .* when step_2 was made and is"):
+        resume_training(out)
+    away.rename(tables)
+    resume_training(out)
+    assert what_it_said(out) == whole
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
     settings = training(learning_rate=1e30, gradient_clip=None, warmup_steps=0, epochs=20)
     with pytest.raises(RunError, match=r"lower (training\.learning_rate|its learning rate)"):

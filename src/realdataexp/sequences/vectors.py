@@ -70,11 +70,18 @@ class VectorOptions(Options):
         return self
 
 
-def make_vectors(split: Split, items: Items, options: VectorOptions, seed: int) -> np.ndarray:
+def make_vectors(
+    split: Split,
+    items: Items,
+    options: VectorOptions,
+    seed: int,
+    at: Callable[[str], Path] = Path,
+) -> np.ndarray:
     """Vectors of all items: float32 V, D, fitted on nothing but ``split.is_train_N``.
 
-    Those of a kind have mean 0 in each dimension, and variance 1 over all of their numbers, so that
-    kinds that are joined count alike. The bits are the same whatever the number of threads.
+    ``at`` says where a path of the options is. Those of a kind have mean 0 in each dimension, and
+    variance 1 over all of their numbers, so that kinds that are joined count alike. The bits are
+    the same whatever the number of threads.
 
     Raises:
         InputError: a file or column is wrong or missing, or scikit-learn is not installed.
@@ -87,7 +94,7 @@ def make_vectors(split: Split, items: Items, options: VectorOptions, seed: int) 
             items.lists(options.categories), options.size, {"analyzer": list}
         ),
         "column": lambda: items.vectors(options.column),
-        "file": lambda: read_vectors(Path(str(options.file)).expanduser(), items),
+        "file": lambda: read_vectors(at(str(options.file)), items),
     }
     with own_arithmetic():
         parts = [standardised(made[kind](), f"vectors of kind {kind}") for kind in options.kind]

@@ -35,7 +35,7 @@ class EvaluationConfig(Section):
         (5, 10), "lengths of the list that hit and NDCG look at"
     )
     validation_users: Count | None = setting(
-        None, "questions that validate after each epoch, at most; null: all"
+        None, "questions that validate after each epoch, at most, spread over all users; null: all"
     )
 
     @field_validator("k")

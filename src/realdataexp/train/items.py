@@ -5,6 +5,7 @@ Axes: V items, L codes of an item, D numbers of a vector.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,24 +62,37 @@ class ItemsConfig(Options):
 
 
 def shown_of(
-    options: ItemsConfig, split: Split, items: Items, seed: int, warnings: Warnings
+    options: ItemsConfig,
+    split: Split,
+    items: Items,
+    seed: int,
+    warnings: Warnings,
+    at: Callable[[str], Path] = Path,
 ) -> dict[str, np.ndarray]:
-    """The tables ``codes`` (int64 V, L) and ``vector`` (float32 V, D), as far as asked for."""
+    """The tables ``codes`` (int64 V, L) and ``vector`` (float32 V, D), as far as asked for.
+
+    ``at`` says where a path of the options is.
+    """
     found: dict[str, np.ndarray] = {}
     if options.codes is not None:
-        found["codes"] = _codes(options.codes, split, items, seed, warnings).code_VL
+        found["codes"] = _codes(options.codes, split, items, seed, warnings, at).code_VL
     if options.vectors is not None:
-        found["vector"] = make_vectors(split, items, options.vectors, seed)
+        found["vector"] = make_vectors(split, items, options.vectors, seed, at)
     return found
 
 
 def _codes(
-    options: CodesConfig, split: Split, items: Items, seed: int, warnings: Warnings
+    options: CodesConfig,
+    split: Split,
+    items: Items,
+    seed: int,
+    warnings: Warnings,
+    at: Callable[[str], Path],
 ) -> Codes:
     if options.column is not None:
         where = f"{items.source}: column {options.column!r}"
         return given_codes(items.codes(options.column), options, seed, where)
     if options.file is not None:
-        path = Path(options.file).expanduser()
+        path = at(options.file)
         return given_codes(read_codes(path, items.names, warnings), options, seed, str(path))
-    return residual_kmeans(make_vectors(split, items, options.vectors, seed), options, seed)
+    return residual_kmeans(make_vectors(split, items, options.vectors, seed, at), options, seed)

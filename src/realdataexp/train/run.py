@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from realdataexp.device import choose_device, own_arithmetic
@@ -37,6 +39,7 @@ from realdataexp.train.trainer import Passages, Progress, Trainer
 logger = logging.getLogger("realdataexp")
 
 _KEPT = 2  # checkpoints
+_ITEMS = "items.safetensors"
 _MAY_DIFFER = ("config.logging.", "config.base_dir", "config.dataset.path")
 
 
@@ -99,6 +102,7 @@ class TrainRun(AnyRun):
         trainer: of a network; None where the model is counted.
         table: the rows of metrics.parquet.
         ranked: what each recommender answered, by its name and the split.
+        known: the items' codes and vectors, as far as asked for.
         seconds: that the epochs took, without validation.
     """
 
@@ -114,7 +118,10 @@ class TrainRun(AnyRun):
             data = config.data_dir()
             where = {"path": None if data is None else str(data)}
             self.split, self.items = open_split(config.dataset.model_copy(update=where))
-            known = shown_of(config.items, self.split, self.items, config.seed, self.warnings)
+            # made once, as another machine's last bits may differ
+            known = self.known = _kept(folder) or shown_of(
+                config.items, self.split, self.items, config.seed, self.warnings, config.path
+            )
             given = known.get("vector") if config.items.has_given_vectors else None
             doubts(self.split, self.items, self.warnings, given)
             self.catalogue = Catalogue.of(self.split.histories.n_items, self.device, **known)
@@ -167,6 +174,10 @@ class TrainRun(AnyRun):
     def begin(self, made: Folder) -> None:
         """Take the run folder."""
         super().begin(made)
+        if self.known:
+            write_tensors(
+                self.folder / _ITEMS, {k: torch.from_numpy(x) for k, x in self.known.items()}
+            )
         self.checkpoints = Checkpoints(made.path, _KEPT, "validation.ndcg")
 
     def work(self, checkpoint: Checkpoint | None) -> None:
@@ -219,8 +230,7 @@ class TrainRun(AnyRun):
                 self.seconds += self.clock.total - since
             self.interrupts.check()
             shown.advance(is_going)
-        n = self.config.evaluation.validation_users
-        questions = self.split.validation[: n or len(self.split.validation)]
+        questions = self.split.validation[self._validated()]
         scorer = Scorer(trainer.model, self.catalogue, self.device)
         with self.clock.timed("validation"):
             found = self._ranked(name, scorer, questions, 0, trainer.ranks)
@@ -233,6 +243,12 @@ class TrainRun(AnyRun):
                     self._keep_best(trainer)
                 self.save()
         self.interrupts.check()
+
+    def _validated(self) -> np.ndarray:
+        """Which questions validate after each epoch: spread over all users."""
+        n = len(self.split.validation)
+        wanted = min(self.config.evaluation.validation_users or n, n)
+        return np.arange(wanted) * n // max(1, wanted)
 
     def _note(self, trainer: Trainer, rows: list[dict[str, Any]]) -> None:
         """Add an epoch's rows to the table, and log it."""
@@ -296,11 +312,15 @@ class TrainRun(AnyRun):
 
     def _digests(self) -> dict[str, str]:
         config = self.config.to_yaml().encode()
-        return {"config": hashlib.sha256(config).hexdigest(), "data": self.identity()["data"]}
+        return self.identity() | {"config": hashlib.sha256(config).hexdigest()}
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to go on."""
-        return {"config": self.config.resolved(), "data": digest(self.split.histories)}
+        return {
+            "config": self.config.resolved(),
+            "data": digest(self.split.histories),
+            "items": digest_of_tables(self.known),
+        }
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -375,6 +395,27 @@ def primary(rows: list[dict[str, Any]]) -> float:
     """What is best by: NDCG at 10, or at the longest list."""
     found = {row["k"]: row["value"] for row in rows if row["metric"] == "ndcg"}
     return float(found.get(10, found[max(found)]))
+
+
+def _kept(folder: Path | None) -> dict[str, np.ndarray]:
+    """The items' tables that an interrupted training has kept; none where it had not begun."""
+    path = None if folder is None else folder / _ITEMS
+    if path is None or not path.exists():
+        return {}
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: cannot be read: {error}; delete it, and the tables are made anew"
+        ) from error
+
+
+def digest_of_tables(known: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the items' codes and vectors."""
+    found = hashlib.sha256()
+    for name, array in known.items():
+        found.update(f"{name}{array.shape}{array.dtype.str}".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def digest(histories: Histories) -> str:

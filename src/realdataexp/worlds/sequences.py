@@ -242,20 +242,22 @@ class SequenceEnvironment(Environment):
             "cat": device.tensor(np.arange(V, dtype=np.int32)[:, None]),
             "weight": torch.ones(V, 1, device=device.torch),
         }
-        known = self._add_vectors_and_codes(items)
+        known = self._add_vectors_and_codes(items, config)
         self.schema = _schema(options.history, V, known)
         count_V = self.popularity(0)
         self._total_V = np.cumsum((1.0 + count_V) ** options.candidate_power)
         self._had = np.sort(histories.user_N.astype(np.int64) * V + histories.item_N)
 
-    def _add_vectors_and_codes(self, items: Items) -> dict[str, tuple[int, int | None]]:
+    def _add_vectors_and_codes(
+        self, items: Items, config: Config
+    ) -> dict[str, tuple[int, int | None]]:
         """Make what the options ask for; how much there is of each."""
         vectors, codes = self.options.vectors, self.options.codes
         known: dict[str, tuple[int, int | None]] = {}
         if vectors is None and codes is None:
             return known
         split, seed = self._pretraining_split(), draws.start_seed(self.seed, 0)
-        vector_VD = make_vectors(split, items, vectors or VectorOptions(), seed)
+        vector_VD = make_vectors(split, items, vectors or VectorOptions(), seed, config.path)
         if codes is not None:
             made = residual_kmeans(vector_VD, codes, seed)
             self.tables["codes"] = self.device.tensor(made.code_VL.astype(np.int32))
