@@ -215,6 +215,14 @@ _Best = Annotated[
     str | None,
     _option("Metric to choose by; default: the run's primary metric.", metavar="LABEL.METRIC"),
 ]
+_Ablate = Annotated[
+    bool,
+    _option(
+        "Train it without its items' vectors too, and with zeros, shuffled ones and noise in their "
+        "place; an --out that has some of it goes on.",
+        "--ablate",
+    ),
+]
 _Model = Annotated[str | None, _option("Which of its models; default: T.", metavar="T|C|shared")]
 _To = Annotated[
     str, _option("The tracker to import them into.", "--to", metavar="tensorboard|mlflow")
@@ -276,6 +284,7 @@ def train(
     seed: _Seed = None,
     device: _Device = None,
     overrides: _Overrides = None,
+    ablate: _Ablate = False,
     dry_run: _DryRun = False,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
@@ -285,14 +294,18 @@ def train(
 
     loaded = load_train(config, overrides or (), data=data, seed=seed, device=device)
     _log(loaded.logging.level, quiet=quiet, verbose=verbose)
+    from realdataexp.train.ablation import train_variants, variants
     from realdataexp.train.run import check_training
     from realdataexp.train.run import train as train_model
 
+    parts = variants(loaded) if ablate else {}
     if dry_run:
-        for line in check_training(loaded, out):
+        for line in check_training(loaded, None if parts else out):
             terminal.say(line)
+        for name in parts:
+            terminal.say(f"ablation: {name}")
     else:
-        _show(train_model(loaded, out))
+        _show(train_variants(loaded, out) if ablate else train_model(loaded, out))
 
 
 def _show(run_dir: Path) -> None:

@@ -21,6 +21,7 @@ from realdataexp.sequences.lightgcn import LightGCN, train_lightgcn
 from realdataexp.sequences.synthetic import SyntheticSequences
 from realdataexp.sequences.vectors import (
     VectorOptions,
+    controlled,
     make_vectors,
     neighbours_z,
     read_vectors,
@@ -189,3 +190,15 @@ def test_what_follows_is_near_in_held_out_pairs_and_a_permutation_is_not(
 def test_vectors_that_were_drawn_tell_nothing_of_what_follows(made: tuple[Split, Items]) -> None:
     drawn_VD = np.random.default_rng(0).standard_normal((made[0].histories.n_items, 8))
     assert abs(neighbours_z(made[0], drawn_VD)[1]) < 5
+
+
+def test_controls_keep_nothing_but_the_shape_or_the_values() -> None:
+    vector_VD = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    assert controlled(vector_VD, None, 0) is vector_VD
+    assert not controlled(vector_VD, "zeros", 0).any()
+    shuffled_VD, noise_VD = (controlled(vector_VD, x, 0) for x in ("shuffled", "noise"))
+    assert sorted(map(tuple, shuffled_VD)) == sorted(map(tuple, vector_VD))
+    assert (shuffled_VD == vector_VD).all(1).sum() < 10  # 1 expected by chance
+    for other_VD in (shuffled_VD, noise_VD):
+        assert abs((other_VD * vector_VD).mean()) < 5 / vector_VD.size**0.5
+    assert (controlled(vector_VD, "noise", 1) != noise_VD).all()

@@ -25,6 +25,7 @@ from realdataexp.errors import InputError, RunError
 from realdataexp.runs.checkpoint import file_digest
 from realdataexp.sequences.histories import leave_one_out
 from realdataexp.sequences.synthetic import SyntheticSequences, make_sequences
+from realdataexp.train import ablation
 from realdataexp.train.config import Recommender, TrainConfig, load_train
 from realdataexp.train.ranks import Ranks, joined
 from realdataexp.train.recommenders import Catalogue, Scorer, made
@@ -410,6 +411,57 @@ def test_codes_and_vectors_stay_those_that_a_training_began_with(
     away.rename(tables)
     resume_training(out)
     assert what_it_said(out) == whole
+
+
+# --- ablation ------------------------------------------------------------------------------------
+
+
+def test_an_ablation_is_one_command_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = with_vectors(tmp_path, 0)
+    path, out = written(tmp_path, base_dir=str(tmp_path), **made), tmp_path / "run"
+    words = ["train", path, "--ablate", "--quiet", "--out", str(out)]
+    real = ablation.train
+
+    def stopped(config: TrainConfig, place: Path) -> Path:
+        if place.name == "shuffled":
+            raise KeyboardInterrupt
+        return real(config, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "train", stopped)
+        assert cli.main(words) == 130
+    was = (out / "ablation/zeros/result.json").stat().st_mtime_ns
+    assert cli.main(words) == 0
+    assert (out / "ablation/zeros/result.json").stat().st_mtime_ns == was
+    result = json.loads((out / "result.json").read_text())
+    names = {x: f"Generative, {x}" for x in ("without", "zeros", "shuffled", "noise")}
+    assert {x["model"] for x in result["results"]} == {"Popularity", "Generative", *names.values()}
+    value = {
+        x["model"]: x["value"]
+        for x in result["results"]
+        if (x["split"], x["metric"], x["k"]) == ("test", "hit", 10)
+    }
+    pairs = [x for x in result["compared"] if (x["metric"], x["k"]) == ("hit", 10)]
+    assert len(pairs) == 1 + 4 + 3
+    for x in pairs:
+        assert x["difference"] == pytest.approx(value[x["model"]] - value[x["against"]])
+    # the same training by itself
+    plain = {**SMALL, **made, "base_dir": str(tmp_path), "baselines": []}
+    plain["items"] = {"codes": plain["items"]["codes"]}
+    plain["model"] = plain["model"] | {"prefix": "none"}
+    alone = json.loads((train(load_train(plain), tmp_path / "alone") / "result.json").read_text())
+    own = [x for x in result["results"] if x["model"] == names["without"]]
+    assert [x | {"model": "Generative"} for x in own] == alone["results"]
+
+
+def test_an_ablation_of_a_model_that_reads_no_vectors_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["train", written(tmp_path), "--ablate", "--out", str(tmp_path / "run")]) == 2
+    assert "set items.vectors and model.prefix" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):

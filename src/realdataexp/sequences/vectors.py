@@ -60,6 +60,10 @@ class VectorOptions(Options):
         "and vector) or .safetensors (tensors item, whole numbers, and vector)",
     )
 
+    control: Literal["zeros", "shuffled", "noise"] | None = Field(
+        None, description="what stands in for them, to see what they are worth; null: nothing"
+    )
+
     @model_validator(mode="after")
     def _has_effect(self) -> VectorOptions:
         for kind in ("lightgcn", "text", "categories", "column", "file"):
@@ -98,7 +102,19 @@ def make_vectors(
     }
     with own_arithmetic():
         parts = [standardised(made[kind](), f"vectors of kind {kind}") for kind in options.kind]
-    return np.concatenate(parts, axis=1)
+    return controlled(np.concatenate(parts, axis=1), options.control, seed)
+
+
+def controlled(vector_VD: np.ndarray, control: str | None, seed: int) -> np.ndarray:
+    """Zeros, the same vectors for other items, or normal numbers, in place of vectors."""
+    rng = np.random.default_rng([seed, 0xC027])
+    if control == "zeros":
+        return np.zeros_like(vector_VD)
+    if control == "shuffled":
+        return vector_VD[rng.permutation(len(vector_VD))]
+    if control == "noise":
+        return rng.standard_normal(vector_VD.shape, dtype=np.float32)
+    return vector_VD
 
 
 def standardised(vector_VD: np.ndarray, name: str) -> np.ndarray:

@@ -21,11 +21,14 @@ TABLE = {
     "value": pl.Float64,
 }  # fmt: skip
 
+RANKS = {"model": pl.String, "split": pl.String, "question": pl.UInt32, "rank": pl.Float64}
+
 
 def write_results(run: TrainRun, status: str) -> None:
     """Write every file of the run folder, complete or partial."""
     folder, config = run.folder, run.config
     write_parquet(folder / "metrics.parquet", pl.DataFrame(run.table, schema=TABLE))
+    write_parquet(folder / "ranks.parquet", _ranks(run))
     histories, split = run.split.histories, run.split
     result = finite(
         {
@@ -60,6 +63,17 @@ def write_results(run: TrainRun, status: str) -> None:
     )
     result["warnings"] = run.warnings.items
     write_json(folder / "result.json", result)
+
+
+def _ranks(run: TrainRun) -> pl.DataFrame:
+    """Where the item that came stood, for each recommender and question."""
+    tables = [
+        pl.DataFrame({"rank": found.rank_Q})
+        .with_row_index("question")
+        .select(pl.lit(model).alias("model"), pl.lit(kind).alias("split"), "question", "rank")
+        for (model, kind), found in run.ranked.items()
+    ]
+    return pl.concat(tables) if tables else pl.DataFrame(schema=RANKS)
 
 
 def _results(run: TrainRun) -> list[dict[str, Any]]:
