@@ -24,7 +24,7 @@ from realdataexp.errors import InputError, RunError, is_out_of_memory, one_line
 from realdataexp.runs import ENDING, is_ignored
 
 if TYPE_CHECKING:
-    from realdataexp.config import Config
+    from realdataexp.config import Config, RunSettings
 
 _NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)  # a pipe or terminal that is gone
 _PRINTED = ("schema", "doctor", "validate")  # the commands whose answer is in no file
@@ -447,20 +447,21 @@ def validate(
 ) -> None:
     """Check a config against the schema and the data; list every fault."""
     _log("ERROR")
+    from realdataexp.config import Config, load_config
+    from realdataexp.config.load import without_faults
+    from realdataexp.train.config import TrainConfig, is_train, load_train
+
+    load, kind = (load_train, TrainConfig) if is_train(config) else (load_config, Config)
     faults: list[str] = []
     try:
-        loaded: Config | None = _loaded(config, None, overrides, data=data)
+        loaded: RunSettings | None = load(config, overrides or (), data=data)
     except InputError as error:
-        from realdataexp.config.load import without_faults
-
         faults += error.faults
-        loaded = without_faults(config, data, overrides or ())
-    has_data = loaded and (loaded.dataset.path or not loaded.dataset.has_folder)
+        loaded = without_faults(config, data, overrides or (), kind)
+    has_data = loaded is not None and loaded.has_data
     if loaded and has_data:
-        from realdataexp.runs.experiment import check_experiment
-
         try:
-            check_experiment(loaded, every_fault=True)
+            _check(loaded)
         except InputError as error:
             faults += error.faults
     if faults:
@@ -469,12 +470,33 @@ def validate(
     terminal.say(f"{config}: ok{hint}")
 
 
-@_command("schema > realdataexp.schema.json")
-def schema() -> None:
-    """Print the JSON schema of the config."""
-    from realdataexp.config import json_schema
+def _check(config: RunSettings) -> None:
+    """Check a config against the data, all of it."""
+    from realdataexp.config import Config
+    from realdataexp.runs.experiment import check_experiment
+    from realdataexp.train.config import TrainConfig
+    from realdataexp.train.run import check_training
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    if isinstance(config, TrainConfig):
+        check_training(config)
+    elif isinstance(config, Config):
+        check_experiment(config, every_fault=True)
+
+
+@_command("schema > realdataexp.schema.json")
+def schema(
+    of_training: Annotated[bool, _option("Of a config of mode train.", "--train")] = False,
+) -> None:
+    """Print the JSON schema of the config."""
+    if of_training:
+        from realdataexp.train.config import TrainConfig
+
+        found = TrainConfig.model_json_schema()
+    else:
+        from realdataexp.config import json_schema
+
+        found = json_schema()
+    typer.echo(json.dumps(found, indent=2))
 
 
 @_command(

@@ -123,7 +123,9 @@ def _hidden_faults(draft: Draft) -> list[str]:
     return [draft.line(("labels",), f": {LABEL_TWICE.format(', '.join(twice))}")] if twice else []
 
 
-def without_faults(source: str, data: Any, overrides: Sequence[str] = ()) -> Config | None:
+def without_faults(
+    source: str, data: Any, overrides: Sequence[str], kind: type[_Kind]
+) -> _Kind | None:
     """A config without its faulty settings, so that the rest can be checked; None if none is.
 
     As `load_config` takes them; overrides that cannot be made are left out.
@@ -134,7 +136,7 @@ def without_faults(source: str, data: Any, overrides: Sequence[str] = ()) -> Con
         return None
     for _ in range(3):  # leaving one setting out can show another fault
         try:
-            return Config.model_validate(values)
+            return kind.model_validate(values)
         except ValidationError as error:
             if not all(_leave_out(values, item["loc"]) for item in error.errors()):
                 return None
@@ -145,6 +147,10 @@ def _leave_out(values: Any, loc: Loc) -> bool:
     """Take a setting out, or the section it is in; whether that is possible."""
     sections = []
     for part in loc:
+        if part == "options" and isinstance(values, dict) and {"name"} < {*values}:
+            for key in {*values} - {"name"}:  # they stand beside the name
+                del values[key]
+            return True
         is_item = isinstance(values, list) and isinstance(part, int) and part < len(values)
         if not is_item and not (isinstance(values, dict) and part in values):
             break

@@ -96,6 +96,11 @@ class RunSettings(Section):
         given = self.dataset.path
         return self._data or (None if given is None else self.path(given))
 
+    @property
+    def has_data(self) -> bool:
+        """Whether it says where its data are, or needs no files."""
+        return bool(self.dataset.path or not self.dataset.has_folder)
+
 
 class Config(RunSettings):
     """A whole experiment. Make one with `load_config`."""

@@ -112,7 +112,7 @@ def _over_steps(panel: Panel) -> dict[str, Any]:
     if panel.from_zero:
         y["rangemode"] = "tozero"
     return {
-        "height": 360, "xaxis": {"title": {"text": "step"}}, "yaxis": y,
+        "height": 360, "xaxis": {"title": {"text": panel.over}}, "yaxis": y,
         "hovermode": "x unified", "showlegend": True,
     }  # fmt: skip
 

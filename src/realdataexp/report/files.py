@@ -105,6 +105,35 @@ class Planned(Power):
     detects: bool | None = None
 
 
+class Score(_Row):
+    """How well a recommender ranks held-out items: of ``results`` of a training."""
+
+    model: str
+    split: str
+    metric: str
+    k: int | None = None
+    value: float | None = None
+    se: float | None = None
+    n: int = 0
+
+
+class Difference(_Row):
+    """A training's model against a baseline on the same questions: of ``compared``."""
+
+    model: str
+    against: str
+    metric: str
+    k: int | None = None
+    difference: float
+    ci_low: float
+    ci_high: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the paired 95 % interval excludes 0."""
+        return not self.ci_low <= 0 <= self.ci_high
+
+
 class Doubt(_Row):
     """An entry of ``warnings``."""
 
@@ -174,6 +203,7 @@ class Settings(_Row):
     outcomes: list[Measured] | None = None
     simulation: _Loop = _Loop()
     experiment: _Experiment = _Experiment()
+    model: Any = None
 
     @property
     def measured(self) -> list[Measured]:
@@ -203,6 +233,8 @@ class RunResult(_Row):
     comparison: list[Compared] = []
     inference: list[IntervalQuality] = []
     plan: list[Power] = []
+    results: list[Score] = []
+    compared: list[Difference] = []
     warnings: list[Doubt] = []
     diagnostics: dict[str, Any] = {}
     dataset_stats: dict[str, Any] = {}
@@ -225,6 +257,12 @@ class RunResult(_Row):
     def is_aa(self) -> bool:
         """Whether both arms of the run are the same."""
         return self.config.experiment.aa
+
+    @property
+    def trained(self) -> str:
+        """The recommender that a training trained; empty for an experiment."""
+        model = self.config.model if self.mode == "train" else ""
+        return str(model["name"] if isinstance(model, dict) else model)
 
     @property
     def is_complete(self) -> bool:

@@ -24,7 +24,7 @@ from pydantic_core import to_json
 
 from realdataexp.errors import InputError
 from realdataexp.files import write_text
-from realdataexp.report import charts, panels, tables, verdicts
+from realdataexp.report import charts, panels, tables, trained, verdicts
 from realdataexp.report.files import REMEDY, RunResult, odd_files_named, read_run
 from realdataexp.report.numbers import number, percent
 from realdataexp.report.panels import Panel, Panels
@@ -60,26 +60,37 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         InputError: result.json is missing, or a file is damaged.
     """
     result = read_run(run_dir)
-    drawn = list(Panels.read(run_dir, result, is_lenient=True).all())
+    if result.trained:
+        drawn = trained.panels(run_dir, result, is_lenient=True)
+    else:
+        drawn = list(Panels.read(run_dir, result, is_lenient=True).all())
     body = _render(
-        "run.html",
+        "trained.html" if result.trained else "run.html",
         result=result,
         config=yaml.safe_dump(result.raw["config"], sort_keys=False, allow_unicode=True),
         **_shown(drawn, [result]),
     )
-    kind = "A/A test" if result.is_aa else f"mode {result.mode}"
-    worlds = result.config.replications()
-    about = f"{kind}, seed {result.seed}, {worlds}, {result.n_steps_done} steps"
-    html = _page(f"{_question(result)}: {run_dir.resolve().name}", about, body, drawn)
+    title = f"{_question(result)}: {run_dir.resolve().name}"
+    html = _page(title, _subtitle(result), body, drawn)
     return write_text(out or run_dir / "report.html", html, REMEDY)
 
 
 def _question(result: RunResult) -> str:
+    if result.trained:
+        return f"How well {result.trained} ranks"
     if result.is_aa:
         return "Which intervals can be believed"
     if result.comparison:
         return "Which design is biased"
     return "The true effect" if result.mode == "global" else f"What {result.mode} answers"
+
+
+def _subtitle(result: RunResult) -> str:
+    if result.trained:
+        return _about(result)
+    kind = "A/A test" if result.is_aa else f"mode {result.mode}"
+    worlds = result.config.replications()
+    return f"{kind}, seed {result.seed}, {worlds}, {result.n_steps_done} steps"
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -91,6 +102,9 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         InputError: one of them is no run folder.
     """
     results = [read_run(run_dir) for run_dir in run_dirs]
+    for run_dir, result in zip(run_dirs, results, strict=True):
+        if result.trained:
+            raise InputError(f"{run_dir}: a training, which has a page of its own; leave it out")
     runs = dict(zip(run_names(run_dirs), results, strict=True))
     shown = _shown(drawn := [], results)
     for i, (label, title) in enumerate(shown["labels"].items()):
@@ -224,6 +238,9 @@ def one_line(run_dir: Path) -> str:
 
 
 def _about(result: RunResult) -> str:
+    if result.trained:
+        done = f", {result.n_steps_done:,} updates" if result.n_steps_done else ""
+        return f"mode train, {result.trained}, {result.status}{done}, seed {result.seed}"
     worlds = result.config.replications()
     done = f"{result.n_steps_done} steps"
     return f"mode {result.mode}, {result.status}, {done}, {worlds}, seed {result.seed}"
@@ -231,7 +248,7 @@ def _about(result: RunResult) -> str:
 
 def _effects(result: RunResult) -> list[str]:
     """The effect on each label: the truth in percent, where it is known."""
-    told = []
+    told = trained.headline(result)
     for label in result.titles:
         own = [e.value for e in result.estimates if e.label == label]
         if (relative := result.relative(label)) is not None:

@@ -147,6 +147,7 @@ class Panel:
     limits: tuple[float, float] | None = None  # of the axis of values
     from_zero: bool = False
     label: str = ""  # the outcome that it is about
+    over: str = "step"  # what curves run over
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of "metric" and "design"
 
     def chosen(self, metric: str, design: str) -> Panel:

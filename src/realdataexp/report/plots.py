@@ -28,6 +28,7 @@ if _backend is not None:  # others in this process, and its children, get what t
 
 from realdataexp.errors import InputError  # noqa: E402
 from realdataexp.files import write_atomically  # noqa: E402
+from realdataexp.report import trained  # noqa: E402
 from realdataexp.report.files import REMEDY, RunResult, read_run  # noqa: E402
 from realdataexp.report.numbers import number  # noqa: E402
 from realdataexp.report.panels import MARKED, Curve, Panel, Panels, shown  # noqa: E402
@@ -91,9 +92,11 @@ def write_plot(run_dir: Path, *, png: bool = False) -> Path:
         InputError: the folder's files are missing or damaged.
     """
     result = read_run(run_dir)
-    panels = Panels.read(run_dir, result)
     with style():
-        figure = draw(panels)
+        if result.trained:
+            figure = _draw_training(run_dir, result)
+        else:
+            figure = draw(Panels.read(run_dir, result))
         metadata = {"Date": None, "Title": f"realdataexp: {_title(result)}"}
         svg = partial(figure.savefig, format="svg", metadata=metadata)
         path = write_atomically(run_dir / "plot.svg", svg, REMEDY)
@@ -121,7 +124,20 @@ def draw(panels: Panels) -> Figure:
     return figure
 
 
+def _draw_training(run_dir: Path, result: RunResult) -> Figure:
+    """The panels of a training, two in a row."""
+    panels = [trained.first_choice(x) for x in trained.panels(run_dir, result)]
+    figure = grid([panels[i : i + 2] for i in range(0, len(panels), 2)])
+    if not panels:
+        figure.text(0.5, 0.4, "No epoch ended, and nothing was compared.", ha="center")
+    figure.suptitle(_title(result), x=0.01, ha="left")
+    return figure
+
+
 def _title(result: RunResult) -> str:
+    if result.trained:
+        note = "" if result.is_complete else f"; partial: {result.n_steps_done:,} updates"
+        return f"mode train, {result.trained}: seed {result.seed}{note}"
     note = "" if result.is_complete else f"; partial: {result.n_steps_done} steps"
     kind = "A/A test, " if result.is_aa else ""
     worlds = result.config.replications()
@@ -275,7 +291,7 @@ def _draw(ax: Axes, panel: Panel, has_names: bool) -> None:
         _rows(ax, panel, has_names)
     else:
         legend |= {curve.name: _curve(ax, curve, panel) for curve in panel.curves}
-        ax.set(xlabel="step", ylabel=panel.axis, ylim=panel.limits)
+        ax.set(xlabel=panel.over, ylabel=panel.axis, ylim=panel.limits)
         if panel.from_zero:
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

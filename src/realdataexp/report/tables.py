@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from realdataexp.report import verdicts
+from realdataexp.report import trained, verdicts
 from realdataexp.report.files import (
     TRUTH,
     Doubt,
@@ -53,7 +53,12 @@ _PLAN_LEGEND = (
 
 
 def answer_tables(result: RunResult) -> list[Table]:
-    """The truth and what each design says of it, or a single design's answer; type-I errors."""
+    """The truth and what each design says of it, or a single design's answer; type-I errors.
+
+    Of a training what each recommender reaches.
+    """
+    if result.trained:
+        return trained.tables(result)
     tables = [_truth(result)] if result.truths else []
     tables += quality_tables(result)
     own = [e for e in result.estimates if e not in result.truths]
@@ -71,6 +76,8 @@ def quality_tables(result: RunResult) -> list[Table]:
 
 def legends(result: RunResult, mark: str = "*", has_more: bool = False) -> list[str]:
     """What the columns of these tables mean; ``mark`` is what a notable figure gets."""
+    if result.trained:
+        return [trained.LEGEND.format(mark=mark), *([trained.MORE_LEGEND] if has_more else [])]
     found = verdicts.biases(result)
     words = _LEGEND.format(mark=mark, rule=verdicts.rule(found)) + _MORE_LEGEND * has_more
     has_errors = result.is_aa and result.inference
@@ -482,14 +489,21 @@ def print_result(run_dir: Path, console: Console | None = None) -> None:
         say(console, f"partial: stopped after {result.n_steps_done} steps", "yellow")
     for table in answer_tables(result):
         table.show(console)
-    if result.comparison:
+    if lines := headline(result):
         console.print()
-        for text in verdicts.headline(result):
+        for text in lines:
             say(console, text, "bold", hang="  ")
     for text in legends(result):
         console.print()
         say(console, text, "dim")
     _print_warnings(console, result.warnings)
+
+
+def headline(result: RunResult) -> list[str]:
+    """The answer in a few sentences, where a run compares something."""
+    if result.trained:
+        return trained.headline(result)
+    return verdicts.headline(result) if result.comparison else []
 
 
 def print_plan(plan_dir: Path, console: Console | None = None) -> None:

@@ -64,7 +64,7 @@ class ItemFile(Options):
 class SequenceData(Options):
     """Histories of users, and what is known of their items."""
 
-    name: Literal["sequences"] = "sequences"
+    name: Literal["sequences"] = Field("sequences", description="always sequences")
     path: PathText | None = Field(None, description="folder of the histories, or their file")
     file: PathText | None = Field(
         None, description="the file of the histories in the folder; null: the one that looks so"
@@ -74,8 +74,8 @@ class SequenceData(Options):
         description="s3rec: a line `user item item ...` a user; inter: RecBole's; table: Parquet, "
         "CSV or TSV; auto: by the file's suffix",
     )
-    columns: HistoryColumns = HistoryColumns()
-    items: ItemFile = ItemFile()
+    columns: HistoryColumns = Field(HistoryColumns(), description="columns of a table of histories")
+    items: ItemFile = Field(ItemFile(), description="the table of items")
     synthetic: SyntheticSequences | None = Field(
         None, description="instead of files: histories made from a seed"
     )
@@ -90,6 +90,11 @@ class SequenceData(Options):
         description="share of the interactions, the latest, that the split by time tests on, and "
         "as many before them validate; null: 0.1",
     )
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether there are files, in a folder that the user names."""
+        return self.synthetic is None
 
     @model_validator(mode="after")
     def _has_effect(self) -> SequenceData:

@@ -8,6 +8,8 @@ import polars as pl
 
 from realdataexp.data.parquet import write_parquet
 from realdataexp.files import write_json
+from realdataexp.report.page import write_report
+from realdataexp.report.plots import write_plot
 from realdataexp.runs.folder import finite
 from realdataexp.runs.machine import peak_memory_mb, versions
 from realdataexp.sequences.ranking import compare, concentration, metrics
@@ -63,6 +65,8 @@ def write_results(run: TrainRun, status: str) -> None:
     )
     result["warnings"] = run.warnings.items
     write_json(folder / "result.json", result)
+    write_plot(folder)
+    write_report(folder)
 
 
 def _ranks(run: TrainRun) -> pl.DataFrame:
@@ -77,18 +81,17 @@ def _ranks(run: TrainRun) -> pl.DataFrame:
 
 
 def _results(run: TrainRun) -> list[dict[str, Any]]:
-    """What each recommender reaches, on validation and test; of the test's lists how they vary."""
+    """What each recommender reaches on validation and test, and how its lists vary."""
     rows = []
     for (model, kind), found in run.ranked.items():
         own = {"model": model, "split": kind}
         rows += [{**own, **row} for row in metrics(found.rank_Q, run.config.evaluation.k)]
-        if kind == "test":
-            spread = concentration(found.top_QK, run.split.histories.n_items)
-            k, n = found.top_QK.shape[1], len(found.rank_Q)
-            rows += [
-                {**own, "metric": name, "k": k, "value": value, "se": None, "n": n}
-                for name, value in spread.items()
-            ]
+        spread = concentration(found.top_QK, run.split.histories.n_items)
+        k, n = found.top_QK.shape[1], len(found.rank_Q)
+        rows += [
+            {**own, "metric": name, "k": k, "value": value, "se": None, "n": n}
+            for name, value in spread.items()
+        ]
     return rows
 
 

@@ -1,0 +1,271 @@
+"""What is shown of a training says what its result.json and metrics.parquet say."""
+
+from __future__ import annotations
+
+import json
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from page_reader import Element, charts_of, copy_run, read_page
+from rich.console import Console
+from test_browser import BROWSER, found_by, opened
+from test_docs_reference import DOCS, keys_of, rows_of
+from test_page import section
+
+from realdataexp import api, cli
+from realdataexp.errors import InputError
+from realdataexp.report.page import write_comparison, write_report
+from realdataexp.report.plots import write_plot
+from realdataexp.report.tables import print_result
+from realdataexp.train.config import load_train
+from realdataexp.train.results import TABLE
+from realdataexp.train.run import train
+
+SETTINGS: dict[str, Any] = {
+    "mode": "train",
+    "dataset": {"name": "sequences", "synthetic": {"users": 300, "items": 60, "clusters": 5}},
+    "model": {"name": "SASRec", "width": 16, "n_layers": 1, "n_heads": 2, "longest": 8},
+    "baselines": ["Popularity", "Markov"],
+    "training": {"epochs": 3, "users_per_batch": 40, "learning_rate": 0.003},
+    "evaluation": {"k": [5, 10, 20]},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(load_train(SETTINGS), tmp_path_factory.mktemp("train") / "run")
+
+
+@pytest.fixture(scope="module")
+def result(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Element:
+    return read_page(run / "report.html")
+
+
+def printed(run: Path) -> str:
+    console = Console(width=100, file=StringIO())
+    print_result(run, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_score_and_difference_of_the_result(
+    page: Element, result: dict[str, Any]
+):
+    test, validation, differences = section(page, "reached").all("table")
+    for table, split in ((test, "test"), (validation, "validation")):
+        assert numbers(table) == {
+            model: {
+                x["value"] for x in result["results"] if (x["model"], x["split"]) == (model, split)
+            }
+            for model in ("SASRec", "Popularity", "Markov")
+        }
+        assert {"NDCG@10", "hit@20", "MRR", "coverage@10", "Gini@10"} <= heads(table)
+    assert numbers(differences) == {
+        other: {x["difference"] for x in result["compared"] if x["against"] == other}
+        for other in ("Popularity", "Markov")
+    }
+    for x in (x for x in result["results"] if x["se"] is not None):
+        assert f"{x['value']:.4f} ± {x['se']:.4f}" in test.text + validation.text
+    for x in result["compared"]:
+        assert f"{x['difference']:+.4f} [{x['ci_low']:+.4f}, {x['ci_high']:+.4f}]" in (
+            differences.text
+        )
+
+
+def numbers(table: Element) -> dict[str, set[float]]:
+    """What each row sorts by, by its name."""
+    return {
+        row.all("th")[0].text: {float(str(x.attributes["data-sort"])) for x in row.all("td")}
+        for row in table.all("tbody")[0].all("tr")
+    }
+
+
+def heads(table: Element) -> set[str]:
+    return {x.text for x in table.all("thead")[0].all("th")}
+
+
+VERDICTS = [
+    ((0.01, 0.03), "SASRec ranks better than Markov"),
+    ((-0.03, -0.01), "SASRec ranks worse than Markov"),
+    ((-0.01, 0.01), "SASRec and Markov cannot be told apart"),
+    ((0.0, 0.02), "SASRec and Markov cannot be told apart"),
+]
+
+
+@pytest.mark.parametrize(("interval", "said"), VERDICTS)
+def test_the_verdict_follows_from_the_interval(
+    interval: tuple[float, float], said: str, run: Path, tmp_path: Path
+):
+    low, high = interval
+
+    def change(result: dict[str, Any]) -> None:
+        for x in result["compared"]:
+            is_main = (x["against"], x["metric"], x["k"]) == ("Markov", "ndcg", 10)
+            found = (low, high) if is_main else (-9.0, 9.0)
+            x.update(ci_low=found[0], ci_high=found[1], difference=sum(found) / 2)
+
+    folder = copy_run(run, tmp_path / "r", change)
+    told = f"{said}: test NDCG@10 {(low + high) / 2:+.4f} [{low:+.4f}, {high:+.4f}]"
+    assert told in section(read_page(write_report(folder)), "answer").text
+    assert told in printed(folder).replace("\n  ", " ")
+    assert told in repr(api.Result(folder))
+    assert (" *" in printed(folder).split("minus each")[1].split("SASRec")[0]) == (
+        "told apart" not in said
+    )
+
+
+def test_a_model_without_baselines_is_answered_by_what_it_reaches(run: Path, tmp_path: Path):
+    def change(result: dict[str, Any]) -> None:
+        result["compared"] = []
+        result["results"] = [x for x in result["results"] if x["model"] == "SASRec"]
+
+    folder = copy_run(run, tmp_path / "r", change)
+    (x,) = [
+        x
+        for x in json.loads((folder / "result.json").read_text())["results"]
+        if (x["split"], x["metric"], x["k"]) == ("test", "ndcg", 10)
+    ]
+    page = read_page(write_report(folder))
+    told = f"SASRec: test NDCG@10 {x['value']:.4f} ± {x['se']:.4f}"
+    assert told in section(page, "answer").text
+    assert "compared" not in [chart["key"] for chart in charts_of(page)]
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+def test_the_learning_curves_are_those_of_the_table_and_baselines_are_level(
+    page: Element, run: Path, result: dict[str, Any]
+):
+    charts = {chart["key"]: chart for chart in charts_of(page)}
+    assert [*charts] == [
+        "validation",
+        "training-loss",
+        "gradient-norm",
+        "learning-rate",
+        "compared",
+    ]
+    table = pl.read_parquet(run / "metrics.parquet")
+    drawn = {(t["name"], t["meta"].get("metric")): t for t in charts["validation"]["data"]}
+    own = table.filter((pl.col("metric") == "ndcg") & (pl.col("k") == 10))
+    assert drawn["SASRec", "NDCG@10"]["x"] == own["epoch"].to_list() == [1, 2, 3]
+    assert drawn["SASRec", "NDCG@10"]["y"] == pytest.approx(own["value"].to_list(), rel=1e-6)
+    for x in result["results"]:
+        if (x["split"], x["model"], x["metric"]) == ("validation", "Markov", "mrr"):
+            assert drawn["Markov", "MRR"]["y"] == pytest.approx([x["value"]] * 3, rel=1e-6)
+    loss = table.filter(pl.col("metric") == "loss")["value"].to_list()
+    assert charts["training-loss"]["data"][0]["y"] == pytest.approx(loss, rel=1e-6)
+    select = page.all("select")[0]
+    assert select.content[0].text == "NDCG@10"  # type: ignore[union-attr]
+
+
+def test_the_plot_shows_the_same_panels(run: Path, tmp_path: Path):
+    folder = copy_run(run, tmp_path / "r")
+    svg = write_plot(folder, png=True).read_text(encoding="utf-8")
+    for title in (
+        "Validation: NDCG@10", "Training loss", "Gradient norm", "Learning rate",
+        "SASRec minus each baseline: test NDCG@10", "epoch",
+    ):  # fmt: skip
+        assert f">{title}</text>" in svg
+    assert (folder / "plot.png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_draws_the_charts_and_chooses_a_metric(run: Path, tmp_path: Path):
+    dom, console = opened(run / "report.html", tmp_path / "home")
+    found = found_by(dom)
+    assert console == []
+    assert found["drawn"] == found["charts"] == 5
+    assert found["metrics"] == ["hit@5"]  # the second choice
+
+
+# --- as of other runs ----------------------------------------------------------------------------
+
+
+def test_report_makes_the_files_of_the_run_again(run: Path, capsys: pytest.CaptureFixture[str]):
+    before = (run / "report.html").read_bytes(), (run / "plot.svg").read_bytes()
+    assert cli.main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.count("Wrote") == 2
+    assert ((run / "report.html").read_bytes(), (run / "plot.svg").read_bytes()) == before
+
+
+def test_a_counted_model_and_a_training_without_an_epoch_have_a_page(tmp_path: Path):
+    counted = {**SETTINGS, "model": "Markov", "baselines": ["Popularity"], "training": {}}
+    run = train(load_train(counted), tmp_path / "counted")
+    assert [chart["key"] for chart in charts_of(read_page(run / "report.html"))] == ["compared"]
+
+    def stop(result: dict[str, Any]) -> None:
+        result.update(status="partial", results=[], compared=[])
+
+    folder = copy_run(run, tmp_path / "r", stop)
+    page = read_page(write_report(folder))
+    assert "Partial" in section(page, "answer").text
+    assert charts_of(page) == []
+    assert "No epoch ended" in write_plot(folder).read_text(encoding="utf-8")
+
+
+def test_a_missing_table_costs_its_charts_only_and_a_damaged_one_is_named(
+    run: Path, tmp_path: Path
+):
+    folder = copy_run(run, tmp_path / "r")
+    (folder / "metrics.parquet").unlink()
+    assert [x["key"] for x in charts_of(read_page(write_report(folder)))] == ["compared"]
+    (folder / "metrics.parquet").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"metrics\.parquet: cannot be read"):
+        write_report(folder)
+
+
+def test_a_training_is_not_compared_as_an_experiment(run: Path):
+    with pytest.raises(InputError, match="a training"):
+        write_comparison([run, run])
+
+
+def test_validate_lists_every_fault_of_a_training_and_of_its_data(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert cli.main(["validate", "sequences-demo"]) == 0
+    assert "sequences-demo: ok" in capsys.readouterr().out
+    assert cli.main(["validate", "beauty-sasrec"]) == 0
+    assert "not checked: pass --data" in capsys.readouterr().out
+    wrong = ["training.epochs=0", "model.widht=3", "evaluation.k=[5000]"]
+    assert cli.main(["validate", "sequences-demo", *(f"--set={x}" for x in wrong)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3
+    for text in ("epochs = 0", "did you mean width", "there are 400 items"):
+        assert sum(text in line for line in said) == 1
+
+
+def test_the_schema_of_a_training_describes_every_setting(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["schema", "--train"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert set(SETTINGS) <= {*schema["properties"]}
+    for block in (schema, *schema["$defs"].values()):
+        for name, setting in block.get("properties", {}).items():
+            assert setting.get("description"), (block["title"], name)
+
+
+def test_the_docs_list_the_keys_and_columns_of_a_training(result: dict[str, Any]):
+    columns = rows_of("results.md", "### metrics.parquet of a training")
+    assert [(cells[0].strip("`"), cells[1]) for cells in columns] == [
+        (name, str(kind)) for name, kind in TABLE.items()
+    ]
+    said = (DOCS / "results.md").read_text(encoding="utf-8")
+    shared = said.split("### result.json of a training\n")[1].split(" as above")[0]
+    own = {k for k in keys_of("### result.json of a training") if k in result}
+    assert own | {*re.findall(r"`(\w+)`", shared)} == {*result}
+    assert keys_of("### results") == [*result["results"][0]]
+    assert keys_of("### compared") == [*result["compared"][0]]
+    metrics = " ".join(rows_of("results.md", "### results")[2])
+    assert all(f"`{x['metric']}`" in metrics for x in result["results"])
