@@ -23,12 +23,12 @@ from realdataexp import cli
 from realdataexp.device import own_arithmetic
 from realdataexp.errors import InputError, RunError
 from realdataexp.runs.checkpoint import file_digest
-from realdataexp.sequences.histories import leave_one_out
+from realdataexp.sequences.histories import Histories, leave_one_out
 from realdataexp.sequences.synthetic import SyntheticSequences, make_sequences
 from realdataexp.train import ablation
 from realdataexp.train.config import Recommender, TrainConfig, load_train
 from realdataexp.train.ranks import Ranks, joined
-from realdataexp.train.recommenders import Catalogue, Scorer, made
+from realdataexp.train.recommenders import Catalogue, Mixture, Scorer, made
 from realdataexp.train.run import resume_training, train
 from realdataexp.train.trainer import Passage, Passages, Trainer, Training, loss_of
 
@@ -255,7 +255,7 @@ def test_neither_padding_nor_the_rest_of_a_batch_changes_a_score_or_a_loss(name:
         for i in range(len(batch.item_BT))
     )
     together = loss_of(trainer.model.eval(), batches(trainer)[0], trainer.catalogue)
-    assert float(one_by_one) == pytest.approx(float(together), rel=1e-5)
+    assert one_by_one.item() == pytest.approx(together.item(), rel=1e-5)
 
 
 def single(batch: Passage, i: int, trainer: Trainer) -> Passage:
@@ -285,6 +285,22 @@ def test_every_position_of_a_user_is_trained_on_once_and_nothing_that_is_held_ou
     )
     assert found == expected
     assert trainer.passages.n_positions == len(expected)
+
+
+def test_batches_have_about_as_many_positions_as_each_other():
+    rng = np.random.default_rng(0)
+    n_U = np.minimum(3 + rng.geometric(0.1, 2000), 40)
+    names = [str(v) for v in range(50)]
+    item_N = rng.integers(0, 50, n_U.sum()).astype(np.int32)
+    users = [str(u) for u in range(len(n_U))]
+    histories = Histories(item_N, np.concatenate([[0], n_U.cumsum()]), users, names)
+    passages = Passages(leave_one_out(histories), 40, Training(users_per_batch=64), 0, CPU)
+    found = [len(x.target_X) for x in passages.epoch(0, 0, Ranks())]
+    assert len(found) == passages.n_batches == -(-len(n_U) // 64)
+    assert sum(found) == passages.n_positions
+    assert max(found) - min(found) <= 2 * 40  # a user more or less at either end
+    one = Passages(leave_one_out(histories), 40, Training(users_per_batch=1), 0, CPU)
+    assert all(len(x.target_X) for x in one.epoch(0, 0, Ranks()))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -344,6 +360,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"baselines": ["GRU4Rec"]}, "is trained"),
     ({"evaluation": {"k": [5, 1000]}}, "there are 80 items"),
     ({"evaluation": {"k": []}}, "evaluation.k"),
+    ({"mixture": "GRU4Rec"}, "mixture is trained"),
+    ({"mixture": "Markov", "model": "Popularity", "baselines": []}, "is counted itself"),
     ({"training": {"processes": 4000}}, "must be at most"),
     ({"training": {"epochs": 0}}, "training.epochs"),
     ({"mode": "compare"}, "no config for train"),
@@ -411,6 +429,45 @@ def test_codes_and_vectors_stay_those_that_a_training_began_with(
     away.rename(tables)
     resume_training(out)
     assert what_it_said(out) == whole
+
+
+# --- a mixture -----------------------------------------------------------------------------------
+
+
+def test_a_mixture_is_the_average_and_its_weight_validates_best(tmp_path: Path):
+    run = {"mixture": "Markov", "baselines": ["Markov"], "evaluation": {"k": [3, 10]}}
+    out = train(config(**run), tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    rows = {(x["model"], x["split"], x["metric"], x["k"]): x["value"] for x in result["results"]}
+    mixed = {split: rows["SASRec+Markov", split, "ndcg", 10] for split in ("validation", "test")}
+    best = max(rows[x, "validation", "ndcg", 10] for x in ("SASRec", "Markov"))
+    assert mixed["validation"] > best - 0.01  # weights of 0.1 and 0.9 are near to either
+    assert result["mixture_weight"] in (0.1, 0.25, 0.5, 0.75, 0.9)
+    pairs = {(x["model"], x["against"]) for x in result["compared"]}
+    assert pairs == {
+        ("SASRec", "Markov"), ("SASRec+Markov", "Markov"), ("SASRec+Markov", "SASRec"),
+    }  # fmt: skip
+
+
+def test_a_mixture_of_scores_equals_a_plain_loop():
+    rng = np.random.default_rng(0)
+    logit_BV, count_BV = rng.standard_normal((4, 9)), rng.integers(0, 5, (4, 9)).astype(float)
+    count_BV[2] = 0  # nothing was counted
+
+    class Of:
+        def __init__(self, score_BV: np.ndarray) -> None:
+            self.score_BV = score_BV
+
+        def scores(self, past_BT: np.ndarray) -> np.ndarray:
+            return self.score_BV
+
+    found_BV = Mixture(Of(logit_BV), Of(count_BV), 0.3).scores(np.zeros((4, 1), np.int64))
+    for b in range(4):
+        total = sum(np.exp(x) for x in logit_BV[b])
+        for v in range(9):
+            share = count_BV[b, v] / count_BV[b].sum() if count_BV[b].any() else 0
+            wanted = 0.7 * np.exp(logit_BV[b, v]) / total + 0.3 * share
+            assert found_BV[b, v] == pytest.approx(wanted)
 
 
 # --- ablation ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,7 @@ from realdataexp.sequences.items import Items, aligned
 from realdataexp.sequences.lightgcn import LightGCN, train_lightgcn
 from realdataexp.sequences.markov import pair_counts
 
-Kind = Literal["svd", "lightgcn", "text", "categories", "column", "file"]
+Kind = Literal["svd", "lightgcn", "text", "column", "file"]
 
 _WINDOW, _DECAY = 10, 0.7  # of what comes together, as in Markov's defaults
 _PERMUTATIONS = 200
@@ -46,13 +46,15 @@ class VectorOptions(Options):
     ] = Field(
         ("svd",),
         description="svd: of what comes together in training; lightgcn: of who had what there; "
-        "text, categories: TF-IDF of that column, and its SVD; column: a column of lists; file: "
-        "given; several are joined",
+        "text: SVD of the TF-IDF of texts and categories; column: a column of lists; file: given; "
+        "several are joined",
     )
     size: Width = Field(64, description="numbers of each kind that is computed, at most")
     lightgcn: LightGCN = Field(LightGCN(), description="how LightGCN is trained")
     text: Text = Field("text", description="column of texts")
-    categories: Text = Field("categories", description="column of categories")
+    categories: Text | None = Field(
+        None, description="column of categories, each of which is a word of kind text; null: none"
+    )
     column: Text = Field("vector", description="column of lists of numbers")
     file: PathText | None = Field(
         None,
@@ -66,9 +68,10 @@ class VectorOptions(Options):
 
     @model_validator(mode="after")
     def _has_effect(self) -> VectorOptions:
-        for kind in ("lightgcn", "text", "categories", "column", "file"):
-            if kind in changed_in(self) and kind not in self.kind:
-                raise ValueError(f"{kind} has no effect without kind {kind}: leave it out")
+        for key in ("lightgcn", "text", "categories", "column", "file"):
+            kind = "text" if key == "categories" else key
+            if key in changed_in(self) and kind not in self.kind:
+                raise ValueError(f"{key} has no effect without kind {kind}: leave it out")
         if "file" in self.kind and self.file is None:
             raise ValueError("kind file needs file: the path of the vectors")
         return self
@@ -93,10 +96,7 @@ def make_vectors(
     made: dict[str, Callable[[], np.ndarray]] = {
         "svd": lambda: _cooccurrence(split, options.size),
         "lightgcn": lambda: _unit(train_lightgcn(split, options.size, options.lightgcn, seed)),
-        "text": lambda: _tf_idf(items.texts(options.text), options.size, {}),
-        "categories": lambda: _tf_idf(
-            items.lists(options.categories), options.size, {"analyzer": list}
-        ),
+        "text": lambda: _tf_idf(items, options),
         "column": lambda: items.vectors(options.column),
         "file": lambda: read_vectors(at(str(options.file)), items),
     }
@@ -160,24 +160,28 @@ def _cooccurrence(split: Split, size: int) -> np.ndarray:
     return _unit(svd_vectors(sp.csr_array(positive, shape=both_VV.shape), size))
 
 
-def _tf_idf(documents: list[Any], size: int, options: dict[str, Any]) -> np.ndarray:
-    """SVD of the TF-IDF of texts or lists."""
+def _tf_idf(items: Items, options: VectorOptions) -> np.ndarray:
+    """SVD of the TF-IDF of texts' words and of categories (latent semantic analysis)."""
     try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
     except ModuleNotFoundError as error:
         raise InputError(
-            "vectors of kind text or categories need scikit-learn: pip install "
-            "'realdataexp[sklearn]'"
+            "vectors of kind text need scikit-learn: pip install 'realdataexp[sklearn]'"
         ) from error
+    words_of = CountVectorizer().build_analyzer()
+    words = [words_of(text) for text in items.texts(options.text)]
+    if (column := options.categories) is not None:
+        words = [[*own, *(f"{column} {x}" for x in more)]
+                 for own, more in zip(words, items.lists(column), strict=True)]  # fmt: skip
     try:
-        matrix_VX = TfidfVectorizer(sublinear_tf=True, **options).fit_transform(documents)
+        matrix_VX = TfidfVectorizer(sublinear_tf=True, analyzer=list).fit_transform(words)
     except ValueError as error:  # of an empty vocabulary
-        raise InputError(f"vectors of kind text or categories: {error}") from error
-    return _unit(svd_vectors(sp.csr_array(matrix_VX), size))
+        raise InputError(f"vectors of kind text: {error}") from error
+    return _unit(svd_vectors(sp.csr_array(matrix_VX), options.size, power=1.0))
 
 
-def svd_vectors(matrix_VX: sp.csr_array, size: int) -> np.ndarray:
-    """Left singular vectors times the roots of their values, each with its largest part positive.
+def svd_vectors(matrix_VX: sp.csr_array, size: int, power: float = 0.5) -> np.ndarray:
+    """Left singular vectors times a power of their values, each with its largest part positive.
 
     By power iteration of a fixed random start (Halko et al., arXiv 0909.4061, algorithm 4.4), for
     ARPACK's last bits hang on the number of threads.
@@ -189,7 +193,7 @@ def svd_vectors(matrix_VX: sp.csr_array, size: int) -> np.ndarray:
         basis_XK = _orthonormal(matrix_VX.T @ (matrix_VX @ basis_XK))
     image_VK = torch.from_numpy(np.ascontiguousarray(matrix_VX @ basis_XK))
     left_VK, value_K, _ = torch.linalg.svd(image_VK, full_matrices=False)
-    vector_VK = (left_VK * value_K.sqrt())[:, :K].numpy()
+    vector_VK = (left_VK * value_K**power)[:, :K].numpy()
     largest_K = np.take_along_axis(vector_VK, np.abs(vector_VK).argmax(0)[None], 0)
     return vector_VK * np.where(largest_K < 0, -1.0, 1.0)
 

@@ -64,6 +64,7 @@ def variants(config: TrainConfig) -> dict[str, TrainConfig]:
                 "model": plain if own is None else model,
                 "items": config.items.model_copy(update={"vectors": own}),
                 "baselines": (),
+                "mixture": None,
             }
         )
         for name, own in shown.items()

@@ -54,6 +54,11 @@ class TrainConfig(RunSettings):
     baselines: Annotated[tuple[Recommender, ...], Field(strict=False)] = setting(
         (), "what it is compared with"
     )
+    mixture: Recommender | None = setting(
+        None,
+        "a counting recommender to average a network's probabilities with, by the weight that "
+        "validates best; null: none",
+    )
     training: Training = setting(Training(), "how a network is trained")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), "how all of them are judged")
     logging: LogConfig = setting(LogConfig(), "logs and run folders")

@@ -106,4 +106,20 @@ class Scorer:
         return self._device.tensor(item_BT), self._device.tensor(last_B)
 
 
-__all__ = ["Catalogue", "Fitted", "Scorer", "made"]
+class Mixture:
+    """The average of a network's probabilities of the items, and a count's shares of its scores."""
+
+    def __init__(self, network: Fitted, counted: Fitted, weight: float) -> None:
+        self._network, self._counted, self._weight = network, counted, weight
+
+    def scores(self, past_BT: np.ndarray) -> np.ndarray:
+        """See Fitted; ``weight`` is the count's."""
+        logit_BV = self._network.scores(past_BT)
+        p_BV = np.exp(logit_BV - logit_BV.max(1, keepdims=True))
+        count_BV = np.maximum(self._counted.scores(past_BT), 0)
+        shares = (x / np.maximum(x.sum(1, keepdims=True), 1e-30) for x in (p_BV, count_BV))
+        network_BV, counted_BV = shares
+        return (1 - self._weight) * network_BV + self._weight * counted_BV
+
+
+__all__ = ["Catalogue", "Fitted", "Mixture", "Scorer", "made"]

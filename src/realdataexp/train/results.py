@@ -50,6 +50,7 @@ def write_results(run: TrainRun, status: str) -> None:
                 "identity": run.identity()["data"],
             },
             "results": _results(run),
+            "mixture_weight": run.weight,
             "compared": _compared(run),
             "warnings": [],
             "device": {
@@ -96,16 +97,18 @@ def _results(run: TrainRun) -> list[dict[str, Any]]:
 
 
 def _compared(run: TrainRun) -> list[dict[str, Any]]:
-    """The model against each baseline, on the same test questions."""
-    name = run.config.model.name
-    own = run.ranked.get((name, "test"))
-    if own is None:
-        return []
+    """The model, and its mixture, against each other recommender, on the same test questions."""
+    config, asked = run.config, {x: y for (x, kind), y in run.ranked.items() if kind == "test"}
+    mixture = config.mixture and f"{config.model.name}+{config.mixture.name}"
+    first = [x for x in (config.model.name, mixture) if x in asked]
     return [
         {"model": name, "against": other, "split": "test", **row}
-        for (other, kind), found in run.ranked.items()
-        if kind == "test" and other != name
-        for row in compare(own.rank_Q, found.rank_Q, run.config.evaluation.k, run.config.seed)
+        for i, name in enumerate(first)
+        for other in asked
+        if other not in first[i:]
+        for row in compare(
+            asked[name].rank_Q, asked[other].rank_Q, config.evaluation.k, config.seed
+        )
     ]
 
 

@@ -32,12 +32,13 @@ from realdataexp.sequences.ranking import Ranked, metrics, rank_all
 from realdataexp.train.config import TrainConfig, load_train
 from realdataexp.train.items import shown_of
 from realdataexp.train.ranks import Ranks, joined, of_torchrun, place_of
-from realdataexp.train.recommenders import Catalogue, Scorer, made
+from realdataexp.train.recommenders import Catalogue, Mixture, Scorer, made
 from realdataexp.train.results import write_results
 from realdataexp.train.trainer import Passages, Progress, Trainer
 
 logger = logging.getLogger("realdataexp")
 
+_WEIGHTS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of a count in a mixture
 _KEPT = 2  # checkpoints
 _ITEMS = "items.safetensors"
 _MAY_DIFFER = ("config.logging.", "config.base_dir", "config.dataset.path")
@@ -104,6 +105,7 @@ class TrainRun(AnyRun):
         ranked: what each recommender answered, by its name and the split.
         known: the items' codes and vectors, as far as asked for.
         seconds: that the epochs took, without validation.
+        weight: a count's in the mixture, once it is chosen.
     """
 
     config: TrainConfig
@@ -126,19 +128,29 @@ class TrainRun(AnyRun):
             doubts(self.split, self.items, self.warnings, given)
             self.catalogue = Catalogue.of(self.split.histories.n_items, self.device, **known)
             self._check()
-            self.model = made(config.model, "model", self.catalogue, config.seed)
-            self.baselines = {
-                x.name: made(x, f"baselines.{i}", self.catalogue, config.seed)
-                for i, x in enumerate(config.baselines)
-            }
-            for name, baseline in self.baselines.items():
-                if isinstance(baseline, SequenceModel):
-                    raise InputError(f"baselines: {name} is trained: name it as the model")
+            self._make()
             self.trainer = self._trainer() if isinstance(self.model, SequenceModel) else None
         self.clock.device = self.device
         self.table: list[dict[str, Any]] = []
         self.ranked: dict[tuple[str, str], Ranked] = {}
         self.seconds = 0.0
+        self.weight: float | None = None
+
+    def _make(self) -> None:
+        """Make the recommenders, not yet fitted."""
+        config, catalogue = self.config, self.catalogue
+        self.model = made(config.model, "model", catalogue, config.seed)
+        self.baselines = {
+            x.name: made(x, f"baselines.{i}", catalogue, config.seed)
+            for i, x in enumerate(config.baselines)
+        }
+        mixture = config.mixture
+        self.mixture = mixture and made(mixture, "mixture", catalogue, config.seed)
+        if mixture and not isinstance(self.model, SequenceModel):
+            raise InputError(f"mixture: {config.model.name} is counted itself: set it to null")
+        for where, counted in {**self.baselines, "mixture": self.mixture}.items():
+            if isinstance(counted, SequenceModel):
+                raise InputError(f"{where} is trained: name it as the model")
 
     def _check(self) -> None:
         """Refuse settings that these data or this machine cannot do."""
@@ -146,6 +158,8 @@ class TrainRun(AnyRun):
         faults = []
         if max(config.evaluation.k) > n:
             faults.append(f"evaluation.k = {max(config.evaluation.k)}: there are {n:,} items")
+        if config.mixture and not len(self.split.validation):
+            faults.append("mixture: no question validates, to choose its weight by: set it to null")
         if config.training.early_stopping and not len(self.split.validation):
             faults.append("training.early_stopping: no question validates: set it to null")
         processes, usable = config.training.processes, _n_cores()
@@ -219,7 +233,25 @@ class TrainRun(AnyRun):
                     self.save()
                 raise
         trainer.use_best()
-        self.rank(self.config.model.name, Scorer(trainer.model, self.catalogue, self.device), ranks)
+        scorer = Scorer(trainer.model, self.catalogue, self.device)
+        self.rank(self.config.model.name, scorer, ranks)
+        if self.mixture is not None:
+            self._mix(scorer, ranks)
+
+    def _mix(self, scorer: Scorer, ranks: Ranks) -> None:
+        """Rank by the average with a count, whose weight is that which validates best."""
+        assert self.config.mixture is not None
+        name = f"{self.config.model.name}+{self.config.mixture.name}"
+        counted, value = self._fitted(self.mixture), {}
+        questions = self.split.validation[self._validated()]
+        with self.clock.timed("validation"):
+            for weight in _WEIGHTS:
+                mixed = Mixture(scorer, counted, weight)
+                found = self._ranked(name, mixed, questions, 0, ranks)
+                value[weight] = primary(metrics(found.rank_Q, self.config.evaluation.k))
+        self.weight = max(value, key=lambda x: value[x])
+        logger.info("[result] %s: the count has the weight %g", name, self.weight)
+        self.rank(name, Mixture(scorer, counted, self.weight), ranks)
 
     def _epoch(self, trainer: Trainer, shown: PhaseProgress) -> None:
         name, updates, is_going = self.config.model.name, trainer.updates(), True

@@ -99,12 +99,18 @@ class Passages:
         user_U = rng.permutation(len(self._n_U))
         pool = _POOL * self._size
         pools = (user_U[i : i + pool] for i in range(0, len(user_U), pool))
-        batches = [
-            own[i : i + self._size]
-            for own in (x[np.argsort(self._n_U[x], kind="stable")] for x in pools)
-            for i in range(0, len(own), self._size)
-        ]
+        batches = [batch for x in pools for batch in self._batches(x)]
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _batches(self, user_U: np.ndarray) -> list[np.ndarray]:
+        """Users by length, in batches of about as many positions, so that all count alike."""
+        user_U = user_U[np.argsort(self._n_U[user_U], kind="stable")]
+        n = -(-len(user_U) // self._size)
+        place_B = np.arange(1, n)
+        total_U = (self._n_U[user_U] - 1).cumsum()
+        cut_B = np.searchsorted(total_U, place_B * total_U[-1] / n)
+        cut_B = np.maximum.accumulate(np.maximum(cut_B, 1) - place_B) + place_B  # none is empty
+        return np.split(user_U, np.minimum(cut_B, len(user_U) - n + place_B))
 
     def _passage(self, user_B: np.ndarray, ranks: Ranks) -> Passage:
         own_B = user_B[ranks.rank :: ranks.n]
