@@ -20,13 +20,22 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from realdataexp.config import NO_MODEL, Config, LabelConfig, default_cache_dir, load_config
+from realdataexp.config import (
+    NO_MODEL,
+    Config,
+    LabelConfig,
+    RunSettings,
+    default_cache_dir,
+    load_config,
+)
 from realdataexp.device import Device, available_devices, choose_device
 from realdataexp.errors import InputError
 from realdataexp.report.table import wrapped
 from realdataexp.runs.beforehand import largest_setting, memory_need
 from realdataexp.runs.machine import free_memory, size
 from realdataexp.runs.setup import make_blocks
+from realdataexp.train.config import is_train, load_train
+from realdataexp.train.run import check_training
 from realdataexp.worlds import world_of
 
 _CONFIG_FOR_DATA = "kuairand-pure"  # as of prepare
@@ -82,6 +91,8 @@ def examine(
     """
     if source is None and data is None:
         return check_machine(None)
+    if source is not None and is_train(source):
+        return examine_training(source, data, overrides)
     try:
         config = load_config(source or _CONFIG_FOR_DATA, overrides, data=data)
     except InputError as error:
@@ -93,6 +104,17 @@ def examine(
         *check_needed_packages(config),
         check_need(config),
     ]
+
+
+def examine_training(source: str, data: Path | None, overrides: Sequence[str]) -> list[Finding]:
+    """The machine, and what a training would do, for which its data are read."""
+    config = None
+    try:
+        config = load_train(source, overrides, data=data)
+        found = [Finding("training", "ok", line) for line in check_training(config)]
+    except InputError as error:
+        found = stops("training", error)
+    return [*check_machine(config), *found]
 
 
 def would_stop(findings: Iterable[Finding]) -> bool:
@@ -122,9 +144,9 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
 # --- the machine ---------------------------------------------------------------------------------
 
 
-def check_machine(config: Config | None) -> list[Finding]:
+def check_machine(config: RunSettings | None) -> list[Finding]:
     """All that can be said without data; a config says which device and folders a run uses."""
-    cache = default_cache_dir() if config is None else config.cache_dir()
+    cache = config.cache_dir() if isinstance(config, Config) else default_cache_dir()
     results = Path("results") if config is None else config.path(config.logging.log_dir)
     return [
         *check_versions(),
@@ -167,7 +189,7 @@ def nvidia_driver() -> tuple[str | None, int]:
         nvml.nvmlShutdown()
 
 
-def check_devices(config: Config | None) -> Iterator[Finding]:
+def check_devices(config: RunSettings | None) -> Iterator[Finding]:
     """Each device, with the proof that it computes; a stop if it is the one that would run."""
     there = available_devices()
     wanted = "auto" if config is None else config.device

@@ -19,6 +19,7 @@ from test_page import section
 from realdataexp import api, cli
 from realdataexp.errors import InputError
 from realdataexp.report.page import write_comparison, write_report
+from realdataexp.report.perf import advise, read_perf
 from realdataexp.report.plots import write_plot
 from realdataexp.report.tables import print_result
 from realdataexp.train.config import load_train
@@ -269,3 +270,13 @@ def test_the_docs_list_the_keys_and_columns_of_a_training(result: dict[str, Any]
     assert keys_of("### compared") == [*result["compared"][0]]
     metrics = " ".join(rows_of("results.md", "### results")[2])
     assert all(f"`{x['metric']}`" in metrics for x in result["results"])
+
+
+def test_perf_says_where_the_time_of_a_training_went(run: Path, result: dict[str, Any]):
+    perf = read_perf(run)
+    seconds = {name.removesuffix("_seconds"): x for name, x in result["timing"].items()}
+    assert sum(perf.phases.values()) == pytest.approx(seconds["total"])
+    assert perf.phases["training: validation"] == seconds["validation"] > 0
+    assert perf.phases["training: updates"] == seconds["training"] - seconds["validation"] > 0
+    for advice in advise(perf):
+        assert not re.search("experiment|simulation|replications", advice.change)

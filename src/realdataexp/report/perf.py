@@ -22,7 +22,11 @@ from realdataexp.report.plots import COLOURS, Axes, Figure, style
 from realdataexp.report.table import say
 
 TRAINING, STEPPING, RESULTS = "pretrain: training", "loop: steps", "results"
-_LEARNING = ("loop", "pretrain")  # of the monitor; validation and checkpoints have their own
+_LEARNING = (
+    "loop",
+    "pretrain",
+    "training",
+)  # of the monitor; validation and checkpoints have their own
 _MEASURED = ("cpu_percent", "machine_percent", "gpu_percent", "gpu_memory_mb", "gpu_watts")
 _BAR = 24
 _CURVES = (  # line styles tell apart in print
@@ -40,13 +44,22 @@ _LONGEST = (  # code, phase, share, what to change
      "raise pretrain.batch_size, or lower pretrain.epochs or pretrain.max_rows"),
     ("results", RESULTS, 0.2, "name fewer methods in experiment.intervals"),
 )  # fmt: skip
-_PARTS = (  # code, of which phase, share of it, what to raise
+_PARTS = (  # code, of which phase, share of it, what to change
     ("validation", "loop", 0.2,
-     "simulation.validate_every, or lower validation.validation_batches"),
-    ("checkpoints", "loop", 0.1, "simulation.save_every"),
-    ("validation", "pretrain", 0.2, "pretrain.validate_every_iters"),
-    ("checkpoints", "pretrain", 0.1, "pretrain.save_every_iters"),
+     "raise simulation.validate_every, or lower validation.validation_batches"),
+    ("checkpoints", "loop", 0.1, "raise simulation.save_every"),
+    ("validation", "pretrain", 0.2, "raise pretrain.validate_every_iters"),
+    ("checkpoints", "pretrain", 0.1, "raise pretrain.save_every_iters"),
+    ("validation", "training", 0.2, "lower evaluation.validation_users"),
 )  # fmt: skip
+_OF_TRAINING = {  # what to change there instead
+    "gpu_idle": "raise training.users_per_batch; a small training is faster with --device cpu",
+    "gpu_busy": "set use_amp: true, or take a smaller network",
+    "crowded": "wait until they are done",
+    "threads_wait": "lower training.processes",
+    "cpu_bound": "raise training.processes, or use a GPU",
+    "cpu_full": "take a smaller network, or use a GPU",
+}
 _GPU_IDLE, _GPU_BUSY, _THREADS_BUSY, _MACHINE_FULL, _OTHERS = 30.0, 80.0, 70.0, 60.0, 25.0
 
 
@@ -87,8 +100,18 @@ def phase_seconds(timing: Mapping[str, float | None]) -> dict[str, float]:
     def seconds(phase: str) -> float:
         return timing.get(f"{phase}_seconds") or 0.0
 
-    pretrain, loop = seconds("pretrain"), seconds("loop")
-    phases = {
+    pretrain, loop, training = seconds("pretrain"), seconds("loop"), seconds("training")
+    of_training = {
+        "data and models": seconds("setup"),
+        "baselines": seconds("baselines"),
+        "training: updates": training - seconds("validation"),
+        "training: validation": seconds("validation"),
+        "ranking and results": seconds("total")
+        - seconds("setup")
+        - seconds("baselines")
+        - training,
+    }
+    of_experiment = {
         "setup": seconds("setup"),
         TRAINING: pretrain - seconds("pretrain_validation") - seconds("pretrain_checkpoint"),
         "pretrain: validation": seconds("pretrain_validation"),
@@ -98,6 +121,7 @@ def phase_seconds(timing: Mapping[str, float | None]) -> dict[str, float]:
         "loop: checkpoints": seconds("checkpoint"),
         RESULTS: seconds("total") - seconds("setup") - pretrain - loop,
     }
+    phases = of_training if training else of_experiment
     return {phase: max(0.0, s) for phase, s in phases.items()}
 
 
@@ -142,7 +166,9 @@ class Advice(NamedTuple):
 
 def advise(perf: Perf) -> list[Advice]:
     """The rules that hold for a run, of those that docs/operations.md lists."""
-    return [*_by_time(perf), *_by_gpu(perf), *_by_cpu(perf)]
+    instead = _OF_TRAINING if perf.result.trained else {}
+    found = [*_by_time(perf), *_by_gpu(perf), *_by_cpu(perf)]
+    return [x._replace(change=instead.get(x.code, x.change)) for x in found]
 
 
 def _by_time(perf: Perf) -> Iterator[Advice]:
@@ -152,12 +178,12 @@ def _by_time(perf: Perf) -> Iterator[Advice]:
     for code, phase, most, change in _LONGEST:
         if (share := perf.share(phase)) > most:
             yield Advice(code, f"{code} took {share:.0%} of the time", change)
-    for code, phase, most, setting in _PARTS:
+    for code, phase, most, change in _PARTS:
         whole = perf.share(*(p for p in perf.phases if p.startswith(phase)))
         share = perf.share(f"{phase}: {code}")
         if share > most * whole:
             seen = f"{code} took {share / whole:.0%} of the {phase}"
-            yield Advice(code, seen, f"raise {setting}")
+            yield Advice(code, seen, change)
 
 
 def _by_gpu(perf: Perf) -> Iterator[Advice]:
@@ -250,6 +276,8 @@ def lines_of(perf: Perf) -> list[str]:
         lines.append(f"loop: {number(rate)} arm-steps/s, which score {scored} rows/s")
     if rate := timing.get("pretrain_rows_per_second"):
         lines.append(f"pretraining: {number(rate)} rows/s")
+    if rate := timing.get("positions_per_second"):
+        lines.append(f"training: {number(rate)} positions/s")
     if used["cpu_percent"] is not None and used["others_percent"] is not None:
         lines.append(
             f"CPU while learning: {used['cpu_percent']:.0f} % (100 % = a core; threads: "
