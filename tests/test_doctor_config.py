@@ -151,3 +151,11 @@ def test_a_design_that_lacks_its_package_stops(monkeypatch: pytest.MonkeyPatch):
         ("stop", "cluster"),
         ("stop", "forest"),
     ]
+
+
+def test_a_training_is_set_up_and_its_faults_stop():
+    ok = [x for x in examine("sequences-demo") if x.check == "training"]
+    assert {x.status for x in ok} == {"ok"}
+    assert any("400 items" in x.text for x in ok)
+    (stop,) = [x for x in examine("beauty-sasrec") if x.check == "training"]
+    assert (stop.status, "--data DIR" in stop.remedy) == ("stop", True)

@@ -280,3 +280,13 @@ def test_perf_says_where_the_time_of_a_training_went(run: Path, result: dict[str
     assert perf.phases["training: updates"] == seconds["training"] - seconds["validation"] > 0
     for advice in advise(perf):
         assert not re.search("experiment|simulation|replications", advice.change)
+
+
+def test_a_training_is_imported_into_tensorboard_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("tensorboard")
+    folder = copy_run(run, tmp_path / "r")
+    for again in (False, True):
+        assert cli.main(["track", str(folder), "--to", "tensorboard"]) == 0
+        assert ("sent 0 points" in capsys.readouterr().out) == again

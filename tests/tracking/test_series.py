@@ -19,6 +19,7 @@ from realdataexp.tracking.session import (
     parameters,
     result_points,
     tags,
+    training_points,
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "tracking.md"
@@ -104,6 +105,34 @@ def test_parameters_are_the_settings_by_their_paths():
     assert tags("compare", 3, {"torch": "2.6", "git_revision": None}) == {
         "mode": "compare", "seed": "3", "version.torch": "2.6",
     }  # fmt: skip
+
+
+def test_a_training_has_series_over_updates_and_what_it_came_to():
+    table = pl.DataFrame(
+        [(4, "train", "loss", None, 2.5), (4, "validation", "ndcg", 10, 0.25)],
+        schema=["step", "split", "metric", "k", "value"], orient="row",
+    )  # fmt: skip
+    common = {"metric": "ndcg", "k": 10}
+    result = {
+        "n_steps_done": 8,
+        "results": [
+            {**common, "model": "GRU4Rec", "split": "test", "value": 0.5},
+            {"metric": "mrr", "k": None, "model": "my.models:X", "split": "test", "value": None},
+        ],
+        "compared": [
+            {**common, "against": "Markov", "difference": 0.1, "ci_low": -0.1, "ci_high": 0.3}
+        ],
+        "timing": {"total_seconds": 9},
+    }
+    assert training_points(table, result) == [
+        Point("train/loss", 4, 2.5),
+        Point("validation/ndcg_10", 4, 0.25),
+        Point("result/test/ndcg_10/GRU4Rec", 8, 0.5),
+        Point("compared/ndcg_10/difference/Markov", 8, 0.1),
+        Point("compared/ndcg_10/ci_low/Markov", 8, -0.1),
+        Point("compared/ndcg_10/ci_high/Markov", 8, 0.3),
+        Point("timing/total_seconds", 8, 9.0),
+    ]
 
 
 def documented() -> list[str]:

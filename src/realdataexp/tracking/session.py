@@ -91,6 +91,33 @@ def result_points(result: Mapping[str, Any]) -> list[Point]:
         for row in result[part]
         for key, value in row.items()
     ]
+    return _at_the_end(result, named)
+
+
+def training_points(metrics: pl.DataFrame, result: Mapping[str, Any]) -> list[Point]:
+    """The series of a training, over updates, and what it came to."""
+
+    def kind(row: Mapping[str, Any]) -> str:
+        return row["metric"] if row["k"] is None else f"{row['metric']}_{row['k']}"
+
+    points = [
+        Point(name_of(row["split"], kind(row)), row["step"], row["value"])
+        for row in metrics.drop_nulls("value").iter_rows(named=True)
+    ]
+    named = [
+        (name_of("result", row["split"], kind(row), row["model"]), row["value"])
+        for row in result["results"]
+    ]
+    named += [
+        (name_of("compared", kind(row), key, row["against"]), row[key])
+        for row in result["compared"]
+        for key in ("difference", "ci_low", "ci_high")
+    ]
+    return [*points, *_at_the_end(result, named)]
+
+
+def _at_the_end(result: Mapping[str, Any], named: list[tuple[str, Any]]) -> list[Point]:
+    """Numbers, and the timing, at the run's last step."""
     named += [(name_of("timing", key), value) for key, value in result["timing"].items()]
     return [
         Point(name, result["n_steps_done"], float(x))
@@ -331,9 +358,7 @@ def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]
             f"{folder}: status = {result['status']!r}: only a complete run can be imported; "
             f"finish it with: realdataexp resume {folder}"
         )
-    metrics, outcomes = read_table(folder, "metrics"), read_table(folder, "outcomes")
-    check_names(outcomes["design"].unique(maintain_order=True).to_list())
-    config = result["config"]
+    points, config = _points_of(folder, result), result["config"]
     base_dir = Path(config["base_dir"]).expanduser()
     before: dict[str, Any] = {}
     for tracker in config["logging"].get("trackers", ()):
@@ -348,7 +373,6 @@ def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]
         tags(result["mode"], result["seed"], result["versions"]),
     )
     channel = Channel(name, _build(wanted, "--to"), run)
-    points = [*metric_points(metrics, {}), *outcome_points(outcomes, {}), *result_points(result)]
     with _writing(str(folder), name, "mend that and import again"):
         channel.send(points)
         channel.finish()
@@ -357,6 +381,15 @@ def import_run(folder: Path, name: str, options: Mapping[str, Any]) -> list[str]
         f"{folder}: sent {channel.n_new:,} points to {name}, which had {n_there:,} of them already",
         f"Look with: {channel.hint}",
     ]
+
+
+def _points_of(folder: Path, result: Mapping[str, Any]) -> list[Point]:
+    metrics = read_table(folder, "metrics")
+    if result["mode"] == "train":
+        return training_points(metrics, result)
+    outcomes = read_table(folder, "outcomes")
+    check_names(outcomes["design"].unique(maintain_order=True).to_list())
+    return [*metric_points(metrics, {}), *outcome_points(outcomes, {}), *result_points(result)]
 
 
 @contextmanager
