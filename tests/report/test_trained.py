@@ -181,6 +181,10 @@ def test_the_plot_shows_the_same_panels(run: Path, tmp_path: Path):
     ):  # fmt: skip
         assert f">{title}</text>" in svg
     assert (folder / "plot.png").stat().st_size > 10_000
+    figure = api.Result(folder).plot.all()
+    assert figure.axes[0].get_title(loc="left") == "Validation: NDCG@10"
+    with pytest.raises(InputError, match=r"a training, which has plot\.all\(\) only"):
+        api.Result(folder).plot.bias()
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -228,9 +232,36 @@ def test_a_missing_table_costs_its_charts_only_and_a_damaged_one_is_named(
         write_report(folder)
 
 
-def test_a_training_is_not_compared_as_an_experiment(run: Path):
-    with pytest.raises(InputError, match="a training"):
-        write_comparison([run, run])
+def test_several_trainings_are_one_page(run: Path, result: dict[str, Any], tmp_path: Path):
+    def change(result: dict[str, Any]) -> None:
+        result["config"]["training"]["learning_rate"] = 0.25
+        for x in result["results"]:
+            x["value"] /= 2
+
+    runs = [copy_run(run, tmp_path / "one"), copy_run(run, tmp_path / "two", change)]
+    page = read_page(write_comparison(runs))
+    (overview,) = section(page, "runs").all("table")
+    verdicts = [x.text for x in section(read_page(run / "report.html"), "answer").all("p")]
+    assert all(x.removesuffix(".") in overview.text for x in verdicts)
+    test, validation = section(page, "reached").all("table")
+    for table, split in ((test, "test"), (validation, "validation")):
+        assert numbers(table) == {
+            f"{name}: {model}": {
+                x["value"] / by
+                for x in result["results"]
+                if (x["model"], x["split"]) == (model, split)
+            }
+            for name, by in (("one", 1), ("two", 2))
+            for model in ("Popularity", "Markov", "SASRec")
+        }
+    assert "0.25" in section(page, "settings").text
+    charts = {x["key"]: [t["name"] for t in x["data"]] for x in charts_of(page)}
+    assert charts == {"ndcg": ["one", "two"], "loss": ["one", "two"]}
+
+
+def test_trainings_and_experiments_do_not_share_a_page(run: Path, small_run: Path):
+    with pytest.raises(InputError, match=r"is no training, and .* is a training: leave it out"):
+        write_comparison([run, small_run])
 
 
 def test_validate_lists_every_fault_of_a_training_and_of_its_data(

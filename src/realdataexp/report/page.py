@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -94,19 +94,35 @@ def _subtitle(result: RunResult) -> str:
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write one page about several run folders: effects and biases, and settings that differ.
+    """Write one page about several run folders: what they answer, and settings that differ.
 
     It is ``out``, or report-compare.html in the first folder; returns it.
 
     Raises:
-        InputError: one of them is no run folder.
+        InputError: one of them is no run folder, or some are trainings and some are not.
     """
     results = [read_run(run_dir) for run_dir in run_dirs]
-    for run_dir, result in zip(run_dirs, results, strict=True):
-        if result.trained:
-            raise InputError(f"{run_dir}: a training, which has a page of its own; leave it out")
-    runs = dict(zip(run_names(run_dirs), results, strict=True))
-    shown = _shown(drawn := [], results)
+    kinds = ["a training" if x.trained else "no training" for x in results]
+    for run_dir, kind in zip(run_dirs, kinds, strict=True):
+        if kind != kinds[0]:
+            raise InputError(f"{run_dir}: is {kind}, and {run_dirs[0]} is {kinds[0]}: leave it out")
+    names = run_names(run_dirs)
+    runs = dict(zip(names, results, strict=True))
+    if results[0].trained:
+        body, drawn = _trainings(runs, dict(zip(names, run_dirs, strict=True)))
+    else:
+        body, drawn = _experiments(runs)
+    html = _page(f"{len(runs)} runs compared", ", ".join(runs), body, drawn)
+    return write_text(out or run_dirs[0] / "report-compare.html", html, REMEDY)
+
+
+def _trainings(runs: tables.Runs, run_dirs: Mapping[str, Path]) -> tuple[Markup, list[Panel]]:
+    drawn = trained.panels_of(run_dirs)
+    return _render("trainings.html", runs=runs, trained=trained, **_shown(drawn, [])), drawn
+
+
+def _experiments(runs: tables.Runs) -> tuple[Markup, list[Panel]]:
+    shown = _shown(drawn := [], [*runs.values()])
     for i, (label, title) in enumerate(shown["labels"].items()):
         found = tables.answers_of(runs, label)
         own = [panels.run_effects(found, f"effect-{i}", f"{title}: effect")]
@@ -117,8 +133,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         drawn += [replace(panel, label=label) for panel in own if panel.rows]
     biases = [tables.biases(runs, *x) for x in shown["labels"].items()]
     body = _render("several.html", runs=runs, biases=[x for x in biases if x.rows], **shown)
-    html = _page(f"{len(runs)} runs compared", ", ".join(runs), body, drawn)
-    return write_text(out or run_dirs[0] / "report-compare.html", html, REMEDY)
+    return body, drawn
 
 
 def run_names(run_dirs: Sequence[Path]) -> list[str]:

@@ -93,16 +93,20 @@ def write_plot(run_dir: Path, *, png: bool = False) -> Path:
     """
     result = read_run(run_dir)
     with style():
-        if result.trained:
-            figure = _draw_training(run_dir, result)
-        else:
-            figure = draw(Panels.read(run_dir, result))
+        figure = _whole(run_dir, result)
         metadata = {"Date": None, "Title": f"realdataexp: {_title(result)}"}
         svg = partial(figure.savefig, format="svg", metadata=metadata)
         path = write_atomically(run_dir / "plot.svg", svg, REMEDY)
         if png:
             write_atomically(run_dir / "plot.png", partial(figure.savefig, format="png"), REMEDY)
     return path
+
+
+def _whole(run_dir: Path, result: RunResult) -> Figure:
+    """The figure of plot.svg."""
+    if result.trained:
+        return _draw_training(run_dir, result)
+    return draw(Panels.read(run_dir, result))
 
 
 def draw(panels: Panels) -> Figure:
@@ -193,7 +197,7 @@ class Plots:
     def all(self) -> Figure:
         """Everything that plot.svg shows."""
         with style():
-            return draw(self._panels())
+            return _whole(self._folder, read_run(self._folder))
 
     def answers(self, label: str | None = None) -> Figure:
         """Each design's estimates of single tests, with the truth."""
@@ -245,7 +249,10 @@ class Plots:
         return self._figure("data_left", [[found] if found else []])
 
     def _panels(self) -> Panels:
-        return Panels.read(self._folder, read_run(self._folder))
+        result = read_run(self._folder)
+        if result.trained:
+            raise InputError(f"{self._folder}: is a training, which has plot.all() only")
+        return Panels.read(self._folder, result)
 
     def _each(self, kind: str, label: str | None, *args: Any) -> Figure:
         """The panels of a kind, of one label or of each."""

@@ -77,7 +77,8 @@ def quality_tables(result: RunResult) -> list[Table]:
 def legends(result: RunResult, mark: str = "*", has_more: bool = False) -> list[str]:
     """What the columns of these tables mean; ``mark`` is what a notable figure gets."""
     if result.trained:
-        return [trained.LEGEND.format(mark=mark), *([trained.MORE_LEGEND] if has_more else [])]
+        own = f"{trained.LEGEND} {trained.MARKED.format(mark=mark)}"
+        return [own, *([trained.MORE_LEGEND] if has_more else [])]
     found = verdicts.biases(result)
     words = _LEGEND.format(mark=mark, rule=verdicts.rule(found)) + _MORE_LEGEND * has_more
     has_errors = result.is_aa and result.inference

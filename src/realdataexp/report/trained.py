@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,9 +21,9 @@ _SPREAD = ("coverage", "gini", "entropy")
 LEGEND = (
     "hit@k: share of questions whose item is among the first k of all items (recall@k too, as each "
     "question has one item); NDCG@k: the same, discounted by its place; MRR: mean of 1/place; ± "
-    "standard error over questions. {mark} marks differences whose paired 95 % bootstrap interval "
-    "excludes 0."
+    "standard error over questions."
 )
+MARKED = "{mark} marks differences whose paired 95 % bootstrap interval excludes 0."
 MORE_LEGEND = (
     "Of everybody's first k items: coverage, the share of all items on some list; Gini, 0 where "
     "all items are listed equally often, towards 1 where few fill the lists; entropy of a listed "
@@ -33,7 +33,8 @@ MORE_LEGEND = (
 
 def tables(result: RunResult) -> list[Table]:
     """What each recommender reaches on the test and on the validation, and the differences."""
-    found = [_reached(result, split) for split in ("test", "validation")]
+    own = {result.trained}
+    found = [_reached(split, _by_model(result), own) for split in ("test", "validation")]
     return [table for table in (*found, _differences(result)) if table.rows]
 
 
@@ -71,6 +72,54 @@ def first_choice(panel: Panel) -> Panel:
     metric = panel.choices["metric"][0]
     own = tuple(x for x in panel.curves if x.metric == metric)
     return replace(panel, title=f"{panel.title}: {metric}", axis=metric, curves=own, choices={})
+
+
+# --- several trainings ---------------------------------------------------------------------------
+
+
+def overview(runs: Mapping[str, RunResult]) -> Table:
+    """What was trained, on which data, and how it compares with its baselines."""
+    names = ("model", "seed", "updates", "status", "data (SHA-256)", "test")
+    table = Table("The trainings", *names, first="run")
+    for name, r in runs.items():
+        data = str(r.dataset_stats.get("identity", "-"))[:8]
+        table.add(
+            name, r.trained, str(r.seed), Cell(f"{r.n_steps_done:,}", r.n_steps_done), r.status,
+            data, Cell(headline(r)),
+        )  # fmt: skip
+    return table
+
+
+def tables_of(runs: Mapping[str, RunResult]) -> list[Table]:
+    """What each recommender of each training reaches, on the test and on the validation."""
+    scores = {
+        f"{name}: {model}": of for name, r in runs.items() for model, of in _by_model(r).items()
+    }
+    models = [f"{name}: {r.trained}" for name, r in runs.items()]
+    found = [_reached(split, scores, models) for split in ("test", "validation")]
+    return [table for table in found if table.rows]
+
+
+def panels_of(run_dirs: Mapping[str, Path]) -> list[Panel]:
+    """The learning curves of several trainings, by their names.
+
+    Raises:
+        InputError: a metrics.parquet is damaged.
+    """
+    read = {name: read_table_if_there(run_dir, "metrics") for name, run_dir in run_dirs.items()}
+    known = [x.with_columns(run=pl.lit(name)) for name, x in read.items() if x is not None]
+    if not known:
+        return []
+    every = pl.concat(known)
+    main = _main(("ndcg", k) for k in every["k"].unique())
+    drawn = []
+    for title, metric, k in ((f"Validation NDCG@{main}", "ndcg", main), ("Loss", "loss", None)):
+        own = every.filter((pl.col("metric") == metric) & pl.col("k").eq_missing(k))
+        parts = own.partition_by("run", maintain_order=True)
+        curves = [_curve(part["run"][0], part, [*run_dirs]) for part in parts]
+        panel = Panel(metric, title, "After each epoch", title, curves=tuple(curves), over="epoch")
+        drawn.append(panel)
+    return [panel for panel in drawn if panel.curves]
 
 
 # --- names and numbers ---------------------------------------------------------------------------
@@ -111,22 +160,34 @@ def _score(x: Score | None) -> Cell:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _reached(result: RunResult, split: str) -> Table:
-    own = [x for x in result.results if x.split == split]
-    kinds = list(dict.fromkeys((x.metric, x.k) for x in own))
+def _reached(split: str, scores: Mapping[str, Sequence[Score]], bold: Container[str]) -> Table:
+    """What each recommender reaches on a split, by its name; ``bold`` ones are models."""
+    own = {
+        name: {(x.metric, x.k): x for x in of if x.split == split} for name, of in scores.items()
+    }
+    kinds = list(dict.fromkeys(kind for of in own.values() for kind in of))
     kinds.sort(key=lambda kind: kind[0] in _SPREAD)
     shown = (None, _main(kinds))
-    n = max((x.n for x in own), default=0)
+    asked = sorted({x.n for of in own.values() for x in of.values()})
+    n = " to ".join(f"{x:,}" for x in dict.fromkeys(asked[:1] + asked[-1:]))
     table = Table(
-        f"{split.capitalize()}: {n:,} questions, all items ranked",
+        f"{split.capitalize()}: {n} questions, all items ranked",
         *(Column(_named(*x), is_more=x[1] not in shown or x[0] in _SPREAD) for x in kinds),
         first="recommender",
     )
-    for model in dict.fromkeys(x.model for x in own):
-        known = {(x.metric, x.k): x for x in own if x.model == model}
-        style = "bold" if model == result.trained else ""
-        table.add(model, *(_score(known.get(kind)) for kind in kinds), style=style)
+    for name, of in own.items():
+        if of:
+            cells = [_score(of.get(kind)) for kind in kinds]
+            table.add(name, *cells, style="bold" if name in bold else "")
     return table
+
+
+def _by_model(result: RunResult) -> dict[str, list[Score]]:
+    """The scores of each recommender, in the order of the result."""
+    found: dict[str, list[Score]] = {}
+    for x in result.results:
+        found.setdefault(x.model, []).append(x)
+    return found
 
 
 def _differences(result: RunResult) -> Table:
