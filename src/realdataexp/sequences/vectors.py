@@ -86,9 +86,9 @@ def make_vectors(
 ) -> np.ndarray:
     """Vectors of all items: float32 V, D, fitted on nothing but ``split.is_train_N``.
 
-    ``at`` says where a path of the options is. Those of a kind have mean 0 in each dimension, and
-    variance 1 over all of their numbers, so that kinds that are joined count alike. The bits are
-    the same whatever the number of threads.
+    ``at`` says where a path of the options is. Those of a kind have mean square 1 over all of
+    their numbers, so that kinds that are joined count alike. The bits are the same whatever the
+    number of threads.
 
     Raises:
         InputError: a file or column is wrong or missing, or scikit-learn is not installed.
@@ -101,7 +101,7 @@ def make_vectors(
         "file": lambda: read_vectors(at(str(options.file)), items),
     }
     with own_arithmetic():
-        parts = [standardised(made[kind](), f"vectors of kind {kind}") for kind in options.kind]
+        parts = [scaled(made[kind](), f"vectors of kind {kind}") for kind in options.kind]
     return controlled(np.concatenate(parts, axis=1), options.control, seed)
 
 
@@ -117,13 +117,11 @@ def controlled(vector_VD: np.ndarray, control: str | None, seed: int) -> np.ndar
     return vector_VD
 
 
-def standardised(vector_VD: np.ndarray, name: str) -> np.ndarray:
-    """Mean 0 in each dimension, variance 1 over all: float32."""
-    centred_VD = vector_VD.astype(np.float64) - vector_VD.mean(0, dtype=np.float64)
-    deviation = np.sqrt((centred_VD**2).mean())
-    if not deviation > 0:
+def scaled(vector_VD: np.ndarray, name: str) -> np.ndarray:
+    """Mean square 1 over all numbers: float32; InputError where all items have the same."""
+    if not (vector_VD != vector_VD[0]).any():
         raise InputError(f"{name}: all items have the same; use other vectors")
-    return (centred_VD / deviation).astype(np.float32)
+    return (vector_VD / np.sqrt((vector_VD.astype(np.float64) ** 2).mean())).astype(np.float32)
 
 
 def neighbours_z(split: Split, vector_VD: np.ndarray) -> tuple[float, float]:

@@ -29,7 +29,6 @@ from realdataexp.sequences.histories import Split
 from realdataexp.train.ranks import Ranks
 
 _POOL = 32  # batches whose users are sorted by length
-_BETAS = (0.9, 0.98)
 
 
 class Training(Options):
@@ -180,7 +179,6 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.trained.values(),
             lr=options.learning_rate,
-            betas=_BETAS,
             weight_decay=options.weight_decay,
             fused=True,
         )
