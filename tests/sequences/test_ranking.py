@@ -7,7 +7,14 @@ import pytest
 
 from realdataexp.errors import RunError
 from realdataexp.sequences.histories import Histories, leave_one_out
-from realdataexp.sequences.ranking import compare, concentration, metrics, rank_all, ranks
+from realdataexp.sequences.ranking import (
+    compare,
+    concentration,
+    metrics,
+    rank_all,
+    ranks,
+    spread_errors,
+)
 
 
 def _split(rng: np.random.Generator, n_users: int = 40, n_items: int = 30):
@@ -87,3 +94,19 @@ def test_concentration_of_hand_values() -> None:
     assert even == {"coverage": 1.0, "gini": 0.0, "entropy": 3.0}
     one = concentration(np.zeros((4, 1), dtype=int), 8)
     assert one == {"coverage": 1 / 8, "gini": pytest.approx(7 / 8), "entropy": 0.0}
+
+
+def test_errors_of_a_spread_are_those_of_new_questions() -> None:
+    """Against the scatter over 200 samples of questions, whose own error is 5 %."""
+    rng = np.random.default_rng(0)
+    p_V = rng.dirichlet(np.full(60, 0.5))
+
+    def lists() -> np.ndarray:
+        return rng.choice(60, (300, 3), p=p_V)
+
+    found = [concentration(lists(), 60) for _ in range(200)]
+    told = [spread_errors(lists(), 60, seed) for seed in range(20)]
+    for name in ("gini", "entropy"):
+        wanted = np.std([x[name] for x in found])
+        assert np.mean([x[name] for x in told]) == pytest.approx(wanted, rel=0.2)
+    assert 0 < np.mean([x["coverage"] for x in told]) < 2 * np.std([x["coverage"] for x in found])

@@ -20,6 +20,7 @@ ScoresOf = Callable[[np.ndarray], np.ndarray]
 
 _N_RESAMPLES = 1000
 _AT_ONCE = 50
+_N_SPREADS = 100
 _LEVEL = 0.95
 
 
@@ -188,12 +189,28 @@ def concentration(top_QK: np.ndarray, n_items: int) -> dict[str, float]:
         ``coverage``: share of items on any list; ``gini``: 0 where all items have as many places,
         1 - 1/V where one has all; ``entropy``: of a place's item, in bits, at most log2 V.
     """
-    n_V = np.sort(np.bincount(top_QK.ravel(), minlength=n_items)).astype(float)
+    return _spread(np.bincount(top_QK.ravel(), minlength=n_items))
+
+
+def _spread(n_V: np.ndarray) -> dict[str, float]:
+    n_V, V = np.sort(n_V).astype(float), len(n_V)
     share_V = n_V / max(n_V.sum(), 1)
     known = share_V[share_V > 0]
-    place_V = np.arange(1, n_items + 1)
     return {
         "coverage": float((n_V > 0).mean()),
-        "gini": float(((2 * place_V - n_items - 1) * share_V).sum() / n_items),
+        "gini": float(((2 * np.arange(1, V + 1) - V - 1) * share_V).sum() / V),
         "entropy": float(-(known * np.log2(known)).sum() + 0.0),
     }
+
+
+def spread_errors(top_QK: np.ndarray, n_items: int, seed: int) -> dict[str, float]:
+    """Standard errors of `concentration`, by a bootstrap over questions.
+
+    A resample holds fewer different lists and so covers less; its spread is used, not its mean.
+    """
+    rng, (Q, K) = np.random.default_rng([seed, 0x5EA]), top_QK.shape
+    found = []
+    for _ in range(_N_SPREADS):
+        n_Q = np.bincount(rng.integers(0, Q, Q), minlength=Q)
+        found.append(_spread(np.bincount(top_QK.ravel(), n_Q.repeat(K), n_items)))
+    return {name: float(np.std([x[name] for x in found], ddof=1)) for name in found[0]}

@@ -10,6 +10,8 @@ import numpy as np
 from realdataexp.errors import InputError
 from realdataexp.files import write_json
 from realdataexp.report.files import read_result, read_table
+from realdataexp.report.page import write_report
+from realdataexp.report.plots import write_plot
 from realdataexp.sequences.ranking import compare
 from realdataexp.sequences.vectors import VectorOptions
 from realdataexp.train.config import Recommender, TrainConfig
@@ -101,6 +103,8 @@ def _join(config: TrainConfig, folders: dict[str, Path]) -> None:
         pair = {"model": names[a], "against": names[b], "split": "test"}
         compared += [{**pair, **x} for x in found]
     write_json(folders[""] / "result.json", {**result, "results": rows, "compared": compared})
+    write_plot(folders[""])
+    write_report(folders[""])
 
 
 def _ranks(folder: Path, model: str) -> np.ndarray:

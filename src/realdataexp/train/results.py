@@ -12,7 +12,7 @@ from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
 from realdataexp.runs.folder import finite
 from realdataexp.runs.machine import peak_memory_mb, versions
-from realdataexp.sequences.ranking import compare, concentration, metrics
+from realdataexp.sequences.ranking import compare, concentration, metrics, spread_errors
 
 if TYPE_CHECKING:
     from realdataexp.train.run import TrainRun
@@ -87,11 +87,11 @@ def _results(run: TrainRun) -> list[dict[str, Any]]:
     for (model, kind), found in run.ranked.items():
         own = {"model": model, "split": kind}
         rows += [{**own, **row} for row in metrics(found.rank_Q, run.config.evaluation.k)]
-        spread = concentration(found.top_QK, run.split.histories.n_items)
-        k, n = found.top_QK.shape[1], len(found.rank_Q)
+        V, (n, k) = run.split.histories.n_items, found.top_QK.shape
+        error = spread_errors(found.top_QK, V, run.config.seed)
         rows += [
-            {**own, "metric": name, "k": k, "value": value, "se": None, "n": n}
-            for name, value in spread.items()
+            {**own, "metric": name, "k": k, "value": value, "se": error[name], "n": n}
+            for name, value in concentration(found.top_QK, V).items()
         ]
     return rows
 
