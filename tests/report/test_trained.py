@@ -321,3 +321,12 @@ def test_a_training_is_imported_into_tensorboard_once(
     for again in (False, True):
         assert cli.main(["track", str(folder), "--to", "tensorboard"]) == 0
         assert ("sent 0 points" in capsys.readouterr().out) == again
+
+
+def test_a_training_has_nothing_to_export_and_says_where_its_network_is(run: Path):
+    with pytest.raises(
+        InputError, match=r"is a training: .*checkpoints/(best/\w+\.safetensors)"
+    ) as e:
+        api.load_model(run)
+    (found,) = re.findall(r"checkpoints/\S+", str(e.value))
+    assert (run / found).is_file()
