@@ -6,6 +6,7 @@ import json
 import re
 from io import StringIO
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import polars as pl
@@ -23,7 +24,7 @@ from realdataexp.report.perf import advise, read_perf
 from realdataexp.report.plots import write_plot
 from realdataexp.report.tables import print_result
 from realdataexp.train.config import load_train
-from realdataexp.train.results import TABLE
+from realdataexp.train.results import RANKS, TABLE
 from realdataexp.train.run import train
 
 SETTINGS: dict[str, Any] = {
@@ -74,7 +75,7 @@ def test_the_page_has_every_score_and_difference_of_the_result(
         }
         assert {"NDCG@10", "hit@20", "MRR", "coverage@10", "Gini@10"} <= heads(table)
     assert numbers(differences) == {
-        other: {x["difference"] for x in result["compared"] if x["against"] == other}
+        f"SASRec − {other}": {x["difference"] for x in result["compared"] if x["against"] == other}
         for other in ("Popularity", "Markov")
     }
     for x in (x for x in result["results"] if x["se"] is not None):
@@ -122,9 +123,8 @@ def test_the_verdict_follows_from_the_interval(
     assert told in section(read_page(write_report(folder)), "answer").text
     assert told in printed(folder).replace("\n  ", " ")
     assert told in repr(api.Result(folder))
-    assert (" *" in printed(folder).split("minus each")[1].split("SASRec")[0]) == (
-        "told apart" not in said
-    )
+    (row,) = [x for x in printed(folder).splitlines() if x.startswith("SASRec − Markov")]
+    assert row.endswith("*") == ("told apart" not in said)
 
 
 def test_a_model_without_baselines_is_answered_by_what_it_reaches(run: Path, tmp_path: Path):
@@ -177,7 +177,7 @@ def test_the_plot_shows_the_same_panels(run: Path, tmp_path: Path):
     svg = write_plot(folder, png=True).read_text(encoding="utf-8")
     for title in (
         "Validation: NDCG@10", "Training loss", "Gradient norm", "Learning rate",
-        "SASRec minus each baseline: test NDCG@10", "epoch",
+        "Differences in test NDCG@10", "epoch",
     ):  # fmt: skip
         assert f">{title}</text>" in svg
     assert (folder / "plot.png").stat().st_size > 10_000
@@ -239,11 +239,18 @@ def test_several_trainings_are_one_page(run: Path, result: dict[str, Any], tmp_p
             x["value"] /= 2
 
     runs = [copy_run(run, tmp_path / "one"), copy_run(run, tmp_path / "two", change)]
+    better = pl.read_parquet(runs[1] / "ranks.parquet").with_columns(pl.col("rank") // 2)
+    better.write_parquet(runs[1] / "ranks.parquet")
     page = read_page(write_comparison(runs))
     (overview,) = section(page, "runs").all("table")
     verdicts = [x.text for x in section(read_page(run / "report.html"), "answer").all("p")]
     assert all(x.removesuffix(".") in overview.text for x in verdicts)
-    test, validation = section(page, "reached").all("table")
+    test, validation, differences = section(page, "reached").all("table")
+    own = better.filter(split="test", model="SASRec")["rank"]
+    gain = [1 / (rank + 1) for rank in own]
+    (mrr,) = [x["value"] for x in result["results"] if reached(x) == ("SASRec", "test", "mrr")]
+    assert pytest.approx(mean(gain) - mrr) in numbers(differences)["two − one"]
+    assert "two ranks better than one: test NDCG@10 +" in section(page, "answer").text
     for table, split in ((test, "test"), (validation, "validation")):
         assert numbers(table) == {
             f"{name}: {model}": {
@@ -256,7 +263,32 @@ def test_several_trainings_are_one_page(run: Path, result: dict[str, Any], tmp_p
         }
     assert "0.25" in section(page, "settings").text
     charts = {x["key"]: [t["name"] for t in x["data"]] for x in charts_of(page)}
-    assert charts == {"ndcg": ["one", "two"], "loss": ["one", "two"]}
+    assert charts == {"ndcg": ["one", "two"], "loss": ["one", "two"], "compared": ["two − one"]}
+
+
+def reached(x: dict[str, Any]) -> tuple[str, str, str]:
+    return x["model"], x["split"], x["metric"]
+
+
+def test_trainings_on_other_data_are_not_compared_in_pairs(run: Path, tmp_path: Path):
+    def change(result: dict[str, Any]) -> None:
+        result["dataset_stats"]["identity"] = "other"
+
+    page = read_page(
+        write_comparison([run, copy_run(run, tmp_path / "two", change)], tmp_path / "x")
+    )
+    assert "the same questions" in section(page, "answer").text
+    assert len(section(page, "reached").all("table")) == 2
+
+
+def test_a_mixture_is_compared_too(tmp_path: Path):
+    settings = {**SETTINGS, "mixture": "Markov", "baselines": ["Popularity"]}
+    page = read_page(train(load_train(settings), tmp_path / "run") / "report.html")
+    (_, _, differences) = section(page, "reached").all("table")
+    assert {*numbers(differences)} == {
+        "SASRec − Popularity", "SASRec+Markov − Popularity", "SASRec+Markov − SASRec",
+    }  # fmt: skip
+    assert section(page, "answer").text.count("NDCG@10") == 3
 
 
 def test_trainings_and_experiments_do_not_share_a_page(run: Path, small_run: Path):
@@ -289,10 +321,11 @@ def test_the_schema_of_a_training_describes_every_setting(capsys: pytest.Capture
 
 
 def test_the_docs_list_the_keys_and_columns_of_a_training(result: dict[str, Any]):
-    columns = rows_of("results.md", "### metrics.parquet of a training")
-    assert [(cells[0].strip("`"), cells[1]) for cells in columns] == [
-        (name, str(kind)) for name, kind in TABLE.items()
-    ]
+    for heading, schema in (
+        ("### metrics.parquet of a training", TABLE), ("### ranks.parquet", RANKS),
+    ):  # fmt: skip
+        listed = [(x[0].strip("`"), x[1]) for x in rows_of("results.md", heading)]
+        assert listed == [(name, str(kind)) for name, kind in schema.items()]
     said = (DOCS / "results.md").read_text(encoding="utf-8")
     shared = said.split("### result.json of a training\n")[1].split(" as above")[0]
     own = {k for k in keys_of("### result.json of a training") if k in result}

@@ -118,7 +118,7 @@ class Score(_Row):
 
 
 class Difference(_Row):
-    """A training's model against a baseline on the same questions: of ``compared``."""
+    """A recommender against another on the same questions: of ``compared``."""
 
     model: str
     against: str
@@ -127,6 +127,11 @@ class Difference(_Row):
     difference: float
     ci_low: float
     ci_high: float
+
+    @property
+    def pair(self) -> str:
+        """What is subtracted from what."""
+        return f"{self.model} − {self.against}"
 
     @property
     def is_significant(self) -> bool:

@@ -24,7 +24,7 @@ from pydantic_core import to_json
 
 from realdataexp.errors import InputError
 from realdataexp.files import write_text
-from realdataexp.report import charts, panels, tables, trained, verdicts
+from realdataexp.report import charts, panels, tables, trained, trainings, verdicts
 from realdataexp.report.files import REMEDY, RunResult, odd_files_named, read_run
 from realdataexp.report.numbers import number, percent
 from realdataexp.report.panels import Panel, Panels
@@ -32,7 +32,7 @@ from realdataexp.report.panels import Panel, Panels
 _HERE = Path(__file__).parent
 _FILES = (
     "report.html", "plot.svg", "result.json", "estimates.parquet", "outcomes.parquet",
-    "metrics.parquet", "units.parquet", "config.yaml", "run.log",
+    "metrics.parquet", "units.parquet", "ranks.parquet", "config.yaml", "run.log",
 )  # fmt: skip
 
 
@@ -117,8 +117,10 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _trainings(runs: tables.Runs, run_dirs: Mapping[str, Path]) -> tuple[Markup, list[Panel]]:
-    drawn = trained.panels_of(run_dirs)
-    return _render("trainings.html", runs=runs, trained=trained, **_shown(drawn, [])), drawn
+    compared = trainings.paired(runs, run_dirs)
+    drawn = trainings.panels(run_dirs, compared)
+    given = {"runs": runs, "compared": compared, "trained": trained, "trainings": trainings}
+    return _render("trainings.html", **given, **_shown(drawn, [])), drawn
 
 
 def _experiments(runs: tables.Runs) -> tuple[Markup, list[Panel]]:

@@ -34,17 +34,21 @@ MORE_LEGEND = (
 def tables(result: RunResult) -> list[Table]:
     """What each recommender reaches on the test and on the validation, and the differences."""
     own = {result.trained}
-    found = [_reached(split, _by_model(result), own) for split in ("test", "validation")]
-    return [table for table in (*found, _differences(result)) if table.rows]
+    found = [reached(split, by_model(result), own) for split in ("test", "validation")]
+    return [table for table in (*found, differences(result.compared)) if table.rows]
 
 
 def headline(result: RunResult) -> list[str]:
     """Whether the model ranks better than each baseline, by test NDCG; alone: what it reaches."""
-    told = [_verdict(x) for x in _by_ndcg(result.compared)]
-    if told:
+    if told := verdicts(result.compared):
         return told
     own = [x for x in result.results if (x.model, x.split) == (result.trained, "test")]
     return [f"{x.model}: test {_name(x)} {_score(x).shown}" for x in _by_ndcg(own)]
+
+
+def verdicts(compared: Sequence[Difference]) -> list[str]:
+    """Which of each pair ranks better, by test NDCG."""
+    return [_verdict(x) for x in _by_ndcg(compared)]
 
 
 def _verdict(x: Difference) -> str:
@@ -62,7 +66,7 @@ def panels(run_dir: Path, result: RunResult, *, is_lenient: bool = False) -> lis
     """
     table = (read_table_if_there if is_lenient else read_table)(run_dir, "metrics")
     curves = [] if table is None else [_validation(result, table), *_training(table)]
-    return [x for x in (*curves, _compared(result)) if x.curves or x.rows]
+    return [x for x in (*curves, differences_panel(result.compared)) if x.curves or x.rows]
 
 
 def first_choice(panel: Panel) -> Panel:
@@ -72,54 +76,6 @@ def first_choice(panel: Panel) -> Panel:
     metric = panel.choices["metric"][0]
     own = tuple(x for x in panel.curves if x.metric == metric)
     return replace(panel, title=f"{panel.title}: {metric}", axis=metric, curves=own, choices={})
-
-
-# --- several trainings ---------------------------------------------------------------------------
-
-
-def overview(runs: Mapping[str, RunResult]) -> Table:
-    """What was trained, on which data, and how it compares with its baselines."""
-    names = ("model", "seed", "updates", "status", "data (SHA-256)", "test")
-    table = Table("The trainings", *names, first="run")
-    for name, r in runs.items():
-        data = str(r.dataset_stats.get("identity", "-"))[:8]
-        table.add(
-            name, r.trained, str(r.seed), Cell(f"{r.n_steps_done:,}", r.n_steps_done), r.status,
-            data, Cell(headline(r)),
-        )  # fmt: skip
-    return table
-
-
-def tables_of(runs: Mapping[str, RunResult]) -> list[Table]:
-    """What each recommender of each training reaches, on the test and on the validation."""
-    scores = {
-        f"{name}: {model}": of for name, r in runs.items() for model, of in _by_model(r).items()
-    }
-    models = [f"{name}: {r.trained}" for name, r in runs.items()]
-    found = [_reached(split, scores, models) for split in ("test", "validation")]
-    return [table for table in found if table.rows]
-
-
-def panels_of(run_dirs: Mapping[str, Path]) -> list[Panel]:
-    """The learning curves of several trainings, by their names.
-
-    Raises:
-        InputError: a metrics.parquet is damaged.
-    """
-    read = {name: read_table_if_there(run_dir, "metrics") for name, run_dir in run_dirs.items()}
-    known = [x.with_columns(run=pl.lit(name)) for name, x in read.items() if x is not None]
-    if not known:
-        return []
-    every = pl.concat(known)
-    main = _main(("ndcg", k) for k in every["k"].unique())
-    drawn = []
-    for title, metric, k in ((f"Validation NDCG@{main}", "ndcg", main), ("Loss", "loss", None)):
-        own = every.filter((pl.col("metric") == metric) & pl.col("k").eq_missing(k))
-        parts = own.partition_by("run", maintain_order=True)
-        curves = [_curve(part["run"][0], part, [*run_dirs]) for part in parts]
-        panel = Panel(metric, title, "After each epoch", title, curves=tuple(curves), over="epoch")
-        drawn.append(panel)
-    return [panel for panel in drawn if panel.curves]
 
 
 # --- names and numbers ---------------------------------------------------------------------------
@@ -133,7 +89,7 @@ def _named(metric: str, k: int | None) -> str:
     return _NAMES.get(metric, metric) + ("" if k is None else f"@{k}")
 
 
-def _main(kinds: Iterable[Kind]) -> int | None:
+def main_length(kinds: Iterable[Kind]) -> int | None:
     """The length of list that matters most: 10, by which the best epoch is chosen, or the longest.
 
     None where there is no list.
@@ -143,7 +99,7 @@ def _main(kinds: Iterable[Kind]) -> int | None:
 
 
 def _by_ndcg(found: Sequence[_Row]) -> list[_Row]:
-    k = _main((x.metric, x.k) for x in found)
+    k = main_length((x.metric, x.k) for x in found)
     return [x for x in found if (x.metric, x.k) == ("ndcg", k)]
 
 
@@ -160,14 +116,14 @@ def _score(x: Score | None) -> Cell:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _reached(split: str, scores: Mapping[str, Sequence[Score]], bold: Container[str]) -> Table:
+def reached(split: str, scores: Mapping[str, Sequence[Score]], bold: Container[str]) -> Table:
     """What each recommender reaches on a split, by its name; ``bold`` ones are models."""
     own = {
         name: {(x.metric, x.k): x for x in of if x.split == split} for name, of in scores.items()
     }
     kinds = list(dict.fromkeys(kind for of in own.values() for kind in of))
     kinds.sort(key=lambda kind: kind[0] in _SPREAD)
-    shown = (None, _main(kinds))
+    shown = (None, main_length(kinds))
     asked = sorted({x.n for of in own.values() for x in of.values()})
     n = " to ".join(f"{x:,}" for x in dict.fromkeys(asked[:1] + asked[-1:]))
     table = Table(
@@ -182,7 +138,7 @@ def _reached(split: str, scores: Mapping[str, Sequence[Score]], bold: Container[
     return table
 
 
-def _by_model(result: RunResult) -> dict[str, list[Score]]:
+def by_model(result: RunResult) -> dict[str, list[Score]]:
     """The scores of each recommender, in the order of the result."""
     found: dict[str, list[Score]] = {}
     for x in result.results:
@@ -190,18 +146,19 @@ def _by_model(result: RunResult) -> dict[str, list[Score]]:
     return found
 
 
-def _differences(result: RunResult) -> Table:
-    kinds = list(dict.fromkeys((x.metric, x.k) for x in result.compared))
-    main = _main(kinds)
+def differences(compared: Sequence[Difference]) -> Table:
+    """A row for each pair; what its interval finds gets a mark."""
+    kinds = list(dict.fromkeys((x.metric, x.k) for x in compared))
+    main = main_length(kinds)
     kinds.sort(key=lambda kind: kind[1] != main)
     table = Table(
-        f"{result.trained} minus each baseline: test, with the paired 95 % interval",
+        "Differences on the test, with the paired 95 % interval",
         *(Column(_named(*x), is_more=x[1] != main, is_judged=True) for x in kinds),
-        first="baseline",
+        first="model − other",
     )
-    for other in dict.fromkeys(x.against for x in result.compared):
-        known = {(x.metric, x.k): x for x in result.compared if x.against == other}
-        table.add(other, *(_difference(known.get(kind)) for kind in kinds))
+    for pair in dict.fromkeys(x.pair for x in compared):
+        known = {(x.metric, x.k): x for x in compared if x.pair == pair}
+        table.add(pair, *(_difference(known.get(kind)) for kind in kinds))
     return table
 
 
@@ -214,7 +171,7 @@ def _difference(x: Difference | None) -> Cell:
 # --- pictures ------------------------------------------------------------------------------------
 
 
-def _curve(
+def curve(
     name: str, rows: pl.DataFrame, order: Sequence[str], metric: str = "", *, is_level: bool = False
 ) -> Curve:
     """Values over epochs."""
@@ -228,7 +185,7 @@ def _validation(result: RunResult, table: pl.DataFrame) -> Panel:
     """Each validation metric after each epoch; what a baseline reaches is a level line."""
     own = table.filter(pl.col("split") == "validation")
     kinds: list[Kind] = own.select("metric", "k").unique(maintain_order=True).rows()
-    main = ("ndcg", _main(kinds))
+    main = ("ndcg", main_length(kinds))
     kinds.sort(key=lambda kind: kind != main)
     reached = [x for x in result.results if x.split == "validation" and x.model != result.trained]
     order = (result.trained, *dict.fromkeys(x.model for x in reached))
@@ -236,9 +193,9 @@ def _validation(result: RunResult, table: pl.DataFrame) -> Panel:
     for metric, k in kinds:
         name = _named(metric, k)
         rows = own.filter((pl.col("metric") == metric) & pl.col("k").eq_missing(k))
-        curves.append(_curve(result.trained, rows, order, name))
+        curves.append(curve(result.trained, rows, order, name))
         curves += [
-            _curve(x.model, rows.with_columns(value=pl.lit(x.value)), order, name, is_level=True)
+            curve(x.model, rows.with_columns(value=pl.lit(x.value)), order, name, is_level=True)
             for x in reached
             if (x.metric, x.k) == (metric, k)
         ]
@@ -260,23 +217,21 @@ def _training(table: pl.DataFrame) -> list[Panel]:
         ("Learning rate", "At the end of each epoch", {"learning_rate": "learning rate"}),
     ):  # fmt: skip
         rows = {name: table.filter(pl.col("metric") == metric) for metric, name in curves.items()}
-        drawn = tuple(_curve(name, x, list(rows)) for name, x in rows.items() if x.height)
+        drawn = tuple(curve(name, x, list(rows)) for name, x in rows.items() if x.height)
         key = title.lower().replace(" ", "-")
         found.append(Panel(key, title, summary, title.lower(), curves=drawn, over="epoch"))
     return found
 
 
-def _compared(result: RunResult) -> Panel:
+def differences_panel(compared: Sequence[Difference]) -> Panel:
     """The differences in NDCG with their intervals."""
-    own = _by_ndcg(result.compared)
-    points = [
-        Point(x.against, x.difference, (x.ci_low, x.ci_high), _colour(x), "circle") for x in own
-    ]
+    own = _by_ndcg(compared)
+    points = [Point(x.pair, x.difference, (x.ci_low, x.ci_high), _colour(x), "circle") for x in own]
     name = _name(own[0]) if own else ""
     return Panel(
-        "compared", f"{result.trained} minus each baseline: test {name}",
-        "Right of 0 the model ranks better; bars: paired 95 % intervals", f"difference in {name}",
-        rows=tuple(x.against for x in own), points=tuple(points), line=0.0,
+        "compared", f"Differences in test {name}",
+        "Right of 0 the first of a pair ranks better; bars: paired 95 % intervals",
+        f"difference in {name}", rows=tuple(x.pair for x in own), points=tuple(points), line=0.0,
     )  # fmt: skip
 
 
