@@ -291,9 +291,10 @@ def test_a_mixture_is_compared_too(tmp_path: Path):
     assert section(page, "answer").text.count("NDCG@10") == 3
 
 
-def test_trainings_and_experiments_do_not_share_a_page(run: Path, small_run: Path):
+def test_trainings_and_experiments_do_not_share_a_page(run: Path, tmp_path: Path):
+    other = copy_run(run, tmp_path / "r", lambda result: result.update(mode="compare"))
     with pytest.raises(InputError, match=r"is no training, and .* is a training: leave it out"):
-        write_comparison([run, small_run])
+        write_comparison([run, other])
 
 
 def test_validate_lists_every_fault_of_a_training_and_of_its_data(
