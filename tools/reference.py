@@ -20,6 +20,7 @@ from realdataexp.config import Config, design_sections
 from realdataexp.config.dataset import DatasetConfig, any_dataset
 from realdataexp.options import options_in
 from realdataexp.registry import find, names
+from realdataexp.train.config import TrainConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 _NOTE = "<!-- Made by tools/reference.py from {}: change that, then run `make docs`. -->\n"
@@ -39,6 +40,8 @@ _REMARKS = {
     "A design may stand in the list more than once, under different labels.",
     "logging.trackers": "An item of the list is a name alone, or a section: the options stand "
     "beside the name.",
+    "train: model": "The options of networks are the `model_params` of their names; those of "
+    "recommenders that count are below. `baselines` and `mixture` are such names or sections too.",
 }
 # Free sections: which keys they have depends on a name that stands beside them.
 _BY_NAME = {
@@ -46,6 +49,14 @@ _BY_NAME = {
     "logging.trackers": (
         "options",
         {name: find("tracker", name, name) for name in names("tracker")},
+    ),
+    "train: model": (
+        "options",
+        {
+            name: found
+            for name in names("recommender")
+            if hasattr(found := find("recommender", name, name), "model_fields")
+        },
     ),
 }
 _INTRO = """# Config
@@ -58,6 +69,10 @@ Any key can be set on the command line, `--set simulation.n_steps=50`, and from 
 `rx.run("demo", ["simulation.n_steps=50"])`. `config.yaml` in a run folder has every key, defaults
 too.
 """
+_OF_TRAINING = (
+    "Of `realdataexp train`: `mode: train`; see [Next-item recommenders](sequences.md). "
+    "`realdataexp schema --train` prints its JSON schema."
+)
 _TYPES = {
     "string": "text",
     "integer": "whole number",
@@ -70,15 +85,26 @@ _TYPES = {
 def config_page() -> str:
     """The text of docs/config.md."""
     headings: dict[type[BaseModel], str] = {}  # a section that stands in two places is shown once
-    for heading, model in _sections(Config, ""):
-        headings.setdefault(model, heading)
-    parts = [_INTRO, "## Top level\n", _table(Config, headings)]
-    for model, heading in headings.items():
-        words = [" ".join((model.__doc__ or "").split()), _REMARKS.get(heading, "")]
-        parts.append(f"## {heading}\n\n{' '.join(words).strip()}\n")
-        if model.model_fields:
-            parts.append(_table(model, headings))
+    parts = [_INTRO, "## Top level\n"]
+    parts += _part(Config, "", headings)
+    parts.append(f"## Top level of a training\n\n{_OF_TRAINING}\n")
+    parts += _part(TrainConfig, "train: ", headings)
     return _NOTE.format("src/realdataexp/config") + "\n" + "\n".join(parts)
+
+
+def _part(top: type[BaseModel], prefix: str, headings: dict[type[BaseModel], str]) -> Iterator[str]:
+    """A config's top level, then those of its sections that have no heading yet."""
+    known = {*headings}
+    for heading, model in _sections(top, prefix):
+        headings.setdefault(model, heading)
+    yield _table(top, headings)
+    for model, heading in headings.items():
+        if model in known:
+            continue
+        words = [" ".join((model.__doc__ or "").split()), _REMARKS.get(heading, "")]
+        yield f"## {heading}\n\n{' '.join(words).strip()}\n"
+        if model.model_fields:
+            yield _table(model, headings)
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel]]]:
