@@ -121,3 +121,8 @@ def test_an_axis_holds_the_band_of_the_truth_where_it_counts():
     truth = truth.with_columns(low=pl.when(early).then(-999.0).otherwise("low"))
     ends = panels.settled_range(pl.concat([curve, truth]))
     assert ends == pytest.approx((-3.0 - 0.56, 4.0 + 0.56))
+
+
+def test_two_dozen_designs_all_look_different():
+    order = [f"design {i}" for i in range(24)]
+    assert len({panels.look(x, order) for x in order}) == 24

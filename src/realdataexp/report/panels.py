@@ -72,8 +72,9 @@ def look(design: str, order: Sequence[str]) -> tuple[str, str, str]:
     """Colour, line and symbol that tell a design apart."""
     if design == TRUTH:
         return "truth", "solid", "circle"
-    i = (order.index(design) if design in order else 0) % len(COLOURS)
-    return COLOURS[i], DASHES[i], SYMBOLS[i]
+    turn, i = divmod(order.index(design) if design in order else 0, len(COLOURS))
+    line = (i + turn) % len(DASHES)  # a colour that comes again has another line
+    return COLOURS[i], DASHES[line], SYMBOLS[line]
 
 
 def shown(design: str) -> str:

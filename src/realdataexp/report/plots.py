@@ -168,7 +168,8 @@ def grid(rows: Sequence[Sequence[Panel]]) -> Figure:
         columns = cells[i].subgridspec(1, len(row))
         for j, panel in enumerate(row):
             has_names = j == 0 or len(rows) == 1 or panel.rows != row[0].rows
-            _draw(figure.add_subplot(columns[j]), panel, has_names)
+            room = 18 if len(row) > 1 else 45
+            _draw(figure.add_subplot(columns[j]), panel, room if has_names else 0)
     return figure
 
 
@@ -283,8 +284,8 @@ def _check(what: str, value: str | None, known: Sequence[str]) -> None:
 # --- a panel -----------------------------------------------------------------------------------
 
 
-def _draw(ax: Axes, panel: Panel, has_names: bool) -> None:
-    """Draw a panel; its legend stands under it, where it hides nothing."""
+def _draw(ax: Axes, panel: Panel, room: int) -> None:
+    """Draw a panel, its names ``room`` letters wide; the legend is below, and hides nothing."""
     legend: dict[str, Any] = {}
     if panel.line is not None:
         line = ax.axvline(
@@ -295,7 +296,7 @@ def _draw(ax: Axes, panel: Panel, has_names: bool) -> None:
         ax.axvspan(*panel.band, color=COLOURS["truth"], alpha=0.2, linewidth=0)
     if panel.rows:
         legend |= _boxes(ax, panel) | _points(ax, panel)
-        _rows(ax, panel, has_names)
+        _rows(ax, panel, room)
     else:
         legend |= {curve.name: _curve(ax, curve, panel) for curve in panel.curves}
         ax.set(xlabel=panel.over, ylabel=panel.axis, ylim=panel.limits)
@@ -312,9 +313,9 @@ def _draw(ax: Axes, panel: Panel, has_names: bool) -> None:
         )  # fmt: skip
 
 
-def _rows(ax: Axes, panel: Panel, has_names: bool) -> None:
+def _rows(ax: Axes, panel: Panel, room: int) -> None:
     """Designs from top to bottom, each in one place."""
-    names = ["\n".join(textwrap.wrap(shown(x), 18)) if has_names else "" for x in panel.rows]
+    names = ["\n".join(textwrap.wrap(shown(x), room)) if room else "" for x in panel.rows]
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
