@@ -157,7 +157,7 @@ class FeatureConfig(LabelFeatures):
     )
     history: int = setting(
         0,
-        "the user's last items, so many, that a model of your own sees as a sequence",
+        "the user's last items, so many, that models of sequences see",
         ge=0,
         le=1000,
     )

@@ -12,7 +12,7 @@ of a sequence, D numerical features, K category slots, N = B or B x C rows, X an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -121,6 +121,16 @@ class FeatureSchema:
     def select(self, names: Sequence[str]) -> FeatureSchema:
         """Some of the features, and all that is extra; see Batch.select for their columns."""
         return FeatureSchema(self.user.select(names), self.video.select(names), self.extra)
+
+    def with_history(self, n: int) -> FeatureSchema:
+        """The same for visits that show the user's last n items too, with what candidates have."""
+        shown = {
+            name.replace("video", "history"): Input("sequence", (n, *x.shape), x.n_ids)
+            for name, x in self.inputs.items()
+            if x.axis == "candidate" and x.shape != (0,)
+        }
+        mask = {"history_mask": Input("sequence", (n,))}
+        return replace(self, extra={**self.extra, **shown, **mask})
 
     def sides(self) -> Iterator[tuple[str, Axis, SideSchema]]:
         """Each feature table: its name, what a row of it describes, and its columns."""

@@ -49,7 +49,7 @@ _OF_NETWORK = (
 # what a model of sequences may lack
 _REMEDIES = {
     "history_mask": "set feature.history, in a world that replays rows; or use another model",
-    "video_codes": "set feature.codes, or dataset.codes in the world sequences",
+    "video_codes": "set dataset.codes",
     "video_cat": "list a categorical feature of the video",
 }
 

@@ -144,7 +144,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     attempt(_check_primary_metric, config, metrics)
     for i, name in enumerate(config.experiment.intervals or ()):
         attempt(rehearse_method, name, f"experiment.intervals.{i}")
-    attempt(_check_history, config)
+    attempt(_check_sequences, config)
     in_files = attempt(world.faults, config)
     faults += in_files or []
     can_open = in_files == [] and (every_fault or not faults)
@@ -326,12 +326,14 @@ def _check_primary_metric(config: Config, own: Mapping[str, Metric]) -> None:
         )
 
 
-def _check_history(config: Config) -> None:
+def _check_sequences(config: Config) -> None:
     n = 0 if config.feature is None else config.feature.history
-    if n and not any(is_outside(x.model) or is_module(x.model) for x in config.learned):
+    own = [x for x in ("codes", "vectors") if getattr(config.dataset, x, None) is not None]
+    shown = [f"feature.history = {n}"] * bool(n) + [f"dataset.{name}" for name in own]
+    if shown and not any(is_outside(x.model) or is_module(x.model) for x in config.learned):
         raise InputError(
-            f"feature.history = {n}: no label's model reads it, as {config.learned[0].model} sees "
-            "features only; name one that does, such as SASRec, or remove it"
+            f"{shown[0]}: no label's model reads it, as {config.learned[0].model} sees features "
+            "only; name one that does, such as SASRec, or remove it"
         )
     if n and config.pretrain.enabled and config.pretrain.rows == "overlap":
         raise InputError(

@@ -29,8 +29,8 @@ from realdataexp.sequences.doubts import doubts
 from realdataexp.sequences.formats import open_split
 from realdataexp.sequences.histories import Histories, Questions
 from realdataexp.sequences.ranking import Ranked, metrics, rank_all
+from realdataexp.sequences.shown import shown_of
 from realdataexp.train.config import TrainConfig, load_train
-from realdataexp.train.items import shown_of
 from realdataexp.train.ranks import Ranks, joined, of_torchrun, place_of
 from realdataexp.train.recommenders import Catalogue, Mixture, Scorer, made
 from realdataexp.train.results import write_results

@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import polars as pl
 import torch
 
 from realdataexp import draws
@@ -22,6 +24,9 @@ from realdataexp.data.log import DataSet, Split, split_log
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
 from realdataexp.models import FeatureSchema, SideSchema
+from realdataexp.sequences import histories
+from realdataexp.sequences.items import Items
+from realdataexp.sequences.shown import ItemsConfig, inputs_about, shown_of
 from realdataexp.worlds.base import RAW_TIME, WorldConfig
 from realdataexp.worlds.replay import ReplayEnvironment
 
@@ -37,7 +42,7 @@ _PER_VIDEO = ("author_id", "music_id")
 _LEVELS_ELSE, _VIDEOS_ELSE, _TAG_SLOTS = 1_000, 10_000, 4
 
 
-class LoggedWorld(WorldConfig):
+class LoggedWorld(ItemsConfig, WorldConfig):
     """A world whose candidates and outcomes are rows of a log."""
 
     takes_features: ClassVar[bool] = True
@@ -80,7 +85,23 @@ class LoggedWorld(WorldConfig):
             missing_indicator=feature.missing_indicator,
             warnings=warnings,
         )
-        return ReplayEnvironment(data, splits, features, device, config.seed, feature.history)
+        shown = self._shown(data, splits, config, warnings)
+        return ReplayEnvironment(
+            data, splits, features, device, config.seed, feature.history, shown
+        )
+
+    def _shown(
+        self, data: DataSet, splits: Sequence[Split], config: Config, warnings: Warnings
+    ) -> dict[str, np.ndarray]:
+        """Codes and vectors of videos, of what was known before the test alone."""
+        if self.codes is None and self.vectors is None:
+            return {}
+        videos = data.videos
+        table = videos if isinstance(videos, pl.DataFrame) else pl.concat(videos.blocks())
+        names = table[table.columns[0]].cast(pl.String).to_list()
+        items = Items(names, table[:, 1:], "the videos' features")
+        split, seed = _pretraining(data, splits, names), draws.start_seed(config.seed, 0)
+        return shown_of(self, split, items, seed, warnings, config.path)
 
     def prepare(
         self, config: Config, cache_path: Path, force: bool
@@ -98,7 +119,8 @@ class LoggedWorld(WorldConfig):
         if feature.missing_indicator:
             sides = {side: (2 * numbers, names) for side, (numbers, names) in sides.items()}
         user, video = (_side(*sides[x], self.n_videos) for x in ("user", "video"))
-        return FeatureSchema(user, video)
+        schema = FeatureSchema(user, video, inputs_about(self))
+        return schema.with_history(feature.history) if feature.history else schema
 
     def scatter(self, target: str) -> float:
         """Of a count or a time without bound, as of a time in milliseconds."""
@@ -133,6 +155,21 @@ def split_users_and_rows(
         extra={"is_detail": start > 0},
     )  # fmt: skip
     return split
+
+
+def _pretraining(
+    data: DataSet, splits: Sequence[Split], video_names: Sequence[str]
+) -> histories.Split:
+    """The rows that the first start pretrains on and none replays, as histories without questions.
+
+    They come first among a user's rows.
+    """
+    log, users = data.log, data.users
+    names = users[users.columns[0]].cast(pl.String).to_list()
+    own = histories.Histories(log.video_N, log.offset_U1, names, video_names)
+    end_U = np.minimum.reduce([splits[0].pretrain.end_U, *(x.replay.start_U for x in splits)])
+    nobody = histories.Questions(*np.zeros((2, 0), dtype=np.int64))
+    return histories.Split(own, end_U, nobody, nobody)
 
 
 def _side(numerical: Iterable[str], categorical: Iterable[str], n_videos: int) -> SideSchema:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,9 @@ from realdataexp import draws
 from realdataexp.data.features import Features, FeatureTable
 from realdataexp.data.log import DataSet, LogTable, RowRanges, Split, training_blocks
 from realdataexp.device import Device, Graphs
-from realdataexp.models import Batch, FeatureSchema, Input, SideSchema
+from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
+from realdataexp.sequences.shown import inputs_of
 from realdataexp.worlds.base import (
     Environment,
     HeldOut,
@@ -42,32 +43,34 @@ from realdataexp.worlds.base import (
 
 _ROWS_AT_ONCE = 1 << 22
 _BLOCK, _N_BLOCKS = 1 << 16, 64  # rows that are hashed at once, and blocks of an array at most
+_NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
-def schema_of(features: Features, n_history: int = 0) -> FeatureSchema:
-    """What a model needs to know of the feature tables, and of a user's last items."""
+def schema_of(
+    features: Features, n_history: int = 0, shown: Mapping[str, np.ndarray] = _NOTHING
+) -> FeatureSchema:
+    """What a model needs to know of the tables of features, and of a user's last items."""
 
     def side(table: FeatureTable) -> SideSchema:
         fields = tuple((f.name, f.first_slot, f.end_slot) for f in table.fields)
         first_ids = tuple(f.first_id for f in table.fields)
         return SideSchema(len(table.numerical), fields, table.n_ids, table.numerical, first_ids)
 
-    schema = FeatureSchema(side(features.user), side(features.video))
-    if not n_history:
-        return schema
-    shown = {
-        name.replace("video", "history"): Input("sequence", (n_history, *x.shape), x.n_ids)
-        for name, x in schema.inputs.items()
-        if x.axis == "candidate" and x.shape != (0,)
-    }
-    return replace(schema, extra=shown | {"history_mask": Input("sequence", (n_history,))})
+    schema = FeatureSchema(side(features.user), side(features.video), inputs_of(shown))
+    return schema.with_history(n_history) if n_history else schema
 
 
 class FeatureStore:
-    """The feature tables on the device."""
+    """The tables of features on the device, and those of what else is shown of videos."""
 
-    def __init__(self, features: Features, device: Device, n_history: int = 0) -> None:
-        self.schema, self.n_history = schema_of(features, n_history), n_history
+    def __init__(
+        self,
+        features: Features,
+        device: Device,
+        n_history: int = 0,
+        shown: Mapping[str, np.ndarray] = _NOTHING,
+    ) -> None:
+        self.schema, self.n_history = schema_of(features, n_history, shown), n_history
         self.n_videos = len(features.video.num_XD)
         inputs = self.schema.inputs
         self._user, self._video = (
@@ -78,6 +81,7 @@ class FeatureStore:
             }
             for side, t in (("user", features.user), ("video", features.video))
         )
+        self._video |= {f"video_{name}": device.tensor(x_VX) for name, x_VX in shown.items()}
 
     def batch(self, user_SB: Tensor, video_SBC: Tensor, history_SBT: Tensor | None = None) -> Batch:
         """Inputs for users and C videos for each, as rows of the tables.
@@ -186,10 +190,15 @@ class ReplayEnvironment(Environment):
         device: Device,
         seed: int,
         n_history: int = 0,
+        shown: Mapping[str, np.ndarray] = _NOTHING,
     ) -> None:
-        """Models are shown the user's last ``n_history`` items; the seed is the run's."""
+        """Models are shown the user's last ``n_history`` items; the seed is the run's.
+
+        Of videos they are shown the tables ``shown`` too: ``codes`` (V, L) and ``vector`` (V, D).
+        """
         self._data, self._splits, self._device, self._seed = data, splits, device, seed
-        self._features, self._store = features, FeatureStore(features, device, n_history)
+        self._features, self._shown = features, shown
+        self._store = FeatureStore(features, device, n_history, shown)
         self.schema = self._store.schema
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
@@ -293,7 +302,7 @@ class ReplayEnvironment(Environment):
         targets = [log.targets[name] for name in sorted(log.targets)]
         tables = (self._features.user, self._features.video)
         features = [x for t in tables for x in (t.num_XD, t.cat_XK, t.weight_XK)]
-        for x in (log.offset_U1, log.video_N, *targets, *features):
+        for x in (log.offset_U1, log.video_N, *targets, *features, *self._shown.values()):
             starts = np.linspace(0, max(0, len(x) - _BLOCK), _N_BLOCKS).astype(int)
             for start in np.unique(starts):
                 digest.update(np.ascontiguousarray(x[start : start + _BLOCK]).tobytes())

@@ -31,7 +31,6 @@ from realdataexp.errors import InputError, Warnings
 from realdataexp.models import Batch, FeatureSchema, Input, SideSchema
 from realdataexp.models.base import restore
 from realdataexp.options import Count, PathText, check
-from realdataexp.sequences.codes import CodeOptions, residual_kmeans
 from realdataexp.sequences.counting import Fitted
 from realdataexp.sequences.formats import (
     HistoryColumns,
@@ -44,8 +43,8 @@ from realdataexp.sequences.histories import Histories, Questions, Split
 from realdataexp.sequences.items import Items
 from realdataexp.sequences.markov import Markov
 from realdataexp.sequences.popularity import Popularity
+from realdataexp.sequences.shown import ItemsConfig, inputs_about, inputs_of, shown_of
 from realdataexp.sequences.synthetic import SyntheticSequences
-from realdataexp.sequences.vectors import VectorOptions, make_vectors
 from realdataexp.worlds.base import (
     Environment,
     HeldOut,
@@ -64,7 +63,7 @@ _MOST_SCORES = 1 << 24  # of counting recommenders at once
 _FLOAT = 4
 
 
-class Sequences(WorldConfig):
+class Sequences(ItemsConfig, WorldConfig):
     """Histories of users, in files or made from a seed."""
 
     has_folder: ClassVar[bool] = True
@@ -81,12 +80,6 @@ class Sequences(WorldConfig):
     items: ItemFile = Field(ItemFile(), description="the table of items")
     synthetic: SyntheticSequences | None = Field(
         None, description="instead of files: histories made from a seed"
-    )
-    vectors: VectorOptions | None = Field(
-        None, description="vectors of items that models see, and that codes are made of"
-    )
-    codes: CodeOptions | None = Field(
-        None, description="codes of items that models see, by k-means of their vectors"
     )
     history: Annotated[int, Field(ge=1, le=1000)] = Field(
         20, description="the user's last items, so many, that models see"
@@ -160,17 +153,12 @@ class Sequences(WorldConfig):
                 f"simulation.n_candidate = {config.simulation.n_candidate}: the data have "
                 f"{histories.n_items:,} items; use at most so many"
             )
-        return SequenceEnvironment(self, histories, items, config, device)
+        return SequenceEnvironment(self, histories, items, config, device, warnings)
 
     def inputs(self, config: Config) -> FeatureSchema:
         """About what models will see: items and codes are counted when the world is open."""
         n_items = self.synthetic.items if self.synthetic is not None else _V_ELSE
-        known: dict[str, tuple[int, int | None]] = {}
-        if self.codes is not None:
-            known["codes"] = self.codes.n_levels + 1, self.codes.n_codes
-        if self.vectors is not None:
-            known["vector"] = len(self.vectors.kind) * self.vectors.size, None
-        return _schema(self.history, n_items, known)
+        return _schema(self.history, n_items, inputs_about(self))
 
     def made_bytes(self, config: Config, n_inputs: int) -> int:
         """Of the visits' order, of counting recommenders' scores, and of a validation."""
@@ -188,14 +176,10 @@ class Sequences(WorldConfig):
         ]
 
 
-def _schema(T: int, V: int, known: Mapping[str, tuple[int, int | None]]) -> FeatureSchema:
-    """What models see: an item, the user's last ones, and what is known of items, with its size."""
-    extra = {f"video_{name}": Input("candidate", (n,), ids) for name, (n, ids) in known.items()}
-    sizes = {"cat": (1, V), "weight": (1, None), **known}
-    extra |= {f"history_{x}": Input("sequence", (T, n), ids) for x, (n, ids) in sizes.items()}
-    extra["history_mask"] = Input("sequence", (T,))
+def _schema(T: int, V: int, shown: Mapping[str, Input]) -> FeatureSchema:
+    """What models see: an item and what is shown of it, and the user's last ones."""
     video = SideSchema(0, (("item", 0, 1),), V, first_ids=(0,))
-    return FeatureSchema(SideSchema(0, (), 0), video, extra)
+    return FeatureSchema(SideSchema(0, (), 0), video, shown).with_history(T)
 
 
 # --- the data, split -----------------------------------------------------------------------------
@@ -217,6 +201,7 @@ class SequenceEnvironment(Environment):
         items: Items,
         config: Config,
         device: Device,
+        warnings: Warnings,
     ) -> None:
         """Split users and their items.
 
@@ -242,30 +227,13 @@ class SequenceEnvironment(Environment):
             "cat": device.tensor(np.arange(V, dtype=np.int32)[:, None]),
             "weight": torch.ones(V, 1, device=device.torch),
         }
-        known = self._add_vectors_and_codes(items, config)
-        self.schema = _schema(options.history, V, known)
+        seed = draws.start_seed(self.seed, 0)
+        shown = shown_of(options, self._pretraining_split(), items, seed, warnings, config.path)
+        self.tables |= {name: device.tensor(x_VX) for name, x_VX in shown.items()}
+        self.schema = _schema(options.history, V, inputs_of(shown))
         count_V = self.popularity(0)
         self._total_V = np.cumsum((1.0 + count_V) ** options.candidate_power)
         self._had = np.sort(histories.user_N.astype(np.int64) * V + histories.item_N)
-
-    def _add_vectors_and_codes(
-        self, items: Items, config: Config
-    ) -> dict[str, tuple[int, int | None]]:
-        """Make what the options ask for; how much there is of each."""
-        vectors, codes = self.options.vectors, self.options.codes
-        known: dict[str, tuple[int, int | None]] = {}
-        if vectors is None and codes is None:
-            return known
-        split, seed = self._pretraining_split(), draws.start_seed(self.seed, 0)
-        vector_VD = make_vectors(split, items, vectors or VectorOptions(), seed, config.path)
-        if codes is not None:
-            made = residual_kmeans(vector_VD, codes, seed)
-            self.tables["codes"] = self.device.tensor(made.code_VL.astype(np.int32))
-            known["codes"] = made.code_VL.shape[1], made.n_codes
-        if vectors is not None:
-            self.tables["vector"] = self.device.tensor(vector_VD)
-            known["vector"] = vector_VD.shape[1], None
-        return known
 
     def _is_training(self, config: Config, start: int) -> np.ndarray:
         key = draws.key(draws.start_seed(config.seed, start), "split")

@@ -5,13 +5,14 @@ Axes: V items, L codes of an item, D numbers of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from realdataexp.errors import Warnings
+from realdataexp.models.batch import Input
 from realdataexp.options import Options, PathText, Text, changed_in
 from realdataexp.sequences.codes import (
     CodeOptions,
@@ -67,15 +68,16 @@ def shown_of(
     items: Items,
     seed: int,
     warnings: Warnings,
-    at: Callable[[str], Path] = Path,
+    at: Callable[[str], Path],
 ) -> dict[str, np.ndarray]:
-    """The tables ``codes`` (int64 V, L) and ``vector`` (float32 V, D), as far as asked for.
+    """The tables ``codes`` (int32 V, L) and ``vector`` (float32 V, D), as far as asked for.
 
     ``at`` says where a path of the options is.
     """
     found: dict[str, np.ndarray] = {}
     if options.codes is not None:
-        found["codes"] = _codes(options.codes, split, items, seed, warnings, at).code_VL
+        codes = _codes(options.codes, split, items, seed, warnings, at)
+        found["codes"] = codes.code_VL.astype(np.int32)
     if options.vectors is not None:
         found["vector"] = make_vectors(split, items, options.vectors, seed, at)
     return found
@@ -96,3 +98,23 @@ def _codes(
         path = at(options.file)
         return given_codes(read_codes(path, items.names, warnings), options, seed, str(path))
     return residual_kmeans(make_vectors(split, items, options.vectors, seed, at), options, seed)
+
+
+def inputs_about(options: ItemsConfig) -> dict[str, Input]:
+    """About what models will see of a candidate: codes are counted when they are made."""
+    found, codes, vectors = {}, options.codes, options.vectors
+    if codes is not None:
+        found["video_codes"] = Input("candidate", (codes.n_levels + 1,), codes.n_codes)
+    if vectors is not None:
+        found["video_vector"] = Input("candidate", (len(vectors.kind) * vectors.size,))
+    return found
+
+
+def inputs_of(shown: Mapping[str, np.ndarray]) -> dict[str, Input]:
+    """What models see of a candidate, by these tables of all items."""
+    return {
+        f"video_{name}": Input(
+            "candidate", x_VX.shape[1:], int(x_VX.max()) + 1 if name == "codes" else None
+        )
+        for name, x_VX in shown.items()
+    }
