@@ -222,6 +222,16 @@ def test_networks_in_a_stack_are_what_each_is_alone():
     assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
 
 
+def test_a_new_model_scores_candidates_about_0_in_the_loop():
+    """Where a log-likelihood would be that of a certain no."""
+    catalogue = catalogue_of()
+    stack = ModuleStack(Generative, schema_of(catalogue), 1, SMALL, "model_params")
+    params = {name: p.unsqueeze(0) for name, p in stack.init(draws.key(0, "init")).items()}
+    raw_SBCO = stack.forward(params, batch_of(catalogue, 1, 50, 4, 6), None)
+    assert raw_SBCO.abs().max() < 0.1 * 3 * math.log(K)
+    assert raw_SBCO.std() > 0
+
+
 def test_it_learns_which_item_follows_which():
     catalogue = catalogue_of()
     torch.manual_seed(1)

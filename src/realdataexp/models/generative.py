@@ -16,6 +16,7 @@ node; W beams.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -77,6 +78,8 @@ class Generative(SequenceModel):
         for table, std in ((self.read, 0.02), (self.before, 0.1), (self.written, 0.02)):
             nn.init.normal_(table.weight, std=std)
         self.written_bias = nn.Parameter(torch.zeros(self.n_levels, self.n_values))
+        # so that in the loop a candidate that is as likely as by chance scores 0
+        nn.init.constant_(self.bias, self.n_levels * math.log(self.n_values))
         self.adapter = None
         if options.prefix != "none" and vector is not None:
             self.adapter = nn.Linear(vector.shape[0], E)
