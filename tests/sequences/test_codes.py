@@ -9,7 +9,8 @@ import torch
 
 from realdataexp.errors import InputError, Warnings
 from realdataexp.models.trie import Trie
-from realdataexp.sequences.codes import CodeOptions, given_codes, read_codes, residual_kmeans
+from realdataexp.sequences.codes import given_codes, read_codes, residual_kmeans
+from realdataexp.sequences.item_options import CodeOptions
 
 GRAM = [["opi", "▁shimmer", "72"], ["opi", "▁shimmer"], ["atter", "▁sh", "▁red"]]
 

@@ -16,11 +16,11 @@ from realdataexp.errors import InputError
 from realdataexp.sequences.counting import train_matrix
 from realdataexp.sequences.formats import SequenceData, open_split
 from realdataexp.sequences.histories import Split
+from realdataexp.sequences.item_options import LightGCN, VectorOptions
 from realdataexp.sequences.items import Items, aligned
-from realdataexp.sequences.lightgcn import LightGCN, train_lightgcn
+from realdataexp.sequences.lightgcn import train_lightgcn
 from realdataexp.sequences.synthetic import SyntheticSequences
 from realdataexp.sequences.vectors import (
-    VectorOptions,
     controlled,
     make_vectors,
     neighbours_z,

@@ -25,6 +25,7 @@ from realdataexp.runs.setup import set_up
 from realdataexp.worlds.kuairand import KuaiRand
 from realdataexp.worlds.logged import split_users_and_rows
 from realdataexp.worlds.replay import ReplayEnvironment
+from realdataexp.worlds.shown_videos import shown_videos
 
 Settings = Callable[..., dict[str, Any]]
 T = 3
@@ -65,7 +66,7 @@ def test_nothing_that_is_replayed_or_validates_changes_a_code(
 ) -> None:
     config = config_of(small_settings, f"pretrain.rows={rows}")
     world, data, splits = opened(config)
-    shown = world._shown(data, splits, config, Warnings())
+    shown = shown_videos(world, data, splits, config, Warnings())
     is_later_N = np.zeros(data.log.n_rows, dtype=bool)
     for split in splits:
         is_later_N[split.replay.locate(np.arange(split.replay.n_rows))[1]] = True
@@ -76,7 +77,7 @@ def test_nothing_that_is_replayed_or_validates_changes_a_code(
 
     def shown_with(video_N: np.ndarray) -> dict[str, np.ndarray]:
         changed = replace(data, log=replace(data.log, video_N=video_N))
-        return world._shown(changed, splits, config, Warnings())
+        return shown_videos(world, changed, splits, config, Warnings())
 
     same = shown_with(np.where(is_later_N, other_N, data.log.video_N))
     assert all(np.array_equal(x, same[name]) for name, x in shown.items())
@@ -97,7 +98,7 @@ def test_models_see_the_codes_and_vectors_of_candidates_and_of_the_users_rows_be
 ) -> None:
     config = config_of(small_settings)
     world, data, splits = opened(config)
-    shown = world._shown(data, splits, config, Warnings())
+    shown = shown_videos(world, data, splits, config, Warnings())
     own = world.open(config, CPU, Warnings())
     held_out = own.held_out(("is_click",), 20, 5, 0)
     batch, on = held_out.batch, held_out.is_candidate_BC

@@ -13,29 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from realdataexp.device import own_scikit_learn
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import read_json
-from realdataexp.options import Depth, Options, Width
+from realdataexp.sequences.item_options import CodeOptions
 
 _MANY = 50_000  # items above which k-means sees a sample at a time
 _ITERATIONS = 50
 _END = ""  # the code of a level that an item with fewer codes does not have
-
-
-class CodeOptions(Options):
-    """How items come by codes, where none are given."""
-
-    n_codes: Width = Field(256, ge=2, description="codes of a level")
-    n_levels: Depth = Field(3, description="levels of k-means; one more where items share all")
-    doubled: Literal["code", "refuse"] = Field(
-        "code", description="items that share all codes get one code more, or are refused"
-    )
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,14 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from realdataexp.options import Count, Decay, Depth, Options, Rate
 from realdataexp.sequences.counting import train_matrix
 from realdataexp.sequences.histories import Split
+from realdataexp.sequences.item_options import LightGCN
 
 _START = 0.1  # standard deviation of what is learnt, at first
-
-
-class LightGCN(Options):
-    """How LightGCN is trained."""
-
-    layers: Depth = Field(3, description="steps over the graph")
-    epochs: Count = Field(10, description="passes over all training interactions")
-    batch: Count = Field(16384, description="interactions of a step")
-    negatives: Count = Field(256, description="items drawn that a step's pairs are compared with")
-    learning_rate: Rate = Field(0.03, description="of Adam")
-    weight_decay: Decay = Field(1e-4, description="on the squared lengths of a step's vectors")
-    temperature: Rate = Field(0.2, description="what cosines are divided by in the softmax")
 
 
 def train_lightgcn(split: Split, size: int, options: LightGCN, seed: int) -> np.ndarray:

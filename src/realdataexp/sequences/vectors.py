@@ -7,74 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
 import torch
-from pydantic import BeforeValidator, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from realdataexp.data.csv_files import require_file
 from realdataexp.device import own_arithmetic
 from realdataexp.errors import InputError, did_you_mean
-from realdataexp.options import Options, PathText, Text, Width, changed_in
 from realdataexp.sequences.formats import read_table
 from realdataexp.sequences.histories import Split
+from realdataexp.sequences.item_options import VectorOptions
 from realdataexp.sequences.items import Items, aligned
-from realdataexp.sequences.lightgcn import LightGCN, train_lightgcn
+from realdataexp.sequences.lightgcn import train_lightgcn
 from realdataexp.sequences.markov import pair_counts
-
-Kind = Literal["svd", "lightgcn", "text", "column", "file"]
 
 _WINDOW, _DECAY = 10, 0.7  # of what comes together, as in Markov's defaults
 _PERMUTATIONS = 200
 _ROUNDS, _MORE = 16, 32  # of the power iteration, and vectors beyond those wanted
-
-
-def _as_list(kinds: object) -> object:
-    return (kinds,) if isinstance(kinds, str) else kinds
-
-
-class VectorOptions(Options):
-    """Where items' vectors come from."""
-
-    kind: Annotated[
-        tuple[Kind, ...], Field(strict=False, min_length=1), BeforeValidator(_as_list)
-    ] = Field(
-        ("svd",),
-        description="svd: of what comes together in training; lightgcn: of who had what there; "
-        "text: SVD of the TF-IDF of texts and categories; column: a column of lists; file: given; "
-        "several are joined",
-    )
-    size: Width = Field(64, description="numbers of each kind that is computed, at most")
-    lightgcn: LightGCN = Field(LightGCN(), description="how LightGCN is trained")
-    text: Text = Field("text", description="column of texts")
-    categories: Text | None = Field(
-        None, description="column of categories, each of which is a word of kind text; null: none"
-    )
-    column: Text = Field("vector", description="column of lists of numbers")
-    file: PathText | None = Field(
-        None,
-        description=".npy, in the order of the items' table; or with ids: .parquet (columns item "
-        "and vector) or .safetensors (tensors item, whole numbers, and vector)",
-    )
-
-    control: Literal["zeros", "shuffled", "noise"] | None = Field(
-        None, description="what stands in for them, to see what they are worth; null: nothing"
-    )
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> VectorOptions:
-        for key in ("lightgcn", "text", "categories", "column", "file"):
-            kind = "text" if key == "categories" else key
-            if key in changed_in(self) and kind not in self.kind:
-                raise ValueError(f"{key} has no effect without kind {kind}: leave it out")
-        if "file" in self.kind and self.file is None:
-            raise ValueError("kind file needs file: the path of the vectors")
-        return self
 
 
 def make_vectors(

@@ -12,8 +12,8 @@ from realdataexp.files import write_json
 from realdataexp.report.files import read_result, read_table
 from realdataexp.report.page import write_report
 from realdataexp.report.plots import write_plot
+from realdataexp.sequences.item_options import VectorOptions
 from realdataexp.sequences.ranking import compare
-from realdataexp.sequences.vectors import VectorOptions
 from realdataexp.train.config import Recommender, TrainConfig
 from realdataexp.train.ranks import of_torchrun
 from realdataexp.train.run import resume_training, train

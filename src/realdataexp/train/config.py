@@ -14,7 +14,7 @@ from realdataexp.errors import InputError
 from realdataexp.options import Count, component_name, repeated
 from realdataexp.registry import names
 from realdataexp.sequences.formats import SequenceData
-from realdataexp.sequences.shown import ItemsConfig
+from realdataexp.sequences.item_options import ItemsConfig
 from realdataexp.train.trainer import Training
 
 

@@ -445,7 +445,7 @@ def _kept(folder: Path | None) -> dict[str, np.ndarray]:
 def digest_of_tables(known: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the items' codes and vectors."""
     found = hashlib.sha256()
-    for name, array in known.items():
+    for name, array in sorted(known.items()):
         found.update(f"{name}{array.shape}{array.dtype.str}".encode() + array.tobytes())
     return found.hexdigest()
 

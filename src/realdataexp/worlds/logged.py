@@ -8,12 +8,10 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import polars as pl
 import torch
 
 from realdataexp import draws
@@ -24,9 +22,7 @@ from realdataexp.data.log import DataSet, Split, split_log
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
 from realdataexp.models import FeatureSchema, SideSchema
-from realdataexp.sequences import histories
-from realdataexp.sequences.items import Items
-from realdataexp.sequences.shown import ItemsConfig, inputs_about, shown_of
+from realdataexp.sequences.item_options import ItemsConfig, inputs_about
 from realdataexp.worlds.base import RAW_TIME, WorldConfig
 from realdataexp.worlds.replay import ReplayEnvironment
 
@@ -85,23 +81,14 @@ class LoggedWorld(ItemsConfig, WorldConfig):
             missing_indicator=feature.missing_indicator,
             warnings=warnings,
         )
-        shown = self._shown(data, splits, config, warnings)
+        shown = {}
+        if self.codes is not None or self.vectors is not None:
+            from realdataexp.worlds.shown_videos import shown_videos  # few runs want any
+
+            shown = shown_videos(self, data, splits, config, warnings)
         return ReplayEnvironment(
             data, splits, features, device, config.seed, feature.history, shown
         )
-
-    def _shown(
-        self, data: DataSet, splits: Sequence[Split], config: Config, warnings: Warnings
-    ) -> dict[str, np.ndarray]:
-        """Codes and vectors of videos, of what was known before the test alone."""
-        if self.codes is None and self.vectors is None:
-            return {}
-        videos = data.videos
-        table = videos if isinstance(videos, pl.DataFrame) else pl.concat(videos.blocks())
-        names = table[table.columns[0]].cast(pl.String).to_list()
-        items = Items(names, table[:, 1:], "the videos' features")
-        split, seed = _pretraining(data, splits, names), draws.start_seed(config.seed, 0)
-        return shown_of(self, split, items, seed, warnings, config.path)
 
     def prepare(
         self, config: Config, cache_path: Path, force: bool
@@ -155,21 +142,6 @@ def split_users_and_rows(
         extra={"is_detail": start > 0},
     )  # fmt: skip
     return split
-
-
-def _pretraining(
-    data: DataSet, splits: Sequence[Split], video_names: Sequence[str]
-) -> histories.Split:
-    """The rows that the first start pretrains on and none replays, as histories without questions.
-
-    They come first among a user's rows.
-    """
-    log, users = data.log, data.users
-    names = users[users.columns[0]].cast(pl.String).to_list()
-    own = histories.Histories(log.video_N, log.offset_U1, names, video_names)
-    end_U = np.minimum.reduce([splits[0].pretrain.end_U, *(x.replay.start_U for x in splits)])
-    nobody = histories.Questions(*np.zeros((2, 0), dtype=np.int64))
-    return histories.Split(own, end_U, nobody, nobody)
 
 
 def _side(numerical: Iterable[str], categorical: Iterable[str], n_videos: int) -> SideSchema:

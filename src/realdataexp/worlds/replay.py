@@ -30,7 +30,7 @@ from realdataexp.data.log import DataSet, LogTable, RowRanges, Split, training_b
 from realdataexp.device import Device, Graphs
 from realdataexp.models import Batch, FeatureSchema, SideSchema
 from realdataexp.models.base import restore
-from realdataexp.sequences.shown import inputs_of
+from realdataexp.sequences.item_options import inputs_of
 from realdataexp.worlds.base import (
     Environment,
     HeldOut,

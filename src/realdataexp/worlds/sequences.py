@@ -40,10 +40,11 @@ from realdataexp.sequences.formats import (
     open_histories,
 )
 from realdataexp.sequences.histories import Histories, Questions, Split
+from realdataexp.sequences.item_options import ItemsConfig, inputs_about, inputs_of
 from realdataexp.sequences.items import Items
 from realdataexp.sequences.markov import Markov
 from realdataexp.sequences.popularity import Popularity
-from realdataexp.sequences.shown import ItemsConfig, inputs_about, inputs_of, shown_of
+from realdataexp.sequences.shown import shown_of
 from realdataexp.sequences.synthetic import SyntheticSequences
 from realdataexp.worlds.base import (
     Environment,
