@@ -31,10 +31,11 @@ import torch
 
 from realdataexp.device import choose_device, own_arithmetic
 from realdataexp.models.sequence import SequenceModel
-from realdataexp.sequences.codes import CodeOptions, residual_kmeans
+from realdataexp.sequences.codes import residual_kmeans
 from realdataexp.sequences.formats import SequenceData, open_split
+from realdataexp.sequences.item_options import CodeOptions, VectorOptions
 from realdataexp.sequences.ranking import metrics, ranks
-from realdataexp.sequences.vectors import VectorOptions, make_vectors
+from realdataexp.sequences.vectors import make_vectors
 from realdataexp.train.config import Recommender
 from realdataexp.train.recommenders import Catalogue, Scorer, made
 from realdataexp.train.trainer import Passages, Trainer, Training

@@ -20,6 +20,7 @@ from torch import Tensor
 from realdataexp.api import run
 from realdataexp.config import Config, load_config
 from realdataexp.data.log import DataSet, Split
+from realdataexp.draws import start_seed
 from realdataexp.errors import InputError, Warnings
 from realdataexp.runs.setup import set_up
 from realdataexp.worlds.kuairand import KuaiRand
@@ -28,7 +29,7 @@ from realdataexp.worlds.replay import ReplayEnvironment
 from realdataexp.worlds.shown_videos import shown_videos
 
 Settings = Callable[..., dict[str, Any]]
-T = 3
+T, SEED = 3, start_seed(0, 0)
 CODES = {"n_codes": 8, "n_levels": 2, "vectors": {"size": 4}}
 SMALL = {"width": 8, "n_layers": 1, "n_heads": 2, "dropout": 0.0, "longest": T}
 
@@ -66,7 +67,7 @@ def test_nothing_that_is_replayed_or_validates_changes_a_code(
 ) -> None:
     config = config_of(small_settings, f"pretrain.rows={rows}")
     world, data, splits = opened(config)
-    shown = shown_videos(world, data, splits, config, Warnings())
+    shown = shown_videos(world, data, splits, SEED, Warnings(), Path)
     is_later_N = np.zeros(data.log.n_rows, dtype=bool)
     for split in splits:
         is_later_N[split.replay.locate(np.arange(split.replay.n_rows))[1]] = True
@@ -77,7 +78,7 @@ def test_nothing_that_is_replayed_or_validates_changes_a_code(
 
     def shown_with(video_N: np.ndarray) -> dict[str, np.ndarray]:
         changed = replace(data, log=replace(data.log, video_N=video_N))
-        return shown_videos(world, changed, splits, config, Warnings())
+        return shown_videos(world, changed, splits, SEED, Warnings(), Path)
 
     same = shown_with(np.where(is_later_N, other_N, data.log.video_N))
     assert all(np.array_equal(x, same[name]) for name, x in shown.items())
@@ -98,7 +99,7 @@ def test_models_see_the_codes_and_vectors_of_candidates_and_of_the_users_rows_be
 ) -> None:
     config = config_of(small_settings)
     world, data, splits = opened(config)
-    shown = shown_videos(world, data, splits, config, Warnings())
+    shown = shown_videos(world, data, splits, SEED, Warnings(), Path)
     own = world.open(config, CPU, Warnings())
     held_out = own.held_out(("is_click",), 20, 5, 0)
     batch, on = held_out.batch, held_out.is_candidate_BC

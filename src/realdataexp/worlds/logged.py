@@ -85,7 +85,8 @@ class LoggedWorld(ItemsConfig, WorldConfig):
         if self.codes is not None or self.vectors is not None:
             from realdataexp.worlds.shown_videos import shown_videos  # few runs want any
 
-            shown = shown_videos(self, data, splits, config, warnings)
+            seed = draws.start_seed(config.seed, 0)
+            shown = shown_videos(self, data, splits, seed, warnings, config.path)
         return ReplayEnvironment(
             data, splits, features, device, config.seed, feature.history, shown
         )

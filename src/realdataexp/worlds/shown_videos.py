@@ -5,13 +5,12 @@ Axes: V videos, U users, L codes of a video, D numbers of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from realdataexp import draws
-from realdataexp.config import Config
 from realdataexp.data import log
 from realdataexp.errors import Warnings
 from realdataexp.sequences.histories import Histories, Questions, Split
@@ -24,12 +23,14 @@ def shown_videos(
     options: ItemsConfig,
     data: log.DataSet,
     splits: Sequence[log.Split],
-    config: Config,
+    seed: int,
     warnings: Warnings,
+    at: Callable[[str], Path],
 ) -> dict[str, np.ndarray]:
     """The tables ``codes`` (int32 V, L) and ``vector`` (float32 V, D), as far as asked for.
 
-    Histories are the rows that the first start pretrains on and none replays.
+    Histories are the rows that the first start pretrains on and none replays; ``at`` says where a
+    path of the options is.
 
     Raises:
         InputError: they cannot be made.
@@ -41,8 +42,8 @@ def shown_videos(
     # such rows are a user's first
     end_U = np.minimum.reduce([splits[0].pretrain.end_U, *(x.replay.start_U for x in splits)])
     nobody = Questions(*np.zeros((2, 0), dtype=np.int64))
-    split, seed = Split(histories, end_U, nobody, nobody), draws.start_seed(config.seed, 0)
-    return shown_of(options, split, items, seed, warnings, config.path)
+    split = Split(histories, end_U, nobody, nobody)
+    return shown_of(options, split, items, seed, warnings, at)
 
 
 def _names(table: pl.DataFrame) -> list[str]:
