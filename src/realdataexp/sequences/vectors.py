@@ -101,14 +101,11 @@ def neighbours_z(split: Split, vector_VD: np.ndarray) -> tuple[float, float]:
 
 
 def _cooccurrence(split: Split, size: int) -> np.ndarray:
-    """SVD of the positive pointwise mutual information (Levy & Goldberg, NeurIPS 2014, 3.2)."""
+    """SVD of counts, each over the roots of both items' sums and 1: of a normalised adjacency."""
     count_VV = pair_counts(split, _WINDOW, _DECAY)
-    both_VV = (count_VV + count_VV.T).tocoo()
-    total_V = both_VV.sum(1)
-    i, j = both_VV.coords
-    information = np.log(both_VV.data * total_V.sum() / (total_V[i] * total_V[j]))
-    positive = (np.maximum(information, 0.0), (i, j))
-    return _unit(svd_vectors(sp.csr_array(positive, shape=both_VV.shape), size))
+    both_VV = count_VV + count_VV.T
+    scale_VV = sp.diags_array((both_VV.sum(1) + 1.0) ** -0.5)
+    return _unit(svd_vectors(sp.csr_array(scale_VV @ both_VV @ scale_VV), size))
 
 
 def _tf_idf(items: Items, options: VectorOptions) -> np.ndarray:
