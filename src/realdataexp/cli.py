@@ -215,6 +215,10 @@ _Best = Annotated[
     str | None,
     _option("Metric to choose by; default: the run's primary metric.", metavar="LABEL.METRIC"),
 ]
+_SUBJECT = (
+    f"{_CONFIG}, of mode train; or a training's folder; or package.module:name of what makes a "
+    "Subject."
+)
 _Ablate = Annotated[
     bool,
     _option(
@@ -306,6 +310,45 @@ def train(
             terminal.say(f"ablation: {name}")
     else:
         _show(train_variants(loaded, out) if ablate else train_model(loaded, out))
+
+
+@_command("diagnose beauty-generative-prefix --data data/Beauty --claims claims.yaml")
+def diagnose(
+    source: Annotated[str, _argument(_SUBJECT, "CONFIG|RUN_DIR|CALLABLE")],
+    data: _Data = None,
+    claims: Annotated[Path | None, _option("YAML file of claims; each gets a verdict.")] = None,
+    checks: Annotated[
+        list[str] | None, _option("A check to run; repeatable; default: all.", "--check")
+    ] = None,
+    out: Annotated[
+        Path | None, _option("Folder for diagnosis.json; default: RUN_DIR, or none.")
+    ] = None,
+    seed: Annotated[int, _option("Seed of what checks draw.")] = 0,
+    overrides: _Overrides = None,
+    as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
+    strict: Annotated[
+        bool, _option("Exit with 1 where a check finds a fault.", "--strict")
+    ] = False,
+) -> None:
+    """Prove or refute what is believed of a training: checks with their nulls and bounds."""
+    from realdataexp.diagnose.run import diagnose as run_checks
+    from realdataexp.diagnose.run import open_subject, write_diagnosis
+    from realdataexp.report.diagnosis import print_check, print_claims
+
+    _log("ERROR" if as_json else "INFO")
+    subject, config = open_subject(source, overrides or (), data)
+    found = run_checks(
+        subject, checks or (), claims, seed, config=config,
+        told=lambda check: None if as_json else print_check(vars(check)),
+    )  # fmt: skip
+    if (folder := out or subject.folder) is not None:
+        write_diagnosis(folder, found)
+    if as_json:
+        terminal.say(json.dumps(found, indent=2))
+    else:
+        print_claims(found["claims"])
+    if strict and any(x["verdict"] == "fault" for x in found["checks"]):
+        raise typer.Exit(1)
 
 
 def _show(run_dir: Path) -> None:

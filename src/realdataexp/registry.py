@@ -23,7 +23,7 @@ from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 
 Kind = Literal[
     "design", "weight model", "model", "loss", "policy", "world", "interval method", "metric",
-    "executor", "tracker", "recommender",
+    "executor", "tracker", "recommender", "check",
 ]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -111,6 +111,10 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "EASE": "realdataexp.sequences.ease:EASE",
         "Generative": "realdataexp.models.generative:Generative",
         "TextToText": "realdataexp.models.text_to_text:TextToText",
+    },
+    "check": {
+        "gradient_sync": "realdataexp.diagnose.checks.gradient_sync:check",
+        "dead_parameter": "realdataexp.diagnose.checks.dead_parameter:check",
     },
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",

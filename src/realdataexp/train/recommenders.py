@@ -86,14 +86,19 @@ class Scorer:
 
     def scores(self, past_BT: np.ndarray) -> np.ndarray:
         """See Fitted."""
+        with torch.inference_mode(), self._device.autocast():
+            hidden_BE = self.hidden(past_BT)
+            return self._model.score_all(hidden_BE, self._items).float().cpu().numpy()
+
+    def hidden(self, past_BT: np.ndarray) -> Tensor:
+        """The hidden state after each history, zeros after none: B, E."""
         item_BT, last_B = self._latest(past_BT)
         self._model.eval()
         with torch.inference_mode(), self._device.autocast():
             shown = {k: x[item_BT] for k, x in self._items.items()}
             hidden_BTE = self._model.encode(self._model.embed(shown))
             row_B = torch.arange(len(last_B), device=hidden_BTE.device)
-            hidden_BE = hidden_BTE[row_B, last_B.clamp_min(0)] * (last_B >= 0).unsqueeze(1)
-            return self._model.score_all(hidden_BE, self._items).float().cpu().numpy()
+            return hidden_BTE[row_B, last_B.clamp_min(0)] * (last_B >= 0).unsqueeze(1)
 
     def _latest(self, past_BT: np.ndarray) -> tuple[Tensor, Tensor]:
         """The latest items, as many as the model sees, and the place of the last; -1: none."""

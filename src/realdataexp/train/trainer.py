@@ -208,21 +208,25 @@ class Trainer:
         step = self.progress.step
         torch.manual_seed(int(draws.key(self.seed, "dropout", step, self.ranks.rank)))
         self.model.train()
-        self.optimizer.zero_grad()
-        with self.device.autocast():
-            loss = loss_of(self.model, batch, self.catalogue)
-        self.scaler.scale(loss).backward()
-        parameters = list(self.trained.values())
-        total = loss.detach().clone()
-        self.ranks.add_up([total, *(_gradient(p) for p in parameters)])
+        loss = self.gradients(batch)
         self.scaler.unscale_(self.optimizer)
         clip = self.options.gradient_clip or math.inf
-        norm = nn.utils.clip_grad_norm_(parameters, clip)
+        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return float(total), float(norm)
+        return loss, float(norm)
+
+    def gradients(self, batch: Passage) -> float:
+        """The gradients of the whole batch's mean loss, of all processes' shares; and the loss."""
+        self.optimizer.zero_grad()
+        with self.device.autocast():
+            loss = loss_of(self.model, batch, self.catalogue)
+        self.scaler.scale(loss).backward()
+        total = loss.detach().clone()
+        self.ranks.add_up([total, *(_gradient(p) for p in self.trained.values())])
+        return float(total)
 
     def updates(self) -> Iterator[bool]:
         """The rest of the epoch, an update at a time."""

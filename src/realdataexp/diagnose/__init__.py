@@ -1,0 +1,1 @@
+"""Whether what is believed of a training is so: checks, one a file, and claims."""

@@ -1,0 +1,51 @@
+"""A file of claims: what somebody believes of a training, each against a check.
+
+```yaml
+claims:
+  - claim: the framework reduces gradients, and ours doubles them
+    check: gradient_sync
+    value: fault          # the claim is that the check finds a fault; ok: that it finds none
+```
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from realdataexp.config.load import read_draft
+from realdataexp.diagnose.finding import Finding
+from realdataexp.options import Options, Text, check, component_name
+
+
+class Claim(Options):
+    """What somebody believes."""
+
+    claim: Text = Field(description="the belief, in words")
+    check: Annotated[str, component_name("check")] = Field(description="what can tell")
+    value: Literal["fault", "ok"] = Field(description="what the check finds if the claim is true")
+
+
+class Claims(Options):
+    """A claims file."""
+
+    claims: Annotated[tuple[Claim, ...], Field(strict=False, min_length=1)]
+
+
+def read_claims(path: Path) -> tuple[Claim, ...]:
+    """The claims of a YAML file; InputError with a line for each fault."""
+    return check(Claims, read_draft(path).values, str(path)).claims
+
+
+def judged(claims: tuple[Claim, ...], findings: dict[str, Finding]) -> list[dict[str, Any]]:
+    """Each claim with the verdict of its check."""
+    told = []
+    for x in claims:
+        found = findings[x.check]
+        verdict = "supported" if found.verdict == x.value else "refuted"
+        if found.verdict == "cannot tell":
+            verdict = found.verdict
+        told.append({"claim": x.claim, "verdict": verdict, "check": x.check, "value": found.value})
+    return told

@@ -1,0 +1,135 @@
+"""What a diagnosis looks at: a model, its batches and its loss, and what else there is to ask.
+
+Anybody's training becomes a `Subject` by a callable that makes one. The first three parts are all
+that it needs; a check that wants more, and does not find it, cannot tell.
+
+Axes: B examples of a batch, X rows of an output, V items, L codes of an item, D numbers of a
+vector, Q questions, K places of a list, T items of a history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from realdataexp.sequences.histories import Split
+from realdataexp.sequences.items import Items
+
+Batch = Any
+Change = Callable[[Batch, torch.Generator], Batch]
+
+
+class CannotTell(Exception):
+    """A check lacks something that it needs; the message says what."""
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """A recommender of items, and what it was trained on.
+
+    Attributes:
+        split: histories and questions.
+        items: their table.
+        scores: of all items after histories (B, T; -1 after the last item) by a model: B, V.
+        codes_VL, vector_VD: what the model is shown of items; None: nothing.
+        is_likelihood: whether scores are log-probabilities of the items.
+        search: the items that a model's own search finds for histories, best first: B, K, a row
+            each; None: it ranks all.
+        reported: of a run that has ended, `rank_Q` of the test's questions; None: none.
+    """
+
+    split: Split
+    items: Items
+    scores: Callable[[nn.Module, np.ndarray], np.ndarray]
+    codes_VL: np.ndarray | None = None
+    vector_VD: np.ndarray | None = None
+    is_likelihood: bool = False
+    search: Callable[[nn.Module, np.ndarray, int], np.ndarray] | None = None
+    reported: np.ndarray | None = None
+
+
+class Step(Protocol):
+    """One process's part of a training step, up to the gradients that the optimiser would use."""
+
+    def __call__(self, model: nn.Module, batch: Batch, rank: int, n: int) -> None:
+        """In a process group of ``n``, of whose ``batch`` this process takes its share."""
+
+
+def rows_of(batch: Batch, rows: slice | Tensor) -> Batch:
+    """Some examples of a batch: of every tensor in it, these rows."""
+    if isinstance(batch, Tensor):
+        return batch[rows]
+    if isinstance(batch, Mapping):
+        return type(batch)({k: rows_of(x, rows) for k, x in batch.items()})  # type: ignore[call-arg]
+    if isinstance(batch, list | tuple):
+        return type(batch)(rows_of(x, rows) for x in batch)
+    return batch
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A training, as checks see it.
+
+    Attributes:
+        name: what a report calls it.
+        model: a model with the parameters that are to be looked at; every call makes the same.
+        batches: the first n batches of the training.
+        loss: the mean loss of a batch by a model, whose gradient is learned from.
+        optimizer: of a model, as the training makes it; None: none is known.
+        rows: some examples of a batch: ``rows(batch, slice or numbers)``.
+        size: how many examples a batch has.
+        changes: of each input by name, the batch with this input permuted among its examples.
+        outputs: what the model makes of a batch, a row for each example or position: X, …
+        future: the batch with other values for what comes later, and which rows X of the outputs
+            must stay as they are; None: there is no order in it.
+        step: how a process of several learns from its share of a batch; None: by PyTorch's
+            DistributedDataParallel, whose shares are every n-th example.
+        entropy: nats of a guess that knows nothing, which the first loss should be near; None:
+            not known.
+        learning_rate: of the training; None: not known.
+        is_trained: whether the parameters are those of a training that has ended.
+        frozen: names of parameters that must not change.
+        recommended: what it recommends; None: not a recommender of items.
+        folder: of a finished run; None: there is none.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    batches: Callable[[int], Sequence[Batch]]
+    loss: Callable[[nn.Module, Batch], Tensor]
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None
+    rows: Callable[[Batch, slice | Tensor], Batch] = rows_of
+    size: Callable[[Batch], int] | None = None
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    outputs: Callable[[nn.Module, Batch], Tensor] | None = None
+    future: Callable[[Batch, torch.Generator], tuple[Batch, Tensor]] | None = None
+    step: Step | None = None
+    entropy: float | None = None
+    learning_rate: float | None = None
+    is_trained: bool = False
+    frozen: Sequence[str] = ()
+    recommended: Recommended | None = None
+    folder: Path | None = None
+
+    def n_examples(self, batch: Batch) -> int:
+        """How many examples a batch has: of its first tensor, the rows."""
+        if self.size is not None:
+            return self.size(batch)
+        return len(first_tensor(batch))
+
+
+def first_tensor(batch: Batch) -> Tensor:
+    """The first tensor in a batch; CannotTell where there is none."""
+    if isinstance(batch, Tensor):
+        return batch
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(parts, list | tuple) or isinstance(batch, Mapping):
+        for part in parts:
+            return first_tensor(part)
+    raise CannotTell(f"a batch is of type {type(batch).__name__}: give the subject rows and size")
