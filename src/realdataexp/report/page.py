@@ -24,7 +24,7 @@ from pydantic_core import to_json
 
 from realdataexp.errors import InputError
 from realdataexp.files import write_text
-from realdataexp.report import charts, panels, tables, trained, trainings, verdicts
+from realdataexp.report import charts, panels, tables, verdicts
 from realdataexp.report.files import REMEDY, RunResult, odd_files_named, read_run
 from realdataexp.report.numbers import number, percent
 from realdataexp.report.panels import Panel, Panels
@@ -61,6 +61,8 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """
     result = read_run(run_dir)
     if result.trained:
+        from realdataexp.report import trained
+
         drawn = trained.panels(run_dir, result, is_lenient=True)
     else:
         drawn = list(Panels.read(run_dir, result, is_lenient=True).all())
@@ -117,6 +119,8 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _trainings(runs: tables.Runs, run_dirs: Mapping[str, Path]) -> tuple[Markup, list[Panel]]:
+    from realdataexp.report import trained, trainings
+
     compared = trainings.paired(runs, run_dirs)
     drawn = trainings.panels(run_dirs, compared)
     given = {"runs": runs, "compared": compared, "trained": trained, "trainings": trainings}
@@ -265,7 +269,7 @@ def _about(result: RunResult) -> str:
 
 def _effects(result: RunResult) -> list[str]:
     """The effect on each label: the truth in percent, where it is known."""
-    told = trained.headline(result)
+    told = tables.headline(result) if result.trained else []
     for label in result.titles:
         own = [e.value for e in result.estimates if e.label == label]
         if (relative := result.relative(label)) is not None:

@@ -28,7 +28,6 @@ if _backend is not None:  # others in this process, and its children, get what t
 
 from realdataexp.errors import InputError  # noqa: E402
 from realdataexp.files import write_atomically  # noqa: E402
-from realdataexp.report import trained  # noqa: E402
 from realdataexp.report.files import REMEDY, RunResult, read_run  # noqa: E402
 from realdataexp.report.numbers import number  # noqa: E402
 from realdataexp.report.panels import MARKED, Curve, Panel, Panels, shown  # noqa: E402
@@ -130,6 +129,8 @@ def draw(panels: Panels) -> Figure:
 
 def _draw_training(run_dir: Path, result: RunResult) -> Figure:
     """The panels of a training, two in a row."""
+    from realdataexp.report import trained
+
     panels = [trained.first_choice(x) for x in trained.panels(run_dir, result)]
     figure = grid([panels[i : i + 2] for i in range(0, len(panels), 2)])
     if not panels:

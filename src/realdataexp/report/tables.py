@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from realdataexp.report import trained, verdicts
+from realdataexp.report import verdicts
 from realdataexp.report.files import (
     TRUTH,
     Doubt,
@@ -58,6 +58,8 @@ def answer_tables(result: RunResult) -> list[Table]:
     Of a training what each recommender reaches.
     """
     if result.trained:
+        from realdataexp.report import trained
+
         return trained.tables(result)
     tables = [_truth(result)] if result.truths else []
     tables += quality_tables(result)
@@ -77,6 +79,8 @@ def quality_tables(result: RunResult) -> list[Table]:
 def legends(result: RunResult, mark: str = "*", has_more: bool = False) -> list[str]:
     """What the columns of these tables mean; ``mark`` is what a notable figure gets."""
     if result.trained:
+        from realdataexp.report import trained
+
         own = f"{trained.LEGEND} {trained.MARKED.format(mark=mark)}"
         return [own, *([trained.MORE_LEGEND] if has_more else [])]
     found = verdicts.biases(result)
@@ -503,6 +507,8 @@ def print_result(run_dir: Path, console: Console | None = None) -> None:
 def headline(result: RunResult) -> list[str]:
     """The answer in a few sentences, where a run compares something."""
     if result.trained:
+        from realdataexp.report import trained
+
         return trained.headline(result)
     return verdicts.headline(result) if result.comparison else []
 

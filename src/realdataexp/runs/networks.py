@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from realdataexp import draws
-from realdataexp.config.load import TRAIN, read_draft
 from realdataexp.device import by_rows
 from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.files import read_json, require_regular
@@ -28,6 +27,7 @@ from realdataexp.learner import Head
 from realdataexp.metrics import LOSS
 from realdataexp.models import Batch, FeatureSchema, LabelScale, build_loss, build_model
 from realdataexp.registry import ComponentError, faults_of
+from realdataexp.report.files import read_run
 from realdataexp.runs.checkpoint import PRETRAIN
 from realdataexp.runs.folder import write_tensors
 from realdataexp.runs.labels import Starts
@@ -282,12 +282,10 @@ def best_networks(
     """
     of_loop, starts, primary = _index(run_dir)
     name = primary if metric is None else metric
-    if read_draft(run_dir / "config.yaml").values.get("mode") == TRAIN:
-        files = ", ".join(f"checkpoints/{x['networks']}" for x in of_loop.values())
-        raise InputError(
-            f"{run_dir}: is a training: its best parameters are in {files or 'no file yet'}"
-        )
     if design is None and not starts:
+        if (run_dir / "result.json").exists() and read_run(run_dir).trained:
+            files = ", ".join(f"checkpoints/{x['networks']}" for x in of_loop.values())
+            raise InputError(f"{run_dir}: is a training: its best parameters are in {files}")
         raise InputError(
             f"{run_dir}: nothing was pretrained; name the design whose network is meant"
         )
