@@ -120,6 +120,8 @@ def test_every_command_of_readme_and_docs_runs(
         assert words[0] == "realdataexp", f"{page}: {line}"
         if words[1] == "run":
             words += SMALL
+        if words[1] == "train":
+            words += ["--set", "training.epochs=1"]
         if words[1] == "plan":
             words[words.index("--steps") + 1] = "3"
             words[words.index("--p") + 1] = words[words.index("--p") + 1].split(",")[-1]
