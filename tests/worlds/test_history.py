@@ -33,12 +33,15 @@ LOG = make_data(SETTING.n_rows_U).log
 HELD_OUT = (2, 7)  # users
 
 
-def environment() -> ReplayEnvironment:
+def environment(
+    numerical: tuple[str, ...] = ("video_duration",),
+    categorical: tuple[str, ...] = ("user_active_degree", "tag"),
+) -> ReplayEnvironment:
     """The first two rows of each user pretrain, the others are replayed; two users validate."""
     data, start_U, end_U = make_data(SETTING.n_rows_U), LOG.offset_U1[:-1], LOG.offset_U1[1:]
     is_training_U = ~np.isin(np.arange(LOG.n_users), HELD_OUT)
     features = fit_features(
-        data, ("video_duration",), ("user_active_degree", "tag"), is_training_U,
+        data, numerical, categorical, is_training_U,
         missing_indicator=False, warnings=Warnings(),
     )  # fmt: skip
     split = Split(
@@ -152,6 +155,18 @@ def test_the_schema_tells_of_the_history() -> None:
     for block in ("num", "cat", "weight"):
         video = inputs[f"video_{block}"]
         assert inputs[f"history_{block}"] == Input("sequence", (T, *video.shape), video.n_ids)
+
+
+def test_a_model_that_sees_some_features_sees_no_others_of_the_history() -> None:
+    own, names = environment(categorical=("user_active_degree", "video_type", "tag")), ("tag",)
+    alone = environment(numerical=(), categorical=names)
+    place_B = np.arange(16)
+    (found, _), (expected, _) = (x.pretraining(("play",), 0).read(place_B) for x in (own, alone))
+    found = found.select(own.schema, names)
+    assert own.schema.select(names).inputs == alone.schema.inputs
+    assert found.sequence.keys() == expected.sequence.keys()
+    for name, x in expected.sequence.items():
+        assert torch.equal(found.sequence[name], x), name
 
 
 # --- in a run --------------------------------------------------------------------------------

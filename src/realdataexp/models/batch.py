@@ -119,8 +119,21 @@ class FeatureSchema:
         return (*self.user.names, *self.video.names)
 
     def select(self, names: Sequence[str]) -> FeatureSchema:
-        """Some of the features, and all that is extra; see Batch.select for their columns."""
-        return FeatureSchema(self.user.select(names), self.video.select(names), self.extra)
+        """Some of the features, and all that is extra; see Batch.select for their columns.
+
+        Of a history's items the same features are kept as of candidates.
+        """
+        own = FeatureSchema(self.user.select(names), self.video.select(names))
+        extra = dict(self.extra)
+        for suffix in Side._fields:
+            shown, of_video = (
+                extra.pop(f"history_{suffix}", None),
+                own.inputs.get(f"video_{suffix}"),
+            )
+            if shown is not None and of_video is not None and of_video.shape != (0,):
+                shape = (*shown.shape[:-1], *of_video.shape)
+                extra[f"history_{suffix}"] = Input("sequence", shape, of_video.n_ids)
+        return replace(own, extra=extra)
 
     def with_history(self, n: int) -> FeatureSchema:
         """The same for visits that show the user's last n items too, with what candidates have."""
@@ -261,12 +274,17 @@ class Batch:
         Ids count in the selection's vocabulary; what is no feature stays as it is.
         """
         by_axis = {axis: dict(of) for axis, of in vars(self).items()}
-        for own, axis, side in schema.sides():
+        history: tuple[str, Axis, SideSchema] = ("history", "sequence", schema.video)
+        for own, axis, side in (*schema.sides(), history):
             for suffix, columns in side.columns(names).items():
                 name, of = f"{own}_{suffix}", by_axis[axis]
                 x = of.pop(name, None)
                 if x is not None and (columns or name == _ALWAYS):
-                    kept = [x[..., i] - more if more else x[..., i] for i, more in columns]
+                    # behind a history's end all ids are 0
+                    kept = [
+                        (x[..., i] - more).clamp_min(0) if more else x[..., i]
+                        for i, more in columns
+                    ]
                     of[name] = torch.cat([x[..., :0], *kept], dim=-1)
         return Batch(**by_axis)
 
