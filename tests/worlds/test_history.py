@@ -90,8 +90,11 @@ def step(own: ReplayWorld, number: int) -> tuple[Tensor, Batch, Tensor, Tensor]:
     happens_WB = visits.is_visit_RB.repeat(N_BLOCKS, 1)
     happens_WB[len(REPLICATIONS) :, number % 4] = False
     allowed_WBC = slate.is_candidate_WBC & happens_WB.unsqueeze(-1)
-    own.feedback(visits, replace(slate, is_candidate_WBC=allowed_WBC), choice_WB)
+    slate = replace(slate, is_candidate_WBC=allowed_WBC)
+    item_WB1 = own.exposure(visits, slate, choice_WB.unsqueeze(-1))["item"]
+    own.feedback(visits, slate, choice_WB)
     video_WB = slate.video_WBC.gather(2, choice_WB.unsqueeze(-1)).squeeze(-1)
+    assert torch.equal(item_WB1[..., 0], video_WB.where(allowed_WBC.any(-1), -1))
     return visits.user_RB, slate.batch, video_WB, happens_WB
 
 

@@ -138,6 +138,8 @@ def test_a_generative_arm_is_tested_against_sasrec(
     assert {x["design"] for x in designs} == {"pooling", "splitting", "shadow"}
     shown = found[0].filter(pl.col("design") == "global").group_by("arm").agg(pl.col("sum").sum())
     assert shown["sum"].n_unique() == 2
+    metrics = pl.read_parquet(tmp_path / "1" / "metrics.parquet").filter(pl.col("split") == "shown")
+    assert set(metrics["metric"]) >= {"coverage", "gini", "entropy"}, "whether the lists narrow"
 
 
 def test_given_codes_are_shown_and_tell_data_apart(

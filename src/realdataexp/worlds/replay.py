@@ -38,6 +38,7 @@ from realdataexp.worlds.base import (
     Visits,
     World,
     WorldSettings,
+    shown_items,
     start_of,
 )
 
@@ -199,7 +200,7 @@ class ReplayEnvironment(Environment):
         self._data, self._splits, self._device, self._seed = data, splits, device, seed
         self._features, self._shown = features, shown
         self._store = FeatureStore(features, device, n_history, shown)
-        self.schema = self._store.schema
+        self.schema, self.n_items = self._store.schema, self._store.n_videos
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
         """The values of the first start's training users, in blocks."""
@@ -505,6 +506,10 @@ class ReplayWorld(World):
         # what is none goes to the end; the rest keeps its order
         order_WBX = (video_WBX < 0).byte().argsort(dim=-1, stable=True)
         return video_WBX.gather(-1, order_WBX[..., : self._store.n_history])
+
+    def exposure(self, visits: Visits, slate: Slate, shown_WBK: Tensor) -> dict[str, Tensor]:
+        """The videos shown, where models learn from histories that these enter."""
+        return {} if self._shown_WT is None else {"item": shown_items(slate, shown_WBK)}
 
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """The chosen rows' labels W, B, L; NaN where missing or where there is no visit."""
