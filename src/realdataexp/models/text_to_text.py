@@ -5,7 +5,8 @@ collaborative vectors in front of the history. One history is one row for the en
 positions cost as many passes: models.generative learns them all in one.
 
 Axes: X, B histories; T items of a history; V items; C candidates; L codes of an item; K values of
-a code; D numbers of an item's vector; N tokens read; E width of what is read; W beams; P prefixes.
+a code; D numbers of an item's vector; N tokens read; E width of what is read; W beams; F children
+of a prefix; P prefixes of all codes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from realdataexp.errors import InputError
 from realdataexp.models.batch import FeatureSchema
 from realdataexp.models.sequence import Items, SequenceModel
+from realdataexp.models.trie import Trie
 from realdataexp.options import Count, Depth, Options, PathText, Width
 
 PAD, END = 0, 1  # T5's own; the decoder starts with PAD
@@ -128,7 +130,7 @@ class TextToText(SequenceModel):
 
     def score_all(self, hidden_BE: Tensor, catalogue: Items) -> Tensor:
         """The log-likelihood of the items that the beam finds, and less for all others: B, V."""
-        trie = _Trie(catalogue["codes"])
+        trie = Trie.of(catalogue["codes"])
         score_BV = torch.cat([self._search(x_BE, trie) for x_BE in hidden_BE.split(self.rows)])
         lost_BV = score_BV.isinf()
         lowest_B1 = score_BV.masked_fill(lost_BV, torch.inf).amin(1, keepdim=True)
@@ -161,7 +163,7 @@ class TextToText(SequenceModel):
             encoder_outputs=(read_XNE,), attention_mask=mask_XN, decoder_input_ids=before_XL, **more
         )
 
-    def _search(self, hidden_BE: Tensor, trie: _Trie) -> Tensor:
+    def _search(self, hidden_BE: Tensor, trie: Trie) -> Tensor:
         """The log-likelihood of all items below the last beam, -inf for the others: B, V."""
         from transformers import DynamicCache, EncoderDecoderCache
 
@@ -170,39 +172,20 @@ class TextToText(SequenceModel):
         score_BW = hidden_BE.new_zeros(len(hidden_BE), 1)
         prefix_BW = token_BW = score_BW.long()
         first_B1 = torch.arange(len(hidden_BE), device=hidden_BE.device).unsqueeze(1)
-        for level in range(self.n_codes):
+        for i, level in enumerate(trie.levels):
             n_W = token_BW.shape[1]
             read_XNE, mask_XN = (x.repeat_interleave(n_W, 0) for x in (read_BNE, mask_BN))
             out = self._write(read_XNE, mask_XN, token_BW.view(-1, 1), cache=cache)
-            first = self.first_token + level * self.n_values
+            first = self.first_token + i * self.n_values
             log_p_XK = out.logits[:, -1].log_softmax(-1)[:, first : first + self.n_values]
-            log_p_BWK = score_BW.unsqueeze(-1) + log_p_XK.unflatten(0, (-1, n_W))
-            score_BP, place_BP = trie.below(level, prefix_BW, log_p_BWK)
-            score_BW, prefix_BW = score_BP.topk(min(self.beam, score_BP.shape[1]))
-            token_BW = first + trie.code_LP[level][prefix_BW]
-            cache.reorder_cache((first_B1 * n_W + place_BP.gather(1, prefix_BW)).flatten())
-        return score_BP[:, trie.leaf_V]
-
-
-class _Trie:
-    """The prefixes of items' codes, level by level: the one above each, and its last code."""
-
-    def __init__(self, code_VL: Tensor) -> None:
-        self.parent_LP, self.code_LP = [], []
-        leaf_V = torch.zeros_like(code_VL[:, 0])
-        for level in range(code_VL.shape[1]):
-            above_V = leaf_V
-            prefix_PL, leaf_V = code_VL[:, : level + 1].unique(dim=0, return_inverse=True)
-            self.parent_LP.append(leaf_V.new_zeros(len(prefix_PL)).scatter(0, leaf_V, above_V))
-            self.code_LP.append(prefix_PL[:, -1])
-        self.leaf_V = leaf_V
-
-    def below(self, level: int, prefix_BW: Tensor, log_p_BWK: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of a level's prefixes, -inf where none of a beam is above: B, P; and which is."""
-        n_above = int(self.parent_LP[level].max()) + 1
-        place_BW = torch.arange(prefix_BW.shape[1], device=prefix_BW.device).expand_as(prefix_BW)
-        place_BP = prefix_BW.new_full((len(prefix_BW), n_above), -1).scatter(1, prefix_BW, place_BW)
-        place_BP = place_BP[:, self.parent_LP[level]]
-        at_BP = place_BP.clamp_min(0) * log_p_BWK.shape[2] + self.code_LP[level]
-        score_BP = log_p_BWK.flatten(1).gather(1, at_BP)
-        return score_BP.masked_fill(place_BP < 0, -torch.inf), place_BP.clamp_min(0)
+            child_BWF, is_child_BWF = level.children(prefix_BW)
+            log_p_BWF = log_p_XK.unflatten(0, (-1, n_W)).gather(2, level.code_N[child_BWF])
+            log_p_BWF = log_p_BWF.masked_fill(~is_child_BWF, -torch.inf)
+            score_BX = (score_BW.unsqueeze(-1) + log_p_BWF).flatten(1)
+            node_BX = child_BWF.flatten(1)
+            score_BW, best_BW = score_BX.topk(min(self.beam, score_BX.shape[1]))
+            prefix_BW = node_BX.gather(1, best_BW)
+            token_BW = first + level.code_N[prefix_BW]
+            cache.reorder_cache((first_B1 * n_W + best_BW // child_BWF.shape[2]).flatten())
+        score_BP = score_BX.new_full((len(score_BX), level.n_nodes), -torch.inf)
+        return score_BP.scatter_reduce(1, node_BX, score_BX, "amax")[:, level.node_V]
