@@ -344,7 +344,7 @@ def diagnose(
     if (folder := out or subject.folder) is not None:
         write_diagnosis(folder, found)
     if as_json:
-        terminal.say(json.dumps(found, indent=2))
+        typer.echo(json.dumps(found, indent=2))
     else:
         print_claims(found["claims"])
     if strict and any(x["verdict"] == "fault" for x in found["checks"]):

@@ -23,7 +23,7 @@ from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 
 Kind = Literal[
     "design", "weight model", "model", "loss", "policy", "world", "interval method", "metric",
-    "executor", "tracker", "recommender", "check",
+    "executor", "tracker", "recommender", "check", "subject",
 ]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -116,6 +116,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "gradient_sync": "realdataexp.diagnose.checks.gradient_sync:check",
         "dead_parameter": "realdataexp.diagnose.checks.dead_parameter:check",
     },
+    "subject": {},
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",
         "mlflow": "realdataexp.tracking.mlflow:MLflow",

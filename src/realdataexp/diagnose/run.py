@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from realdataexp.device import own_arithmetic
 from realdataexp.diagnose.claims import judged, read_claims
 from realdataexp.diagnose.finding import Finding, Measured
 from realdataexp.diagnose.of_training import subject_of
 from realdataexp.diagnose.subject import CannotTell, Subject
+from realdataexp.diagnose.usable import usable
 from realdataexp.errors import InputError
 from realdataexp.files import disk_faults, write_json
 from realdataexp.registry import calling, find, is_outside, names, reason
@@ -38,11 +38,11 @@ def open_subject(
         config = placed(load_train(folder / "config.yaml"), folder, data)
         return subject_of(config, folder), config.resolved()
     if is_outside(source):
-        made = find("check", source, "diagnose")
+        made = find("subject", source, "diagnose")
         with calling(f"diagnose = {source!r}", "it", InputError):
             subject = made()
         if not isinstance(subject, Subject):
-            raise InputError(f"diagnose = {source!r}: must return a realdataexp Subject")
+            raise InputError(f"diagnose = {source!r}: must return a realdataexp.diagnose.Subject")
         return subject, {}
     config = load_train(source, overrides, data=data)
     return subject_of(config), config.resolved()
@@ -75,7 +75,7 @@ def diagnose(
     wanted = checks or ([x.check for x in claimed] if claimed else names("check"))
     wanted = list(dict.fromkeys([*wanted, *(x.check for x in claimed)]))
     run = {name: find("check", name, "--check") for name in wanted}
-    require_usable(subject)
+    subject = usable(subject, seed)
     findings = {}
     for name, check in run.items():
         findings[name] = _finding(name, check, subject, seed)
@@ -118,22 +118,3 @@ def _finding(
         torch.random.set_rng_state(state)
     value, bound, said, advice = told
     return Finding(name, verdict, value, bound, time.perf_counter() - start, said, advice)  # type: ignore[arg-type]
-
-
-def require_usable(subject: Subject) -> None:
-    """Refuse a subject whose model, batches or loss cannot be learned from."""
-    with calling(f"{subject.name}", "its model, batches or loss", InputError):
-        model, batches = subject.model().train(), subject.batches(2)
-        if not batches:
-            raise InputError(f"{subject.name}: there are no batches; give at least one")
-        for batch in batches:
-            loss = subject.loss(model, batch)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                raise InputError(f"{subject.name}: the loss must be a tensor of one number")
-            if not loss.requires_grad:
-                raise InputError(
-                    f"{subject.name}: the loss has no gradient: it must be computed from "
-                    "parameters that require one, without no_grad or detach"
-                )
-            if not torch.isfinite(loss).all():
-                raise InputError(f"{subject.name}: the loss of a first batch is {loss.item()}")

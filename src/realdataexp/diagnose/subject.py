@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,15 +62,47 @@ class Step(Protocol):
         """In a process group of ``n``, of whose ``batch`` this process takes its share."""
 
 
+def mapped(batch: Batch, change: Callable[[str, Tensor], Tensor], name: str = "") -> Batch:
+    """A batch of tensors, mappings, lists and tuples with a function of each tensor's name."""
+    if isinstance(batch, Tensor):
+        return change(name or "batch", batch)
+    named = name and f"{name}."
+    if isinstance(batch, Mapping):
+        parts = {k: mapped(x, change, f"{named}{k}") for k, x in batch.items()}
+        return type(batch)(parts)  # type: ignore[call-arg]
+    if isinstance(batch, list | tuple):
+        names = getattr(batch, "_fields", range(len(batch)))
+        make = getattr(type(batch), "_make", type(batch))
+        return make(mapped(x, change, f"{named}{k}") for k, x in zip(names, batch, strict=True))
+    return batch
+
+
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    """The tensors of a batch by name, such as inputs.ids, or 0 of a tuple."""
+    found: dict[str, Tensor] = {}
+    mapped(batch, lambda name, x: found.setdefault(name, x))
+    return found
+
+
 def rows_of(batch: Batch, rows: slice | Tensor) -> Batch:
     """Some examples of a batch: of every tensor in it, these rows."""
-    if isinstance(batch, Tensor):
-        return batch[rows]
-    if isinstance(batch, Mapping):
-        return type(batch)({k: rows_of(x, rows) for k, x in batch.items()})  # type: ignore[call-arg]
-    if isinstance(batch, list | tuple):
-        return type(batch)(rows_of(x, rows) for x in batch)
-    return batch
+    return mapped(batch, lambda _, x: x[rows].contiguous())
+
+
+def changes_of(batch: Batch) -> dict[str, Change]:
+    """Of each tensor of a batch whose rows differ, the batch with these rows permuted."""
+    return {
+        name: partial(_permuted, name)
+        for name, x in tensors_of(batch).items()
+        if x.dim() and bool((x != x[:1]).any())
+    }
+
+
+def _permuted(name: str, batch: Batch, generator: torch.Generator) -> Batch:
+    def change(own: str, x: Tensor) -> Tensor:
+        return x[torch.randperm(len(x), generator=generator)] if own == name else x
+
+    return mapped(batch, change)
 
 
 @dataclass(frozen=True)
@@ -78,13 +111,15 @@ class Subject:
 
     Attributes:
         name: what a report calls it.
-        model: a model with the parameters that are to be looked at; every call makes the same.
+        model: a model with the parameters that are to be looked at; every call makes a new one,
+            which is the same (PyTorch's own draws are seeded).
         batches: the first n batches of the training.
         loss: the mean loss of a batch by a model, whose gradient is learned from.
         optimizer: of a model, as the training makes it; None: none is known.
         rows: some examples of a batch: ``rows(batch, slice or numbers)``.
         size: how many examples a batch has.
-        changes: of each input by name, the batch with this input permuted among its examples.
+        changes: of each input by name, the batch with this input permuted among its examples;
+            none: of each tensor in mappings, lists and tuples.
         outputs: what the model makes of a batch, a row for each example or position: X, …
         future: the batch with other values for what comes later, and which rows X of the outputs
             must stay as they are; None: there is no order in it.
@@ -126,10 +161,8 @@ class Subject:
 
 def first_tensor(batch: Batch) -> Tensor:
     """The first tensor in a batch; CannotTell where there is none."""
-    if isinstance(batch, Tensor):
-        return batch
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    if isinstance(parts, list | tuple) or isinstance(batch, Mapping):
-        for part in parts:
-            return first_tensor(part)
-    raise CannotTell(f"a batch is of type {type(batch).__name__}: give the subject rows and size")
+    for found in tensors_of(batch).values():
+        return found
+    raise CannotTell(
+        f"a batch is of type {type(batch).__name__}: pass rows and size to the Subject"
+    )

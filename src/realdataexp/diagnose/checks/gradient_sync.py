@@ -64,11 +64,14 @@ def _share(rank: int, subject: Subject, batch: Any, store: str) -> Tensor:
 
 
 def _without_dropout(model: nn.Module) -> nn.Module:
-    """In training mode, but for what is random."""
+    """In training mode, but for what is random: Dropout modules, and rates of that name."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
     return model
 
 

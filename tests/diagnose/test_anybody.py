@@ -1,0 +1,120 @@
+"""Trainings that have nothing to do with this package; and what is no training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from diagnose import outside
+from torch import Tensor
+
+from realdataexp import cli
+from realdataexp.diagnose.subject import changes_of, rows_of, tensors_of
+from realdataexp.diagnose.usable import usable
+
+Say = pytest.CaptureFixture[str]
+
+
+def checks(capsys: Say, *words: str) -> dict[str, dict[str, object]]:
+    code = cli.main(["diagnose", *words, "--json"])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    return {x["check"]: x for x in json.loads(said.out)["checks"]}
+
+
+def assert_refused(capsys: Say, said: list[str], *words: str) -> None:
+    code = cli.main(["diagnose", *words])
+    lines = capsys.readouterr().err.splitlines()
+    assert (code, len(lines)) == (2, 1), lines
+    assert [text for text in said if text not in lines[0]] == [], lines[0]
+
+
+def test_every_check_looks_at_a_plain_network(capsys: Say) -> None:
+    found = checks(capsys, "diagnose.outside:mlp")
+    assert [x for x in found.values() if x["verdict"] == "fault"] == []
+    assert [x["said"] for x in found.values() if "the check failed" in str(x["said"])] == []
+    assert found["dead_parameter"]["verdict"] == found["gradient_sync"]["verdict"] == "ok"
+
+
+def test_every_check_looks_at_a_t5_of_transformers(capsys: Say) -> None:
+    pytest.importorskip("transformers", reason="transformers is an extra")
+    found = checks(capsys, "diagnose.outside:t5")
+    assert [x for x in found.values() if x["verdict"] == "fault"] == []
+    assert [x["said"] for x in found.values() if "the check failed" in str(x["said"])] == []
+    assert found["dead_parameter"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("name", outside.FAULTY)
+def test_what_cannot_be_learned_from_is_one_line(name: str, capsys: Say) -> None:
+    assert_refused(capsys, outside.FAULTY[name][1], f"diagnose.outside:{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("one_model", "the same module twice: return a new one"),
+        ("two_models", "two calls of model differ in bias"),
+        ("no_subject", "must return a realdataexp.diagnose.Subject"),
+        ("impossible", "raised FileNotFoundError: weights.pt"),
+        ("absent", "has no 'absent'"),
+        ("", "unknown subject"),
+    ],
+)
+def test_what_makes_no_subject_is_one_line(name: str, said: str, capsys: Say) -> None:
+    assert_refused(capsys, [said], f"diagnose.outside:{name}")
+
+
+@pytest.mark.parametrize(
+    ("claims", "said"),
+    [
+        ("[{claim: it learns, check: dead_parametr, value: ok}]", "did you mean dead_parameter?"),
+        ("[{claim: it learns, check: dead_parameter}]", "claims.0.value: missing"),
+        ("[{claim: it learns, check: dead_parameter, value: }]", "claims.0.value"),
+        ("[{claim: it learns, check: dead_parameter, value: maybe}]", "claims.0.value"),
+        ("[{check: dead_parameter, value: ok}]", "claims.0.claim: missing"),
+        ("[{claims: it learns, claim: x, check: dead_parameter, value: ok}]", "claims.0.claims"),
+        ("[]", "claims"),
+    ],
+)
+def test_a_claims_file_is_held_to_what_it_must_be(
+    claims: str, said: str, tmp_path: Path, capsys: Say
+) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(f"claims: {claims}\n")
+    assert_refused(capsys, [str(path), said], "diagnose.outside:mlp", "--claims", str(path))
+
+
+def test_an_unknown_check_is_one_line(capsys: Say) -> None:
+    assert_refused(
+        capsys, ["dead_input?", "--check"], "diagnose.outside:mlp", "--check", "dead_input?"
+    )
+
+
+def test_a_model_is_the_same_whatever_was_drawn_before() -> None:
+    subject = usable(outside.mlp(), seed=3)
+    first = subject.model().state_dict()
+    torch.rand(5)
+    assert all(torch.equal(x, first[k]) for k, x in subject.model().state_dict().items())
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    parts: dict[str, list[Tensor]]
+
+
+def test_batches_of_whatever_nesting_are_cut_and_permuted_by_name() -> None:
+    x_N, same_N = torch.arange(6), torch.ones(6)
+    batch = Pair(x_N, {"y": [same_N, x_N + 10]})
+    assert list(tensors_of(batch)) == ["x", "parts.y.0", "parts.y.1"]
+    some = rows_of(batch, slice(1, 3))
+    assert type(some) is Pair
+    assert some.parts["y"][1].tolist() == [11, 12]
+    changes = changes_of(batch)
+    assert list(changes) == ["x", "parts.y.1"]  # a constant is the same in any order
+    other = changes["parts.y.1"](batch, torch.Generator().manual_seed(0))
+    assert torch.equal(other.x, x_N) and sorted(other.parts["y"][1].tolist()) == [*range(10, 16)]
+    assert not torch.equal(other.parts["y"][1], x_N + 10)
+    assert list(changes_of(x_N)) == ["batch"]
