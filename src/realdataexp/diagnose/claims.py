@@ -10,12 +10,11 @@ claims:
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from realdataexp.config.load import read_draft
 from realdataexp.diagnose.finding import Finding
 from realdataexp.options import Options, Text, check, component_name
 
@@ -34,9 +33,9 @@ class Claims(Options):
     claims: Annotated[tuple[Claim, ...], Field(strict=False, min_length=1)]
 
 
-def read_claims(path: Path) -> tuple[Claim, ...]:
-    """The claims of a YAML file; InputError with a line for each fault."""
-    return check(Claims, read_draft(path).values, str(path)).claims
+def claims_of(values: Mapping[str, Any], where: str) -> tuple[Claim, ...]:
+    """The claims in a file's values; InputError with a line for each fault."""
+    return check(Claims, values, where).claims
 
 
 def judged(claims: tuple[Claim, ...], findings: dict[str, Finding]) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from realdataexp.config.load import read_draft
 from realdataexp.device import own_arithmetic
-from realdataexp.diagnose.claims import judged, read_claims
+from realdataexp.diagnose.claims import claims_of, judged
 from realdataexp.diagnose.finding import Finding, Measured
 from realdataexp.diagnose.of_training import subject_of
 from realdataexp.diagnose.subject import CannotTell, Subject
@@ -71,7 +72,7 @@ def diagnose(
     Raises:
         InputError: a check or a claim is unknown, or the subject cannot do what it must.
     """
-    claimed = read_claims(claims) if claims is not None else ()
+    claimed = () if claims is None else claims_of(read_draft(claims).values, str(claims))
     wanted = checks or ([x.check for x in claimed] if claimed else names("check"))
     wanted = list(dict.fromkeys([*wanted, *(x.check for x in claimed)]))
     run = {name: find("check", name, "--check") for name in wanted}
