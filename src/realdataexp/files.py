@@ -58,6 +58,7 @@ def read_json(path: Path) -> Any:
             parse_float=_finite,
             parse_int=_whole,
             parse_constant=_finite,
+            object_pairs_hook=_each_once,
         )
         _check_depth(value)
     except (RecursionError, ValueError) as error:
@@ -65,6 +66,15 @@ def read_json(path: Path) -> Any:
         said = "nested too deeply" if is_deep else " ".join(str(error).split())
         raise ValueError(f"not JSON: {said}") from None
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"{twice[:40]!r} stands twice in one object")
+    return found
 
 
 def _finite(text: str) -> float:

@@ -175,6 +175,13 @@ def test_pretrained_weights_are_read_from_a_folder_and_codes_are_new(tmp_path: P
         model(weights=str(tmp_path / "nowhere"))
 
 
+def test_a_beam_wider_than_the_items_is_refused():
+    net, items = model(beam=V + 1), catalogue()
+    hidden_BE = read(net, histories(), items)[:, -1]
+    with pytest.raises(InputError, match=rf"^beam = {V + 1}: must be at most {V}, the items$"):
+        net.score_all(hidden_BE, items)
+
+
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ValueError, match=r"set items\.codes"):
         TextToText(schema("vector"), **SMALL)

@@ -90,6 +90,23 @@ def test_doubled_codes_get_one_more_or_are_refused():
         given_codes(lists, CodeOptions(doubled="refuse"), 0, "items.tsv")
 
 
+def test_codes_without_items_or_of_other_items_are_refused_in_a_line(tmp_path):
+    path = tmp_path / "codes.json"
+    path.write_text(json.dumps({"a": ["1"], "b": ["2"]}))
+    with pytest.raises(InputError, match=r"codes.json: 2 of 2 items have no codes, such as 'x'"):
+        read_codes(path, ["x", "y"], Warnings())
+    with pytest.raises(InputError, match=r"nowhere.json: .*; name a JSON file of codes"):
+        read_codes(tmp_path / "nowhere.json", ["x"], Warnings())
+
+
+def test_no_node_of_a_trie_is_without_items_whatever_the_codes_lengths():
+    lists = [["a"], ["a", "b"], ["a", "b", "c"], ["d", "b"], ["a", "e", "c"]]
+    trie = Trie.of(torch.from_numpy(given_codes(lists, CodeOptions(), 0, "f").code_VL))
+    for level, below in pairwise([*trie.levels]):
+        assert (below.first_P1.diff() > 0).all() and len(below.first_P1) == level.n_nodes + 1
+    assert sorted(trie.levels[-1].item_N.tolist()) == list(range(len(lists)))
+
+
 @pytest.mark.parametrize("bad", [[], ["a", ""]])
 def test_an_item_without_a_code_is_named(bad):
     with pytest.raises(InputError, match=r"^f: 1 of 2 items lack codes, the first in place 2: "):
@@ -116,6 +133,10 @@ def test_a_file_that_numbers_items_from_0_is_understood_and_reported(tmp_path):
         ('["a"]', "must be a JSON object of item: list of codes"),
         ('{"x": "a", "y": "b"}', "must be a JSON object of item: list of codes"),
         ("{", "name a JSON file of codes"),
+        ('{"x": ["a"], "y": ["b"], "x": ["c"]}', "'x' stands twice in one object; name a JSON"),
+        ('{"x": ["a", null], "y": ["b"]}', r"whole numbers, not \["),
+        ('{"x": [["a"]], "y": ["b"]}', r"whole numbers, not \["),
+        ('{"x": [1.5], "y": ["b"]}', r"whole numbers, not \[1.5\]"),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_a_line(tmp_path, text, message):

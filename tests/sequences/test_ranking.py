@@ -62,6 +62,39 @@ def test_a_score_that_is_no_number_names_the_model() -> None:
         ranks(lambda x: np.full((len(x), 30), np.nan), split, split.test, name="Ours")
 
 
+def test_one_score_that_is_no_number_is_enough_and_infinite_ones_have_ranks() -> None:
+    split = _split(np.random.default_rng(2))
+
+    def scores_of(past_BT: np.ndarray, odd: float) -> np.ndarray:
+        score_BV = np.tile(np.arange(30.0), (len(past_BT), 1))
+        score_BV[-1, 29] = odd
+        return score_BV
+
+    with pytest.raises(RunError, match=r"^Ours: a score of an item is NaN; lower"):
+        ranks(lambda x: scores_of(x, np.nan), split, split.test, name="Ours")
+    for odd in (np.inf, -np.inf):
+        found = rank_all(lambda x, odd=odd: scores_of(x, odd), split, split.test, 30)
+        assert np.isfinite(found.rank_Q).all()
+        past = split.past_BT(split.test[-1:])[0]
+        wanted = [v for v in (range(29, -1, -1) if odd > 0 else [*range(28, -1, -1), 29])]
+        n = 30 - len(past)
+        assert found.top_QK[-1].tolist()[:n] == [v for v in wanted if v not in past]
+
+
+@pytest.mark.parametrize("shape", [(0, 30), (0, 29), (1, 30), (0,)])
+def test_scores_of_another_shape_name_the_model(shape: tuple[int, ...]) -> None:
+    split = _split(np.random.default_rng(2))
+
+    def scores_of(past_BT: np.ndarray) -> np.ndarray:
+        return np.zeros((len(past_BT) + shape[0], *shape[1:]))
+
+    if shape == (0, 30):
+        ranks(scores_of, split, split.test)
+        return
+    with pytest.raises(RunError, match=r"^Ours: scores of the shape \(4\d,.* each of 30 items$"):
+        ranks(scores_of, split, split.test, name="Ours")
+
+
 def test_metrics_of_hand_values() -> None:
     rows = {(r["metric"], r["k"]): r for r in metrics(np.array([0.0, 4.0, 5.0, 100.0]), [5])}
     assert rows["hit", 5]["value"] == 0.5

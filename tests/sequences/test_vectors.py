@@ -135,6 +135,27 @@ def test_wrong_vectors_are_one_line(
     assert ((suffix == ".npy" and by_row) or by_id) in str(error.value)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([[1.0, -np.inf], [0.0, 1.0]], "item '1' (one of 1) has a number that is not finite"),
+        ([[1.0, 2.0], [0.0, 1e300]], "item '2' (one of 1) has a number that is not finite"),
+        ([[], []], "all items have the same; use other vectors"),
+        ([[3.0, 1.0], [3.0, 1.0]], "all items have the same; use other vectors"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_vectors_that_tell_nothing_or_are_no_float32_are_one_line(
+    made: tuple[Split, Items], tmp_path: Path, suffix: str, rows: list[list[float]], said: str
+) -> None:
+    path = _written(tmp_path / f"v{suffix}", pl.Series(["1", "2"]), np.array(rows))
+    with pytest.raises(InputError) as error:
+        make_vectors(made[0], _ITEMS, VectorOptions(kind="file", file=str(path)), 0)
+    assert "\n" not in str(error.value)
+    assert said in str(error.value)
+
+
 def test_options_without_effect_and_missing_files_are_one_line(tmp_path: Path) -> None:
     for options, said in (
         ({"kind": "svd", "text": "title"}, "text has no effect without kind text"),

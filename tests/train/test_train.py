@@ -29,7 +29,7 @@ from realdataexp.train import ablation
 from realdataexp.train.config import Recommender, TrainConfig, load_train
 from realdataexp.train.ranks import Ranks, joined
 from realdataexp.train.recommenders import Catalogue, Mixture, Scorer, made
-from realdataexp.train.run import resume_training, train
+from realdataexp.train.run import TrainRun, resume_training, train
 from realdataexp.train.trainer import Passage, Passages, Trainer, Training, loss_of
 
 N_ITEMS = 80
@@ -365,6 +365,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"training": {"processes": 4000}}, "must be at most"),
     ({"training": {"epochs": 0}}, "training.epochs"),
     ({"mode": "compare"}, "no config for train"),
+    (
+        {"model": {"name": "TextToText", "beam": 81}, "items": {"codes": {}}},
+        "model.beam = 81: there are 80 items",
+    ),
+    ({"model": "Generative"}, "items have no codes: set items.codes"),
+    ({"model": "Generative", "items": {"codes": {"column": "kodes"}}}, "no column 'kodes'"),
+    ({"model": "Generative", "items": {"codes": {"file": "no.json"}}}, "no.json"),
+    ({"model": "Generative", "items": {"codes": {"n_codes": 1}}}, "items.codes.n_codes = 1"),
+    ({"items": {"vectors": {"kind": "file", "file": "no.npy"}}}, "no.npy: no such file"),
+    (
+        {"model": {"name": "Generative", "prefix": "items"}, "items": {"codes": {}}},
+        "items have no vectors: set items.vectors",
+    ),
     ({"dataset": {"name": "sequences"}}, "pass --data DIR"),
 ]
 
@@ -378,6 +391,17 @@ def test_wrong_input_is_one_line(
     assert said in last[-1]
     assert len(last) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_were_started_on_other_data_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    real = TrainRun.identity
+    monkeypatch.setattr(TrainRun, "identity", lambda x: real(x) | {"data": str(os.getpid())})
+    path = written(tmp_path, training=training(processes=2), baselines=[])
+    assert cli.main(["train", path, "--out", str(tmp_path / "run")]) == 2
+    (last,) = (x for x in capsys.readouterr().err.splitlines() if not x.startswith("["))
+    assert last.startswith("data: process 2 of 2 has another than process 1: start all with")
 
 
 def test_another_config_goes_on_with_no_checkpoint(tmp_path: Path):

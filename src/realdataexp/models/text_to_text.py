@@ -131,6 +131,8 @@ class TextToText(SequenceModel):
     def score_all(self, hidden_BE: Tensor, catalogue: Items) -> Tensor:
         """The log-likelihood of the items that the beam finds, and less for all others: B, V."""
         trie = Trie.of(catalogue["codes"])
+        if self.beam > trie.n_items:
+            raise InputError(f"beam = {self.beam}: must be at most {trie.n_items:,}, the items")
         score_BV = torch.cat([self._search(x_BE, trie) for x_BE in hidden_BE.split(self.rows)])
         lost_BV = score_BV.isinf()
         lowest_B1 = score_BV.masked_fill(lost_BV, torch.inf).amin(1, keepdim=True)

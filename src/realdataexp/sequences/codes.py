@@ -10,6 +10,7 @@ Axes: V items, D numbers of a vector, L levels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from realdataexp.device import own_scikit_learn
-from realdataexp.errors import InputError, Warnings
+from realdataexp.errors import InputError, Warnings, one_line
 from realdataexp.files import read_json
 from realdataexp.sequences.item_options import CodeOptions
 
@@ -107,8 +108,13 @@ def read_codes(path: Path, item_names: Sequence[str], warnings: Warnings) -> lis
         found = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}; name a JSON file of codes") from error
-    if not isinstance(found, dict) or not all(isinstance(x, list) for x in found.values()):
-        raise InputError(f"{path}: must be a JSON object of item: list of codes")
+    lists = found.values() if isinstance(found, dict) else [{"": found}]
+    wrong = [x for x in lists if not isinstance(x, list) or {*map(type, x)} - {str, int}]
+    if wrong:
+        raise InputError(
+            f"{path}: must be a JSON object of item: list of codes, which are texts or whole "
+            f"numbers, not {one_line(json.dumps(wrong[0]))}"
+        )
     if set(found) == {str(v) for v in range(len(item_names))} and "0" not in item_names:
         warnings.add("codes_from_zero", f"{path}: numbers items from 0; taken as item number - 1")
         found = {str(int(v) + 1): codes for v, codes in found.items()}

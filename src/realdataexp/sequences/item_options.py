@@ -87,7 +87,7 @@ class VectorOptions(Options):
 class CodeOptions(Options):
     """How items come by codes, where none are given."""
 
-    n_codes: Width = Field(256, ge=2, description="codes of a level")
+    n_codes: Annotated[int, Field(ge=2, le=10**6)] = Field(256, description="codes of a level")
     n_levels: Depth = Field(3, description="levels of k-means; one more where items share all")
     doubled: Literal["code", "refuse"] = Field(
         "code", description="items that share all codes get one code more, or are refused"

@@ -70,7 +70,7 @@ def rank_all(
         name: what a message calls the model.
 
     Raises:
-        RunError: a score is NaN.
+        RunError: a score is NaN, or there are too few or too many.
     """
     V = split.histories.n_items
     rank_Q, top_QK = np.empty(len(questions)), np.empty((len(questions), min(k, V)), np.int64)
@@ -78,6 +78,11 @@ def rank_all(
         some = slice(start, start + batch)
         past_BT = split.past_BT(questions[some])
         score_BV = np.array(scores_of(past_BT), dtype=np.float32)
+        if score_BV.shape != (len(past_BT), V):
+            raise RunError(
+                f"{name}: scores of the shape {score_BV.shape}; must be a row for each of "
+                f"{len(past_BT):,} histories, a number for each of {V:,} items"
+            )
         if np.isnan(score_BV).any():
             raise RunError(f"{name}: a score of an item is NaN; lower its learning rate")
         rows, places = np.nonzero(past_BT >= 0)

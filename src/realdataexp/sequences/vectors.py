@@ -192,7 +192,7 @@ def _in_rows(path: Path, items: Items) -> np.ndarray:
             f"{path}: holds {vector_XD.dtype} of the shape {vector_XD.shape}; must hold numbers, "
             f"{n:,} rows of them, as {items.source} has"
         )
-    rows = pl.Series(vector_XD.astype(np.float32), dtype=pl.Array(pl.Float32, vector_XD.shape[1]))
+    rows = pl.Series(_narrowed(vector_XD), dtype=pl.Array(pl.Float32, vector_XD.shape[1]))
     at_V = pl.Series(items.row_V).set(pl.Series(items.row_V < 0), None)
     return Items(items.names, pl.DataFrame({"vector": rows[at_V]}), str(path)).vectors("vector")
 
@@ -215,5 +215,10 @@ def _tensors(path: Path) -> pl.DataFrame:
         )
     if len(item_X) != len(vector_XD):
         raise InputError(f"{path}: {len(item_X):,} items have {len(vector_XD):,} vectors; mend it")
-    vectors = vector_XD.astype(np.float32)
-    return pl.DataFrame({"item": item_X, "vector": vectors})
+    return pl.DataFrame({"item": item_X, "vector": _narrowed(vector_XD)})
+
+
+def _narrowed(x_XD: np.ndarray) -> np.ndarray:
+    """As float32; what is too large becomes infinite, which is found later."""
+    with np.errstate(over="ignore"):
+        return x_XD.astype(np.float32)

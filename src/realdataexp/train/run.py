@@ -158,6 +158,9 @@ class TrainRun(AnyRun):
         faults = []
         if max(config.evaluation.k) > n:
             faults.append(f"evaluation.k = {max(config.evaluation.k)}: there are {n:,} items")
+        beam = config.model.options.get("beam")
+        if isinstance(beam, int) and beam > n:
+            faults.append(f"model.beam = {beam}: there are {n:,} items")
         if config.mixture and not len(self.split.validation):
             faults.append("mixture: no question validates, to choose its weight by: set it to null")
         if config.training.early_stopping and not len(self.split.validation):
