@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -43,17 +44,21 @@ def in_processes(n: int, work: Callable[..., Tensor], *arguments: Any) -> list[T
 
 
 def _send(pipe: Connection, work: Callable[..., Tensor], rank: int, arguments: Any) -> None:
-    torch.set_num_threads(1)
     try:
         pipe.send_bytes(b"\0" + work(rank, *arguments).double().numpy().tobytes())
+    except CannotTell as error:
+        pipe.send_bytes(b"\2" + str(error).encode())
     except Exception as error:
         pipe.send_bytes(b"\1" + reason(error).encode())
+    time.sleep(_PATIENCE_S)  # until it is killed: the others may still want to hear of it
 
 
 def _received(pipe: Connection) -> Tensor:
     if not pipe.poll(_PATIENCE_S):
         raise CannotTell(f"two processes did not end within {_PATIENCE_S:g} s")
     kind, told = (message := pipe.recv_bytes())[:1], message[1:]
+    if kind == b"\2":
+        raise CannotTell(told.decode())
     if kind == b"\1":
         raise CannotTell(f"a process of two failed: {told.decode()}")
     return torch.from_numpy(np.frombuffer(told, dtype=np.float64).copy())
