@@ -115,6 +115,17 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
     "check": {
         "gradient_sync": "realdataexp.diagnose.checks.gradient_sync:check",
         "dead_parameter": "realdataexp.diagnose.checks.dead_parameter:check",
+        "embedding_signal": "realdataexp.diagnose.checks.embedding_signal:check",
+        "items_complete": "realdataexp.diagnose.checks.items_complete:check",
+        "beam_recall": "realdataexp.diagnose.checks.beam_recall:check",
+        "metric_reference": "realdataexp.diagnose.checks.metric_reference:check",
+        "text_match": "realdataexp.diagnose.checks.text_match:check",
+        "distinct_lists": "realdataexp.diagnose.checks.distinct_lists:check",
+        "counting_baseline": "realdataexp.diagnose.checks.counting_baseline:check",
+        "leaks": "realdataexp.diagnose.checks.leaks:check",
+        "planted_signal": "realdataexp.diagnose.checks.planted_signal:check",
+        "best_is_tested": "realdataexp.diagnose.checks.best_is_tested:check",
+        "data": "realdataexp.diagnose.checks.data:check",
     },
     "subject": {},
     "tracker": {

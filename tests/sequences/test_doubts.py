@@ -70,6 +70,16 @@ def test_names_are_compared_as_numbers_where_all_are() -> None:
     assert share_ascending(histories, histories.item_names)[0] == pytest.approx(2 / 3)
 
 
+def test_the_z_of_an_order_is_that_of_names_in_a_random_order() -> None:
+    rng = np.random.default_rng(0)
+    rows = ["".join(rng.choice(list("abcdefgh"), 5, p=np.arange(1, 9) / 36)) for _ in range(60)]
+    histories = _split(*rows).histories
+    names = [f"n{v}" for v in range(histories.n_items)]
+    z = [share_ascending(histories, [names[v] for v in rng.permutation(8)])[1] for _ in range(2000)]
+    assert np.mean(z) == pytest.approx(0, abs=4 / 2000**0.5)
+    assert np.std(z) == pytest.approx(1, abs=4 / 4000**0.5)
+
+
 def test_targets_that_training_never_saw_and_users_who_are_not_asked_are_counted() -> None:
     found = _found(_split("abcde", "abcxd", "ba", "c"))
     assert found["target_never_trained"].startswith("test: 2 of 2")  # e, and d behind abc

@@ -25,13 +25,15 @@ from realdataexp.report.files import read_table
 from realdataexp.runs import Interrupts
 from realdataexp.runs.checkpoint import Checkpoints
 from realdataexp.runs.folder import RunLog
+from realdataexp.sequences.histories import Questions
+from realdataexp.sequences.ranking import metrics, rank_all
 from realdataexp.train.config import TrainConfig
 from realdataexp.train.ranks import Ranks
 from realdataexp.train.recommenders import Scorer
 from realdataexp.train.run import TrainRun
 from realdataexp.train.trainer import Passage, Trainer, loss_of
 
-BEAM = 50
+BEAM, LISTED = 50, 10
 
 
 @dataclass(frozen=True)
@@ -190,21 +192,49 @@ def _recommended(run: TrainRun, folder: Path | None) -> Recommended:
         assert isinstance(model, SequenceModel)
         return Scorer(model, run.catalogue, run.device).scores(past_BT)
 
-    def search(model: nn.Module, past_BT: np.ndarray, k: int) -> np.ndarray:
+    def search(model: nn.Module, past_BT: np.ndarray, k: int, width: int = BEAM) -> np.ndarray:
         assert isinstance(model, Generative)
         hidden_BE = Scorer(model, run.catalogue, run.device).hidden(past_BT)
         trie = model.trie(run.catalogue.tensors)
         with torch.inference_mode():
-            return model.beam(hidden_BE, trie, min(BEAM, trie.n_items), k)[0].numpy()
+            return model.beam(hidden_BE, trie, min(width, trie.n_items), k)[0].numpy()
 
-    is_generative = isinstance(run.model, Generative)
+    def judged(model: nn.Module, questions: Questions) -> tuple[dict[str, float], np.ndarray]:
+        found = rank_all(lambda past_BT: scores(model, past_BT), run.split, questions, LISTED)
+        rows = metrics(found.rank_Q, [LISTED])
+        values = {f"{x['metric']}@{x['k']}" if x["k"] else x["metric"]: x["value"] for x in rows}
+        return values, found.top_QK
+
+    def learned() -> tuple[np.ndarray, np.ndarray]:
+        assert run.trainer is not None
+        batches = list(run.trainer.passages.epoch(0, 0, Ranks()))
+        read = [x.item_BT.flatten()[x.place_X] for x in batches]
+        return torch.cat(read).cpu().numpy(), torch.cat([x.target_X for x in batches]).cpu().numpy()
+
+    def batch_of(item_BT: Tensor) -> Shown:
+        target_X = item_BT[:, 1:].flatten()
+        place_X = torch.arange(len(target_X))
+        passage = Passage(item_BT[:, :-1], place_X, target_X, len(target_X))
+        return Shown(passage, dict(run.catalogue.tensors))
+
+    is_generative, codes_VL = isinstance(run.model, Generative), run.known.get("codes")
     return Recommended(
         split=run.split,
         items=run.items,
         scores=scores,
-        codes_VL=run.known.get("codes"),
+        codes_VL=codes_VL,
         vector_VD=run.known.get("vector"),
         is_likelihood=is_generative,
         search=search if is_generative else None,
         reported=reported,
+        is_given=run.config.items.has_given_vectors,
+        judged=judged,
+        learned=learned,
+        batch_of=batch_of,
+        written=None if codes_VL is None else _written(codes_VL),
     )
+
+
+def _written(code_VL: np.ndarray) -> list[str]:
+    """Items as texts of their codes."""
+    return ["".join(f"<{i}_{code}>" for i, code in enumerate(row)) for row in code_VL.tolist()]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from realdataexp.sequences.histories import Split
+from realdataexp.sequences.histories import Questions, Split
 from realdataexp.sequences.items import Items
 
 Batch = Any
@@ -43,6 +43,13 @@ class Recommended:
         search: the items that a model's own search finds for histories, best first: B, K, a row
             each; None: it ranks all.
         reported: of a run that has ended, `rank_Q` of the test's questions; None: none.
+        is_given: whether the vectors were made elsewhere, of whatever interactions.
+        judged: of a model's answers to questions, the metrics of the training's own evaluation,
+            under the names ``hit@10``, ``ndcg@10`` and ``mrr``, and the lists judged: Q, K.
+        learned: at each place that one epoch learns from, the item read last and the one to be
+            found: X and X.
+        batch_of: a batch that learns each next item of these histories: B, T, no padding.
+        written: of each item, the text that answers are compared by; None: numbers are compared.
     """
 
     split: Split
@@ -53,6 +60,11 @@ class Recommended:
     is_likelihood: bool = False
     search: Callable[[nn.Module, np.ndarray, int], np.ndarray] | None = None
     reported: np.ndarray | None = None
+    is_given: bool = False
+    judged: Callable[[nn.Module, Questions], tuple[Mapping[str, float], np.ndarray]] | None = None
+    learned: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
+    batch_of: Callable[[Tensor], Batch] | None = None
+    written: Sequence[str] | None = None
 
 
 class Step(Protocol):

@@ -148,9 +148,9 @@ def _finite(value: float) -> float | None:
 
 
 def compare(
-    rank_a_Q: np.ndarray, rank_b_Q: np.ndarray, ks: Sequence[int], seed: int
+    rank_a_Q: np.ndarray, rank_b_Q: np.ndarray, ks: Sequence[int], seed: int, level: float = _LEVEL
 ) -> list[dict[str, Any]]:
-    """How much more a has than b in each metric, with paired 95 % bootstrap intervals.
+    """How much more a has than b in each metric, with paired bootstrap intervals of a level.
 
     Questions are drawn anew 1,000 times, the same ones for both models and all metrics.
 
@@ -165,7 +165,7 @@ def compare(
     names, gain_MQ = _gains(rank_a_Q, ks)
     gain_MQ = gain_MQ - _gains(rank_b_Q, ks)[1]
     mean_RM = _resampled(gain_MQ, np.random.default_rng([seed, 0xB007]))
-    low_M, high_M = np.quantile(mean_RM, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
+    low_M, high_M = np.quantile(mean_RM, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return [
         {"metric": metric, "k": k, "difference": d, "ci_low": low, "ci_high": high}
         for (metric, k), d, low, high in zip(

@@ -77,24 +77,23 @@ def scaled(vector_VD: np.ndarray, name: str) -> np.ndarray:
     return (vector_VD / np.sqrt((vector_VD.astype(np.float64) ** 2).mean())).astype(np.float32)
 
 
-def neighbours_z(split: Split, vector_VD: np.ndarray) -> tuple[float, float]:
-    """Whether vectors tell what comes next: the mean cosine of held-out pairs in a row.
+def neighbours_cosine(split: Split, vector_VD: np.ndarray) -> tuple[float, float, float]:
+    """Whether vectors tell what comes next: the mean cosine of the test's pairs in a row.
 
     Returns:
-        The mean over the test's questions, and its z against 200 permutations of the second items,
-        which is within a few of 0 for vectors that were drawn.
+        That mean; by chance, over 200 permutations of the items that have the vectors, its mean and
+        its standard deviation. It is within a few of these for vectors that were drawn, however
+        often the same pair comes, which it would not be for permutations of the questions.
     """
     unit_VD = _unit(vector_VD.astype(np.float64))
-    place_Q = split.test.place_Q
-    first_QD = unit_VD[split.histories.item_N[place_Q - 1]]
-    then_QD = unit_VD[split.histories.item_N[place_Q]]
+    first_Q, then_Q = (split.histories.item_N[split.test.place_Q - i] for i in (1, 0))
     rng = np.random.default_rng(0x2E57)
-    chance = [
-        (first_QD * then_QD[rng.permutation(len(then_QD))]).sum(1).mean()
-        for _ in range(_PERMUTATIONS)
-    ]
-    cosine = float((first_QD * then_QD).sum(1).mean())
-    return cosine, float((cosine - np.mean(chance)) / np.std(chance))
+
+    def cosine(item_V: np.ndarray) -> float:
+        return float((unit_VD[item_V[first_Q]] * unit_VD[item_V[then_Q]]).sum(1).mean())
+
+    chance = [cosine(rng.permutation(len(unit_VD))) for _ in range(_PERMUTATIONS)]
+    return cosine(np.arange(len(unit_VD))), float(np.mean(chance)), float(np.std(chance))
 
 
 # --- computed ------------------------------------------------------------------------------------

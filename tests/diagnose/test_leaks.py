@@ -1,0 +1,70 @@
+"""Ways for the target into the input, each planted, and a training without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from diagnose.subjects import found, small_subject, with_recommended
+
+from realdataexp.diagnose.finding import Finding
+from realdataexp.diagnose.subject import Recommended, Subject
+from realdataexp.sequences.item_options import VectorOptions
+from realdataexp.sequences.vectors import make_vectors
+
+
+def _recommended(subject: Subject) -> Recommended:
+    assert subject.recommended is not None
+    return subject.recommended
+
+
+def _found(subject: Subject, **parts: object) -> Finding:
+    return found("leaks", with_recommended(subject, **parts))
+
+
+def test_a_training_without_leaks_has_none(trained: Subject):
+    given = {"codes": {"n_codes": 8, "n_levels": 2}, "vectors": {"kind": "column"}}
+    for subject in (trained, small_subject(), small_subject(items=given)):
+        assert found("leaks", subject).verdict == "ok"
+
+
+def test_numbers_in_the_order_of_time_are_a_leak():
+    recommended = _recommended(small_subject())
+    h = recommended.split.histories
+    item_N = np.concatenate([np.sort(x) for x in np.split(h.item_N, h.offset_U1[1:-1])])
+    split = replace(recommended.split, histories=replace(h, item_N=item_N))
+    said = _found(small_subject(), split=split, learned=None)
+    assert said.verdict == "fault"
+    assert "larger number in 100.0%" in said.said
+
+
+def test_a_target_that_is_read_is_a_leak():
+    subject = small_subject()
+    learned = _recommended(subject).learned
+    assert learned is not None
+    target_X = learned()[1]
+    said = _found(subject, learned=lambda: (target_X, target_X))
+    assert said.verdict == "fault"
+    assert "read at 100.0%" in said.said
+
+
+def test_learning_from_held_out_pairs_is_a_leak():
+    subject = small_subject()
+    split = _recommended(subject).split
+    h = split.histories
+    second = np.flatnonzero(h.user_N[1:] == h.user_N[:-1]) + 1
+    said = _found(subject, learned=lambda: (h.item_N[second - 1], h.item_N[second]))
+    assert said.verdict == "fault"
+    assert "held-out pairs in a row are learned" in said.said
+
+
+def test_given_vectors_that_were_fitted_on_all_are_a_leak_and_others_are_not():
+    data = {"users": 2000, "items": 1000}
+    subject = small_subject(dataset={"name": "sequences", "synthetic": data})
+    split = _recommended(subject).split
+    everything = replace(split, train_end_U=split.histories.offset_U1[1:])
+    options = VectorOptions(kind="svd")
+    for fitted, verdict in ((split, "ok"), (everything, "fault")):
+        vector_VD = make_vectors(fitted, _recommended(subject).items, options, 0)
+        assert _found(subject, vector_VD=vector_VD, is_given=True).verdict == verdict
+        assert _found(subject, vector_VD=vector_VD).verdict == "ok"
