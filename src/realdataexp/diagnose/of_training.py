@@ -54,6 +54,7 @@ def subject_of(config: TrainConfig, folder: Path | None = None) -> Subject:
     trainer = run.trainer
     if trainer is None:
         raise InputError(f"model: {config.model.name} is counted, not trained: nothing to diagnose")
+    initial = copy.deepcopy(trainer.model)
     if folder is not None:
         _load(run, folder)
     catalogue = dict(trainer.catalogue)
@@ -95,7 +96,9 @@ def subject_of(config: TrainConfig, folder: Path | None = None) -> Subject:
         entropy=_entropy(trainer),
         learning_rate=config.training.learning_rate,
         is_trained=folder is not None,
+        fresh=None if folder is None else lambda: copy.deepcopy(initial),
         frozen=("scale", "bias"),
+        adapters=("adapter",) if _reads_vectors(trainer) else (),
         recommended=_recommended(run, folder),
         folder=folder,
     )  # fmt: skip

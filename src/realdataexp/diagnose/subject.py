@@ -141,7 +141,9 @@ class Subject:
             not known.
         learning_rate: of the training; None: not known.
         is_trained: whether the parameters are those of a training that has ended.
-        frozen: names of parameters that must not change.
+        fresh: the model before its first step; None: it is ``model``, where that is not trained.
+        frozen: names of parameters that must not change, or of modules of such.
+        adapters: names of parameters, or of modules, that lead an additional input into the model.
         recommended: what it recommends; None: not a recommender of items.
         folder: of a finished run; None: there is none.
     """
@@ -160,7 +162,9 @@ class Subject:
     entropy: float | None = None
     learning_rate: float | None = None
     is_trained: bool = False
+    fresh: Callable[[], nn.Module] | None = None
     frozen: Sequence[str] = ()
+    adapters: Sequence[str] = ()
     recommended: Recommended | None = None
     folder: Path | None = None
 

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from realdataexp.diagnose.finding import Measured
+from realdataexp.diagnose.probes import still
 from realdataexp.diagnose.processes import in_processes
 from realdataexp.diagnose.subject import Subject
 
@@ -31,7 +32,7 @@ def check(subject: Subject, seed: int) -> Measured:
     (batch,) = subject.batches(1)
     even = subject.n_examples(batch) // _N * _N
     batch = subject.rows(batch, slice(0, even))
-    model = _without_dropout(subject.model())
+    model = still(subject.model())
     subject.loss(model, batch).backward()
     wanted = _flat(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -52,25 +53,13 @@ def check(subject: Subject, seed: int) -> Measured:
 def _share(rank: int, subject: Subject, batch: Any, store: str) -> Tensor:
     # never destroyed: gloo may wait for ever for threads that the interpreter's lock holds up
     dist.init_process_group("gloo", store, rank=rank, world_size=_N)
-    model = _without_dropout(subject.model())
+    model = still(subject.model())
     if subject.step is not None:
         subject.step(model, batch, rank, _N)
     else:
         wrapped = nn.parallel.DistributedDataParallel(model)
         subject.loss(wrapped, subject.rows(batch, slice(rank, None, _N))).backward()
     return _flat(model)
-
-
-def _without_dropout(model: nn.Module) -> nn.Module:
-    """In training mode, but for what is random: Dropout modules, and rates of that name."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-    return model
 
 
 def _flat(model: nn.Module) -> Tensor:
