@@ -33,8 +33,8 @@ def mlp() -> Subject:
         model=lambda: nn.Sequential(nn.Linear(_N_FEATURES, 16), nn.ReLU(), nn.Linear(16, 1)),
         batches=lambda n: [rows(i) for i in range(n)],
         loss=mlp_loss,
-        optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=1e-3),
-        learning_rate=1e-3,
+        optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=1e-2),
+        learning_rate=1e-2,
         outputs=lambda model, batch: model(batch[0]),
     )
 

@@ -37,7 +37,7 @@ def fresh(subject: Subject) -> nn.Module:
 
 
 def pieces(subject: Subject, n: int, size: int, seed: int) -> list[Batch]:
-    """n pieces of at most ``size`` examples each, drawn from the first batches in turn."""
+    """Some pieces of at most ``size`` examples each, drawn from the first batches in turn."""
     generator, found = torch.Generator().manual_seed(seed), []
     for batch in itertools.islice(itertools.cycle(subject.batches(min(n, _N_BATCHES))), n):
         order = torch.randperm(subject.n_examples(batch), generator=generator)
@@ -86,4 +86,4 @@ def updates(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        yield float(loss)
+        yield float(loss.detach())

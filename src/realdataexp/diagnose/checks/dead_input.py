@@ -74,7 +74,9 @@ def _rise(subject: Subject, change: Change, parts: list[Batch], seed: int) -> _R
 
 
 def _is_blind(subject: Subject, model: nn.Module, a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(*(_gradient(subject, model, x) for x in (a, b))))
+    """Whether the gradients of two batches are the same to the bit."""
+    of_a, of_b = (_gradient(subject, model, x) for x in (a, b))
+    return all(torch.equal(x, y) for x, y in zip(of_a, of_b, strict=True))
 
 
 def _gradient(subject: Subject, model: nn.Module, batch: Batch) -> list[Tensor]:

@@ -25,7 +25,9 @@ _FACTOR = 3.0
 def check(subject: Subject, seed: int) -> Measured:
     """Triple and remove the adapters' initial parameters, and compare the outputs' changes."""
     if not subject.adapters:
-        raise CannotTell("what leads an additional input in is missing: pass adapters to the Subject")
+        raise CannotTell(
+            "adapters of an additional input are missing: pass adapters to the Subject"
+        )
     (batch,) = pieces(subject, 1, _SIZE, seed)
     as_is, tripled, removed = (_scaled(subject, batch, x) for x in (1.0, _FACTOR, 0.0))
     by_scale, by_removal = (float((x - as_is).norm() / as_is.norm()) for x in (tripled, removed))

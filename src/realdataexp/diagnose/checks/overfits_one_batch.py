@@ -17,7 +17,7 @@ from realdataexp.diagnose.subject import Batch, Subject
 
 _SIZE, _N_UPDATES = 8, 100
 _SHARE = 0.25
-_RATES = (0.01, 0.003, 0.1)  # the last is for plain gradient descent
+_RATES = (0.01, 0.05, 0.003)
 
 
 def check(subject: Subject, seed: int) -> Measured:
