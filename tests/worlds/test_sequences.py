@@ -402,6 +402,18 @@ def test_models_see_the_codes_and_vectors_of_the_items() -> None:
     assert len(own.tables["codes"].unique(dim=0)) == own.n_items
 
 
+def test_given_codes_tell_data_apart_and_are_doubtful(tmp_path: Path) -> None:
+    path, identities = tmp_path / "codes.json", []
+    names, warnings = list(environment().histories.item_names), Warnings()
+    for turned in (names, names[::-1]):
+        path.write_text(json.dumps({v: [i // 9, i] for i, v in enumerate(turned)}))
+        own = config(f"dataset.codes={{file: {path}}}")
+        assert isinstance(own.dataset, Sequences)
+        identities.append(own.dataset.open(own, choose_device("cpu"), warnings).identity())
+    assert identities[0] != identities[1]
+    assert {x["code"] for x in warnings} == {"given_items"}
+
+
 def test_a_generative_arm_is_tested_against_sasrec(tmp_path: Path) -> None:
     """Whichever processes compute it, to the bit; and the two arms differ."""
     generative = (

@@ -154,8 +154,10 @@ def test_given_codes_are_shown_and_tell_data_apart(
         config = config_of(small_settings, codes={"file": str(path)})
         own = config.dataset
         assert isinstance(own, KuaiRand)
-        environment = own.open(config, CPU, Warnings())
+        warnings = Warnings()
+        environment = own.open(config, CPU, warnings)
         assert isinstance(environment, ReplayEnvironment)
+        assert "given_items" in [x["code"] for x in warnings]
         assert environment.schema.inputs["history_codes"].shape == (T, 2)
         identities.append(environment.identity())
     assert identities[0] != identities[1]

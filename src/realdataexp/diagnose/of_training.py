@@ -230,7 +230,7 @@ def _recommended(run: TrainRun, folder: Path | None) -> Recommended:
         is_likelihood=is_generative,
         search=search if is_generative else None,
         reported=reported,
-        is_given=run.config.items.has_given_vectors,
+        is_given="vectors" in run.config.items.given,
         judged=judged,
         learned=learned,
         batch_of=batch_of,

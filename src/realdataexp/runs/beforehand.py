@@ -5,6 +5,7 @@ Axes: R replications, B visits, C candidates, M models, L labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -73,14 +74,16 @@ def memory_need(config: Config, device: Device, blocks: Sequence[Block]) -> Need
     S = n_networks(blocks, config.experiment.replications)
     sizes = [_network([config.learned[i] for i in group], features) for group in groups]
     P, n_shared = sum(n for n, _, _ in sizes), sum(n for _, n, _ in sizes)
-    n_history = 0 if config.feature is None else config.feature.history
     rows = loop.batch_size * loop.n_candidate
     pretrained = config.pretrain.batch_size if config.pretrain.enabled else 0
     one = max(rows, pretrained) * max(width for _, _, width in sizes) * _FLOAT
     activations = _ACTIVATIONS * max(min(device.chunk_bytes, S * one), one)
-    n_inputs = _n_inputs(features.user) + _n_inputs(features.video)
-    of_history = loop.batch_size * n_history * (1 + _n_inputs(features.video))
-    inputs = _INPUT_COPIES * S * (rows * n_inputs + of_history) * _FLOAT
+    extra = {"visit": 0, "candidate": 0, "sequence": 0}
+    for x in features.extra.values():
+        extra[x.axis] += math.prod(x.shape)
+    n_inputs = _n_inputs(features.user) + _n_inputs(features.video) + extra["candidate"]
+    of_visits = loop.batch_size * (extra["visit"] + extra["sequence"])
+    inputs = _INPUT_COPIES * S * (rows * n_inputs + of_visits) * _FLOAT
     computing = (_COPIES * S * P + n_shared) * _FLOAT + inputs + activations
     n, host = S * len(groups), _BASE + world.made_bytes(config, n_inputs)
     if device.torch.type == "cpu":

@@ -83,6 +83,11 @@ class VectorOptions(Options):
             raise ValueError("kind file needs file: the path of the vectors")
         return self
 
+    @property
+    def is_given(self) -> bool:
+        """Whether they come from elsewhere."""
+        return bool({"column", "file"} & {*self.kind})
+
 
 class CodeOptions(Options):
     """How items come by codes, where none are given."""
@@ -115,6 +120,11 @@ class CodesConfig(CodeOptions):
             raise ValueError(f"{unused[0]} has no effect beside {given[0]}: leave it out")
         return self
 
+    @property
+    def is_given(self) -> bool:
+        """Whether they come from elsewhere."""
+        return bool(self.column or self.file) or self.vectors.is_given
+
 
 class ItemsConfig(Options):
     """What models are shown of items."""
@@ -125,9 +135,10 @@ class ItemsConfig(Options):
     )
 
     @property
-    def has_given_vectors(self) -> bool:
-        """Whether vectors come from elsewhere, fitted on whatever interactions."""
-        return self.vectors is not None and bool({"column", "file"} & {*self.vectors.kind})
+    def given(self) -> list[str]:
+        """Which of them come from elsewhere, and so were fitted on whatever interactions."""
+        both = {"codes": self.codes, "vectors": self.vectors}
+        return [name for name, x in both.items() if x is not None and x.is_given]
 
 
 def inputs_about(options: ItemsConfig) -> dict[str, Input]:

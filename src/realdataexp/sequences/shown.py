@@ -39,6 +39,24 @@ def shown_of(
     return found
 
 
+def shown_in_loop(
+    options: ItemsConfig,
+    split: Split,
+    items: Items,
+    seed: int,
+    warnings: Warnings,
+    at: Callable[[str], Path],
+) -> dict[str, np.ndarray]:
+    """`shown_of` for a world, where ``split`` is what was known before the test."""
+    for name in options.given:
+        warnings.add(
+            "given_items",
+            f"dataset.{name}: made elsewhere; if what is replayed went into them, the models that "
+            "read them know what comes",
+        )
+    return shown_of(options, split, items, seed, warnings, at)
+
+
 def _codes(
     options: CodesConfig,
     split: Split,

@@ -124,7 +124,7 @@ class TrainRun(AnyRun):
             known = self.known = _kept(folder) or shown_of(
                 config.items, self.split, self.items, config.seed, self.warnings, config.path
             )
-            given = known.get("vector") if config.items.has_given_vectors else None
+            given = known.get("vector") if "vectors" in config.items.given else None
             doubts(self.split, self.items, self.warnings, given)
             self.catalogue = Catalogue.of(self.split.histories.n_items, self.device, **known)
             self._check()

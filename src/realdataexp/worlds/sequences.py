@@ -44,7 +44,7 @@ from realdataexp.sequences.item_options import ItemsConfig, inputs_about, inputs
 from realdataexp.sequences.items import Items
 from realdataexp.sequences.markov import Markov
 from realdataexp.sequences.popularity import Popularity
-from realdataexp.sequences.shown import shown_of
+from realdataexp.sequences.shown import shown_in_loop
 from realdataexp.sequences.synthetic import SyntheticSequences
 from realdataexp.worlds.base import (
     Environment,
@@ -229,7 +229,9 @@ class SequenceEnvironment(Environment):
             "weight": torch.ones(V, 1, device=device.torch),
         }
         seed = draws.start_seed(self.seed, 0)
-        shown = shown_of(options, self._pretraining_split(), items, seed, warnings, config.path)
+        shown = shown_in_loop(
+            options, self._pretraining_split(), items, seed, warnings, config.path
+        )
         self.tables |= {name: device.tensor(x_VX) for name, x_VX in shown.items()}
         self.schema = _schema(options.history, V, inputs_of(shown))
         count_V = self.popularity(0)
@@ -382,9 +384,9 @@ class SequenceEnvironment(Environment):
         }
 
     def identity(self) -> dict[str, Any]:
-        """A hash of who had what, in order."""
-        digest = hashlib.sha256()
-        for x in (self.histories.offset_U1, self.histories.item_N):
+        """A hash of who had what, in order, and of what is shown of items."""
+        digest, tables = hashlib.sha256(), [x.cpu().numpy() for x in self.tables.values()]
+        for x in (self.histories.offset_U1, self.histories.item_N, *tables):
             digest.update(np.ascontiguousarray(x).tobytes())
         return {"rows": len(self.histories.item_N), "digest": digest.hexdigest()}
 

@@ -16,7 +16,7 @@ from realdataexp.errors import Warnings
 from realdataexp.sequences.histories import Histories, Questions, Split
 from realdataexp.sequences.item_options import ItemsConfig
 from realdataexp.sequences.items import Items
-from realdataexp.sequences.shown import shown_of
+from realdataexp.sequences.shown import shown_in_loop
 
 
 def shown_videos(
@@ -43,7 +43,7 @@ def shown_videos(
     end_U = np.minimum.reduce([splits[0].pretrain.end_U, *(x.replay.start_U for x in splits)])
     nobody = Questions(*np.zeros((2, 0), dtype=np.int64))
     split = Split(histories, end_U, nobody, nobody)
-    return shown_of(options, split, items, seed, warnings, at)
+    return shown_in_loop(options, split, items, seed, warnings, at)
 
 
 def _names(table: pl.DataFrame) -> list[str]:
