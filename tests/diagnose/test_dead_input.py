@@ -50,3 +50,21 @@ def test_a_subject_of_a_single_constant_input_cannot_tell():
     batches = small_subject().batches
     subject = planted(small_subject(), changes={}, batches=batches)
     assert found("dead_input", subject).verdict == "cannot tell"
+
+
+def test_a_loss_that_draws_items_is_compared_by_the_same():
+    """With a sampled softmax a dead input must be seen in spite of the noise of the sample."""
+
+    def constant(model: Any) -> None:
+        model.encoder.register_forward_hook(lambda m, args, out: torch.zeros_like(out))
+
+    subject = small_subject(model={"name": "SASRec", "width": 16, "negatives": 20}, items={})
+    assert found("dead_input", subject).verdict == "ok"
+    assert found("dead_input", with_model(subject, constant)).verdict == "fault"
+
+
+def test_what_was_learned_is_known_of_the_first_state_too():
+    subject = with_model(small_subject(), scaled_output(1e-4))
+    known = planted(trained(subject), entropy=None, fresh=subject.model)
+    assert "vector: not used" in found("dead_input", known).said
+    assert found("dead_input", planted(known, fresh=None)).verdict == "ok"

@@ -61,10 +61,14 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 def losses(subject: Subject, model: nn.Module, batches: Sequence[Batch]) -> Tensor:
-    """The loss of each batch, in evaluation mode."""
+    """The loss of each batch, in evaluation mode; what it draws is the same in every call."""
     model.eval()
+    found = []
     with torch.no_grad():
-        return torch.stack([subject.loss(model, x).detach().double().reshape(()) for x in batches])
+        for i, batch in enumerate(batches):
+            torch.manual_seed(i)
+            found.append(float(subject.loss(model, batch)))
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def updates(
@@ -72,7 +76,8 @@ def updates(
 ) -> Iterator[float]:
     """Updates by the subject's own optimiser at a learning rate; each batch's loss before its own.
 
-    Gradients are clipped to norm 1, as trainings of transformers do.
+    Gradients are clipped to norm 1, as trainings of transformers do; what the loss draws is the
+    same in every call.
     """
     if subject.optimizer is None:
         raise CannotTell("the optimiser is missing: pass optimizer to the Subject")
@@ -80,7 +85,8 @@ def updates(
     for group in optimizer.param_groups:
         group["lr"] = rate
     still(model)
-    for batch in batches:
+    for i, batch in enumerate(batches):
+        torch.manual_seed(i)
         optimizer.zero_grad()
         loss = subject.loss(model, batch)
         loss.backward()

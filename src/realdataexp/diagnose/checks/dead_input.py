@@ -64,13 +64,21 @@ def _rise(subject: Subject, change: Change, parts: list[Batch], seed: int) -> _R
     mean, se = float(rise_P.mean()), float(rise_P.std()) / len(parts) ** 0.5
     if not rise_P.any() and _is_blind(subject, still(model), parts[0], others[0]):
         return _Rise(0.0, 0.0, is_dead=True)
-    if not subject.is_trained or subject.entropy is None:
+    start = _start(subject, parts)
+    if not subject.is_trained or start is None:
         return _Rise(mean, se, is_dead=False)
     freedom = len(parts) - 1
     p = stats.t.sf(mean / se, freedom) if se else float(mean <= 0)
     highest = mean + se * stats.t.isf(_P, freedom)
-    learned = subject.entropy - float(before_P.mean())
+    learned = start - float(before_P.mean())
     return _Rise(mean, se, False, bool(p > _P and highest < _LEAST * learned))
+
+
+def _start(subject: Subject, parts: list[Batch]) -> float | None:
+    """What the loss was before anything was learned; None: not known."""
+    if subject.entropy is None and subject.fresh is not None:
+        return float(losses(subject, subject.fresh(), parts).mean())
+    return subject.entropy
 
 
 def _is_blind(subject: Subject, model: nn.Module, a: Batch, b: Batch) -> bool:
@@ -80,6 +88,7 @@ def _is_blind(subject: Subject, model: nn.Module, a: Batch, b: Batch) -> bool:
 
 
 def _gradient(subject: Subject, model: nn.Module, batch: Batch) -> list[Tensor]:
+    torch.manual_seed(0)
     trained = [p for p in model.parameters() if p.requires_grad]
     return list(
         torch.autograd.grad(
