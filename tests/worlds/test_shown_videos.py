@@ -42,10 +42,11 @@ def config_of(small_settings: Settings, *overrides: str, **changes: Any) -> Conf
         labels=[
             {
                 "name": name, "target": "is_click", "type": "binary", "loss_function": "BCE",
-                "model": model, "arms": [arm], "model_params": SMALL,
+                "model": model, "arms": [arm], "model_params": SMALL | own,
             }
-            for name, model, arm in (
-                ("sasrec", "SASRec", "control"), ("generative", "Generative", "treatment"),
+            for name, model, arm, own in (
+                ("sasrec", "SASRec", "control", {}),
+                ("generative", "Generative", "treatment", {"prefix": "items"}),
             )
         ],
         outcomes=[{"name": "click", "target": "is_click"}],
@@ -167,7 +168,7 @@ def test_given_codes_are_shown_and_tell_data_apart(
     ("changes", "overrides", "said"),
     [
         ({"codes": None}, (), "labels.1.model = 'Generative': this run shows no video_codes: set "),
-        ({"vectors": None}, ("labels.1.model_params.prefix=items",), "have no vectors: set items."),
+        ({"vectors": None}, (), "prefix = items: items have no vectors: set items."),
         ({"codes": {"column": "ids"}}, (), "the videos' features: no column 'ids'; it has"),
         ({"codes": {"file": "codes.json"}}, (), "codes.json"),
         ({"vectors": {"kind": "text"}}, (), "the videos' features: no column 'text'"),
