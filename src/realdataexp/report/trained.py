@@ -199,9 +199,11 @@ def _validation(result: RunResult, table: pl.DataFrame) -> Panel:
             for x in reached
             if (x.metric, x.k) == (metric, k)
         ]
+    some = result.raw["config"]["evaluation"]["validation_users"]
+    of = f" by {some:,} of the questions" if some else ""
     return Panel(
-        "validation", "Validation", "After each epoch, of which the best is kept; level lines: "
-        "the baselines", "",
+        "validation", "Validation", f"After each epoch{of}, of which the best is kept; level "
+        f"lines: the others{', by all questions' * bool(some)}", "",
         curves=tuple(curves), from_zero=True, over="epoch",
         choices={"metric": [_named(*kind) for kind in kinds]} if kinds else {},
     )  # fmt: skip
