@@ -7,7 +7,9 @@ step too, where what begins at zero (an adapter's last layer) changes no loss, b
 A trained model's loss must rise. The rises of 20 pieces are tested against 0 by a one-sided t
 test; an input at p > .01 is not used if they are enough to tell: if the upper end of their 99 %
 interval is below 1 % of what the model has learned, the nats by which its loss is below that of a
-guess. So no more than 1 % of used inputs is blamed, those with a rise of just that size.
+guess. So no more than 1 % of used inputs is blamed, those with a rise of just that size. A model
+that has learned less than a tenth of a guess's loss may know no more than which labels are
+frequent, and is not blamed for that.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from realdataexp.diagnose.subject import Batch, CannotTell, Change, Subject
 
 _N_PIECES, _SIZE = 20, 16
 _P, _LEAST = 0.01, 0.01
+_LEARNED = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ def _rise(subject: Subject, change: Change, parts: list[Batch], seed: int) -> _R
     mean, se = float(rise_P.mean()), float(rise_P.std()) / len(parts) ** 0.5
     if not rise_P.any() and _is_blind(subject, still(model), parts[0], others[0]):
         return _Rise(0.0, 0.0, is_dead=True)
-    start = _start(subject, parts)
-    if not subject.is_trained or start is None:
+    start = _start(subject, parts) if subject.is_trained else None
+    if start is None or before_P.mean() > (1 - _LEARNED) * start:
         return _Rise(mean, se, is_dead=False)
     freedom = len(parts) - 1
     p = stats.t.sf(mean / se, freedom) if se else float(mean <= 0)
