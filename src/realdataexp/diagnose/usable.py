@@ -19,7 +19,8 @@ def usable(subject: Subject, seed: int) -> Subject:
     Raises:
         InputError: they cannot.
     """
-    subject = replace(subject, model=_seeded(subject.model, seed))
+    fresh = None if subject.fresh is None else _seeded(subject.fresh, seed)
+    subject = replace(subject, model=_seeded(subject.model, seed), fresh=fresh)
     model = _model(subject)
     with calling(subject.name, "its batches", InputError):
         batches = list(subject.batches(2))

@@ -2,9 +2,9 @@
 
 From one state and with the same 60 small batches (100 for small models, which learn little in 60),
 what the training's own optimiser learns at its rate is compared with what it learns at the
-neighbours of a ×10 grid: how far the losses of the last 20 batches, each before its own update, fall
-below what they were before the first. While steps are too small to matter, what is learned is in
-proportion to the rate, and ten times the rate learns ten times as much; at a rate of the right
+neighbours of a ×10 grid: how far the losses of the last 20 batches, each before its own update,
+fall below what they were before the first. While steps are too small to matter, what is learned is
+in proportion to the rate, and ten times the rate learns ten times as much; at a rate of the right
 order the easy part has been learned, and it learns less than 2 or 3 times as much. So more than 5
 times is a fault. The differences of the 20 batches are paired; a neighbour must also be ahead by 4
 of their standard errors, which by chance happens once in some thousand trainings.
