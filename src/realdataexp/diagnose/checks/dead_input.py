@@ -8,8 +8,8 @@ A trained model's loss must rise. The rises of 20 pieces are tested against 0 by
 test; an input at p > .01 is not used if they are enough to tell: if the upper end of their 99 %
 interval is below 1 % of what the model has learned, the nats by which its loss is below that of a
 guess. So no more than 1 % of used inputs is blamed, those with a rise of just that size. A model
-that has learned less than a tenth of a guess's loss may know no more than which labels are
-frequent, and is not blamed for that.
+that uses no input and has learned less than a fifth of a guess's loss may know which labels are
+frequent and no more, and is not blamed for that.
 """
 
 from __future__ import annotations
@@ -26,17 +26,23 @@ from realdataexp.diagnose.subject import Batch, CannotTell, Change, Subject
 
 _N_PIECES, _SIZE = 20, 16
 _P, _LEAST = 0.01, 0.01
-_LEARNED = 0.1
+_LEARNED = 0.2
 
 
 @dataclass(frozen=True)
 class _Rise:
-    """Of the loss when an input is permuted; its standard error, and what that makes of it."""
+    """Of the loss when an input is permuted: mean, standard error, and the one-sided p value."""
 
     mean: float
     se: float
+    p: float
     is_dead: bool
-    is_unused: bool = False
+
+    @classmethod
+    def of(cls, rise_P: Tensor, is_dead: bool) -> _Rise:
+        mean, se = float(rise_P.mean()), float(rise_P.std()) / len(rise_P) ** 0.5
+        p = stats.t.sf(mean / se, len(rise_P) - 1) if se else float(mean <= 0)
+        return cls(mean, se, float(p), is_dead)
 
 
 def check(subject: Subject, seed: int) -> Measured:
@@ -44,10 +50,14 @@ def check(subject: Subject, seed: int) -> Measured:
     if not subject.changes:
         raise CannotTell("what permutes an input is missing: pass changes to the Subject")
     parts = pieces(subject, _N_PIECES, _SIZE, seed)
-    rises = {k: _rise(subject, change, parts, seed) for k, change in subject.changes.items()}
-    n = sum(x.is_dead or x.is_unused for x in rises.values())
+    before_P = losses(subject, subject.model(), parts)
+    rises = {
+        k: _rise(subject, change, parts, before_P, seed) for k, change in subject.changes.items()
+    }
+    unused = _unused(subject, parts, before_P, rises) if subject.is_trained else []
+    n = len(unused) + sum(x.is_dead for x in rises.values())
     told = "; ".join(
-        f"{k}: {'dead' if x.is_dead else 'not used' if x.is_unused else 'arrives'}, "
+        f"{k}: {'dead' if x.is_dead else 'not used' if k in unused else 'arrives'}, "
         f"the loss rises by {x.mean:.3g} ± {x.se:.2g}"
         for k, x in rises.items()
     )
@@ -58,34 +68,38 @@ def check(subject: Subject, seed: int) -> Measured:
     )  # fmt: skip
 
 
-def _rise(subject: Subject, change: Change, parts: list[Batch], seed: int) -> _Rise:
+def _rise(
+    subject: Subject, change: Change, parts: list[Batch], before_P: Tensor, seed: int
+) -> _Rise:
     generator = torch.Generator().manual_seed(seed)
     others = [change(x, generator) for x in parts]
-    model = subject.model()
-    before_P, after_P = (losses(subject, model, x) for x in (parts, others))
-    rise_P = after_P - before_P
-    mean, se = float(rise_P.mean()), float(rise_P.std()) / len(parts) ** 0.5
-    if not rise_P.any() and _is_blind(subject, still(model), parts[0], others[0]):
-        return _Rise(0.0, 0.0, is_dead=True)
-    start = _start(subject, parts) if subject.is_trained else None
-    if start is None or before_P.mean() > (1 - _LEARNED) * start:
-        return _Rise(mean, se, is_dead=False)
-    freedom = len(parts) - 1
-    p = stats.t.sf(mean / se, freedom) if se else float(mean <= 0)
-    highest = mean + se * stats.t.isf(_P, freedom)
-    learned = start - float(before_P.mean())
-    return _Rise(mean, se, False, bool(p > _P and highest < _LEAST * learned))
+    rise_P = losses(subject, subject.model(), others) - before_P
+    is_dead = not rise_P.any() and _is_blind(subject, parts[0], others[0])
+    return _Rise.of(rise_P, is_dead)
 
 
-def _start(subject: Subject, parts: list[Batch]) -> float | None:
-    """What the loss was before anything was learned; None: not known."""
-    if subject.entropy is None and subject.fresh is not None:
-        return float(losses(subject, subject.fresh(), parts).mean())
-    return subject.entropy
+def _unused(
+    subject: Subject, parts: list[Batch], before_P: Tensor, rises: dict[str, _Rise]
+) -> list[str]:
+    """The inputs whose rise is below what matters, where the model has learned enough to tell."""
+    start = subject.entropy
+    if start is None and subject.fresh is not None:
+        start = float(losses(subject, subject.fresh(), parts).mean())
+    learned = 0.0 if start is None else start - float(before_P.mean())
+    is_used = any(x.p <= _P for x in rises.values())
+    if start is None or learned < (0 if is_used else _LEARNED * start):
+        return []
+    errors = stats.t.isf(_P, len(parts) - 1)
+    return [
+        k
+        for k, x in rises.items()
+        if not x.is_dead and x.p > _P and x.mean + errors * x.se < _LEAST * learned
+    ]
 
 
-def _is_blind(subject: Subject, model: nn.Module, a: Batch, b: Batch) -> bool:
+def _is_blind(subject: Subject, a: Batch, b: Batch) -> bool:
     """Whether the gradients of two batches are the same to the bit."""
+    model = still(subject.model())
     of_a, of_b = (_gradient(subject, model, x) for x in (a, b))
     return all(torch.equal(x, y) for x, y in zip(of_a, of_b, strict=True))
 
