@@ -13,7 +13,7 @@ from realdataexp.diagnose.asked import recommended_of, some
 from realdataexp.diagnose.finding import Measured
 from realdataexp.diagnose.subject import Subject
 
-_N_QUESTIONS = 1000
+_N_QUESTIONS = 512
 
 
 def check(subject: Subject, seed: int) -> Measured:
