@@ -6,11 +6,18 @@ import numpy as np
 from diagnose.subjects import found, small_subject, with_recommended
 
 from realdataexp.diagnose.subject import Subject
+from realdataexp.sequences.item_options import VectorOptions
+from realdataexp.sequences.vectors import make_vectors
 
 
-def test_vectors_of_co_occurrence_have_signal(trained: Subject):
+def test_vectors_of_co_occurrence_and_of_texts_have_signal(trained: Subject):
     for seed in range(3):
         assert found("embedding_signal", trained, seed).verdict == "ok"
+    assert trained.recommended is not None
+    split, items = trained.recommended.split, trained.recommended.items
+    text_VD = make_vectors(split, items, VectorOptions(kind="text", size=16), 0)
+    said = found("embedding_signal", with_recommended(trained, vector_VD=text_VD))
+    assert said.verdict == "ok"  # where what follows is not alike
 
 
 def test_seeded_noise_zeros_and_the_vectors_of_other_items_have_none(trained: Subject):
@@ -27,6 +34,9 @@ def test_seeded_noise_zeros_and_the_vectors_of_other_items_have_none(trained: Su
 
 
 def test_few_questions_cannot_tell():
-    assert found("embedding_signal", small_subject()).verdict == "cannot tell"
+    subject = small_subject()
+    noise_VD = np.random.default_rng(0).standard_normal((80, 8))
+    said = found("embedding_signal", with_recommended(subject, vector_VD=noise_VD))
+    assert said.verdict == "cannot tell"
     said = found("embedding_signal", small_subject(model={"name": "SASRec"}, items={}))
     assert said.said == "what is missing: recommended.vector_VD"
