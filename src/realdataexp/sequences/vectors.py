@@ -104,9 +104,10 @@ def neighbours_signal(split: Split, vector_VD: np.ndarray, seed: int = 0) -> tup
 
     with own_arithmetic():
         chance = [aligned(rng.permutation(len(centred_VD))) for _ in range(_PERMUTATIONS)]
-        z = (aligned(np.arange(len(centred_VD))) - np.mean(chance)) / max(np.std(chance), 1e-9)
+        spread = max(float(np.std(chance)), 1e-9)
+        z = (aligned(np.arange(len(centred_VD))) - float(np.mean(chance))) / spread
     unit_VD = _unit(vector_VD.astype(np.float64))
-    return float((unit_VD[x_Q] * unit_VD[y_Q]).sum(1).mean()), float(z)
+    return float((unit_VD[x_Q] * unit_VD[y_Q]).sum(1).mean()), z
 
 
 # --- computed ------------------------------------------------------------------------------------
