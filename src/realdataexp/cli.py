@@ -332,20 +332,21 @@ def diagnose(
 ) -> None:
     """Prove or refute what is believed of a training: checks with their nulls and bounds."""
     from realdataexp.diagnose.run import diagnose as run_checks
-    from realdataexp.diagnose.run import open_subject, write_diagnosis
-    from realdataexp.report.diagnosis import print_check, print_claims
+    from realdataexp.diagnose.run import open_subjects, write_diagnosis
+    from realdataexp.report.diagnosis import print_check, print_claims, print_untold
 
     _log("ERROR" if as_json else "INFO")
-    subject, config = open_subject(source, overrides or (), data)
+    subjects, config = open_subjects(source, overrides or (), data)
     found = run_checks(
-        subject, checks or (), claims, seed, config=config,
-        told=lambda check: None if as_json else print_check(vars(check)),
+        subjects, checks or (), claims, seed, config=config,
+        told=lambda check: None if as_json else print_check(vars(check), len(subjects) > 1),
     )  # fmt: skip
-    if (folder := out or subject.folder) is not None:
+    if (folder := out or subjects[0].folder) is not None:
         write_diagnosis(folder, found)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
+        print_untold(found["checks"])
         print_claims(found["claims"])
     if strict and any(x["verdict"] == "fault" for x in found["checks"]):
         raise typer.Exit(1)

@@ -49,6 +49,16 @@ class Check:
     n_rows: int
 
 
+def rows_of(seed: int, n_rows: int, max_rows: int | None) -> np.ndarray:
+    """Which rows a starting model learns from."""
+    return draws.subset(draws.key(seed, "pretrain rows"), n_rows, max_rows or n_rows).numpy()
+
+
+def order_of(seed: int, n_rows: int, epoch: int) -> np.ndarray:
+    """In which order an epoch takes them."""
+    return draws.permutation(draws.key(seed, "pretrain order", epoch), n_rows).numpy()
+
+
 class Pretraining:
     """Trains learners (one network each) in place, a batch at a time, with a state to go on from.
 
@@ -83,8 +93,7 @@ class Pretraining:
         self._learners, self._reader, self._validate = learners, reader, validate
         self._settings = settings
         self._labels_of = labels_of or [(i,) for i in range(len(learners))]
-        rows_key = draws.key(settings.seed, "pretrain rows")
-        self._rows = draws.subset(rows_key, n_rows, settings.max_rows or n_rows).numpy()
+        self._rows = rows_of(settings.seed, n_rows, settings.max_rows)
         self._per_epoch = max(1, -(-len(self._rows) // settings.batch_size))
         self._n_batches = self._per_epoch * settings.epochs if n_rows else 0
         self._order: tuple[int, np.ndarray] | None = None  # the epoch and its order of the rows
@@ -152,8 +161,7 @@ class Pretraining:
         """The next batch's rows."""
         epoch, batch = divmod(self.iteration, self._per_epoch)
         if self._order is None or self._order[0] != epoch:
-            key = draws.key(self._settings.seed, "pretrain order", epoch)
-            self._order = (epoch, draws.permutation(key, len(self._rows)).numpy())
+            self._order = (epoch, order_of(self._settings.seed, len(self._rows), epoch))
         start = batch * self._settings.batch_size
         return self._rows[self._order[1][start : start + self._settings.batch_size]]
 

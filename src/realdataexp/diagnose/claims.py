@@ -10,13 +10,15 @@ claims:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from realdataexp.diagnose.finding import Finding
 from realdataexp.options import Options, Text, check, component_name
+
+_DECIDING = ("fault", "ok", "cannot tell")
 
 
 class Claim(Options):
@@ -38,11 +40,12 @@ def claims_of(values: Mapping[str, Any], where: str) -> tuple[Claim, ...]:
     return check(Claims, values, where).claims
 
 
-def judged(claims: tuple[Claim, ...], findings: dict[str, Finding]) -> list[dict[str, Any]]:
-    """Each claim with the verdict of its check."""
+def judged(claims: Sequence[Claim], findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Each claim with the verdict of its check; of several subjects a fault in any decides."""
     told = []
     for x in claims:
-        found = findings[x.check]
+        of_check = [found for found in findings if found.check == x.check]
+        found = min(of_check, key=lambda found: _DECIDING.index(found.verdict))
         verdict = "supported" if found.verdict == x.value else "refuted"
         if found.verdict == "cannot tell":
             verdict = found.verdict

@@ -32,6 +32,7 @@ class Finding:
     """A check's answer, as the report has it."""
 
     check: str
+    subject: str
     verdict: Verdict
     value: float | None
     bound: float | None

@@ -30,7 +30,7 @@ from realdataexp.sequences.ranking import metrics, rank_all
 from realdataexp.train.config import TrainConfig
 from realdataexp.train.ranks import Ranks
 from realdataexp.train.recommenders import Scorer
-from realdataexp.train.run import TrainRun
+from realdataexp.train.run import TrainRun, digest
 from realdataexp.train.trainer import Passage, Trainer, loss_of
 
 BEAM, LISTED = 50, 10
@@ -101,6 +101,7 @@ def subject_of(config: TrainConfig, folder: Path | None = None) -> Subject:
         adapters=("adapter",) if _reads_vectors(trainer) else (),
         recommended=_recommended(run, folder),
         folder=folder,
+        data=digest(run.split.histories),
     )  # fmt: skip
 
 

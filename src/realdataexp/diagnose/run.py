@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from realdataexp.config import Config, RunSettings, load_config
 from realdataexp.config.load import read_draft
 from realdataexp.device import own_arithmetic
 from realdataexp.diagnose.claims import claims_of, judged
-from realdataexp.diagnose.finding import Finding, Measured
+from realdataexp.diagnose.finding import Finding, Measured, Verdict
 from realdataexp.diagnose.of_training import subject_of
 from realdataexp.diagnose.subject import CannotTell, Subject
 from realdataexp.diagnose.usable import usable
@@ -21,14 +23,14 @@ from realdataexp.files import disk_faults, write_json
 from realdataexp.registry import calling, find, is_outside, names, reason
 from realdataexp.runs.folder import placed
 from realdataexp.runs.machine import versions
-from realdataexp.train.config import load_train
+from realdataexp.train.config import is_train, load_train
 
 SCHEMA_VERSION = 1
 
 
-def open_subject(
+def open_subjects(
     source: str, overrides: Sequence[str] = (), data: Path | None = None
-) -> tuple[Subject, dict[str, Any]]:
+) -> tuple[list[Subject], RunSettings | None]:
     """What is to be diagnosed, and its config: of a config, of a run folder, or of a callable.
 
     Raises:
@@ -36,58 +38,78 @@ def open_subject(
     """
     folder = Path(source)
     if (folder / "config.yaml").is_file():
-        config = placed(load_train(folder / "config.yaml"), folder, data)
-        return subject_of(config, folder), config.resolved()
+        return _of_folder(folder, data)
     if is_outside(source):
         made = find("subject", source, "diagnose")
         with calling(f"diagnose = {source!r}", "it", InputError):
             subject = made()
         if not isinstance(subject, Subject):
             raise InputError(f"diagnose = {source!r}: must return a realdataexp.diagnose.Subject")
-        return subject, {}
-    config = load_train(source, overrides, data=data)
-    return subject_of(config), config.resolved()
+        return [subject], None
+    if is_train(source):
+        training = load_train(source, overrides, data=data)
+        return [subject_of(training)], training
+    config = load_config(source, overrides, data=data, device="cpu")
+    return _of_loop(config), config
+
+
+def _of_folder(folder: Path, data: Path | None) -> tuple[list[Subject], RunSettings]:
+    if is_train(folder / "config.yaml"):
+        training = placed(load_train(folder / "config.yaml"), folder, data)
+        return [subject_of(training, folder)], training
+    config = placed(load_config(folder / "config.yaml", device="cpu"), folder, data)
+    return _of_loop(config, folder), config
+
+
+@own_arithmetic()
+def _of_loop(config: Config, folder: Path | None = None) -> list[Subject]:
+    from realdataexp.diagnose.of_loop import subjects_of  # which loads the loop
+
+    return subjects_of(config, folder)
 
 
 @own_arithmetic()
 def diagnose(
-    subject: Subject,
+    subjects: Subject | Sequence[Subject],
     checks: Sequence[str] = (),
     claims: Path | None = None,
     seed: int = 0,
     *,
-    config: dict[str, Any] | None = None,
+    config: RunSettings | None = None,
     told: Callable[[Finding], object] = lambda finding: None,
 ) -> dict[str, Any]:
     """Run checks, all of them unless some are named; what diagnosis.json holds.
 
     Args:
-        subject: what is looked at.
+        subjects: what is looked at.
         checks: names of checks.
         claims: a claims file; the checks it names run too.
         seed: of what checks draw.
-        config: of the subject, for the record.
+        config: of the subjects, for the record.
         told: gets each finding as it comes.
 
     Raises:
-        InputError: a check or a claim is unknown, or the subject cannot do what it must.
+        InputError: a check or a claim is unknown, or a subject cannot do what it must.
     """
     claimed = () if claims is None else claims_of(read_draft(claims).values, str(claims))
     wanted = checks or ([x.check for x in claimed] if claimed else names("check"))
     wanted = list(dict.fromkeys([*wanted, *(x.check for x in claimed)]))
     run = {name: find("check", name, "--check") for name in wanted}
-    subject = usable(subject, seed)
-    findings = {}
-    for name, check in run.items():
-        findings[name] = _finding(name, check, subject, seed)
-        told(findings[name])
+    asked = [subjects] if isinstance(subjects, Subject) else subjects
+    found: list[Finding] = []
+    for subject in [usable(x, seed) for x in asked]:
+        for name, check in run.items():
+            found.append(_finding(name, check, subject, seed))
+            told(found[-1])
     return {
         "schema_version": SCHEMA_VERSION,
-        "subject": subject.name,
+        "subjects": [x.name for x in asked],
         "seed": seed,
-        "config": config,
-        "checks": [vars(x) for x in findings.values()],
-        "claims": judged(claimed, findings),
+        "config": config and config.resolved(),
+        "config_sha256": config and hashlib.sha256(config.to_yaml().encode()).hexdigest(),
+        "data": [digest for x in asked if (digest := x.data)],
+        "checks": [vars(x) for x in found],
+        "claims": judged(claimed, found),
         "versions": versions(),
     }
 
@@ -102,20 +124,21 @@ def write_diagnosis(folder: Path, found: dict[str, Any]) -> None:
 def _finding(
     name: str, check: Callable[[Subject, int], Measured], subject: Subject, seed: int
 ) -> Finding:
-    start = time.perf_counter()
+    start, verdict = time.perf_counter(), "cannot tell"
     state = torch.random.get_rng_state()
     try:
         torch.manual_seed(seed)
         found = check(subject, seed)
         verdict = "fault" if found.is_fault else "ok"
-        told = found.value, found.bound, found.said, found.advice * found.is_fault
     except CannotTell as error:
-        verdict, told = "cannot tell", (None, None, str(error), "")
+        found = Measured(False, None, None, str(error), "")
     except (InputError, KeyboardInterrupt):
         raise
     except Exception as error:
-        verdict, told = "cannot tell", (None, None, f"the check failed: {reason(error)}", "")
+        found = Measured(False, None, None, f"the check failed: {reason(error)}", "")
     finally:
         torch.random.set_rng_state(state)
-    value, bound, said, advice = told
-    return Finding(name, verdict, value, bound, time.perf_counter() - start, said, advice)  # type: ignore[arg-type]
+    return Finding(
+        name, subject.name, cast(Verdict, verdict), found.value, found.bound,
+        time.perf_counter() - start, found.said, found.advice * found.is_fault,
+    )  # fmt: skip

@@ -24,6 +24,7 @@ from realdataexp.sequences.items import Items
 
 Batch = Any
 Change = Callable[[Batch, torch.Generator], Batch]
+_LEAST_CHANGED = 0.05
 
 
 class CannotTell(Exception):
@@ -106,8 +107,15 @@ def changes_of(batch: Batch) -> dict[str, Change]:
     return {
         name: partial(_permuted, name)
         for name, x in tensors_of(batch).items()
-        if x.dim() and bool((x != x[:1]).any())
+        if x.dim() and varies(x)
     }
+
+
+def varies(x: Tensor) -> bool:
+    """Whether permuting rows would change at least some in twenty, so that small pieces show it."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    is_changed = (x != x[order]).reshape(len(x), -1).any(dim=1)
+    return float(is_changed.float().mean()) >= _LEAST_CHANGED
 
 
 def _permuted(name: str, batch: Batch, generator: torch.Generator) -> Batch:
@@ -146,6 +154,7 @@ class Subject:
         adapters: names of parameters, or of modules, that lead an additional input into the model.
         recommended: what it recommends; None: not a recommender of items.
         folder: of a finished run; None: there is none.
+        data: a digest of the data that it is trained on, for the record; empty: none is known.
     """
 
     name: str
@@ -167,6 +176,7 @@ class Subject:
     adapters: Sequence[str] = ()
     recommended: Recommended | None = None
     folder: Path | None = None
+    data: str = ""
 
     def n_examples(self, batch: Batch) -> int:
         """How many examples a batch has: of its first tensor, the rows."""

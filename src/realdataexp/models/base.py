@@ -95,11 +95,18 @@ def shared_of(model: StackedModel, key: Tensor) -> dict[str, Tensor]:
     return {} if init_shared is None else init_shared(key)
 
 
+def inputs_of(model: StackedModel) -> tuple[str, ...] | None:
+    """Names of the tensors that a model asks for; None: it may read all of a batch."""
+    found = getattr(model, "inputs", None)
+    return found if isinstance(found, tuple) else None
+
+
 class Selecting(StackedModel):
     """A model of ``schema.select(names)``, asked with inputs of the whole schema."""
 
     def __init__(self, model: StackedModel, schema: FeatureSchema, names: Sequence[str]) -> None:
         self.model, self.parts = model, [("", model)]
+        self.inputs = inputs_of(model)
         self._schema, self._names = schema, tuple(names)
 
     def init_shared(self, key: Tensor) -> dict[str, Tensor]:

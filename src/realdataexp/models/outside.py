@@ -19,7 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from realdataexp.contracts import FLOATS, INTEGERS, check_values, described, fit, unchanged
 from realdataexp.errors import InputError
-from realdataexp.models.base import StackedModel, Tensors, shared_of
+from realdataexp.models.base import StackedModel, Tensors, inputs_of, shared_of
 from realdataexp.models.batch import Batch, FeatureSchema
 from realdataexp.models.layers import to_rows
 from realdataexp.models.losses import LabelScale, Loss
@@ -69,7 +69,7 @@ class ModuleStack(StackedModel):
                 f"{where}: {name} keeps buffers or batch statistics ({', '.join(names)}); "
                 "worlds must not share state: use LayerNorm or parameters instead"
             )
-        self._inputs = self._names_of_inputs(f"{where}: {name}")
+        self.inputs = self._names_of_inputs(f"{where}: {name}")
         self._frozen = {name for name, p in self.module.named_parameters() if not p.requires_grad}
         # vmap would share a dropout mask, and forgets an embedding's padding_idx in the gradient
         self._learns_alone = any(
@@ -116,9 +116,9 @@ class ModuleStack(StackedModel):
         """See StackedModel."""
         S, B, C = batch.shape
         shape: tuple[int, ...] = (B, C, self.n_outputs)
-        axes, is_named = "visits, candidates, outputs", self._inputs is not None
+        axes, is_named = "visits, candidates, outputs", self.inputs is not None
         if is_named:
-            inputs = {name: batch.tensors[name] for name in self._inputs or ()}
+            inputs = {name: batch.tensors[name] for name in self.inputs or ()}
         else:
             inputs = dict(zip(("num", "cat"), self._rows(batch), strict=True))
             shape, axes = (B * C, self.n_outputs), "rows, outputs"
@@ -178,6 +178,7 @@ class OutsideModel(StackedModel):
             ComponentError: it lacks a method.
         """
         self._model, self.n_outputs, self.who = model, n_outputs, who
+        self.inputs = inputs_of(model)
         wanted = ("floats_per_row", "init", "forward")
         with calling(who, "its object"):
             if lacking := [name for name in wanted if not hasattr(model, name)]:

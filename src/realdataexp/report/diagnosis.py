@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,16 +17,35 @@ _SIGNS = {
 _INDENT = 13
 
 
-def print_check(found: Mapping[str, Any], console: Console | None = None) -> None:
-    """A check's verdict, what it measured, and what to do."""
+def print_check(found: Mapping[str, Any], is_named: bool, console: Console | None = None) -> None:
+    """A check's verdict, what it measured, and what to do; of one of several, its name too.
+
+    What cannot be told is left to `print_untold`.
+    """
+    if found["verdict"] == "cannot tell":
+        return
     console = console or Console(highlight=False)
     sign, style = _SIGNS[found["verdict"]]
+    of = f" of {found['subject']}" if is_named else ""
     say(
-        console, f"{sign}  {found['check']} ({found['seconds']:.1f} s): {found['said']}", style,
+        console, f"{sign}  {found['check']}{of} ({found['seconds']:.1f} s): {found['said']}", style,
         hang=" " * _INDENT,
     )  # fmt: skip
     if found["advice"]:
         say(console, f"{' ' * _INDENT}-> {found['advice']}", "", hang=" " * _INDENT)
+
+
+def print_untold(checks: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """What could not be told, and why, a line for each reason."""
+    console = console or Console(highlight=False)
+    by_reason: dict[str, list[str]] = {}
+    for x in checks:
+        if x["verdict"] == "cannot tell":
+            by_reason.setdefault(x["said"], []).append(x["check"])
+    sign, style = _SIGNS["cannot tell"]
+    for said, found in by_reason.items():
+        of = ", ".join(dict.fromkeys(found))
+        say(console, f"{sign}  {of}: {said}", style, hang=" " * _INDENT)
 
 
 def print_claims(claims: list[dict[str, Any]], console: Console | None = None) -> None:

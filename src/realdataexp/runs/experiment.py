@@ -73,7 +73,7 @@ def check_experiment(
     warnings = Warnings()
     trackers_of(config)
     setup = set_up(config, warnings, every_fault=every_fault)
-    _starting(setup, None, warnings)
+    starting_of(setup, None, warnings)
     loop, test, R = config.simulation, config.experiment, config.experiment.replications
     names = ", ".join(dict.fromkeys(b.label for b in setup.blocks))
     control, treatment = config.policies()
@@ -112,7 +112,7 @@ def rebuilt(run_dir: Path) -> Basis:
     return setup, Validator(setup), starts
 
 
-def _starting(setup: Setup, folder: Path | None, warnings: Warnings) -> Starts | None:
+def starting_of(setup: Setup, folder: Path | None, warnings: Warnings) -> Starts | None:
     """The networks that a run starts from, where the config names some; a copy, once it has one."""
     given, own = setup.config.pretrain.start_from, folder and folder / STARTING
     if given is None:
@@ -170,7 +170,7 @@ class Run(AnyRun):
         self._trackers = trackers_of(config)
         with self.clock.timed("setup"):
             self.setup = set_up(config, self.warnings)
-            self.starting = _starting(self.setup, folder, self.warnings)
+            self.starting = starting_of(self.setup, folder, self.warnings)
         self.device = self.clock.device = self.setup.device
         if self.setup.device.is_cpu and multiplies_by_place():
             self.warnings.add(
