@@ -215,10 +215,7 @@ _Best = Annotated[
     str | None,
     _option("Metric to choose by; default: the run's primary metric.", metavar="LABEL.METRIC"),
 ]
-_SUBJECT = (
-    f"{_CONFIG}, of mode train; or a training's folder; or package.module:name of what makes a "
-    "Subject."
-)
+_SUBJECT = f"{_CONFIG}; or a run folder; or package.module:name of what makes a Subject."
 _Ablate = Annotated[
     bool,
     _option(
