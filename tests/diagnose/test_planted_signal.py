@@ -23,7 +23,7 @@ def test_a_generative_model_learns_it_before_and_after_its_training(trained: Sub
 
 
 def test_a_model_that_does_not_see_its_input_is_found():
-    subject = small_subject()
+    subject = small_subject(model={"name": "SASRec", "width": 16}, items={})
 
     def model() -> nn.Module:
         made = subject.model()
@@ -37,7 +37,7 @@ def test_a_model_that_does_not_see_its_input_is_found():
 
 
 def test_an_optimiser_of_another_model_is_found():
-    subject = small_subject()
+    subject = small_subject(model={"name": "SASRec", "width": 16}, items={})
     other = subject.model()
 
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
