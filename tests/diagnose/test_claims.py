@@ -46,7 +46,7 @@ def _drawing(subject: Subject) -> Subject:
     def scores(model: nn.Module, past_BT: np.ndarray) -> np.ndarray:
         return np.random.default_rng(0).random((len(past_BT), n_items), dtype=np.float32)
 
-    return with_recommended(subject, scores=scores)
+    return with_recommended(subject, scores=scores, validated=None)
 
 
 BY_HAND = a_step(is_bypassed=True, is_added=True)

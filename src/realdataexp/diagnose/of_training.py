@@ -186,11 +186,16 @@ def _entropy(trainer: Trainer) -> float:
     return float(nats_X.mean())
 
 
+def _ranks(folder: Path | None, split: str, model: str) -> np.ndarray | None:
+    """What a run has reported, if anything."""
+    if folder is None or not (folder / "ranks.parquet").exists():
+        return None
+    table = read_table(folder, "ranks").filter(split=split, model=model)
+    return table.sort("question")["rank"].to_numpy()
+
+
 def _recommended(run: TrainRun, folder: Path | None) -> Recommended:
-    reported = None
-    if folder is not None and (folder / "ranks.parquet").exists():
-        table = read_table(folder, "ranks").filter(split="test", model=run.config.model.name)
-        reported = table.sort("question")["rank"].to_numpy()
+    reported, validated = (_ranks(folder, x, run.config.model.name) for x in ("test", "validation"))
 
     def scores(model: nn.Module, past_BT: np.ndarray) -> np.ndarray:
         assert isinstance(model, SequenceModel)
@@ -231,6 +236,7 @@ def _recommended(run: TrainRun, folder: Path | None) -> Recommended:
         is_likelihood=is_generative,
         search=search if is_generative else None,
         reported=reported,
+        validated=validated,
         is_given="vectors" in run.config.items.given,
         judged=judged,
         learned=learned,

@@ -43,7 +43,8 @@ class Recommended:
         is_likelihood: whether scores are log-probabilities of the items.
         search: the items that a model's own search finds for histories, best first: B, K, a row
             each; None: it ranks all.
-        reported: of a run that has ended, `rank_Q` of the test's questions; None: none.
+        reported, validated: of a run that has ended, `rank_Q` of all questions of the test and of
+            the validation; None: none.
         is_given: whether the vectors were made elsewhere, of whatever interactions.
         judged: of a model's answers to questions, the metrics of the training's own evaluation,
             under the names ``hit@10``, ``ndcg@10`` and ``mrr``, and the lists judged: Q, K.
@@ -61,6 +62,7 @@ class Recommended:
     is_likelihood: bool = False
     search: Callable[[nn.Module, np.ndarray, int], np.ndarray] | None = None
     reported: np.ndarray | None = None
+    validated: np.ndarray | None = None
     is_given: bool = False
     judged: Callable[[nn.Module, Questions], tuple[Mapping[str, float], np.ndarray]] | None = None
     learned: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
