@@ -1,10 +1,11 @@
 """Whether the training can learn a few examples by heart.
 
 What learns at all learns eight examples: within 120 updates by the training's own optimiser,
-without dropout and at a learning rate that suits (tried in turn), their loss falls below a quarter
-of the first. Labels that do not belong to their examples leave it at the entropy of their shares,
-log 8 for eight labels, more than a quarter of any first loss below 8.3; where what reads the
-examples does not learn, it falls by what the last layer can do with them.
+without dropout and at a learning rate that suits (tried in turn), their loss falls below a third of
+the first. Labels that do not belong to their examples leave it at the entropy of their shares: of
+50 labels among 12,000 items at .42 of the first. Where what reads the examples does not learn, it
+falls by what the last layer can do with features at random, which with many of them is enough
+(dead_parameter finds that at any size).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from realdataexp.diagnose.probes import fresh, pieces, updates
 from realdataexp.diagnose.subject import Batch, Subject
 
 _SIZE, _N_UPDATES = 8, 120
-_SHARE = 0.25
+_SHARE = 1 / 3
 _RATES = (0.01, 0.05, 0.003)
 
 
 def check(subject: Subject, seed: int) -> Measured:
-    """Train on eight examples at a few learning rates, until the loss is a quarter at one."""
+    """Train on eight examples at a few learning rates, until the loss is a third at one."""
     (batch,) = pieces(subject, 1, _SIZE, seed)
     shares = {}
     for rate in _RATES:
