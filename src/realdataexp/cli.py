@@ -25,6 +25,7 @@ from realdataexp.runs import ENDING, is_ignored
 
 if TYPE_CHECKING:
     from realdataexp.config import Config, RunSettings
+    from realdataexp.train.config import TrainConfig
 
 _NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)  # a pipe or terminal that is gone
 _PRINTED = ("schema", "doctor", "validate")  # the commands whose answer is in no file
@@ -286,6 +287,12 @@ def train(
     device: _Device = None,
     overrides: _Overrides = None,
     ablate: _Ablate = False,
+    diagnosed: Annotated[
+        bool, _option("Run the checks that take seconds before the first epoch.", "--diagnose")
+    ] = False,
+    strict: Annotated[
+        bool, _option("With --diagnose: train nothing where a check finds a fault.", "--strict")
+    ] = False,
     dry_run: _DryRun = False,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
@@ -293,6 +300,8 @@ def train(
     """Train a recommender and rank held-out items with it, and with recommenders that count."""
     from realdataexp.train.config import load_train
 
+    if strict and not diagnosed:
+        raise InputError("--strict: has no effect without --diagnose: pass both")
     loaded = load_train(config, overrides or (), data=data, seed=seed, device=device)
     _log(loaded.logging.level, quiet=quiet, verbose=verbose)
     from realdataexp.train.ablation import train_variants, variants
@@ -300,6 +309,8 @@ def train(
     from realdataexp.train.run import train as train_model
 
     parts = variants(loaded) if ablate else {}
+    if diagnosed and os.environ.get("RANK", "0") == "0":
+        _require_sound(loaded, strict=strict, quiet=quiet)
     if dry_run:
         for line in check_training(loaded, None if parts else out):
             terminal.say(line)
@@ -307,6 +318,20 @@ def train(
             terminal.say(f"ablation: {name}")
     else:
         _show(train_variants(loaded, out) if ablate else train_model(loaded, out))
+
+
+def _require_sound(config: TrainConfig, *, strict: bool, quiet: bool) -> None:
+    """Print what the checks before a training find; a fault ends a strict one."""
+    from realdataexp.diagnose.run import before_training
+    from realdataexp.report.diagnosis import print_check
+
+    def told(check: Any) -> None:
+        if check.verdict == "fault" or not quiet:
+            print_check(vars(check), is_named=False)
+
+    faults = before_training(config, told)
+    if strict and faults:
+        raise RunError(f"nothing was trained: {', '.join(faults)} found a fault (--strict)")
 
 
 @_command("diagnose beauty-generative-prefix --data data/Beauty --claims claims.yaml")

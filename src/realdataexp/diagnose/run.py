@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,13 +22,21 @@ from realdataexp.diagnose.usable import usable
 from realdataexp.errors import InputError
 from realdataexp.files import disk_faults, write_json
 from realdataexp.registry import calling, find, is_outside, names, reason
+from realdataexp.report.page import write_diagnosis as write_page
 from realdataexp.runs.folder import placed
 from realdataexp.runs.machine import versions
-from realdataexp.train.config import is_train, load_train
+from realdataexp.train.config import TrainConfig, is_train, load_train
 
 SCHEMA_VERSION = 1
+BEFORE_TRAINING = (
+    "gradient_sync", "dead_parameter", "dead_input", "frozen", "mode_parity", "causality",
+    "batch_invariance", "initial_loss", "initial_scale", "overfits_one_batch", "embedding_signal",
+    "items_complete", "metric_reference", "text_match", "leaks", "data",
+)  # fmt: skip
+"""The checks that take seconds and need nothing learned."""
 
 
+@own_arithmetic()
 def open_subjects(
     source: str, overrides: Sequence[str] = (), data: Path | None = None
 ) -> tuple[list[Subject], RunSettings | None]:
@@ -61,7 +70,6 @@ def _of_folder(folder: Path, data: Path | None) -> tuple[list[Subject], RunSetti
     return _of_loop(config, folder), config
 
 
-@own_arithmetic()
 def _of_loop(config: Config, folder: Path | None = None) -> list[Subject]:
     from realdataexp.diagnose.of_loop import subjects_of  # which loads the loop
 
@@ -114,11 +122,21 @@ def diagnose(
     }
 
 
+@own_arithmetic()
+def before_training(
+    config: TrainConfig, told: Callable[[Finding], object] = lambda finding: None
+) -> list[str]:
+    """Run the checks that take seconds; the names of those that find a fault."""
+    found = diagnose(subject_of(config), BEFORE_TRAINING, told=told)
+    return [x["check"] for x in found["checks"] if x["verdict"] == "fault"]
+
+
 def write_diagnosis(folder: Path, found: dict[str, Any]) -> None:
-    """Write diagnosis.json in a folder, which is made where it is not there."""
+    """Write diagnosis.json and diagnosis.html in a folder, which is made where it is not there."""
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "diagnosis.json", found)
+    write_page(folder / "diagnosis.html", found)
 
 
 def _finding(
@@ -139,6 +157,11 @@ def _finding(
     finally:
         torch.random.set_rng_state(state)
     return Finding(
-        name, subject.name, cast(Verdict, verdict), found.value, found.bound,
+        name, subject.name, cast(Verdict, verdict), _finite(found.value), _finite(found.bound),
         time.perf_counter() - start, found.said, found.advice * found.is_fault,
     )  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    """As JSON can have it."""
+    return value if value is not None and math.isfinite(value) else None

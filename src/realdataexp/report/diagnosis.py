@@ -1,4 +1,4 @@
-"""What is shown of a diagnosis: its checks, and what becomes of claims."""
+"""What is shown of a diagnosis: its checks, and what becomes of claims; terminal and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from realdataexp.report.table import say
+from realdataexp.report.numbers import number
+from realdataexp.report.table import Cell, Table, say
 
 _SIGNS = {
     "ok": ("ok         ", "green"), "fault": ("FAULT      ", "bold red"),
@@ -15,6 +16,12 @@ _SIGNS = {
     "refuted": ("refuted    ", "green"),
 }  # fmt: skip
 _INDENT = 13
+_KINDS = {
+    "ok": "is-unbiased", "refuted": "is-unbiased", "fault": "is-biased", "supported": "is-biased",
+    "cannot tell": "is-inconclusive",
+}  # fmt: skip
+_ORDER = ("fault", "ok", "cannot tell")
+Found = Mapping[str, Any]
 
 
 def print_check(found: Mapping[str, Any], is_named: bool, console: Console | None = None) -> None:
@@ -57,3 +64,63 @@ def print_claims(claims: list[dict[str, Any]], console: Console | None = None) -
     for x in claims:
         sign, _ = _SIGNS[x["verdict"]]
         say(console, f"{sign}  {x['claim']} ({x['check']})", hang=" " * _INDENT)
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def headline(found: Found) -> list[str]:
+    """What the checks come to, in sentences."""
+    by_verdict = {verdict: [_name(x, found) for x in _of(found, verdict)] for verdict in _ORDER}
+    n, faults = len(found["checks"]), by_verdict["fault"]
+    told = f"{len(faults)} of {n} find a fault: {', '.join(faults)}" if faults else "None finds one"
+    said = [f"{n} checks looked for faults. {told}"]
+    if unknown := by_verdict["cannot tell"]:
+        said.append(f"{len(unknown)} cannot tell, mostly for lack of a part: see why below")
+    return said
+
+
+def _of(found: Found, verdict: str) -> list[Found]:
+    return [x for x in found["checks"] if x["verdict"] == verdict]
+
+
+def _name(check: Found, found: Found) -> str:
+    """A check's name and, where there are several subjects, whose."""
+    return check["check"] + (f" of {check['subject']}" if len(found["subjects"]) > 1 else "")
+
+
+def checks_table(found: Found) -> Table:
+    """A row a check, faults first."""
+    table = Table(
+        "Checks", "verdict", "measured", "value", "bound", "seconds", "what to do", first="check"
+    )
+    for x in (x for verdict in _ORDER for x in _of(found, verdict)):
+        table.add(
+            _name(x, found), Cell(x["verdict"], kind=_KINDS[x["verdict"]]), x["said"],
+            _number(x["value"]), _number(x["bound"]), Cell(f"{x['seconds']:.1f}", x["seconds"]),
+            x["advice"],
+        )  # fmt: skip
+    return table
+
+
+def claims_table(found: Found) -> Table:
+    """A row a claim."""
+    table = Table("Claims", "verdict", "check", "value", first="claim")
+    for x in found["claims"]:
+        kind = _KINDS[x["verdict"]]
+        table.add(x["claim"], Cell(x["verdict"], kind=kind), x["check"], _number(x["value"]))
+    return table
+
+
+def _number(value: float | None) -> Cell:
+    return Cell("-" if value is None else number(value), value)
+
+
+def record(found: Found) -> list[tuple[str, str]]:
+    """What a diagnosis looked at, and with what."""
+    named = {
+        "subject": ", ".join(found["subjects"]), "seed": str(found["seed"]),
+        "config, SHA-256": found["config_sha256"] or "-",
+        "data, digest": ", ".join(dict.fromkeys(found["data"])) or "-",
+    }  # fmt: skip
+    return [*named.items(), *((name, str(x or "-")) for name, x in found["versions"].items())]

@@ -24,7 +24,7 @@ from pydantic_core import to_json
 
 from realdataexp.errors import InputError
 from realdataexp.files import write_text
-from realdataexp.report import charts, panels, tables, verdicts
+from realdataexp.report import charts, diagnosis, panels, tables, verdicts
 from realdataexp.report.files import REMEDY, RunResult, odd_files_named, read_run
 from realdataexp.report.numbers import number, percent
 from realdataexp.report.panels import Panel, Panels
@@ -116,6 +116,20 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         body, drawn = _experiments(runs)
     html = _page(f"{len(runs)} runs compared", ", ".join(runs), body, drawn)
     return write_text(out or run_dirs[0] / "report-compare.html", html, REMEDY)
+
+
+def write_diagnosis(path: Path, found: Mapping[str, Any]) -> Path:
+    """Write the page about a diagnosis, from what its diagnosis.json holds."""
+    config = found["config"]
+    body = _render(
+        "diagnosis.html",
+        found=found,
+        diagnosis=diagnosis,
+        config=config and yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+    )
+    name = ", ".join(found["subjects"])
+    html = _page(f"Diagnosis of {name}", f"seed {found['seed']}", body, [])
+    return write_text(path, html, REMEDY)
 
 
 def _trainings(runs: tables.Runs, run_dirs: Mapping[str, Path]) -> tuple[Markup, list[Panel]]:
