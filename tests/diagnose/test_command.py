@@ -82,15 +82,20 @@ class Cells(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
+        self.is_cell = False
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th") and self.rows:
             self.rows[-1].append("")
+            self.is_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.is_cell = self.is_cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
-        if self.rows and self.rows[-1]:
+        if self.is_cell:
             self.rows[-1][-1] += data.strip()
 
 
@@ -126,6 +131,8 @@ def test_the_page_has_what_the_file_has(config: Path, tmp_path: Path, capsys: Sa
     for x in found["claims"]:
         assert rows[x["claim"]][:2] == [x["verdict"], x["check"]]
     for x in found["checks"]:
-        assert rows[x["check"]][:2] == [x["verdict"], x["said"]]
+        assert rows[x["check"]][0] == x["verdict"]
+        advice = f"To do: {x['advice']}" if x["advice"] else ""
+        assert rows[x["check"]][-1] == x["said"] + advice
     assert rows["config, SHA-256"] == [found["config_sha256"]]
     assert rows["data, digest"] == found["data"]

@@ -16,10 +16,7 @@ _SIGNS = {
     "refuted": ("refuted    ", "green"),
 }  # fmt: skip
 _INDENT = 13
-_KINDS = {
-    "ok": "is-unbiased", "refuted": "is-unbiased", "fault": "is-biased", "supported": "is-biased",
-    "cannot tell": "is-inconclusive",
-}  # fmt: skip
+_KINDS = {"ok": "is-unbiased", "fault": "is-biased", "cannot tell": "is-inconclusive"}
 _ORDER = ("fault", "ok", "cannot tell")
 Found = Mapping[str, Any]
 
@@ -92,13 +89,13 @@ def _name(check: Found, found: Found) -> str:
 def checks_table(found: Found) -> Table:
     """A row a check, faults first."""
     table = Table(
-        "Checks", "verdict", "measured", "value", "bound", "seconds", "what to do", first="check"
+        "Faults first", "verdict", "value", "bound", "seconds", "what was measured", first="check"
     )
     for x in (x for verdict in _ORDER for x in _of(found, verdict)):
         table.add(
-            _name(x, found), Cell(x["verdict"], kind=_KINDS[x["verdict"]]), x["said"],
-            _number(x["value"]), _number(x["bound"]), Cell(f"{x['seconds']:.1f}", x["seconds"]),
-            x["advice"],
+            _name(x, found), Cell(x["verdict"], kind=_KINDS[x["verdict"]]), _number(x["value"]),
+            _number(x["bound"]), Cell(f"{x['seconds']:.1f}", x["seconds"]),
+            Cell([x["said"], f"To do: {x['advice']}"] if x["advice"] else x["said"]),
         )  # fmt: skip
     return table
 
@@ -107,8 +104,7 @@ def claims_table(found: Found) -> Table:
     """A row a claim."""
     table = Table("Claims", "verdict", "check", "value", first="claim")
     for x in found["claims"]:
-        kind = _KINDS[x["verdict"]]
-        table.add(x["claim"], Cell(x["verdict"], kind=kind), x["check"], _number(x["value"]))
+        table.add(x["claim"], x["verdict"], x["check"], _number(x["value"]))
     return table
 
 
