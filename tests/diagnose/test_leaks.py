@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 from diagnose.subjects import found, small_subject, with_recommended
+from torch import nn
 
+from realdataexp.config import load_config
 from realdataexp.diagnose.finding import Finding
+from realdataexp.diagnose.of_loop import subjects_of
 from realdataexp.diagnose.subject import Recommended, Subject
 from realdataexp.sequences.item_options import VectorOptions
 from realdataexp.sequences.vectors import make_vectors
@@ -26,6 +30,44 @@ def test_a_training_without_leaks_has_none(trained: Subject):
     given = {"codes": {"n_codes": 8, "n_levels": 2}, "vectors": {"kind": "column"}}
     for subject in (trained, small_subject(), small_subject(items=given)):
         assert found("leaks", subject).verdict == "ok"
+
+
+def _predictor(feature_B: torch.Tensor, target_B: torch.Tensor) -> Subject:
+    """Anybody's training on two features."""
+    batch = (torch.stack([feature_B, torch.randn(len(feature_B))], 1), target_B)
+    return Subject(
+        name="a predictor",
+        model=lambda: nn.Linear(2, 1),
+        batches=lambda n: [batch],
+        loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square().nanmean(),
+        shown=lambda batch: ({"numbers": batch[0], "constant": torch.ones(200)}, batch[1]),
+    )
+
+
+def test_a_feature_that_is_the_target_is_a_leak_and_one_that_predicts_it_is_not():
+    torch.manual_seed(0)
+    target_B = torch.randn(200)
+    near_B = target_B + 0.3 * torch.randn(200)  # a correlation of 0.96
+    clicked_B = (target_B > 1).float()
+    for feature_B, wanted_B, verdict in (
+        (near_B, target_B, "ok"),
+        (near_B, clicked_B, "ok"),
+        (-target_B.exp(), target_B, "fault"),
+        (clicked_B, clicked_B, "fault"),
+        (clicked_B, (torch.arange(200) < 5).float(), "cannot tell"),
+    ):
+        assert found("leaks", _predictor(feature_B, wanted_B)).verdict == verdict
+    unknown_B = torch.where(torch.arange(200) % 2 == 0, target_B, torch.nan)
+    said = found("leaks", _predictor(target_B, unknown_B))
+    assert (said.verdict, said.value) == ("fault", 1.0)
+    assert "(numbers) has a rank correlation of 1.00" in said.said
+
+
+def test_the_loop_s_networks_are_not_shown_their_labels():
+    config = load_config("demo", ["dataset.synthetic.rows=6000", "experiment.replications=2"])
+    for subject in subjects_of(config):
+        said = found("leaks", subject)
+        assert said.verdict == "ok", said
 
 
 def test_numbers_in_the_order_of_time_are_a_leak():

@@ -115,6 +115,7 @@ def _subject(
         rows=lambda batch, rows: Rows(batch.shown.visits(rows), batch.y_BJ[rows]),
         size=lambda batch: len(batch.y_BJ),
         changes=_changes(setup.environment.schema, parts, batches(1)[0]),
+        shown=lambda batch: ({k: x[0] for k, x in batch.shown.tensors.items()}, batch.y_BJ),
         outputs=lambda model, batch: model(batch.shown),
         step=_step,
         entropy=_entropy(setup.members(parts)),

@@ -142,6 +142,8 @@ class Subject:
         size: how many examples a batch has.
         changes: of each input by name, the batch with this input permuted among its examples;
             none: of each tensor in mappings, lists and tuples.
+        shown: the features of a batch's examples by name (B, or B and whatever), and what is to be
+            predicted of each (B, or B, J; NaN: unknown); None: this is not known.
         outputs: what the model makes of a batch, a row for each example or position: X, …
         future: the batch with other values for what comes later, and which rows X of the outputs
             must stay as they are; None: there is no order in it.
@@ -167,6 +169,7 @@ class Subject:
     rows: Callable[[Batch, slice | Tensor], Batch] = rows_of
     size: Callable[[Batch], int] | None = None
     changes: Mapping[str, Change] = field(default_factory=dict)
+    shown: Callable[[Batch], tuple[Mapping[str, Tensor], Tensor]] | None = None
     outputs: Callable[[nn.Module, Batch], Tensor] | None = None
     future: Callable[[Batch, torch.Generator], tuple[Batch, Tensor]] | None = None
     step: Step | None = None
