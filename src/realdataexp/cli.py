@@ -354,16 +354,18 @@ def diagnose(
 ) -> None:
     """Prove or refute what is believed of a training: checks with their nulls and bounds."""
     from realdataexp.diagnose.run import diagnose as run_checks
-    from realdataexp.diagnose.run import open_subjects, write_diagnosis
+    from realdataexp.diagnose.run import make_place, open_subjects, write_diagnosis
     from realdataexp.report.diagnosis import print_check, print_claims, print_untold
 
     _log("ERROR" if as_json else "INFO")
     subjects, config = open_subjects(source, overrides or (), data)
+    if (folder := out or subjects[0].folder) is not None:
+        make_place(folder)
     found = run_checks(
         subjects, checks or (), claims, seed, config=config,
         told=lambda check: None if as_json else print_check(vars(check), len(subjects) > 1),
     )  # fmt: skip
-    if (folder := out or subjects[0].folder) is not None:
+    if folder is not None:
         write_diagnosis(folder, found)
     if as_json:
         typer.echo(json.dumps(found, indent=2))

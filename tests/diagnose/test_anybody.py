@@ -87,6 +87,16 @@ def test_a_claims_file_is_held_to_what_it_must_be(
     assert_refused(capsys, [str(path), said], "diagnose.outside:mlp", "--claims", str(path))
 
 
+def test_a_place_or_a_change_that_cannot_be_is_one_line_before_any_check(
+    tmp_path: Path, capsys: Say
+) -> None:
+    (taken := tmp_path / "taken").write_text("")
+    assert_refused(capsys, [str(taken), "--out"], "diagnose.outside:mlp", "--out", str(taken))
+    absent = str(tmp_path / "claims.yaml")
+    assert_refused(capsys, [absent, "no such file"], "diagnose.outside:mlp", "--claims", absent)
+    assert_refused(capsys, ["no config to change"], "diagnose.outside:mlp", "--set", "seed=1")
+
+
 def test_an_unknown_check_is_one_line(capsys: Say) -> None:
     assert_refused(
         capsys, ["dead_input?", "--check"], "diagnose.outside:mlp", "--check", "dead_input?"

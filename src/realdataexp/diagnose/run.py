@@ -13,8 +13,9 @@ import torch
 
 from realdataexp.config import Config, RunSettings, load_config
 from realdataexp.config.load import read_draft
+from realdataexp.data.csv_files import require_file
 from realdataexp.device import own_arithmetic
-from realdataexp.diagnose.claims import claims_of, judged
+from realdataexp.diagnose.claims import Claim, claims_of, judged
 from realdataexp.diagnose.finding import Finding, Measured, Verdict
 from realdataexp.diagnose.of_training import subject_of
 from realdataexp.diagnose.subject import CannotTell, Subject
@@ -46,7 +47,10 @@ def open_subjects(
         InputError: there is no such training, or it cannot be made.
     """
     folder = Path(source)
-    if (folder / "config.yaml").is_file():
+    has_run = (folder / "config.yaml").is_file()
+    if overrides and (has_run or is_outside(source)):
+        raise InputError(f"--set: {source} is no config to change: leave it out")
+    if has_run:
         return _of_folder(folder, data)
     if is_outside(source):
         made = find("subject", source, "diagnose")
@@ -99,7 +103,7 @@ def diagnose(
     Raises:
         InputError: a check or a claim is unknown, or a subject cannot do what it must.
     """
-    claimed = () if claims is None else claims_of(read_draft(claims).values, str(claims))
+    claimed = () if claims is None else _claims(claims)
     wanted = checks or ([x.check for x in claimed] if claimed else names("check"))
     wanted = list(dict.fromkeys([*wanted, *(x.check for x in claimed)]))
     run = {name: find("check", name, "--check") for name in wanted}
@@ -122,6 +126,11 @@ def diagnose(
     }
 
 
+def _claims(path: Path) -> tuple[Claim, ...]:
+    require_file(path)
+    return claims_of(read_draft(path).values, str(path))
+
+
 @own_arithmetic()
 def before_training(
     config: TrainConfig, told: Callable[[Finding], object] = lambda finding: None
@@ -131,10 +140,14 @@ def before_training(
     return [x["check"] for x in found["checks"] if x["verdict"] == "fault"]
 
 
-def write_diagnosis(folder: Path, found: dict[str, Any]) -> None:
-    """Write diagnosis.json and diagnosis.html in a folder, which is made where it is not there."""
+def make_place(folder: Path) -> None:
+    """Make a folder for the diagnosis where it is not there; InputError where it cannot be."""
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_diagnosis(folder: Path, found: dict[str, Any]) -> None:
+    """Write diagnosis.json and diagnosis.html in a folder."""
     write_json(folder / "diagnosis.json", found)
     write_page(folder / "diagnosis.html", found)
 
