@@ -23,6 +23,11 @@ def test_a_rate_ten_times_too_low_is_found_and_ten_times_as_high_named(name: str
     assert "near 0.001" in said.advice
 
 
+def test_a_rate_so_low_that_it_learns_nothing_is_found():
+    subject = planted(subject_of_kind("SASRec"), learning_rate=1e-6)
+    assert "near 1e-05" in found("learning_rate", subject).advice
+
+
 def test_a_rate_that_learns_nothing_as_it_is_too_high_is_found():
     subject = planted(subject_of_kind("SASRec"), learning_rate=3.0)
     said = found("learning_rate", subject)
