@@ -15,6 +15,7 @@ from bench.suite import MEASUREMENTS
 from realdataexp import cli
 from realdataexp.config import load_config
 from realdataexp.config.load import read_draft
+from realdataexp.diagnose.claims import claims_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -159,6 +160,9 @@ def test_every_config_shown_is_one_that_the_schema_takes(reader: Path) -> None:
     for page, block in shown:
         values = yaml.safe_load(block)
         assert isinstance(values, dict), f"{page}: {block}"
+        if "claims" in values:
+            claims_of(values, page)
+            continue
         is_whole = re.match(r"# \w+\.yaml\n", block)
         load_config(values if is_whole else {**demo, **values})
     assert len(shown) >= 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,9 +44,11 @@ def print_untold(checks: Sequence[Mapping[str, Any]], console: Console | None = 
     """What could not be told, and why, a line for each reason."""
     console = console or Console(highlight=False)
     by_reason: dict[str, list[str]] = {}
+    n_told = Counter(x["check"] for x in checks if x["verdict"] != "cannot tell")
     for x in checks:
         if x["verdict"] == "cannot tell":
-            by_reason.setdefault(x["said"], []).append(x["check"])
+            name = f"{x['check']} of {x['subject']}" if n_told[x["check"]] else x["check"]
+            by_reason.setdefault(x["said"], []).append(name)
     sign, style = _SIGNS["cannot tell"]
     for said, found in by_reason.items():
         of = ", ".join(dict.fromkeys(found))
