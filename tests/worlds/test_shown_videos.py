@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from support import CPU
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from realdataexp.data.log import DataSet, Split
 from realdataexp.draws import start_seed
 from realdataexp.errors import InputError, Warnings
 from realdataexp.runs.setup import set_up
+from realdataexp.worlds.base import WorldSettings
 from realdataexp.worlds.kuairand import KuaiRand
 from realdataexp.worlds.logged import split_users_and_rows
 from realdataexp.worlds.replay import ReplayEnvironment
@@ -140,7 +142,32 @@ def test_a_generative_arm_is_tested_against_sasrec(
     shown = found[0].filter(pl.col("design") == "global").group_by("arm").agg(pl.col("sum").sum())
     assert shown["sum"].n_unique() == 2
     metrics = pl.read_parquet(tmp_path / "1" / "metrics.parquet").filter(pl.col("split") == "shown")
-    assert set(metrics["metric"]) >= {"coverage", "gini", "entropy"}, "whether the lists narrow"
+    narrowing = {"coverage", "gini", "entropy", "margin_popularity"}
+    assert set(metrics["metric"]) == narrowing, "whether what is shown narrows"
+
+
+def test_the_margin_over_counting_equals_a_plain_loop(small_settings: Settings) -> None:
+    config = config_of(small_settings)
+    own = config.dataset.open(config, CPU, Warnings())
+    assert isinstance(own, ReplayEnvironment)
+    settings = WorldSettings(3, (0, 1, 2), 2, 8, 6, 3, 1, "user")  # 3 replications, 2 designs
+    world, n_apart = own.world(("is_click",), settings), 0
+    for step in range(3):
+        visits = world.draw(step)
+        slate = world.slate(visits)
+        place_WB = step % slate.is_candidate_WBC.sum(-1).clamp_min(1)
+        found_WB = world.exposure(visits, slate, place_WB.unsqueeze(-1))["margin_popularity"]
+        best_WB = torch.zeros_like(place_WB)
+        for w, b in np.ndindex(best_WB.shape):
+            count_V = own.popularity(settings.replications[w % 3] % 2)  # of its start
+            videos = slate.video_WBC[w, b][slate.is_candidate_WBC[w, b]]
+            best_WB[w, b] = int(np.argmax(count_V[videos])) if len(videos) else 0
+        best_WBL, shown_WBL = (world.feedback(visits, slate, x) for x in (best_WB, place_WB))
+        wanted_WB = (shown_WBL - best_WBL)[..., 0]
+        is_visit_WB = ~wanted_WB.isnan()
+        torch.testing.assert_close(found_WB[is_visit_WB], wanted_WB[is_visit_WB])
+        n_apart += int((wanted_WB[is_visit_WB] != 0).sum())
+    assert n_apart > 10
 
 
 def test_given_codes_are_shown_and_tell_data_apart(

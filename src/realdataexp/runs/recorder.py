@@ -213,7 +213,7 @@ class Recorder:
                     continue
                 items = item_WXK[w][own_X]
                 values = concentration(items[items >= 0], self._n_items or 0)
-                values |= {k: float(x_WX[w][own_X].mean()) for k, x_WX in seen.items()}
+                values |= {k: _mean(x_WX[w][own_X]) for k, x_WX in seen.items()}
                 row = (LOOP, at, block_name(self.blocks, w // R), r, arm, "", "shown")
                 for metric, value in values.items():
                     self.add_metric(*row, metric, value, int(own_X.sum()))
@@ -484,6 +484,12 @@ def _joined(name: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def _as_metrics(frame: pl.DataFrame) -> pl.DataFrame:
     """Rows of metrics.parquet, with its columns in their order."""
     return frame.select(pl.col(name).cast(kind) for name, kind in METRIC_SCHEMA.items())
+
+
+def _mean(x_X: np.ndarray) -> float:
+    """Of those that are known; NaN where none is."""
+    known_X = x_X[~np.isnan(x_X)]
+    return float(known_X.mean()) if len(known_X) else np.nan
 
 
 def _units(unit_RB: torch.Tensor, design: str) -> np.ndarray:

@@ -283,7 +283,15 @@ class ReplayEnvironment(Environment):
             settings,
             self._device,
             np.stack([(split.pretrain.start_U, split.pretrain.end_U) for split in self._splits]),
+            self._count_XV,
         )
+
+    @cached_property
+    def _count_XV(self) -> np.ndarray | None:
+        """What margins over counting are of, where models read histories."""
+        if not self._store.n_history:
+            return None
+        return np.stack([self.popularity(start) for start in range(len(self._splits))])
 
     def stats(self) -> dict[str, Any]:
         """The import's counts and those of the first start's split."""
@@ -346,12 +354,14 @@ class ReplayWorld(World):
         settings: WorldSettings,
         device: Device,
         seen_X2U: np.ndarray | None = None,
+        count_XV: np.ndarray | None = None,
     ) -> None:
         """Set up the replay of each user's rows [rows_from, rows_to), which differ between starts.
 
         They are empty for users who do not take part. Where models are shown a history, it begins
-        with each user's rows ``seen_X2U`` and continues with what a world recommended. Slates are
-        made on the device; who visits is drawn on the host.
+        with each user's rows ``seen_X2U`` and continues with what a world recommended, and margins
+        are over what videos have the most rows, ``count_XV``. Slates are made on the device; who
+        visits is drawn on the host.
         """
         self._store, self._settings, self._device = store, settings, device
         self._video_N = device.tensor(log.video_N)
@@ -385,6 +395,7 @@ class ReplayWorld(World):
         )
         # and the videos recommended, where a history is shown; -1 where none was
         self._log, self._seen_X2U = log, seen_X2U
+        self._count_XV = None if count_XV is None else device.tensor(count_XV.astype(np.float32))
         self._shown_WT = torch.full_like(self._slot_WT, -1) if store.n_history else None
 
     @property
@@ -508,8 +519,25 @@ class ReplayWorld(World):
         return video_WBX.gather(-1, order_WBX[..., : self._store.n_history])
 
     def exposure(self, visits: Visits, slate: Slate, shown_WBK: Tensor) -> dict[str, Tensor]:
-        """The videos shown, where models learn from histories that these enter."""
-        return {} if self._shown_WT is None else {"item": shown_items(slate, shown_WBK)}
+        """The videos shown, where models learn from histories that these enter; and a margin.
+
+        It is what the first outcome of the shown video has more than that of the candidate with the
+        most pretraining rows.
+        """
+        if self._shown_WT is None:
+            return {}
+        found = {"item": shown_items(slate, shown_WBK)}
+        if self._count_XV is not None:
+            start_W = torch.from_numpy(self._start_R1[:, 0]).repeat(self._settings.n_blocks)
+            count_WBC = self._count_XV[start_W.view(-1, 1, 1), slate.video_WBC.clamp_min(0)]
+            count_WBC = count_WBC.masked_fill(~slate.is_candidate_WBC, -1.0)
+            best_WB1 = count_WBC.argmax(-1, keepdim=True)
+            shown_WB, best_WB = (
+                self._target_N[0][slate.item_WBC.gather(2, at_WB1).squeeze(-1)]
+                for at_WB1 in (shown_WBK[..., :1], best_WB1)
+            )
+            found["margin_popularity"] = shown_WB - best_WB
+        return found
 
     def feedback(self, visits: Visits, slate: Slate, choice_WB: Tensor) -> Tensor:
         """The chosen rows' labels W, B, L; NaN where missing or where there is no visit."""
