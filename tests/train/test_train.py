@@ -351,6 +351,22 @@ def test_a_network_ends_with_its_best_epoch_and_stops_early(tmp_path: Path):
     assert found == max(ndcg)
 
 
+@pytest.mark.parametrize("name", [*MODELS, "Generative"])
+def test_mixed_precision_learns_about_the_same(name: str, tmp_path: Path):
+    """Products are rounded to 8 bits, losses are not: they differ by a few per mille."""
+    items = {"codes": {"n_codes": 4}} if name == "Generative" else {}
+    model = {"name": name, "width": 16, "longest": 8, "dropout": 0.0}
+    losses = []
+    for use_amp in (False, True):
+        own = config(use_amp=use_amp, items=items, model=model, baselines=[])
+        out = train(own, tmp_path / f"{use_amp}")
+        table = pl.read_parquet(out / "metrics.parquet").filter(pl.col("metric") == "loss")
+        losses.append(table["value"].to_numpy())
+    assert losses[0][-1] < losses[0][0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    assert (losses[0] != losses[1]).any()
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 WRONG: list[tuple[dict[str, Any], str]] = [
