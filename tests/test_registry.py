@@ -35,7 +35,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_registered_name_is_found_and_is_no_import_path(kind: Kind) -> None:
-    assert names(kind)
+    assert names(kind) or kind == "subject"  # these come from outside only
     for name in names(kind):
         assert not is_outside(name)
         component = find(kind, name, "x")
