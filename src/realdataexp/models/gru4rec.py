@@ -65,6 +65,6 @@ class _GRU(nn.Module):
             reset_BE = (reset_BE + of_reset_BE).sigmoid()
             update_BE = (update_BE + of_update_BE).sigmoid()
             new_BE = (new_BE + reset_BE * of_new_BE).tanh()
-            state_BE = torch.lerp(new_BE, state_BE, update_BE)
+            state_BE = new_BE + update_BE * (state_BE - new_BE)  # as wide as it began
             states.append(state_BE)
         return torch.stack(states, dim=1)
