@@ -156,17 +156,6 @@ def test_a_driver_that_hangs_does_not_hold_the_run(
     assert "took more than" in caplog.text
 
 
-def test_a_sample_costs_less_than_a_percent_of_its_second(tmp_path: Path):
-    monitor = Monitor(tmp_path / MONITOR_FILE, every=60)
-    with monitor:
-        costs = []
-        for _ in range(50):
-            started = time.process_time()
-            monitor.sample()
-            costs.append(time.process_time() - started)
-    assert min(costs) < 0.01  # whatever else the machine does meanwhile
-
-
 def test_the_runs_gpu_is_asked_by_its_uuid(nvml: FakeNvml, tmp_path: Path):
     with Monitor(tmp_path / MONITOR_FILE, GPU):
         pass
