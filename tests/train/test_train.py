@@ -489,6 +489,36 @@ def test_a_mixture_is_the_average_and_its_weight_validates_best(tmp_path: Path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("(3, 3)", "scores of the shape"),
+        ("(n, 80), np.nan", "is NaN; lower its learning rate or mend it"),
+    ],
+)
+def test_what_is_wrong_with_a_count_is_told_of_it(
+    made: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    shape, _, value = made.rpartition(", ") if "nan" in made else (made, "", "0.0")
+    (tmp_path / "counts_of_mine.py").write_text(
+        "import numpy as np\n"
+        "from realdataexp.sequences.counting import CountingRecommender\n"
+        "class Mine(CountingRecommender):\n"
+        "    def fit(self, split): return self\n"
+        "    def scores(self, past_BT):\n"
+        "        n = len(past_BT)\n"
+        f"        return np.full({shape}, {value}, np.float32)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "counts_of_mine", raising=False)
+    path = written(tmp_path, mixture="counts_of_mine:Mine", training=training(epochs=1))
+    assert cli.main(["train", path, "--quiet", "--out", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("counts_of_mine:Mine: ")
+    assert said in line
+
+
 def test_a_mixture_of_scores_equals_a_plain_loop():
     rng = np.random.default_rng(0)
     logit_BV, count_BV = rng.standard_normal((4, 9)), rng.integers(0, 5, (4, 9)).astype(float)

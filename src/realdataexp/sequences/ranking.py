@@ -84,7 +84,7 @@ def rank_all(
                 f"{len(past_BT):,} histories, a number for each of {V:,} items"
             )
         if np.isnan(score_BV).any():
-            raise RunError(f"{name}: a score of an item is NaN; lower its learning rate")
+            raise RunError(f"{name}: a score of an item is NaN; lower its learning rate or mend it")
         rows, places = np.nonzero(past_BT >= 0)
         score_BV[rows, past_BT[rows, places]] = np.nan  # neither above, nor equal
         rank_Q[some] = _rank(score_BV, split.target_Q(questions[some]))

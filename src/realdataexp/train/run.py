@@ -248,6 +248,8 @@ class TrainRun(AnyRun):
         counted, value = self._fitted(self.mixture), {}
         questions = self.split.validation[self._validated()]
         with self.clock.timed("validation"):
+            # by itself first, so that what is wrong with it is told of it
+            self._ranked(self.config.mixture.name, counted, questions, 0, ranks)
             for weight in _WEIGHTS:
                 mixed = Mixture(scorer, counted, weight)
                 found = self._ranked(name, mixed, questions, 0, ranks)
