@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +67,16 @@ def t5() -> Subject:
         batches=lambda n: [batch(i) for i in range(n)],
         loss=lambda model, batch: model(**batch).loss,
     )
+
+
+def waiting() -> Subject:
+    """One whose step says who does it, and never ends."""
+
+    def step(model: nn.Module, batch: Any, rank: int, n: int) -> None:
+        Path(os.environ["PIDS"], str(os.getpid())).touch()
+        time.sleep(600)
+
+    return replace(mlp(), step=step)
 
 
 def widths(model: nn.Module, batch: Any) -> Tensor:

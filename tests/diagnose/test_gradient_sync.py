@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
+from diagnose import outside
 from diagnose.subjects import found, planted, small_subject
 from torch import nn
 
@@ -54,6 +58,41 @@ def test_only_gradients_that_nobody_averages_are_a_fault(
     assert said.verdict == ("fault" if is_fault else "ok"), said
     assert said.value is not None
     assert (said.value > 0.1) == is_fault
+
+
+def negatives(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Each example's own label against the others'."""
+    score_BB = model(batch[0]) @ batch[1].T
+    return nn.functional.cross_entropy(score_BB, torch.arange(len(score_BB)))
+
+
+def noisy(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return outside.mlp_loss(model, (batch[0] + torch.randn_like(batch[0]), batch[1]))
+
+
+def unwrapped(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return negatives(getattr(model, "module", model), batch)
+
+
+@pytest.mark.parametrize(
+    ("loss", "verdict", "said"),
+    [
+        (negatives, "cannot tell", "the loss is no mean over examples"),
+        (noisy, "cannot tell", "the loss is random"),
+        (unwrapped, "fault", "between two processes by"),
+        (lambda model, batch: 0 * negatives(model, batch), "cannot tell", "has the length 0"),
+    ],
+)
+def test_of_a_loss_that_is_no_mean_only_what_nobody_averages_is_a_fault(
+    loss: Any, verdict: str, said: str
+):
+    told = found("gradient_sync", replace(outside.mlp(), loss=loss))
+    assert told.verdict == verdict and said in told.said, told
+
+
+def test_a_batch_of_one_has_no_shares():
+    alone = replace(outside.mlp(), batches=lambda n: [outside.rows(0, 1)])
+    assert "one example" in found("gradient_sync", alone).said
 
 
 def test_the_product_s_own_step_is_sound():
