@@ -6,24 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diagnose.planting import KINDS, subject_of_kind, with_model
+from diagnose.planting import KINDS, Adapted, subject_of_kind, with_model
 from diagnose.subjects import found, planted, small_subject
 from torch import Tensor, nn
 
 from realdataexp.diagnose import Subject
-
-
-class Adapted(nn.Linear):
-    """A linear layer with a low-rank addition that begins at zero."""
-
-    def __init__(self, n_inputs: int, n_outputs: int) -> None:
-        super().__init__(n_inputs, n_outputs)
-        self.down = nn.Linear(n_inputs, 2, bias=False)
-        self.up = nn.Linear(2, n_outputs, bias=False)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.up(self.down(x))
 
 
 def transformer(linear: Callable[[int, int], nn.Module]) -> Subject:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from realdataexp.diagnose.subject import Batch, CannotTell, Subject
 
 _N_BATCHES = 20
+_DRAWN = 0.1  # of parameters that are 0
 
 
 def still(model: nn.Module) -> nn.Module:
@@ -24,6 +25,16 @@ def still(model: nn.Module) -> nn.Module:
         for name, value in vars(module).items():  # of attention, recurrent layers, and others' own
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+    return model
+
+
+def awake(model: nn.Module, seed: int) -> nn.Module:
+    """A model whose trained parameters that are 0 in every number are drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad and not p.any():
+                p.copy_(_DRAWN * torch.randn(p.shape, generator=generator))
     return model
 
 

@@ -10,21 +10,19 @@ it adds. As many adapters add nothing at first, parameters that are all 0 are dr
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from realdataexp.diagnose.finding import Measured
-from realdataexp.diagnose.probes import apart, outputs, pieces, still
+from realdataexp.diagnose.probes import apart, awake, outputs, pieces, still
 from realdataexp.diagnose.subject import CannotTell, Subject
 
 _BOUND = 1e-3
 _SIZE = 16
-_DRAWN = 0.1  # of parameters that are 0
 
 
 def check(subject: Subject, seed: int) -> Measured:
     """Compare outputs in training mode with those of evaluation's three ways."""
     (batch,) = pieces(subject, 1, _SIZE, seed)
-    model = still(_awake(subject.model(), seed))
+    model = still(awake(subject.model(), seed))
     wanted = outputs(subject, model, batch)
     if apart(outputs(subject, model, batch), wanted) > _BOUND:
         raise CannotTell("outputs in training mode are random even with all dropout rates at 0")
@@ -41,13 +39,3 @@ def check(subject: Subject, seed: int) -> Measured:
         "look for what only one mode runs: a fast path that reads weights and does not call the "
         "module (torch.backends.mha.set_fastpath_enabled(False)), or an `if self.training`",
     )  # fmt: skip
-
-
-def _awake(model: nn.Module, seed: int) -> nn.Module:
-    """Draw the parameters that are 0 in every number."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            if not p.any():
-                p.copy_(_DRAWN * torch.randn(p.shape, generator=generator))
-    return model
