@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from diagnose import outside
-from torch import Tensor
+from torch import Tensor, nn
 
 from realdataexp import cli
+from realdataexp.diagnose.run import diagnose
 from realdataexp.diagnose.subject import changes_of, rows_of, tensors_of
 from realdataexp.diagnose.usable import usable
 
@@ -108,6 +110,20 @@ def test_a_model_is_the_same_whatever_was_drawn_before() -> None:
     first = subject.model().state_dict()
     torch.rand(5)
     assert all(torch.equal(x, first[k]) for k, x in subject.model().state_dict().items())
+
+
+def test_looking_at_a_subject_leaves_pytorch_s_draws_as_they_were() -> None:
+    """Though its loss and batches draw, as dropout does."""
+    subject = outside.mlp()
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return subject.loss(model, batch) * (1 + 0 * torch.rand(()))
+
+    drawing = replace(subject, loss=loss)
+    for look in (lambda: usable(drawing, 0), lambda: diagnose(drawing, ["dead_parameter"])):
+        before = torch.random.get_rng_state()
+        look()
+        assert torch.equal(torch.random.get_rng_state(), before)
 
 
 class Pair(NamedTuple):

@@ -11,6 +11,8 @@ from diagnose.planting import KINDS, subject_of_kind, with_model
 from diagnose.subjects import found, planted
 from torch import nn
 
+from realdataexp.config import load_config
+from realdataexp.diagnose.of_loop import Rows, subjects_of
 from realdataexp.diagnose.of_training import Shown
 
 
@@ -32,6 +34,20 @@ def test_labels_of_other_examples_at_each_step_are_not_learned(name: str):
         return subject.loss(model, replace(batch, passage=replace(batch.passage, target_X=other_X)))
 
     assert found("overfits_one_batch", planted(subject, loss=shuffled)).verdict == "fault"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_linear_models_that_sgd_teaches_learn_eight_examples(seed: int):
+    """And do not learn labels that are shuffled among them at each update."""
+    for subject in subjects_of(load_config("si2023", ["dataset.si2023.pretrain_rows=500"])):
+        said = found("overfits_one_batch", subject, seed)
+        assert said.verdict == "ok", said
+
+    def shuffled(model: nn.Module, batch: Rows) -> torch.Tensor:
+        y_BJ = batch.y_BJ[torch.randperm(len(batch.y_BJ))]
+        return subject.loss(model, replace(batch, y_BJ=y_BJ))
+
+    assert found("overfits_one_batch", planted(subject, loss=shuffled), seed).verdict == "fault"
 
 
 def test_an_encoder_that_gets_no_gradient_is_found():

@@ -13,6 +13,7 @@ from realdataexp.errors import InputError
 from realdataexp.registry import calling
 
 
+@torch.random.fork_rng(devices=[])
 def usable(subject: Subject, seed: int) -> Subject:
     """A subject whose model, batches and loss can be learned from, with what it leaves out.
 
