@@ -24,7 +24,7 @@ from realdataexp.diagnose.subject import Batch, Subject
 
 _SIZE, _N_UPDATES = 8, 120
 _SHARE = 1 / 3
-_RATES, _RATES_SGD = (0.01, 0.05, 0.003), (0.05, 0.5, 2.0)
+_RATES, _RATES_SGD = (0.01, 0.05, 0.003), (0.2, 2.0, 0.02)
 _IN_A_ROW = 3
 
 
