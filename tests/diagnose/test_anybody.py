@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -47,6 +52,63 @@ def test_every_check_looks_at_a_t5_of_transformers(capsys: Say) -> None:
     assert [x for x in found.values() if x["verdict"] == "fault"] == []
     assert [x["said"] for x in found.values() if "the check failed" in str(x["said"])] == []
     assert found["dead_parameter"]["verdict"] == "ok"
+
+
+@pytest.fixture
+def cornac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The adapter that docs/diagnose.md shows."""
+    pytest.importorskip("cornac", reason="cornac is an extra")
+    page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
+    (code,) = re.findall(r"```python\n(# cornac_sasrec\.py\n.*?)```", page, re.DOTALL)
+    (tmp_path / "cornac_sasrec.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cornac_sasrec", raising=False)
+    return importlib.import_module("cornac_sasrec")
+
+
+def test_a_sound_recommender_of_another_library_is_blamed_for_nothing(
+    cornac: ModuleType, capsys: Say
+) -> None:
+    found = checks(capsys, "cornac_sasrec:subject")
+    assert [x for x in found.values() if x["verdict"] == "fault"] == []
+    assert {k for k, x in found.items() if x["verdict"] == "ok"} == {
+        "dead_parameter", "leaks", "dead_input", "mode_parity", "initial_loss",
+        "overfits_one_batch", "batch_invariance", "learning_rate",
+    }  # fmt: skip
+    assert "no mean over examples" in str(found["gradient_sync"]["said"])
+
+
+def detached(model: Any) -> nn.Module:
+    model.item_emb.register_forward_hook(lambda module, read, vector_BTD: vector_BTD.detach())
+    return model
+
+
+def of_batch(model: Any) -> nn.Module:
+    """Normalised by the whole batch, in evaluation too."""
+    model.last_layernorm = nn.BatchNorm1d(20, track_running_stats=False)
+    return model
+
+
+def unread(model: Any) -> nn.Module:
+    model.register_forward_pre_hook(lambda module, read: (None, torch.ones_like(read[1]), read[2]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("plant", "check", "said"),
+    [
+        (detached, "dead_parameter", "item_emb.weight"),
+        (unread, "dead_input", "past: dead"),
+        (of_batch, "batch_invariance", "differ from those together"),
+    ],
+)
+def test_a_fault_in_it_is_found(
+    cornac: ModuleType, plant: Callable[[Any], nn.Module], check: str, said: str
+) -> None:
+    sound = cornac.subject()
+    faulty = replace(sound, model=lambda: plant(sound.model()))
+    (found,) = diagnose(faulty, [check])["checks"]
+    assert found["verdict"] == "fault" and said in found["said"], found
 
 
 @pytest.mark.parametrize("name", outside.FAULTY)

@@ -20,11 +20,16 @@ def recommended_of(subject: Subject, *parts: str, is_trained: bool = False) -> R
         CannotTell: one of these is missing.
     """
     if subject.recommended is None:
-        raise CannotTell("what is missing: recommended, as it is no recommender of items")
+        raise CannotTell(
+            "what is missing: recommended; pass it to the Subject if this recommends items"
+        )
     if lacking := [x for x in parts if getattr(subject.recommended, x) is None]:
         raise CannotTell(f"what is missing: recommended.{lacking[0]}")
     if is_trained and not subject.is_trained:
-        raise CannotTell("what is missing: a training that has ended; diagnose its run folder")
+        raise CannotTell(
+            "what is missing: a training that has ended; diagnose its run folder, or pass "
+            "is_trained to the Subject"
+        )
     return subject.recommended
 
 

@@ -229,7 +229,6 @@ def _recommended(run: TrainRun, folder: Path | None) -> Recommended:
     is_generative, codes_VL = isinstance(run.model, Generative), run.known.get("codes")
     return Recommended(
         split=run.split,
-        items=run.items,
         scores=scores,
         codes_VL=codes_VL,
         vector_VD=run.known.get("vector"),

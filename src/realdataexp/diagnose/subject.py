@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from realdataexp.sequences.histories import Questions, Split
-from realdataexp.sequences.items import Items
 
 Batch = Any
 Change = Callable[[Batch, torch.Generator], Batch]
@@ -37,7 +36,6 @@ class Recommended:
 
     Attributes:
         split: histories and questions.
-        items: their table.
         scores: of all items after histories (B, T; -1 after the last item) by a model: B, V.
         codes_VL, vector_VD: what the model is shown of items; None: nothing.
         is_likelihood: whether scores are log-probabilities of the items.
@@ -55,7 +53,6 @@ class Recommended:
     """
 
     split: Split
-    items: Items
     scores: Callable[[nn.Module, np.ndarray], np.ndarray]
     codes_VL: np.ndarray | None = None
     vector_VD: np.ndarray | None = None
