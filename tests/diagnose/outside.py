@@ -83,6 +83,11 @@ def widths(model: nn.Module, batch: Any) -> Tensor:
     raise ValueError("no\nsuch width")
 
 
+class Raising(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no such table")
+
+
 FAULTY: dict[str, tuple[dict[str, Any], list[str]]] = {
     "raising": ({"loss": widths}, ["mlp: batch 0: its loss raised ValueError: no"]),
     "no_model": ({"model": lambda: 1 / 0}, ["mlp: its model raised ZeroDivisionError"]),
@@ -91,7 +96,27 @@ FAULTY: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"loss": lambda model, batch: mlp_loss(model, batch).detach()},
         ["the loss has no gradient"],
     ),
-    "of_rows": ({"loss": lambda model, batch: model(batch[0])}, ["a tensor of one number"]),
+    "raising_model": (
+        {"model": lambda: Raising(_N_FEATURES, 1)},
+        ["mlp: batch 0: its loss raised RuntimeError: no such table"],
+    ),
+    "absent_numbers": (
+        {"model": lambda: nn.Linear(_N_FEATURES, 1, device="meta")},
+        ["weight of model has no values"],
+    ),
+    "not_a_number": (
+        {"loss": lambda model, batch: mlp_loss(model, batch) * torch.nan},
+        ["the loss is nan: look for"],
+    ),
+    "of_a_dict": ({"loss": lambda model, batch: {"loss": 1.0}}, ["one number, not a dict"]),
+    "no_examples": ({"batches": lambda n: [rows(0, 0)]}, ["batch 0 has no examples"]),
+    "no_rate": ({"learning_rate": 0.0}, ["learning_rate is 0.0: pass a number above 0"]),
+    "rate_of_text": ({"learning_rate": "1e-3"}, ["learning_rate is '1e-3'"]),
+    "recommending": ({"recommended": 5}, ["recommended must be", "not int"]),
+    "of_rows": (
+        {"loss": lambda model, batch: model(batch[0])},
+        ["a tensor of one number, not of shape (64, 1)"],
+    ),
     "infinite": (
         {"loss": lambda model, batch: mlp_loss(model, batch) / 0},
         ["batch 0: the loss is inf"],

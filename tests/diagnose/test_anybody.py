@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -121,7 +122,7 @@ def test_what_cannot_be_learned_from_is_one_line(name: str, capsys: Say) -> None
     [
         ("one_model", "the same module twice: return a new one"),
         ("two_models", "two calls of model differ in bias"),
-        ("no_subject", "must return a realdataexp.diagnose.Subject"),
+        ("no_subject", "must return a realdataexp.diagnose.Subject, not str"),
         ("impossible", "raised FileNotFoundError: weights.pt"),
         ("absent", "has no 'absent'"),
         ("", "unknown subject"),
@@ -149,6 +150,30 @@ def test_a_claims_file_is_held_to_what_it_must_be(
     path = tmp_path / "claims.yaml"
     path.write_text(f"claims: {claims}\n")
     assert_refused(capsys, [str(path), said], "diagnose.outside:mlp", "--claims", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "claims"), ("claims: [", ""), ("- a list", ""), ("\x00", "")]
+)
+def test_a_file_that_is_no_claims_file_is_one_line(
+    text: str, said: str, tmp_path: Path, capsys: Say
+) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    assert_refused(capsys, [str(path), said], "diagnose.outside:mlp", "--claims", str(path))
+
+
+def test_a_loader_is_read_no_further_than_it_is_asked() -> None:
+    def loader(n: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(outside.rows, itertools.count())
+
+    subject = usable(replace(outside.mlp(), batches=loader), seed=0)
+    assert [len(subject.batches(n)) for n in (1, 3)] == [1, 3]
+
+
+@pytest.mark.parametrize("module", ["nowhere", "no.where"])
+def test_a_module_that_cannot_be_imported_is_one_line(module: str, capsys: Say) -> None:
+    assert_refused(capsys, [f"'{module}:subject'", "on PYTHONPATH"], f"{module}:subject")
 
 
 def test_a_place_or_a_change_that_cannot_be_is_one_line_before_any_check(

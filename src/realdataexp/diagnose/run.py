@@ -57,7 +57,10 @@ def open_subjects(
         with calling(f"diagnose = {source!r}", "it", InputError):
             subject = made()
         if not isinstance(subject, Subject):
-            raise InputError(f"diagnose = {source!r}: must return a realdataexp.diagnose.Subject")
+            raise InputError(
+                f"diagnose = {source!r}: must return a realdataexp.diagnose.Subject, not "
+                f"{type(subject).__name__}"
+            )
         return [subject], None
     if is_train(source):
         training = load_train(source, overrides, data=data)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from realdataexp.diagnose.subject import Batch, Subject, changes_of, rows_of, tensors_of
+from realdataexp.diagnose.subject import (
+    Batch,
+    Recommended,
+    Subject,
+    changes_of,
+    rows_of,
+    tensors_of,
+)
 from realdataexp.errors import InputError
 from realdataexp.registry import calling
 
@@ -21,16 +30,36 @@ def usable(subject: Subject, seed: int) -> Subject:
         InputError: they cannot.
     """
     fresh = None if subject.fresh is None else _seeded(subject.fresh, seed)
-    subject = replace(subject, model=_seeded(subject.model, seed), fresh=fresh)
+    _require_values(subject)
+    subject = replace(
+        subject, model=_seeded(subject.model, seed), fresh=fresh, batches=_at_most(subject.batches)
+    )
     model = _model(subject)
     with calling(subject.name, "its batches", InputError):
-        batches = list(subject.batches(2))
+        batches = subject.batches(2)
     if not batches:
         raise InputError(f"{subject.name}: there are no batches; return at least one")
     for i, batch in enumerate(batches):
         _require_rows(subject, batch, i)
         _require_loss(subject, model, batches, i)
     return subject if subject.changes else replace(subject, changes=changes_of(batches[0]))
+
+
+def _require_values(subject: Subject) -> None:
+    for name in ("learning_rate", "entropy"):
+        value = getattr(subject, name)
+        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise InputError(f"{subject.name}: {name} is {value!r}: pass a number above 0")
+    if not isinstance(subject.recommended, Recommended | None):
+        raise InputError(
+            f"{subject.name}: recommended must be a realdataexp.diagnose.Recommended, not "
+            f"{type(subject.recommended).__name__}"
+        )
+
+
+def _at_most(make: Callable[[int], Iterable[Batch]]) -> Callable[[int], list[Batch]]:
+    """The first n of the batches, where there are more, as of a loader."""
+    return lambda n: list(itertools.islice(make(n), n))
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int) -> Callable[[], nn.Module]:
@@ -57,6 +86,8 @@ def _model(subject: Subject) -> nn.Module:
         )
     other = dict(again.named_parameters())
     for name, p in model.named_parameters():
+        if p.is_meta:
+            raise InputError(f"{who}: {name} of model has no values (device meta): load them")
         if name not in other or not torch.equal(p, other[name]):
             raise InputError(
                 f"{who}: two calls of model differ in {name}: seed whatever it draws by"
@@ -75,6 +106,8 @@ def _require_rows(subject: Subject, batch: Batch, i: int) -> None:
         )
     n_rows = {name: len(x) if x.dim() else None for name, x in found.items()}
     first, n = next(iter(n_rows.items()))
+    if n == 0:
+        raise InputError(f"{subject.name}: batch {i} has no examples: leave it out")
     for name, own in n_rows.items():
         if own is None or own != n:
             said = "is a single number" if own is None else f"has {own} rows"
@@ -84,20 +117,28 @@ def _require_rows(subject: Subject, batch: Batch, i: int) -> None:
             )
 
 
-def _require_loss(subject: Subject, model: nn.Module, batches: list[Batch], i: int) -> None:
+def _require_loss(subject: Subject, model: nn.Module, batches: Sequence[Batch], i: int) -> None:
     who = f"{subject.name}: batch {i}"
     differs = _difference(batches[0], batches[i])
     with calling(who + (f", where {differs}" if differs else ""), "its loss", InputError):
         loss = subject.loss(model, batches[i])
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise InputError(f"{who}: the loss must be a tensor of one number")
+        is_tensor = isinstance(loss, Tensor)
+        found = f"of shape {tuple(loss.shape)}" if is_tensor else f"a {type(loss).__name__}"
+        raise InputError(
+            f"{who}: the loss must be a tensor of one number, not {found}: return the mean that "
+            "backward is called on"
+        )
     if not loss.requires_grad:
         raise InputError(
             f"{who}: the loss has no gradient: compute it from parameters that require one, "
             "without no_grad or detach"
         )
     if not torch.isfinite(loss).all():
-        raise InputError(f"{who}: the loss is {loss.item()}")
+        raise InputError(
+            f"{who}: the loss is {loss.item()}: look for values that are not finite in the batch, "
+            "and for logarithms of 0 and divisions by it"
+        )
 
 
 def _difference(first: Batch, batch: Batch) -> str:
