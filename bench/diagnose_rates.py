@@ -501,11 +501,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", type=Path, help="write the table into this page")
     parser.add_argument("--sound", type=int, default=200, help="sound trainings for each check")
     parser.add_argument("--faulty", type=int, default=10, help="trainings for each fault and size")
+    parser.add_argument("--runs", type=Path, help="keep run folders here, and reuse them")
     args = parser.parse_args(words)
     answers = Answers(args.out)
     with tempfile.TemporaryDirectory() as folder:
-        ask_of_sound(answers, args.sound, Path(folder))
-        ask_of_faulty(answers, args.faulty, Path(folder))
+        runs = args.runs or Path(folder)
+        ask_of_sound(answers, args.sound, runs)
+        ask_of_faulty(answers, args.faulty, runs)
     print(f"{sum(os.times()[:4]):.0f} s of a processor's time", file=sys.stderr)
     if args.table is None:
         print(table(answers), end="")
