@@ -14,6 +14,7 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -80,8 +81,10 @@ def made(values: Mapping[str, Any], folder: Path | None = None) -> Subject:
     """A training before its first step, or one that has ended in a folder."""
     config = load_train(values)
     if folder is not None and not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
         with patch("realdataexp.train.results.write_plot"):  # half of the time
-            train(config, folder)
+            train(config, unfinished).rename(folder)
     return subject_of(config, folder)
 
 
