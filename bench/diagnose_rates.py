@@ -27,6 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import polars as pl
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ from realdataexp.files import write_text
 from realdataexp.registry import find, names
 from realdataexp.sequences.histories import Questions
 from realdataexp.sequences.item_options import VectorOptions
+from realdataexp.sequences.items import Items
 from realdataexp.sequences.ranking import metrics, rank_all
 from realdataexp.sequences.vectors import make_vectors
 from realdataexp.train.config import load_train
@@ -278,7 +280,8 @@ def _all_pairs(known: Recommended) -> dict[str, Any]:
 
 def _fitted_on_all(known: Recommended) -> dict[str, Any]:
     everything = replace(known.split, train_end_U=known.split.histories.offset_U1[1:])
-    vector_VD = make_vectors(everything, known.items, VectorOptions(kind=("svd",)), 0)
+    items = Items(known.split.histories.item_names, pl.DataFrame(), "no table")
+    vector_VD = make_vectors(everything, items, VectorOptions(kind=("svd",)), 0)
     return {"vector_VD": vector_VD, "is_given": True}
 
 

@@ -105,11 +105,11 @@ def test_limits_are_those_of_the_binomial_distribution():
 
 def test_a_page_gets_the_table_between_its_comments(tmp_path: Path):
     out, page = tmp_path / "rates.jsonl", tmp_path / "page.md"
-    page.write_text(f"before\n{rates.BEGIN}\n| of before |\n{rates.END}\nafter\n")
+    page.write_text(f"before\n{rates.BEGIN}\n| replaced |\n{rates.END}\nafter\n")
     rates.main(["--out", str(out), "--sound", "0", "--faulty", "0", "--table", str(page)])
     assert page.read_text().startswith(f"before\n{rates.BEGIN}\n| check | whether |")
     assert page.read_text().endswith(f" |\n{rates.END}\nafter\n")
-    assert "of before" not in page.read_text()
+    assert "replaced" not in page.read_text()
     assert [row[0].strip("`") for row in cells(page) if row[0]] == list(names("check"))
     page.write_text("no comments")
     with pytest.raises(InputError, match="needs the lines"):
