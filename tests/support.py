@@ -396,8 +396,6 @@ def answer(folder: Path) -> dict[str, Any]:
     result = result_of(folder)
     for key in ("timing", "device", "versions"):
         del result[key]
-    for key in ("processes", "executor"):
-        del result["config"]["simulation"][key]
     tables = {name: (folder / name).read_bytes() for name in TABLES if (folder / name).exists()}
     return {"result": json.dumps(result), **tables}
 

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -123,6 +124,16 @@ def available_devices() -> tuple[str, ...]:
         "cpu": True,
     }
     return tuple(kind for kind in _ORDER if found[kind])
+
+
+def n_gpus() -> int:
+    """GPUs that CUDA or ROCm offers to this process."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def can_fork(device: Device) -> bool:
+    """Whether processes may be forked that compute there: where PyTorch sees no GPU."""
+    return device.is_cpu and sys.platform == "linux" and available_devices() == ("cpu",)
 
 
 def choose_device(wanted: str, use_amp: bool = False) -> Device:

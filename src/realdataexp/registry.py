@@ -101,7 +101,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "picked": "realdataexp.metrics:PICKED",
         "ndcg": "realdataexp.metrics:NDCG",
     },
-    "executor": {"fork": "realdataexp.runs.executors:Forked"},
+    "executor": {"local": "realdataexp.runs.executors.local:local"},
     "recommender": {
         "SASRec": "realdataexp.models.sasrec:SASRec",
         "GRU4Rec": "realdataexp.models.gru4rec:GRU4Rec",

@@ -13,7 +13,7 @@ from torch import Tensor
 from realdataexp.errors import InputError
 from realdataexp.loop import Step
 from realdataexp.metrics import MetricValues
-from realdataexp.runs.executors import Chunk, flat, join, merge, read_chunk, share_of, whole
+from realdataexp.runs.executors.chunks import Chunk, flat, join, merge, read_chunk, share_of, whole
 from realdataexp.runs.shard import Updates, Validation
 from realdataexp.worlds.base import Visits
 

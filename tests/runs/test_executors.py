@@ -29,7 +29,7 @@ from realdataexp.config import load_config
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError, RunError
 from realdataexp.runs import results
-from realdataexp.runs.executors import Forked
+from realdataexp.runs.executors.local import Forked
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.machine import MONITOR_FILE, Monitor
 from realdataexp.runs.recorder import Recorder
@@ -466,7 +466,7 @@ def test_the_monitor_counts_what_the_processes_use(tmp_path: Path):
 THREADS = """
 import torch
 from pathlib import Path
-from realdataexp.runs.executors import Forked
+from realdataexp.runs.executors.local import Forked
 
 torch.set_num_threads(4)
 x = torch.ones(2000, 2000)

@@ -101,7 +101,7 @@ def test_an_executor_of_ones_own_runs_on_any_device_and_must_be_one(
     small_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(setup, "available_devices", lambda: ("cuda", "cpu"))
-    name = "realdataexp.runs.executors:Forked"
+    name = "realdataexp.runs.executors.local:Forked"
     settings = small_settings(
         simulation={"processes": 4, "executor": name}, experiment={"replications": 9}
     )

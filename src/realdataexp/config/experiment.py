@@ -120,14 +120,19 @@ class SimulationConfig(Section):
     min_candidates: Count = setting(1, "a user with fewer unused videos than this is not drawn")
     processes: Literal["auto"] | Count = setting(
         "auto",
-        "processes that share the replications, on the CPU; changes no "
-        "result; auto: one for each of PyTorch's threads",
+        "parts that the replications are shared out to, each run by a process; changes "
+        "no result; auto: one for each of PyTorch's threads, or each GPU",
     )
-    executor: Text = setting(
-        "fork",
-        "what runs these: fork, processes of this machine, or "
+    executor: Annotated[str, component_name("executor")] = setting(
+        "local",
+        f"who runs these: {', '.join(names('executor'))} (local: processes of this machine), or "
         "package.module:Name; changes no result",
     )
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _older_name(cls, value: Any) -> Any:
+        return "local" if value == "fork" else value
 
     @field_validator("retrain_every", "min_candidates")
     @classmethod

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator
 
 from realdataexp.config import yaml_text
+from realdataexp.config.cluster import ClusterConfig
 from realdataexp.config.dataset import DatasetConfig, dataset_of
 from realdataexp.config.experiment import (
     DesignConfig,
@@ -128,7 +129,7 @@ class Config(RunSettings):
     experiment: ExperimentConfig = setting(ExperimentConfig(), "the test")
     splitting: dict[str, Any] = setting({}, "options of this design, in every mode")
     weighting: dict[str, Any] = setting({}, "options of this design, in every mode")
-    cluster: dict[str, Any] = setting({}, "options of this design, in every mode")
+    cluster: ClusterConfig = setting(ClusterConfig(), "what a run asks of Slurm or Ray")
     switchback: dict[str, Any] = setting({}, "options of this design, in every mode")
     validation: ValidationConfig = setting(ValidationConfig(), "validation")
     logging: LoggingConfig = setting(LoggingConfig(), "logs and run folders")
@@ -142,7 +143,7 @@ class Config(RunSettings):
 
     _dataset_of_its_world = field_validator("dataset", mode="before")(dataset_of)
 
-    @field_validator("splitting", "weighting", "cluster", "switchback")
+    @field_validator("splitting", "weighting", "switchback")
     @classmethod
     def _options_of_design(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         name = str(info.field_name)
@@ -205,6 +206,14 @@ class Config(RunSettings):
         if loop.learning_rate is None and lacking:
             raise ValueError(f"no learning_rate, and none in the labels {', '.join(lacking)}")
         return loop
+
+    def decisive(self) -> dict[str, Any]:
+        """`resolved` without what changes no result: where and in how many parts a run computes."""
+        values = self.resolved()
+        for key in ("processes", "executor"):
+            del values["simulation"][key]
+        values["cluster"] = self.cluster.of_design()
+        return values
 
     @property
     def learned(self) -> tuple[LabelConfig, ...]:
@@ -282,6 +291,8 @@ class Config(RunSettings):
 
     def _filled(self, design: DesignConfig) -> DesignConfig:
         in_every_mode = getattr(self, design.name, {}) if design.name in names("design") else {}
+        if isinstance(in_every_mode, ClusterConfig):
+            in_every_mode = in_every_mode.of_design()
         return design.model_copy(update={"options": {**in_every_mode, **design.options}})
 
     def cache_dir(self) -> Path:

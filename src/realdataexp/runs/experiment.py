@@ -25,7 +25,7 @@ from realdataexp.models.base import restore
 from realdataexp.runs import Interrupts
 from realdataexp.runs.beforehand import largest_setting
 from realdataexp.runs.checkpoint import Checkpoint, Checkpoints, ForeignError, of_this_run
-from realdataexp.runs.executors import Basis
+from realdataexp.runs.executors.work import Basis
 from realdataexp.runs.folder import Folder, RunLog, check_place, placed, require_modules
 from realdataexp.runs.labels import Starts
 from realdataexp.runs.life import AnyRun, differences, new_run, resumed_run
@@ -54,7 +54,7 @@ _NOT_NEGATIVE = re.compile(r"\.(moment_2|rate_factor|n_\w+)$")
 # settings that no number depends on; which data they are, their digest says
 _MAY_DIFFER = (
     "config.logging.", "config.base_dir", "config.dataset.path", "config.dataset.cache",
-    "config.simulation.processes", "config.simulation.executor",
+    "config.simulation.processes", "config.simulation.executor", "config.cluster.",
 )  # fmt: skip
 
 

@@ -237,6 +237,19 @@ class RunLog(logging.Handler):
             self._waiting.clear()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, so that one process at a time works in its folder.
+
+    Raises:
+        InputError: another holds it.
+    """
+    with disk_faults(path), path.open("a") as file:
+        if not _lock(file):
+            raise InputError(f"{path.parent}: another process works there; wait for its end")
+        yield
+
+
 def _lock(file: IO[str]) -> bool:
     """Lock a file until it is closed, or its process ends; False where another holds it."""
     try:

@@ -24,15 +24,17 @@ from realdataexp.learner import Learner, skipped_share
 from realdataexp.metrics import LOSS, MetricValues, joined
 from realdataexp.models.base import restore
 from realdataexp.pretrain import Check, Pretraining, PretrainSettings
+from realdataexp.registry import names
 from realdataexp.runs.checkpoint import LOOP, PRETRAIN, Checkpoint, ForeignError, of_this_run
-from realdataexp.runs.executors import Forked, OutsideExecutor, Shards, work
+from realdataexp.runs.executors import Executor, OutsideExecutor
+from realdataexp.runs.executors.merging import Shards
 from realdataexp.runs.folder import DETAIL
 from realdataexp.runs.labels import Starts
 from realdataexp.runs.networks import START, STARTS, Networks, networks_of, write_networks
 from realdataexp.runs.progress import PhaseProgress, effects_so_far
 from realdataexp.runs.recorder import block_name
 from realdataexp.runs.results import warn_of_updates
-from realdataexp.runs.setup import FORK, executor_of
+from realdataexp.runs.setup import LOCAL, executor_of
 from realdataexp.runs.shard import Seen, Shard, Updates, Validation, next_stop
 from realdataexp.worlds.base import RowSource
 
@@ -210,7 +212,7 @@ class LoopPhase:
         run.n_processes = n_processes
         self._shard: Shard | Shards
         name = run.config.simulation.executor
-        if n_processes == 1 and name == FORK:
+        if n_processes == 1 and name == LOCAL:
             own = tuple(range(R))
             self._shard = Shard(setup, run.validator, starts, own)
             return
@@ -218,18 +220,19 @@ class LoopPhase:
             with disk_faults(run.folder):
                 (run.folder / STARTS).parent.mkdir(exist_ok=True)
             write_networks(run.folder / STARTS, setup, starts)
-        executor: Forked | OutsideExecutor
-        if name == FORK:
-            executor = Forked(partial(work, basis=(setup, run.validator, starts)))
+        make = executor_of(run.config)
+        executor: Executor
+        if name in names("executor"):
+            executor = make(run.folder, run.config.cluster, (setup, run.validator, starts))
         else:
-            executor = OutsideExecutor(executor_of(run.config), f"simulation.executor = {name!r}")
+            executor = OutsideExecutor(make, f"simulation.executor = {name!r}")
         self._shard = Shards(run.folder, setup, n_processes, executor, run.interrupts)
 
     def __enter__(self) -> LoopPhase:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._shard.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._shard.close(is_complete=kind is None)
 
     def run(self, checkpoint: Checkpoint | None) -> None:
         """Run the steps that are left, from a checkpoint of this phase on."""
@@ -294,6 +297,7 @@ class LoopPhase:
         run = self._run
         with run.clock.timed("checkpoint"), run.interrupts.postponed():
             run.save(_name(step), LOOP, self._shard.state())
+            self._shard.saved(step)
 
     def _effects_so_far(self) -> list[str]:
         """What the truth, or the design, has come to, a text for each label."""

@@ -196,7 +196,7 @@ def _is_there(place: Path, config: Config, log_dir: Path) -> bool:
         result = read_result(place)
     except InputError as error:
         raise InputError(fault.format("no run that came to an end")) from error
-    if (result["schema_version"], result["config"]) != (RUN_VERSION, config.resolved()):
+    if (result["schema_version"], result["config"]) != (RUN_VERSION, config.decisive()):
         raise InputError(fault.format("a run of other settings than this plan's"))
     return bool(result["status"] == "complete")
 

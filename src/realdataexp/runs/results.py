@@ -94,7 +94,7 @@ def write_results(run: Run, status: str) -> None:
             "seed": config.seed,
             "status": status,
             "n_steps_done": run.n_steps_done,
-            "config": config.resolved(),
+            "config": config.decisive(),
             "dataset_stats": {
                 **setup.environment.stats(),
                 "identity": setup.environment.identity(),

@@ -5,7 +5,6 @@ Axes: U users, L labels.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,21 +16,22 @@ import torch
 from realdataexp.arms import Arms, Explore, MostPopular, OutsidePolicy, Policy, Random, Scorer
 from realdataexp.config import ARMS, Config
 from realdataexp.designs import Context, Design, OutsideDesign, build_design
-from realdataexp.device import Device, available_devices, choose_device, usable_threads
+from realdataexp.device import Device, can_fork, choose_device, n_gpus, usable_threads
 from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.loop import Block
 from realdataexp.metrics import LOSS, Metric, find_metric, metric_names
 from realdataexp.models import is_module
 from realdataexp.options import construct
-from realdataexp.registry import find, is_outside
+from realdataexp.registry import find, is_outside, names
 from realdataexp.runs.beforehand import rehearse, require_memory
 from realdataexp.runs.labels import Faults, LabelParts, NetworkParts, check_names, learners_of
+from realdataexp.runs.machine import versions
 from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.inference import rehearse_method
 from realdataexp.worlds import Environment, world_of
 from realdataexp.worlds.base import WorldSettings
 
-FORK = "fork"  # the executor that forks processes here
+LOCAL = "local"  # the executor that runs processes here
 
 Started = tuple[Design | OutsideDesign, ...]
 
@@ -82,6 +82,12 @@ class Setup:
             self.config.seed, replications, len(self.blocks), loop.batch_size, loop.n_candidate,
             loop.n_steps, loop.min_candidates, assignment,
         )  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        """What parts of a run must have in common: config, data, and versions of what computes."""
+        own = {k: v for k, v in versions().items() if k not in ("git_revision", "platform")}
+        data = self.environment.identity()
+        return {"config": self.config.decisive(), "data": data, "versions": own}
 
     @property
     def primary_metric(self) -> str:
@@ -381,30 +387,31 @@ def processes_of(config: Config, device: Device) -> int:
         InputError: so many processes cannot share them here, or there is no such executor.
     """
     asked, R = config.simulation.processes, config.experiment.replications
-    most, fault = max(1, R // 2), None
-    if config.simulation.executor != FORK:
-        executor_of(config)
-    elif not (device.is_cpu and sys.platform == "linux" and available_devices() == ("cpu",)):
-        # where PyTorch sees a GPU, autograd does not fork
-        most = 1
-        fault = (
-            "only on a CPU under Linux where PyTorch sees no GPU, and this run's device is "
-            f"{device.torch.type} under {sys.platform}, where it sees "
-            f"{', '.join(available_devices())}"
-        )
+    name, most = config.simulation.executor, max(1, R // 2)
+    executor_of(config)
     if asked == "auto":
-        return min(usable_threads(), most)
-    if asked > max(1, R // 2):
-        fault = f"each needs two replications or more, and experiment.replications = {R}"
-    if asked > 1 and fault:
-        raise InputError(f"simulation.processes = {asked}: {fault}; use at most {most}, or auto")
+        if name != LOCAL and name in names("executor"):
+            raise InputError(
+                f"simulation.executor = {name!r}: say over how many parts the run is spread: pass "
+                "--shards N, or set simulation.processes"
+            )
+        # where PyTorch sees a GPU, autograd does not fork
+        n = usable_threads() if can_fork(device) else 1 if device.is_cpu else n_gpus()
+        return max(1, min(n, most))
+    if asked > most:
+        raise InputError(
+            f"simulation.processes = {asked}: each needs two replications or more, and "
+            f"experiment.replications = {R}; use at most {most}, or auto"
+        )
     return asked
 
 
-def executor_of(config: Config) -> Callable[[], Any]:
+def executor_of(config: Config) -> Callable[..., Any]:
     """What makes the executor that a config names; InputError where there is none."""
     name, where = config.simulation.executor, "simulation.executor"
     found = find("executor", name, where)
+    if name in names("executor"):
+        return found
     lacking = [x for x in ("start", "watch", "cancel") if not callable(getattr(found, x, None))]
     if lacking or not callable(found):
         raise InputError(f"{where} = {name!r}: is no executor: it lacks {', '.join(lacking)}")

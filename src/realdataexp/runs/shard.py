@@ -340,5 +340,8 @@ class Shard:
             if n is not None and not bool(((tensor >= 0) & (tensor < n)).all()):
                 raise ValueError(f"loop: {name} holds ids of no category")
 
-    def close(self) -> None:
+    def saved(self, step: int) -> None:
+        """The run has saved all up to a step: nothing is kept beside it."""
+
+    def close(self, *, is_complete: bool) -> None:
         """Nothing is left open."""

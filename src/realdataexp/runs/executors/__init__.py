@@ -1,0 +1,61 @@
+"""Who runs the parts of a run: processes of this machine, or engines that run commands elsewhere.
+
+A part is a folder: a shard, ``shards/<i>`` of a run folder, or a run folder whose config waits to
+be run. ``python -m realdataexp.runs.executors FOLDER`` works on one, anywhere that sees the folder,
+and goes on where it was stopped. An executor says where that happens, and is one file here; what
+shards leave (chunks), a shard's own work (work) and several as one (merging) do not depend on it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from realdataexp.registry import calling
+
+LOG = "part.log"
+"""What a part's command prints, in its folder."""
+
+
+def command_of(part: Path) -> list[str]:
+    """What works on a part: exit code 0 done, 130 stopped by a signal, 1 failed, 2 wrong input."""
+    return [sys.executable, "-m", "realdataexp.runs.executors", str(part)]
+
+
+class Executor(Protocol):
+    """Runs parts; one from outside the package has these three methods."""
+
+    def start(self, parts: Sequence[Path]) -> None:
+        """Begin to work on these folders, all at the same time where there is room, and return."""
+
+    def watch(self) -> None:
+        """Raise RunError where a part is gone that neither finished nor left an error.json."""
+
+    def cancel(self) -> None:
+        """End what still works on them; a part may be started again afterwards."""
+
+
+class OutsideExecutor:
+    """An executor from outside the package: whatever it raises is a line that names it."""
+
+    def __init__(self, make: Callable[[], Any], who: str) -> None:
+        self._who = who
+        with calling(who, "its constructor"):
+            self._executor = make()
+
+    def start(self, parts: Sequence[Path]) -> None:
+        """See Executor."""
+        with calling(self._who, "start()"):
+            self._executor.start(parts)
+
+    def watch(self) -> None:
+        """See Executor."""
+        with calling(self._who, "watch()"):
+            self._executor.watch()
+
+    def cancel(self) -> None:
+        """See Executor."""
+        with calling(self._who, "cancel()"):
+            self._executor.cancel()

@@ -1,0 +1,218 @@
+"""Several shards as one: shared out, started, and merged as they go."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from realdataexp.errors import InputError
+from realdataexp.files import read_json, write_json
+from realdataexp.loop import Step
+from realdataexp.runs import Interrupts
+from realdataexp.runs.executors import Executor
+from realdataexp.runs.executors.chunks import (
+    JOB,
+    STATE,
+    Chunk,
+    Tensors,
+    file_of,
+    kept,
+    merge,
+    read_chunk,
+    share_of,
+)
+from realdataexp.runs.executors.work import ERROR, UnfitError, error_of
+from realdataexp.runs.setup import Setup, shares
+from realdataexp.runs.shard import Updates, Validation
+
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.5  # between two looks for a file
+
+
+class Shards:
+    """Several shards, as if they were one (see Shard): merged as they go.
+
+    What a shard has computed beyond the run's newest checkpoint stays in its folder until the run
+    has saved that too, so that a run which goes on asks only for what is missing.
+    """
+
+    def __init__(
+        self, run_dir: Path, setup: Setup, n_shards: int, executor: Executor, interrupts: Interrupts
+    ) -> None:
+        """Share the replications out; how many shards there are changes no result."""
+        self._executor, self._interrupts = executor, interrupts
+        self._n_steps = setup.config.simulation.n_steps
+        self._n_replications = setup.config.experiment.replications
+        self._root, self._identity = run_dir / "shards", setup.identity()
+        own = shares(self._n_replications, n_shards)
+        self._shards = [(self._root / str(i), replications) for i, replications in enumerate(own)]
+        self._n_read = [0] * n_shards
+        self._with_state: dict[int, list[int]] = {}  # step -> each shard's number of that chunk
+        self._chunk: Chunk
+
+    def begin(self) -> None:
+        """Start from the starting models."""
+        self._start_from({}, 0)
+
+    def load_state(self, tensors: Mapping[str, Tensor], n_steps_done: int) -> None:
+        """Start from a state, whatever number of shards left it; ValueError for another run's."""
+        try:
+            self._start_from(tensors, n_steps_done)
+        except UnfitError as error:
+            raise ValueError(str(error)) from error
+
+    def _start_from(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Start at a step; a shard that is there or further goes on with what it has."""
+        found = [self._number_at(i, step) for i in range(len(self._shards))]
+        if None in found:
+            self._executor.cancel()  # what may still work on it
+        if not any(x is not None for x in found):
+            shutil.rmtree(self._root, ignore_errors=True)
+        for i, number in enumerate(found):
+            if number is None:
+                share = share_of(tensors, self._shards[i][1], self._n_replications)
+                self._hand_out(i, share, step, self._n_steps)
+            else:
+                self._n_read[i] = number
+        self._start()
+        names = ("updates", "state.", *(() if step else ("validation", "networks.")))
+        self._merge([_part(chunk, names) for chunk in self._read()])
+
+    def _number_at(self, i: int, step: int) -> int | None:
+        """The number of a shard's chunk that ends at a step, where the shard is this run's."""
+        folder, own = self._shards[i]
+        with suppress(OSError, ValueError):
+            if read_json(folder / JOB) == self._job(own, self._n_steps):
+                chunks = kept(folder)
+                for cut in [x for x in chunks if not x.has_updates]:  # its shard failed there
+                    file_of(folder, cut.number).unlink()
+                return next((x.number for x in chunks if x.has_updates and x.last == step), None)
+        return None
+
+    def _job(self, own: Sequence[int], last: int) -> dict[str, Any]:
+        return {"replications": [*own], "last": last, "of": self._identity}
+
+    def _hand_out(self, i: int, state: Mapping[str, Tensor], step: int, last: int) -> None:
+        """A shard begins anew, from a state at a step, or from nothing."""
+        folder, own = self._shards[i]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if state:
+            named = {f"state.{name}": t.contiguous() for name, t in state.items()}
+            Chunk(tuple(own), step, step, tensors=named).write(folder / STATE)
+        write_json(folder / JOB, self._job(own, last))
+        self._n_read[i] = 0
+
+    def _start(self) -> None:
+        """Start all that are not done."""
+        ends = [max((x.last for x in kept(folder)), default=-1) for folder, _ in self._shards]
+        todo = [x for (x, _), n in zip(self._shards, ends, strict=True) if n < self._n_steps]
+        for folder in todo:
+            (folder / ERROR).unlink(missing_ok=True)
+        with self._interrupts.postponed():  # or a process could be started and not be known
+            self._executor.start(todo)
+
+    def _read(self) -> list[Chunk]:
+        """The next chunk of each shard, once all have written theirs."""
+        paths = [
+            file_of(folder, n) for (folder, _), n in zip(self._shards, self._n_read, strict=True)
+        ]
+        for path in paths:
+            folder, pause = path.parent, _SHORTEST_PAUSE_SECONDS
+            while not path.exists():
+                self._interrupts.check()
+                if (folder / ERROR).exists() and not path.exists():
+                    raise error_of(folder)
+                self._executor.watch()
+                if gone := [x for x, _ in self._shards if not (x / JOB).exists()]:
+                    raise InputError(f"{gone[0]}: the shard is gone; resume the run")
+                time.sleep(pause)
+                pause = min(1.2 * pause, _LONGEST_PAUSE_SECONDS)
+        return [read_chunk(path) for path in paths]
+
+    def _merge(self, chunks: Sequence[Chunk]) -> None:
+        """Take in a chunk of each shard."""
+        self._chunk = merge(chunks, self._n_replications)
+        if self._is_used and all(chunk.part("state") for chunk in chunks):
+            self._with_state[self._chunk.last] = [*self._n_read]
+        self._n_read = [n + 1 for n in self._n_read]
+
+    @property
+    def _is_used(self) -> bool:
+        """Whether somebody visited in all steps of the newest chunk."""
+        return self._chunk.idle_from is None or self._chunk.idle_from >= self._chunk.last
+
+    def steps(self, first: int, last: int) -> Iterator[Step]:
+        """Run the steps [first, last); ends early when nobody is left to visit."""
+        while first < last:
+            self._merge(self._read())
+            for number in range(self._chunk.first, self._chunk.last):
+                if number == self._chunk.idle_from:
+                    self._end_at(number)
+                    return
+                yield self._chunk.get(f"step.{number}")
+            first = self._chunk.last
+
+    def _end_at(self, last: int) -> None:
+        """Have the shards end where the last of them has nobody left, as one shard would."""
+        self._executor.cancel()
+        step = max(self._with_state)
+        for i, number in enumerate(self._with_state[step]):
+            state = read_chunk(file_of(self._shards[i][0], number)).part("state")
+            self._hand_out(i, state, step, last)
+        self._start()
+        self._merge(self._read())
+        while self._chunk.last < last:
+            self._merge(self._read())
+
+    def saved(self, step: int) -> None:
+        """The run has saved all up to a step: what the shards keep of it can go."""
+        if (found := self._with_state.get(step)) is None:
+            return
+        self._with_state = {k: x for k, x in self._with_state.items() if k >= step}
+        for (folder, _), number in zip(self._shards, found, strict=True):
+            for old in [x.number for x in kept(folder) if x.number < number]:
+                file_of(folder, old).unlink(missing_ok=True)
+
+    @property
+    def validation_seconds(self) -> float:
+        """What the newest validation took the shards, on average."""
+        return self._chunk.validation_seconds
+
+    def validate(self) -> Validation:
+        """See Shard."""
+        return self._chunk.get("validation")
+
+    def updates(self) -> list[Updates]:
+        """See Shard."""
+        return self._chunk.get("updates")
+
+    def networks(self) -> Tensors:
+        """See Shard."""
+        return self._chunk.part("networks")
+
+    def state(self) -> Tensors:
+        """See Shard: as one shard with all replications has it."""
+        return self._chunk.part("state")
+
+    def close(self, *, is_complete: bool) -> None:
+        """End the shards; of a run that is complete only what they say of themselves is kept."""
+        self._executor.cancel()
+        if is_complete:
+            for folder, _ in self._shards:
+                for path in (*folder.glob("*.safetensors"), *folder.glob(".*.tmp")):
+                    with suppress(OSError):
+                        path.unlink()
+
+
+def _part(chunk: Chunk, names: tuple[str, ...]) -> Chunk:
+    """What a chunk says of its last step, by the names with which that begins."""
+    records = {k: x for k, x in chunk.records.items() if k.startswith(names)}
+    tensors = {k: t for k, t in chunk.tensors.items() if k.startswith(names)}
+    return replace(chunk, first=chunk.last, records=records, tensors=tensors)
