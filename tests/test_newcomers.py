@@ -510,7 +510,7 @@ def test_a_faulty_executor_ends_the_run_in_one_line_and_nothing_is_lost(
     (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("[")]
     assert said in line and "unexpected" not in line
     kept = (out / "config.yaml").read_text()
-    (out / "config.yaml").write_text(kept.replace(f"{module}:{name}", "fork"))
+    (out / "config.yaml").write_text(kept.replace(f"{module}:{name}", "local"))
     assert cli.main(["resume", str(out), "--quiet"]) == 0
     assert_same_answer(out, in_one)
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from realdataexp import cli
+from realdataexp import cli, device
 from realdataexp.config import load_config
+from realdataexp.config.cluster import ClusterConfig
 from realdataexp.device import Device
 from realdataexp.errors import InputError
+from realdataexp.registry import names
 from realdataexp.runs import setup
+from realdataexp.runs.executors.local import Commands, Forked, local
 from realdataexp.runs.setup import processes_of, shares
 
 Settings = Callable[..., dict[str, Any]]
@@ -23,8 +27,8 @@ CPU, CUDA = (Device(torch.device(kind), "a test", chunk_bytes=1 << 20) for kind 
 
 @pytest.fixture(autouse=True)
 def _linux_without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup.sys, "platform", "linux")
-    monkeypatch.setattr(setup, "available_devices", lambda: ("cpu",))
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    monkeypatch.setattr(device, "available_devices", lambda: ("cpu",))
 
 
 @pytest.fixture
@@ -69,38 +73,44 @@ def test_who_asks_for_a_number_gets_it_whatever_the_threads(asked: int, found: C
     assert found(asked, 20) == asked
 
 
-def test_off_the_cpu_auto_is_one_and_more_are_refused(found: Callable[..., int]):
-    assert found("auto", 20, CUDA) == found(1, 20, CUDA) == 1
-    with pytest.raises(InputError) as caught:
-        found(3, 20, CUDA)
-    line = str(caught.value)
-    assert "\n" not in line
-    assert "simulation.processes = 3" in line and "device is cuda under linux" in line
-    assert "use at most 1, or auto" in line
+@pytest.mark.parametrize("n", [1, 3])
+def test_on_gpus_auto_is_a_process_for_each(
+    n: int, found: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(setup, "n_gpus", lambda: n)
+    assert found("auto", 20, CUDA) == n
+    assert found("auto", 3, CUDA) == 1 and found(7, 20, CUDA) == 7
 
 
-def test_under_another_system_auto_is_one_and_more_are_refused(
+def test_where_nothing_can_be_forked_auto_is_one_and_others_are_commands(
     found: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(setup.sys, "platform", "darwin")
-    assert found("auto", 20) == found(1, 20) == 1
-    with pytest.raises(InputError, match=r"under Linux.* cpu under darwin.*at most 1, or auto"):
-        found(2, 20)
+    basis: Any = (SimpleNamespace(device=CPU), None, None)
+    assert isinstance(local(Path(), ClusterConfig(), basis), Forked)
+    monkeypatch.setattr(device.sys, "platform", "darwin")
+    assert (found("auto", 20), found(2, 20)) == (1, 2)
+    assert isinstance(local(Path(), ClusterConfig(), basis), Commands)
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    monkeypatch.setattr(device, "available_devices", lambda: ("cuda", "cpu"))
+    assert (found("auto", 20), found(2, 20)) == (1, 2)  # beside a GPU autograd does not fork
+    assert isinstance(local(Path(), ClusterConfig(), basis), Commands)
 
 
-def test_beside_a_gpu_the_cpu_is_not_shared_as_autograd_would_refuse_to_fork(
-    found: Callable[..., int], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(setup, "available_devices", lambda: ("cuda", "cpu"))
-    assert found("auto", 20) == found(1, 20) == 1
-    with pytest.raises(InputError, match=r"sees no GPU.*sees cuda, cpu; use at most 1, or auto"):
-        found(2, 20)
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_a_cluster_is_told_over_how_many_parts(name: str, small_settings: Settings):
+    if name not in names("executor"):
+        pytest.skip(f"no executor {name}")
+    settings = small_settings(
+        simulation={"executor": name, "processes": "auto"}, experiment={"replications": 9}
+    )
+    with pytest.raises(InputError, match=rf"simulation.executor = '{name}': .*pass --shards N"):
+        processes_of(load_config(settings), CPU)
 
 
 def test_an_executor_of_ones_own_runs_on_any_device_and_must_be_one(
     small_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(setup, "available_devices", lambda: ("cuda", "cpu"))
+    monkeypatch.setattr(device, "available_devices", lambda: ("cuda", "cpu"))
     name = "realdataexp.runs.executors.local:Forked"
     settings = small_settings(
         simulation={"processes": 4, "executor": name}, experiment={"replications": 9}

@@ -231,8 +231,8 @@ class LoopPhase:
     def __enter__(self) -> LoopPhase:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._shard.close(is_complete=kind is None)
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._shard.close(error)
 
     def run(self, checkpoint: Checkpoint | None) -> None:
         """Run the steps that are left, from a checkpoint of this phase on."""

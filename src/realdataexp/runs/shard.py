@@ -343,5 +343,5 @@ class Shard:
     def saved(self, step: int) -> None:
         """The run has saved all up to a step: nothing is kept beside it."""
 
-    def close(self, *, is_complete: bool) -> None:
+    def close(self, error: type[BaseException] | None) -> None:
         """Nothing is left open."""

@@ -25,7 +25,13 @@ def command_of(part: Path) -> list[str]:
 
 
 class Executor(Protocol):
-    """Runs parts; one from outside the package has these three methods."""
+    """Runs parts; one from outside the package has these three methods.
+
+    Where it ``outlives`` the run, its parts go on when that is interrupted or killed, and the run
+    finds them again when it is resumed; then ``cancel`` may come before ``start``.
+    """
+
+    outlives: bool
 
     def start(self, parts: Sequence[Path]) -> None:
         """Begin to work on these folders, all at the same time where there is room, and return."""
@@ -44,6 +50,7 @@ class OutsideExecutor:
         self._who = who
         with calling(who, "its constructor"):
             self._executor = make()
+            self.outlives = bool(getattr(self._executor, "outlives", False))
 
     def start(self, parts: Sequence[Path]) -> None:
         """See Executor."""

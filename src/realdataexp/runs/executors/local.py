@@ -41,6 +41,8 @@ class Forked:
     be waited for without end. Signals are this process's; when it is gone, so are they.
     """
 
+    outlives = False
+
     def __init__(self, work: Callable[..., Any] = work) -> None:
         """Fork processes for some work: (folder, is_wanted=...)."""
         self._work = work
@@ -110,6 +112,8 @@ def _gone(folder: Path, i: int, n: int, code: int) -> RunError:
 
 class Commands:
     """A command for each part, in turn on each of the GPUs that this process may use."""
+
+    outlives = False
 
     def __init__(self, n_gpus: int = 0) -> None:
         """Run commands; without GPUs, each computes where its config says."""

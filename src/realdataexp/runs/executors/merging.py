@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ from realdataexp.runs.executors.chunks import (
 from realdataexp.runs.executors.work import ERROR, UnfitError, error_of
 from realdataexp.runs.setup import Setup, shares
 from realdataexp.runs.shard import Updates, Validation
+
+logger = logging.getLogger("realdataexp")
 
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.5  # between two looks for a file
 
@@ -70,8 +73,8 @@ class Shards:
     def _start_from(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Start at a step; a shard that is there or further goes on with what it has."""
         found = [self._number_at(i, step) for i in range(len(self._shards))]
-        if None in found:
-            self._executor.cancel()  # what may still work on it
+        if None in found and self._executor.outlives:
+            self._executor.cancel()  # what may still work there
         if not any(x is not None for x in found):
             shutil.rmtree(self._root, ignore_errors=True)
         for i, number in enumerate(found):
@@ -201,10 +204,19 @@ class Shards:
         """See Shard: as one shard with all replications has it."""
         return self._chunk.part("state")
 
-    def close(self, *, is_complete: bool) -> None:
-        """End the shards; of a run that is complete only what they say of themselves is kept."""
+    def close(self, error: type[BaseException] | None) -> None:
+        """End the shards, but those that outlive an interrupted run.
+
+        Of a run that is complete only what they say of themselves is kept.
+        """
+        if error is KeyboardInterrupt and self._executor.outlives:
+            logger.warning(
+                "[run] its parts go on without it: realdataexp status %s, and resume or cancel",
+                self._root.parent,
+            )
+            return
         self._executor.cancel()
-        if is_complete:
+        if error is None:
             for folder, _ in self._shards:
                 for path in (*folder.glob("*.safetensors"), *folder.glob(".*.tmp")):
                     with suppress(OSError):
