@@ -177,10 +177,18 @@ _Overrides = Annotated[
 _Quiet = Annotated[bool, _option("Show warnings and the result only.", "--quiet")]
 _Verbose = Annotated[bool, _option("Show details too.", "--verbose")]
 _RunDir = Annotated[Path, _argument("A run folder.", "RUN_DIR")]
+_PartsDir = Annotated[Path, _argument("The folder of a run or of a sweep.", "DIR")]
 _RunDirs = Annotated[list[Path], _argument("Run folders.", "RUN_DIR...")]
 # of one command each
 _Mode = Annotated[str | None, _option("global, compare, or a design's name.", "--mode", "-m")]
 _Out = Annotated[Path | None, _option("The run folder; default: results/<timestamp>-<mode>.")]
+_ExecutorName = Annotated[
+    str | None,
+    _option("Who runs the parts: local, slurm, ray, or package.module:Name.", "--executor"),
+]
+_Shards = Annotated[
+    int | None, _option("Parts that the replications are shared out to; changes no result.")
+]
 _DryRun = Annotated[bool, _option("Resolve and check everything, run nothing.", "--dry-run")]
 _ResumeData = Annotated[
     Path | None, _option("Where the data set's files are now; default: where they were.")
@@ -261,13 +269,17 @@ def run(
     seed: _Seed = None,
     device: _Device = None,
     overrides: _Overrides = None,
+    executor: _ExecutorName = None,
+    shards: _Shards = None,
     dry_run: _DryRun = False,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
     """Run an experiment; print its result table and its run folder."""
     given = {"mode": mode, "data": data, "seed": seed, "device": device}
-    loaded = _loaded(config, config_option, overrides, **given)
+    spread = {"executor": executor, "processes": shards}
+    flags = [f"simulation.{key}={json.dumps(x)}" for key, x in spread.items() if x is not None]
+    loaded = _loaded(config, config_option, [*(overrides or ()), *flags], **given)
     _log(loaded.logging.level, quiet=quiet, verbose=verbose)
     from realdataexp.runs.experiment import check_experiment, run_experiment
 
@@ -410,6 +422,29 @@ def resume(
 
         resume_experiment(run_dir, data)
     _show(run_dir)
+
+
+@_command("status results/20260101-120000-compare")
+def status(
+    folder: _PartsDir, as_json: Annotated[bool, _option("Print JSON.", "--json")] = False
+) -> None:
+    """Say what the parts of a run or of a sweep are doing."""
+    from realdataexp.runs.parts import parts_of
+
+    parts = parts_of(folder)
+    if as_json:
+        typer.echo(json.dumps(parts, indent=2))
+    else:
+        terminal.print_parts(parts)
+
+
+@_command("cancel results/20260101-120000-compare")
+def cancel(folder: _PartsDir) -> None:
+    """End what works on a run or a sweep; it keeps what it has, and can be resumed."""
+    from realdataexp.runs.parts import cancel as cancel_parts
+
+    for line in cancel_parts(folder):
+        terminal.say(line)
 
 
 @_command("plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10")

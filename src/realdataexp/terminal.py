@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -181,6 +182,28 @@ def print_stats(title: str, stats: Mapping[str, Any]) -> None:
     for name, value in stats.items():
         if isinstance(value, Mapping) and value:
             console.print(_table(_TITLES.get(name, name), value))
+
+
+def print_parts(parts: Sequence[Mapping[str, Any]]) -> None:
+    """Print what each part is doing, and of those that failed the reason and where their log is."""
+    from rich.console import Console
+
+    counts = Counter(part["state"] for part in parts)
+    title = ", ".join(f"{n} {state}" for state, n in counts.items())
+    rows = {
+        part["part"]: {
+            "state": part["state"],
+            "step": part["step"],
+            "of": part["n_steps"],
+            "steps/s": part["steps_per_second"],
+        }
+        for part in parts
+    }
+    Console().print(_table(title, rows))
+    for part in parts:
+        if part["state"] == "failed":
+            log = f" (log: {part['log']})" if part["log"] else ""
+            say(f"{part['part']}: {part['reason']}{log}")
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> Table:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from realdataexp.config.cluster import ClusterConfig
 from realdataexp.config.dataset import takes_features
 from realdataexp.config.schema import LABEL_TWICE, Config
 from realdataexp.config.sections import alike
@@ -178,7 +179,11 @@ def json_schema() -> dict[str, Any]:
 
 def design_sections() -> dict[str, type[BaseModel]]:
     """The designs that have a section of the config, which holds their options in every mode."""
-    known = [name for name in names("design") if name in Config.model_fields]
+    known = [
+        name
+        for name in names("design")
+        if name in Config.model_fields and Config.model_fields[name].annotation is not ClusterConfig
+    ]
     return {name: find("design", name, name) for name in known}
 
 

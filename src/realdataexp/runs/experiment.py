@@ -37,6 +37,7 @@ from realdataexp.runs.networks import (
     starting_networks,
     write_networks,
 )
+from realdataexp.runs.parts import Status
 from realdataexp.runs.phases import LOOP, PRETRAIN, LoopPhase, PretrainingPhase
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
@@ -233,6 +234,13 @@ class Run(AnyRun):
     def write(self, status: str) -> None:
         """Write every file of the run folder."""
         write_results(self, status)
+
+    def note(self, state: str, reason: str = "") -> None:
+        """See AnyRun: in status.json."""
+        if not hasattr(self, "_status"):
+            self._status = Status(self.folder, self.n_steps_done, self.config.simulation.n_steps)
+        if self.folder.is_dir():
+            self._status.note(self.n_steps_done, state, reason)
 
     def close(self) -> None:
         """Close the trackers."""

@@ -250,6 +250,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of a file."""
+    try:
+        with path.open("r+") as file:
+            return not _lock(file)
+    except OSError:
+        return False
+
+
 def _lock(file: IO[str]) -> bool:
     """Lock a file until it is closed, or its process ends; False where another holds it."""
     try:

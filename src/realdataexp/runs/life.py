@@ -6,6 +6,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,9 @@ class AnyRun(ABC):
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint; ForeignError or InputError where it is not this run's."""
 
+    def note(self, state: str, reason: str = "") -> None:  # noqa: B027
+        """Note for others what has become of it: running, done or failed."""
+
     def close(self) -> None:  # noqa: B027
         """Whatever happened: let go of what was opened."""
 
@@ -87,12 +91,14 @@ class AnyRun(ABC):
         """Work, write the results; whatever ends the run early, what there is is kept."""
         try:
             self.interrupts.check()
+            self.note("running")
             with Monitor(self.folder / MONITOR_FILE, self.device) as monitor:
                 self.clock.monitor = monitor
                 self.work(checkpoint)
                 monitor.phase = "results"
                 with self.interrupts.postponed():
                     self.write("complete")
+                    self.note("done")
         except ForeignError as error:
             raise self._refusal(error) from error
         except (Exception, KeyboardInterrupt) as error:
@@ -105,6 +111,8 @@ class AnyRun(ABC):
 
     def _ended_early(self, error: BaseException) -> BaseException:
         """Keep what there is of the run; the error to raise, which says what became of it."""
+        with suppress(InputError, DiskError):
+            self.note("failed", " ".join(str(error).split()) or "interrupted")
         so_far = self._save_rest(needs_checkpoint=isinstance(error, InputError | DiskError))
         if isinstance(error, KeyboardInterrupt):
             resume = (

@@ -292,6 +292,7 @@ class LoopPhase:
             run.checkpoints.write_index_and_prune()
         if is_due or step % config.save_every == 0:
             run.track()
+        run.note("running")
 
     def _save(self, step: int) -> None:
         run = self._run

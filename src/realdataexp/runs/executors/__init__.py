@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from realdataexp.registry import calling
-
-LOG = "part.log"
-"""What a part's command prints, in its folder."""
+from realdataexp.config.cluster import ClusterConfig
+from realdataexp.files import read_json
+from realdataexp.registry import calling, find
+from realdataexp.runs.parts import JOBS
 
 
 def command_of(part: Path) -> list[str]:
@@ -41,6 +41,15 @@ class Executor(Protocol):
 
     def cancel(self) -> None:
         """End what still works on them; a part may be started again afterwards."""
+
+
+def of_jobs(run_dir: Path) -> Any:
+    """The executor whose jobs a run folder's jobs.json names.
+
+    It has ``states()``, shard's name -> queued, running or failed, and ``cancel()``.
+    """
+    name = str(read_json(run_dir / JOBS)["executor"])
+    return find("executor", name, str(run_dir / JOBS))(run_dir, ClusterConfig(), None)
 
 
 class OutsideExecutor:

@@ -17,6 +17,7 @@ from realdataexp.errors import DiskError, InputError, one_line
 from realdataexp.runs.executors.chunks import JOB
 from realdataexp.runs.executors.work import DISK, noting_errors, work
 from realdataexp.runs.folder import locked
+from realdataexp.runs.parts import ERROR, LOCK
 
 _STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # batch systems warn with the last two
 
@@ -28,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, help="end when this process is gone")
     given = parser.parse_args(words)
     try:
-        with locked(given.part / ".lock"):
+        with locked(given.part / LOCK):
             if (given.part / JOB).exists():
                 return _shard(given.part, given.parent)
             return _run(given.part)
@@ -65,7 +66,7 @@ def _run(folder: Path) -> int:
         if hasattr(signal, name):  # as SIGTERM, which ends a run that keeps what it has
             signal.signal(getattr(signal, name), lambda *_: signal.raise_signal(signal.SIGTERM))
     with noting_errors(folder):
-        (folder / "error.json").unlink(missing_ok=True)
+        (folder / ERROR).unlink(missing_ok=True)
         resume_experiment(folder)
     return 0
 

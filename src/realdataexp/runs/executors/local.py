@@ -20,8 +20,9 @@ from realdataexp.device import can_fork, n_gpus
 from realdataexp.errors import DiskError, RunError
 from realdataexp.files import disk_faults
 from realdataexp.runs import ENDING
-from realdataexp.runs.executors import LOG, command_of
-from realdataexp.runs.executors.work import DISK, ERROR, Basis, work
+from realdataexp.runs.executors import command_of
+from realdataexp.runs.executors.work import DISK, Basis, work
+from realdataexp.runs.parts import ERROR, LOG
 
 
 def local(_: Path, __: ClusterConfig, basis: Basis) -> Forked | Commands:

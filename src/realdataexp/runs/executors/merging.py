@@ -29,7 +29,8 @@ from realdataexp.runs.executors.chunks import (
     read_chunk,
     share_of,
 )
-from realdataexp.runs.executors.work import ERROR, UnfitError, error_of
+from realdataexp.runs.executors.work import UnfitError, error_of
+from realdataexp.runs.parts import ERROR
 from realdataexp.runs.setup import Setup, shares
 from realdataexp.runs.shard import Updates, Validation
 

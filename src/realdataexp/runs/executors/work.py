@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,10 @@ from realdataexp.runs.executors.chunks import (
 )
 from realdataexp.runs.labels import Starts
 from realdataexp.runs.life import differences, show
+from realdataexp.runs.parts import ERROR, Status
 from realdataexp.runs.setup import Setup
 from realdataexp.runs.shard import Shard, Validator, next_stop
 
-ERROR, STATUS = "error.json", "status.json"
 DISK = 74
 """Exit code of a part that could not even write what went wrong."""
 _STOPPED = "stopped.safetensors"  # the chunk under way when a signal came, and the state
@@ -69,47 +67,6 @@ def error_of(folder: Path) -> Exception:
     error = RuntimeError(f"{said['error']}: {' '.join(said['lines'])}")
     error.__cause__ = RuntimeError(said["trace"])
     return error
-
-
-class Status:
-    """Keeps a part's status.json: what it is doing, how far it is, how fast, and where."""
-
-    def __init__(self, folder: Path, first: int, n_steps: int) -> None:
-        self._path, self._first, self._n_steps = folder / STATUS, first, n_steps
-        self._started = time.monotonic()
-        self._n_stops_in_vain = 0
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            self._n_stops_in_vain = int(read_json(self._path)["n_stops_in_vain"])
-
-    def note(self, step: int, state: str = "running") -> None:
-        """Write it; ``state`` is running, stopped, done or failed."""
-        seconds, n_done = time.monotonic() - self._started, step - self._first
-        if n_done:
-            self._n_stops_in_vain = 0
-        said = {
-            "state": state,
-            "step": step,
-            "n_steps": self._n_steps,
-            "steps_per_second": n_done / seconds if n_done and seconds else None,
-            "host": platform.node(),
-            "process": os.getpid(),
-            "n_stops_in_vain": self._n_stops_in_vain,
-        }
-        write_json(self._path, said)
-
-    def stop(self, step: int) -> None:
-        """Note that a signal came.
-
-        Raises:
-            InputError: it is the second in a row before which not one step was done.
-        """
-        self._n_stops_in_vain += 1
-        self.note(step, "stopped")
-        if self._n_stops_in_vain > 1:
-            raise InputError(
-                f"{self._path.parent}: stopped twice before it had done one step: give it more "
-                "time (cluster.hours), or more warning (cluster.warn_seconds)"
-            )
 
 
 def work(
