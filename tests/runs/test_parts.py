@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -22,6 +22,7 @@ from support import assert_same_answer, result_of
 from realdataexp import cli
 from realdataexp.api import run
 from realdataexp.errors import InputError
+from realdataexp.runs import results
 from realdataexp.runs.executors import work
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.parts import ERROR, STATUS, Status, cancel, parts_of
@@ -34,6 +35,15 @@ LOOP = {
     "batch_size": 8, "n_candidate": 4, "n_steps": 12, "validate_every": 5, "save_every": 4,
     "retrain_every": 3,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_plot() -> Iterator[None]:
+    """Plots and pages are made from the tables, and take longer than all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("write_plot", "write_report"):
+            patch.setattr(results, name, lambda folder: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +70,7 @@ class Stopped:
     """Runs parts one after the other in this process; some are stopped at a step, once."""
 
     outlives = False
-    at: dict[str, list[int]] = {}
+    at: ClassVar[dict[str, list[int]]] = {}
 
     def start(self, parts: list[Path]) -> None:
         for part in parts:
@@ -77,7 +87,7 @@ class Stopped:
         pass
 
 
-@pytest.mark.parametrize("stops", [[0], [1], [3], [4, 1], [5, 0, 2], [11]])
+@pytest.mark.parametrize("stops", [[0], [3], [4, 1], [5, 0, 2], [11]])
 def test_a_part_that_is_stopped_goes_on_to_the_same_bits(
     stops: list[int],
     settings: dict[str, Any],
@@ -170,7 +180,7 @@ def test_status_and_cancel_of_a_run_that_is_under_way(
         parts = json.loads(capsys.readouterr().out)
         assert [part["part"] for part in parts] == ["run", "shards/0", "shards/1"]
         assert parts[0]["state"] == "running" and parts[0]["n_steps"] == 60
-        assert all(part["step"] >= 5 for part in parts)
+        assert all(part["step"] >= 5 for part in parts[1:])
         assert cli.main(["cancel", str(tmp_path / "r")]) == 0
         assert "has saved and ended; realdataexp resume" in capsys.readouterr().out
         assert process.wait(PATIENCE_SECONDS) == 130

@@ -85,7 +85,7 @@ class Shards:
             else:
                 self._n_read[i] = number
         self._start()
-        names = ("updates", "state.", *(() if step else ("validation", "networks.")))
+        names = ("updates", "state.", *(() if tensors else ("validation", "networks.")))
         self._merge([_part(chunk, names) for chunk in self._read()])
 
     def _number_at(self, i: int, step: int) -> int | None:
