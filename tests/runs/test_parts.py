@@ -149,7 +149,7 @@ def spreading(config: Path, out: Path) -> Iterator[tuple[Any, list[psutil.Proces
 @pytest.fixture
 def long_run(settings: dict[str, Any], tmp_path: Path) -> Path:
     changed = spread(settings, 2)
-    changed["simulation"] |= {"n_steps": 60, "save_every": 10}
+    changed["simulation"] |= {"n_steps": 30, "save_every": 10}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed))
     return tmp_path / "config.yaml"
 
@@ -179,7 +179,7 @@ def test_status_and_cancel_of_a_run_that_is_under_way(
         assert cli.main(["status", str(tmp_path / "r"), "--json"]) == 0
         parts = json.loads(capsys.readouterr().out)
         assert [part["part"] for part in parts] == ["run", "shards/0", "shards/1"]
-        assert parts[0]["state"] == "running" and parts[0]["n_steps"] == 60
+        assert parts[0]["state"] == "running" and parts[0]["n_steps"] == 30
         assert all(part["step"] >= 5 for part in parts[1:])
         assert cli.main(["cancel", str(tmp_path / "r")]) == 0
         assert "has saved and ended; realdataexp resume" in capsys.readouterr().out
