@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from diagnose.subjects import found, small_subject, with_recommended
+from diagnose.subjects import LEARNED, config_of, found, small_subject, with_recommended
 
 from realdataexp.diagnose.subject import Subject
+from realdataexp.sequences.formats import open_split
 from realdataexp.sequences.item_options import VectorOptions
 from realdataexp.sequences.vectors import make_vectors
 
@@ -13,8 +14,7 @@ from realdataexp.sequences.vectors import make_vectors
 def test_vectors_of_co_occurrence_and_of_texts_have_signal(trained: Subject):
     for seed in range(3):
         assert found("embedding_signal", trained, seed).verdict == "ok"
-    assert trained.recommended is not None
-    split, items = trained.recommended.split, trained.recommended.items
+    split, items = open_split(config_of(**LEARNED).dataset)
     text_VD = make_vectors(split, items, VectorOptions(kind="text", size=16), 0)
     said = found("embedding_signal", with_recommended(trained, vector_VD=text_VD))
     assert said.verdict == "ok"  # where what follows is not alike

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from diagnose.subjects import found, small_subject, with_recommended
+from diagnose.subjects import config_of, found, small_subject, with_recommended
 from torch import nn
 
 from realdataexp.config import load_config
 from realdataexp.diagnose.finding import Finding
 from realdataexp.diagnose.of_loop import subjects_of
+from realdataexp.diagnose.of_training import subject_of
 from realdataexp.diagnose.subject import Recommended, Subject
+from realdataexp.sequences.formats import open_split
 from realdataexp.sequences.item_options import VectorOptions
 from realdataexp.sequences.vectors import make_vectors
 
@@ -102,11 +104,11 @@ def test_learning_from_held_out_pairs_is_a_leak():
 
 def test_given_vectors_that_were_fitted_on_all_are_a_leak_and_others_are_not():
     data = {"users": 2000, "items": 1000}
-    subject = small_subject(dataset={"name": "sequences", "synthetic": data})
-    split = _recommended(subject).split
+    config = config_of(dataset={"name": "sequences", "synthetic": data})
+    subject, (split, items) = subject_of(config), open_split(config.dataset)
     everything = replace(split, train_end_U=split.histories.offset_U1[1:])
     options = VectorOptions(kind="svd")
     for fitted, verdict in ((split, "ok"), (everything, "fault")):
-        vector_VD = make_vectors(fitted, _recommended(subject).items, options, 0)
+        vector_VD = make_vectors(fitted, items, options, 0)
         assert _found(subject, vector_VD=vector_VD, is_given=True).verdict == verdict
         assert _found(subject, vector_VD=vector_VD).verdict == "ok"
