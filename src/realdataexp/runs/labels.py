@@ -133,7 +133,8 @@ def learners_of(
     for group in groups:
         members = [label for place in group if (label := labels[place]) is not None]
         if len(members) == len(group):
-            made = faults.attempt(_network_parts, config, environment, device, group, members)
+            args = config, environment, device, group, members, warnings
+            made = faults.attempt(_network_parts, *args)
             networks.append(made)
     return tuple(x for x in labels if x is not None), tuple(x for x in networks if x is not None)
 
@@ -240,6 +241,7 @@ def _network_parts(
     device: Device,
     group: tuple[int, ...],
     members: Sequence[LabelParts],
+    warnings: Warnings,
 ) -> NetworkParts:
     label, pretrain = members[0].config, config.pretrain
     _check_model(config, label)
@@ -250,6 +252,12 @@ def _network_parts(
     schema, names = _seen(config, label, environment.schema)
     if lacking := [x for x in _needs(label.model) if x not in schema.inputs]:
         raise InputError(f"{who}: this run shows no {lacking[0]}: {_REMEDIES[lacking[0]]}")
+    if unread := _unread(config, label, schema):
+        warnings.add(
+            "features_not_read",
+            f"{who}: reads the user's history, and of videos only what it finds there, so it does "
+            f"not see {', '.join(unread)}",
+        )
     is_all = schema is environment.schema
     with calling(who, "its constructor", InputError):
         model = build_model(label.model, schema, sizes, label.model_params, f"{where}.model_params")
@@ -272,6 +280,15 @@ def _network_parts(
 def _needs(model: str) -> tuple[str, ...]:
     """Inputs that a model of the package cannot do without."""
     return find("model", model, "model").needs if is_module(model) else ()
+
+
+def _unread(config: Config, label: LabelConfig, schema: FeatureSchema) -> list[str]:
+    """The listed features that a model of sequences does not read: all but videos' categories."""
+    if not is_module(label.model) or (label.features or config.feature) is None:
+        return []
+    fields = schema.video.fields if "video_cat" in _needs(label.model) else ()
+    read = {name for name, _, _ in fields}
+    return [name for name in schema.names if name not in read]
 
 
 def _seen(

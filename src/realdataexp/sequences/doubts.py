@@ -1,31 +1,28 @@
 """What is doubtful in histories and in what is known of their items, as warnings.
 
-Axes: N interactions, U users, V items, Q questions, P pairs of neighbours in a history, K nearest
-items, D numbers of a vector, B items at once.
+Axes: N interactions, U users, V items, Q questions, P pairs of neighbours in a history, D
+numbers of a vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
-import torch
 
-from realdataexp.device import own_arithmetic
 from realdataexp.errors import Warnings
 from realdataexp.sequences.histories import Histories, Split
 from realdataexp.sequences.items import Items
-from realdataexp.sequences.markov import Markov
+from realdataexp.sequences.markov import pair_counts
+from realdataexp.sequences.vectors import cooccurrence
 
 _LEAST_EXCESS, _LEAST_Z = 0.02, 5.0
-_NEAREST = 20
-# What a table knows beyond chance: of training, where it is more than a text tells (0.04 on Amazon
-# Beauty), and of what is held out, over that (0.3 to 0.5 if fitted on training, 0.7 to 1 on all).
-_KNOWS, _LEAK = 0.05, 0.6
-_LEAST_LEAK_Z, _N_PAIRS = 3.0, 2000
-_AT_ONCE = 512
+_LEAST_LEAK_Z, _N_PAIRS, _PERMUTATIONS = 4.0, 4000, 100
+_WINDOW, _WIDEST = 10, 64  # near each other in a history; of an SVD to compare with
+_MANY, _LEAST = 10**6, 1e-9
 
 
 def doubts(
@@ -155,77 +152,99 @@ def _history_doubts(histories: Histories, warnings: Warnings) -> None:
 # --- tables that know what was held out ----------------------------------------------------------
 
 
-def given_leak(split: Split, given_VD: np.ndarray) -> tuple[bool, str]:
-    """Whether vectors that were made elsewhere know what is held out, and how well.
+@dataclass(frozen=True)
+class _Memory:
+    """What vectors remember of pairs in a row, in standard deviations of an item's cosines.
 
-    They do if they know it nearly as well as training, and better than counting on training does,
-    which vectors of texts do not.
+    Attributes:
+        learned, held_out: how much nearer pairs are than by chance, of those that come once in
+            training, and of those that are held out and not in training.
+        error: standard deviation of the latter by chance.
     """
-    near_VK = nearest(given_VD, _NEAREST)
-    train, held_out, chance = known_shares(split, near_VK)
-    counted, z = _over_counting(split, near_VK)
-    is_alike = train - chance >= _KNOWS and held_out - chance >= _LEAK * (train - chance)
-    return (
-        is_alike and z > _LEAST_LEAK_Z,
-        f"given vectors: the {near_VK.shape[1]} nearest items hold the next one in "
-        f"{held_out:.1%} of held-out pairs, {train:.1%} of those in training and {chance:.1%} "
-        f"by chance; those that most often came next in training, {counted:.1%} of held-out ones",
+
+    learned: float
+    held_out: float
+    error: float
+
+    @property
+    def share(self) -> float:
+        """Of what is known of training, how much is known of what is held out."""
+        return self.held_out / self.learned if self.learned > 0 else 0.0
+
+
+def given_leak(split: Split, given_VD: np.ndarray) -> tuple[bool | None, str]:
+    """Whether vectors that were made elsewhere know what is held out; None: it cannot be told.
+
+    Pairs in a row that are held out, and never near each other in training, are compared with those
+    that come once in training, both with pairs whose second items are permuted. Vectors that were
+    fitted on both remember both alike (0.6 to 1 as much), those fitted on training know of what is
+    held out what carries over (0 to 0.7 as much), which is measured by an SVD of training as wide:
+    the bound is half way from its share to 1. Texts know both alike as well, but not by heart: so
+    they must remember half as much of training as the SVD does. By chance what is held out is
+    remembered beyond 4 standard errors in fewer than 1 of 10,000; it cannot be told where so many
+    pairs are too few for a leak, at the bound, to be beyond that.
+    """
+    own = _memory(split, given_VD)
+    size = min(given_VD.shape[1], len(given_VD) // 4, _WIDEST)
+    fitted = _memory(split, cooccurrence(split, size))
+    bound = (1 + max(0.0, fitted.share)) / 2
+    said = (
+        f"given vectors remember held-out pairs {own.share:.2f} times as well as those that come "
+        f"once in training (z = {own.held_out / own.error:.1f}), and the latter "
+        f"{own.learned / max(fitted.learned, _LEAST):.2f} times as well as an SVD of training, "
+        f"which remembers held-out pairs {fitted.share:.2f} times as well"
     )
+    is_known_by_heart = own.learned > fitted.learned / 2
+    decisive = own if is_known_by_heart else fitted
+    if bound * decisive.learned < _LEAST_LEAK_Z * decisive.error:
+        return None, f"{said}: too few held-out pairs that training lacks, to tell"
+    is_beyond_chance = own.held_out > _LEAST_LEAK_Z * own.error
+    return is_known_by_heart and is_beyond_chance and own.share > bound, said
 
 
-def _over_counting(split: Split, near_VK: np.ndarray) -> tuple[float, float]:
-    """How often counts of what comes next hold the next item, and z of how much more near ones do.
-
-    In a sample of held-out pairs; the items of the largest counts are as many as the near ones.
-    """
-    h = split.histories
+def _memory(split: Split, vector_VD: np.ndarray) -> _Memory:
+    """What vectors remember of a sample of pairs."""
+    h, rng = split.histories, np.random.default_rng(0xC0)
+    near_VV = pair_counts(split, _WINDOW, 1.0)
+    near_VV = near_VV + near_VV.T
     first, second = _adjacent(h)
-    held_out = np.flatnonzero(~split.is_train_N[second])
-    some = np.random.default_rng(0xC0).permutation(held_out)[:_N_PAIRS]
-    first_P, then_P1 = h.item_N[first[some]], h.item_N[second[some]][:, None]
-    count_PV = Markov().fit(split).weight_VV[first_P].toarray()
-    own_P1 = np.take_along_axis(count_PV, then_P1.astype(np.int64), 1)
-    rank_P = (count_PV > own_P1).sum(1) + ((count_PV == own_P1).sum(1) - 1) / 2
-    counted_P = rank_P < near_VK.shape[1]
-    more_P = (near_VK[first_P] == then_P1).any(1).astype(float) - counted_P
-    error = max(float(more_P.std()), 1e-9) / max(1, len(more_P)) ** 0.5
-    return float(counted_P.mean()), float(more_P.mean()) / error
+    from_P, to_P, is_train_P = h.item_N[first], h.item_N[second], split.is_train_N[second]
+    cosine = _standard_cosines(vector_VD)
+
+    def some(wanted_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        drawn = rng.permutation(np.flatnonzero(wanted_P))[:_N_PAIRS]
+        return from_P[drawn], to_P[drawn]
+
+    def seen(a_P: np.ndarray, b_P: np.ndarray) -> np.ndarray:
+        return np.asarray(near_VV[a_P, b_P]).ravel() + _MANY * (a_P == b_P)
+
+    def mean(a_P: np.ndarray, b_P: np.ndarray) -> float:
+        return float(cosine(a_P, b_P).mean()) if len(a_P) else 0.0
+
+    n_seen_P = seen(from_P, to_P)
+    learned = some(is_train_P & (n_seen_P <= 1))
+    a_P, b_P = some(~is_train_P & (n_seen_P == 0))
+    chance = []
+    for _ in range(_PERMUTATIONS):
+        other_P = rng.permutation(b_P)
+        is_new_P = seen(a_P, other_P) == 0
+        chance.append(mean(a_P[is_new_P], other_P[is_new_P]))
+    expected, error = float(np.mean(chance)), max(float(np.std(chance)), _LEAST)
+    return _Memory(mean(*learned) - expected, mean(a_P, b_P) - expected, error)
 
 
-def known_shares(split: Split, near_VK: np.ndarray) -> tuple[float, float, float]:
-    """How often a table of neighbours holds the item that came next.
-
-    Args:
-        split: the histories.
-        near_VK: items near each item; -1: none.
-
-    Returns:
-        The share of pairs in a row within training, of those with a held-out second item, and of
-        the latter with the second items permuted.
-    """
-    h = split.histories
-    first, second = _adjacent(h)
-    is_train_P = split.is_train_N[second]
-    held_out = h.item_N[second[~is_train_P]]
-    shuffled = np.random.default_rng(0x5EED).permutation(held_out)
-
-    def share(is_wanted_P: np.ndarray, then_P: np.ndarray) -> float:
-        hits = (near_VK[h.item_N[first[is_wanted_P]]] == then_P[:, None]).any(1)
-        return float(hits.mean()) if len(hits) else 0.0
-
-    train = share(is_train_P, h.item_N[second[is_train_P]])
-    return train, share(~is_train_P, held_out), share(~is_train_P, shuffled)
-
-
-def nearest(vector_VD: np.ndarray, k: int) -> np.ndarray:
-    """The items with the largest cosines to each item: int64 V, K, in whatever order."""
-    vector_VD = vector_VD.astype(np.float32)
+def _standard_cosines(vector_VD: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Of pairs of items: their cosine, less the mean of each one's with all, over its spread."""
+    vector_VD = vector_VD.astype(np.float64) - vector_VD.mean(0)
     length_V1 = np.sqrt((vector_VD**2).sum(1, keepdims=True))
-    unit_VD = torch.from_numpy(vector_VD / np.where(length_V1 > 0, length_V1, np.inf))
-    V, near = len(unit_VD), []
-    with own_arithmetic():
-        for start in range(0, V, _AT_ONCE):
-            cosine_BV = unit_VD[start : start + _AT_ONCE] @ unit_VD.T
-            cosine_BV.diagonal(start).fill_(-torch.inf)
-            near.append(cosine_BV.topk(min(k, V - 1), sorted=False).indices)
-    return torch.cat(near).numpy()
+    unit_VD = vector_VD / np.where(length_V1 > _LEAST, length_V1, np.inf)
+    mean_V = unit_VD @ unit_VD.mean(0)
+    square_V = ((unit_VD @ (unit_VD.T @ unit_VD / len(unit_VD))) * unit_VD).sum(1)
+    spread_V = np.sqrt(np.maximum(square_V - mean_V**2, _LEAST))
+
+    def cosine(a_P: np.ndarray, b_P: np.ndarray) -> np.ndarray:
+        cosine_P = (unit_VD[a_P] * unit_VD[b_P]).sum(1)
+        standard = ((cosine_P - mean_V[x]) / spread_V[x] for x in (a_P, b_P))
+        return sum(standard) / 2
+
+    return cosine

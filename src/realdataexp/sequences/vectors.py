@@ -47,7 +47,7 @@ def make_vectors(
         InputError: a file or column is wrong or missing, or scikit-learn is not installed.
     """
     made: dict[str, Callable[[], np.ndarray]] = {
-        "svd": lambda: _cooccurrence(split, options.size),
+        "svd": lambda: cooccurrence(split, options.size),
         "lightgcn": lambda: _unit(train_lightgcn(split, options.size, options.lightgcn, seed)),
         "text": lambda: _tf_idf(items, options),
         "column": lambda: items.vectors(options.column),
@@ -113,7 +113,7 @@ def neighbours_signal(split: Split, vector_VD: np.ndarray, seed: int = 0) -> tup
 # --- computed ------------------------------------------------------------------------------------
 
 
-def _cooccurrence(split: Split, size: int) -> np.ndarray:
+def cooccurrence(split: Split, size: int) -> np.ndarray:
     """SVD of counts, each over the roots of both items' sums and 1: of a normalised adjacency."""
     count_VV = pair_counts(split, _WINDOW, _DECAY)
     both_VV = count_VV + count_VV.T
