@@ -6,7 +6,7 @@ from types import MethodType
 from typing import Any
 
 import pytest
-from diagnose.planting import subject_of_kind, with_model
+from diagnose.planting import SIZES, subject_of_kind, with_model
 from diagnose.subjects import CONFIG, found, planted, small_subject
 from torch import Tensor
 
@@ -21,14 +21,16 @@ def test_norms_take_the_scale_of_our_prefixes_out(prefix: str, seed: int):
     assert 0 < said.value < 0.7
 
 
-def test_what_is_added_behind_the_norm_matters_in_proportion():
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_added_behind_the_norm_matters_in_proportion(size: str):
     """Tripling adds twice what removal takes away."""
 
     def encode(model: Any, item_BTE: Tensor) -> Tensor:
         item_BTE, vector_BTE = item_BTE.chunk(2, -1)
         return model.encoder(item_BTE) + vector_BTE
 
-    subject = small_subject(model={**CONFIG["model"], "prefix": "user"})
+    subject = small_subject(model={**CONFIG["model"], "prefix": "user"}, dataset=SIZES[size])
+    assert found("initial_scale", subject).verdict == "ok"
     subject = with_model(subject, lambda m: setattr(m, "encode", MethodType(encode, m)))
     said = found("initial_scale", subject)
     assert said.verdict == "fault"

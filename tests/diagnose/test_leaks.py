@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
+from diagnose.planting import SIZES
 from diagnose.subjects import config_of, found, small_subject, with_recommended
 from torch import nn
 
@@ -29,8 +31,7 @@ def _found(subject: Subject, **parts: object) -> Finding:
 
 
 def test_a_training_without_leaks_has_none(trained: Subject):
-    given = {"codes": {"n_codes": 8, "n_levels": 2}, "vectors": {"kind": "column"}}
-    for subject in (trained, small_subject(), small_subject(items=given)):
+    for subject in (trained, small_subject()):
         assert found("leaks", subject).verdict == "ok"
 
 
@@ -102,13 +103,43 @@ def test_learning_from_held_out_pairs_is_a_leak():
     assert "held-out pairs in a row are learned" in said.said
 
 
-def test_given_vectors_that_were_fitted_on_all_are_a_leak_and_others_are_not():
-    data = {"users": 2000, "items": 1000}
-    config = config_of(dataset={"name": "sequences", "synthetic": data})
+VECTORS = {
+    "svd": VectorOptions(kind="svd", size=16),
+    "wide svd": VectorOptions(kind="svd", size=64),
+    "lightgcn": VectorOptions(kind="lightgcn", size=32),
+}
+
+
+@pytest.mark.parametrize("size", ["middle", "large"])
+@pytest.mark.parametrize("kind", VECTORS)
+def test_given_vectors_that_were_fitted_on_all_are_a_leak_and_others_are_not(kind: str, size: str):
+    config = config_of(dataset=SIZES[size])
     subject, (split, items) = subject_of(config), open_split(config.dataset)
     everything = replace(split, train_end_U=split.histories.offset_U1[1:])
-    options = VectorOptions(kind="svd")
     for fitted, verdict in ((split, "ok"), (everything, "fault")):
-        vector_VD = make_vectors(fitted, items, options, 0)
-        assert _found(subject, vector_VD=vector_VD, is_given=True).verdict == verdict
+        vector_VD = make_vectors(fitted, items, VECTORS[kind], 0)
+        said = _found(subject, vector_VD=vector_VD, is_given=True)
+        assert said.verdict == verdict, said
         assert _found(subject, vector_VD=vector_VD).verdict == "ok"
+
+
+@pytest.mark.parametrize("size", ["middle", "large"])
+def test_given_vectors_of_texts_places_and_noise_are_no_leak(size: str):
+    config = config_of(dataset=SIZES[size])
+    subject, (split, items) = subject_of(config), open_split(config.dataset)
+    for options in (
+        VectorOptions(kind="text", size=32),
+        VectorOptions(kind="column"),
+        VectorOptions(kind="column", control="noise"),
+    ):
+        vector_VD = make_vectors(split, items, options, 0)
+        assert _found(subject, vector_VD=vector_VD, is_given=True).verdict == "ok"
+
+
+def test_of_given_vectors_of_few_items_with_few_new_pairs_it_cannot_tell():
+    config = config_of(dataset=SIZES["small"])
+    subject, (split, items) = subject_of(config), open_split(config.dataset)
+    vector_VD = make_vectors(split, items, VECTORS["svd"], 0)
+    said = _found(subject, vector_VD=vector_VD, is_given=True)
+    assert said.verdict == "cannot tell"
+    assert "too few held-out pairs" in said.said

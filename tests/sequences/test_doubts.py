@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from realdataexp.errors import Warnings
-from realdataexp.sequences.doubts import doubts, known_shares, nearest, share_ascending
+from realdataexp.sequences.doubts import doubts, share_ascending
 from realdataexp.sequences.formats import SequenceData, open_split
-from realdataexp.sequences.histories import Histories, Questions, Split, histories_of, leave_one_out
+from realdataexp.sequences.histories import Histories, Split, histories_of, leave_one_out
 from realdataexp.sequences.items import Items, no_items
 from realdataexp.sequences.synthetic import SyntheticSequences
 
@@ -107,30 +107,9 @@ def test_vectors_fitted_on_what_is_held_out_are_doubtful_and_others_are_not() ->
         assert ("neighbours_know_held_out" in found) == (name == "all"), (name, found)
 
 
-def test_shares_of_known_pairs_equal_a_plain_loop() -> None:
-    split = open_split(SequenceData(synthetic=SyntheticSequences(users=60, items=50)))[0]
-    h = split.histories
-    near_VK = np.random.default_rng(0).integers(0, h.n_items, (h.n_items, 8))
-    hits: dict[bool, list[bool]] = {True: [], False: []}
-    for u in range(h.n_users):
-        for n in range(int(h.offset_U1[u]) + 1, int(h.offset_U1[u + 1])):
-            hits[n < split.train_end_U[u]].append(h.item_N[n] in near_VK[h.item_N[n - 1]])
-    train, held_out, _ = known_shares(split, near_VK)
-    assert (train, held_out) == pytest.approx((np.mean(hits[True]), np.mean(hits[False])))
-
-
-def test_nearest_are_the_largest_cosines_without_the_item_itself() -> None:
-    vector_VD = np.random.default_rng(0).standard_normal((700, 5))
-    unit_VD = vector_VD / np.linalg.norm(vector_VD, axis=1, keepdims=True)
-    cosine_VV = unit_VD @ unit_VD.T
-    np.fill_diagonal(cosine_VV, -2)
-    wanted_VK = np.argsort(-cosine_VV, axis=1)[:, :4]
-    np.testing.assert_array_equal(np.sort(nearest(vector_VD, 4)), np.sort(wanted_VK))
-
-
 @pytest.mark.skipif(not BEAUTY.is_dir(), reason=f"{BEAUTY} is not here")
 def test_known_doubts_of_beauty() -> None:
-    """51 and 138 targets never trained; the larger ASIN is the later in 69 %; GRAM's table."""
+    """51 and 138 targets never trained; the larger ASIN is the later in 69 %."""
     split, items = open_split(SequenceData(path=str(BEAUTY)))
     warnings = Warnings()
     doubts(split, items, warnings)
@@ -140,18 +119,3 @@ def test_known_doubts_of_beauty() -> None:
     assert said.count("the larger of two in a row") == 2  # S3-Rec's numbers: 52 %
     asin = items.table["asin"].to_list()
     assert share_ascending(split.histories, asin)[0] == pytest.approx(0.69, abs=0.005)
-    number = {name: v for v, name in enumerate(asin)}
-    near_VK = np.full((len(asin), 20), -1)
-    lines = (BEAUTY / "raw/gram_similar_item_sasrec.txt").read_text().splitlines()[1:]
-    for first, *others in (line.split() for line in lines):
-        near_VK[number[first], : len(others)] = [number[x] for x in others]
-    train, held_out, chance = known_shares(split, near_VK)
-    assert train == pytest.approx(0.293, abs=0.001)
-    assert held_out == pytest.approx((0.099 + 0.088) / 2, abs=0.001)
-    assert chance < 0.01
-
-
-def test_a_split_without_questions_has_no_users_who_are_not_asked() -> None:
-    split = _split("abcde", "bcdea")
-    nobody = Questions(*np.zeros((2, 0), dtype=np.int64))
-    assert not _found(Split(split.histories, split.train_end_U, nobody, nobody))

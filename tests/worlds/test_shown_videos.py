@@ -215,3 +215,21 @@ def test_codes_that_no_model_reads_are_one_line(small_settings: Settings) -> Non
     settings["dataset"]["codes"] = CODES
     with pytest.raises(InputError, match=r"^dataset\.codes: no label's model reads it, as MLP"):
         set_up(load_config(settings), Warnings())
+
+
+def test_features_that_no_model_of_sequences_reads_are_counted_in_a_warning(
+    small_settings: Settings,
+) -> None:
+    """SASRec reads videos' categories; numbers and users' features none of both read."""
+    listed = {"numerical": ["video_duration"], "categorical": ["user_active_degree", "tag"]}
+
+    def said(*overrides: str, **feature: Any) -> list[str]:
+        warnings = Warnings()
+        changed = [f"feature.{k}={v}" for k, v in {**listed, **feature}.items()]
+        set_up(config_of(small_settings, *changed, *overrides), warnings)
+        return [x["message"] for x in warnings if x["code"] == "features_not_read"]
+
+    (message,) = said()
+    assert message.startswith("no label's model reads user_active_degree, video_duration: ")
+    assert said(numerical=[], categorical=["tag"]) == []
+    assert said("labels.0.model=MLP", "labels.0.model_params={}") == []

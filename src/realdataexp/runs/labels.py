@@ -133,8 +133,7 @@ def learners_of(
     for group in groups:
         members = [label for place in group if (label := labels[place]) is not None]
         if len(members) == len(group):
-            args = config, environment, device, group, members, warnings
-            made = faults.attempt(_network_parts, *args)
+            made = faults.attempt(_network_parts, config, environment, device, group, members)
             networks.append(made)
     return tuple(x for x in labels if x is not None), tuple(x for x in networks if x is not None)
 
@@ -241,7 +240,6 @@ def _network_parts(
     device: Device,
     group: tuple[int, ...],
     members: Sequence[LabelParts],
-    warnings: Warnings,
 ) -> NetworkParts:
     label, pretrain = members[0].config, config.pretrain
     _check_model(config, label)
@@ -252,12 +250,6 @@ def _network_parts(
     schema, names = _seen(config, label, environment.schema)
     if lacking := [x for x in _needs(label.model) if x not in schema.inputs]:
         raise InputError(f"{who}: this run shows no {lacking[0]}: {_REMEDIES[lacking[0]]}")
-    if unread := _unread(config, label, schema):
-        warnings.add(
-            "features_not_read",
-            f"{who}: reads the user's history, and of videos only what it finds there, so it does "
-            f"not see {', '.join(unread)}",
-        )
     is_all = schema is environment.schema
     with calling(who, "its constructor", InputError):
         model = build_model(label.model, schema, sizes, label.model_params, f"{where}.model_params")
@@ -277,18 +269,17 @@ def _network_parts(
     return NetworkParts(name, group, model, shared, heads, optimizer, draws_as, sees)
 
 
+def features_read(config: Config, label: LabelConfig, schema: FeatureSchema) -> Sequence[str]:
+    """The features that the network of a label reads: a model of sequences, videos' categories."""
+    seen, needs = _seen(config, label, schema)[0], _needs(label.model)
+    if not needs:
+        return seen.names
+    return [name for name, _, _ in seen.video.fields] if "video_cat" in needs else []
+
+
 def _needs(model: str) -> tuple[str, ...]:
     """Inputs that a model of the package cannot do without."""
     return find("model", model, "model").needs if is_module(model) else ()
-
-
-def _unread(config: Config, label: LabelConfig, schema: FeatureSchema) -> list[str]:
-    """The listed features that a model of sequences does not read: all but videos' categories."""
-    if not is_module(label.model) or (label.features or config.feature) is None:
-        return []
-    fields = schema.video.fields if "video_cat" in _needs(label.model) else ()
-    read = {name for name, _, _ in fields}
-    return [name for name in schema.names if name not in read]
 
 
 def _seen(

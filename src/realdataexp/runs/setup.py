@@ -21,10 +21,18 @@ from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.loop import Block
 from realdataexp.metrics import LOSS, Metric, find_metric, metric_names
 from realdataexp.models import is_module
+from realdataexp.models.batch import FeatureSchema
 from realdataexp.options import construct
 from realdataexp.registry import find, is_outside, names
 from realdataexp.runs.beforehand import rehearse, require_memory
-from realdataexp.runs.labels import Faults, LabelParts, NetworkParts, check_names, learners_of
+from realdataexp.runs.labels import (
+    Faults,
+    LabelParts,
+    NetworkParts,
+    check_names,
+    features_read,
+    learners_of,
+)  # fmt: skip
 from realdataexp.runs.machine import versions
 from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.inference import rehearse_method
@@ -187,6 +195,7 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     )  # fmt: skip
     rehearse(setup)
     _warn_unused_rates(config, warnings)
+    _warn_unread_features(config, environment.schema, warnings)
     return setup
 
 
@@ -365,6 +374,22 @@ def _warn_unused_rates(config: Config, warnings: Warnings) -> None:
         warnings.add(
             "label_decay_unused",
             "weight_decay of the labels has no effect: pretrain and simulation give their own",
+        )
+
+
+def _warn_unread_features(config: Config, schema: FeatureSchema, warnings: Warnings) -> None:
+    """Features that are listed, and neither a label's model nor that of weights reads."""
+    if config.features is None or any(x.name == "weighting" for x in config.designs()):
+        return
+    read = {name for x in config.learned for name in features_read(config, x, schema)}
+    unread = [name for name in schema.names if name not in read]
+    if unread:
+        models = ", ".join(dict.fromkeys(x.model for x in config.learned))
+        warnings.add(
+            "features_not_read",
+            f"no label's model reads {', '.join(unread)}: {models} "
+            f"{'read' if ',' in models else 'reads'} histories, and of videos what histories show "
+            "of them",
         )
 
 

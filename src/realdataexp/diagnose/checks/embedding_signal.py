@@ -4,7 +4,9 @@ Norms and spreads look normal for any vectors, those of a seeded generator too. 
 well a linear map, fitted on pairs in a row in training, tells the second item of held-out pairs
 (what follows need not be alike), against 200 permutations of which item has which vector. z is
 about standard normal for vectors that were drawn, whatever their distribution: it is beyond 4 for
-fewer than 1 of 10,000 of them. Few pairs tell little, so of fewer than 500 the check may not tell.
+fewer than 1 of 10,000 of them. Of vectors that know what comes next z grows with the root of the
+number of held-out pairs, and of so few that it may be below 4, fewer than 500, noise cannot be told
+from them: below 4 the check then cannot tell, and above it still says that they know.
 """
 
 from __future__ import annotations

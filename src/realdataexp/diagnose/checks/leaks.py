@@ -7,11 +7,10 @@ below it. (2) Items' numbers tell when they came: the larger of two in a row is 
 than 52 %, or less than 48 %, and z, against numbers in a random order, is beyond 5 (by chance, less
 than once in a million). (3) The item read last is the one to be found; the bound is half way from
 how often an item comes twice in a row to always. (4) Held-out pairs of an item and its next one are
-learned: none must be. (5) Vectors that were made elsewhere know what is held out: the 20 nearest
-items hold the next one in held-out pairs nearly as often as in training (beyond chance, more than
-0.6 as often; 0.0 to 0.5 where fitted on training, 0.7 to 1 on all), and, with z > 3, more often
-than the 20 items that came next most often in training. Vectors fitted on training, or on texts,
-stay below counting; in a small dense catalogue those fitted on all do too, and are missed.
+learned: none must be. (5) Vectors that were made elsewhere remember held-out pairs that training
+lacks nearly as well as those that come once in training, and the latter by heart; how, against
+which vectors and which permutations, is in `sequences.doubts.given_leak`. Where a small dense
+catalogue leaves too few such pairs, it cannot tell.
 
 Axes: B examples, D numbers of a feature, J targets, X places that are learned, K kinds of pairs.
 """
@@ -32,11 +31,15 @@ from realdataexp.sequences.doubts import given_leak, is_order, share_ascending
 from realdataexp.sequences.histories import Histories
 
 _SAME, _LEAST_KNOWN, _LEAST_OTHER = 0.99, 50, 20
+_Told = tuple[bool | None, str]
+"""Whether something is a leak (None: it cannot be told), and what was measured."""
 
 
 def check(subject: Subject, seed: int) -> Measured:
     """Look for the target in what is read, and for what is held out in what is learned."""
-    told = [] if subject.shown is None else _features(*subject.shown(subject.batches(1)[0]))
+    told: list[_Told] = (
+        [] if subject.shown is None else _features(*subject.shown(subject.batches(1)[0]))
+    )
     if subject.recommended is not None:
         told += _recommended(subject.recommended)
     if not told:
@@ -44,13 +47,15 @@ def check(subject: Subject, seed: int) -> Measured:
             "what is missing: recommended, or shown with 50 known targets, 20 of them uncommon"
         )
     leaks = [said for is_leak, said in told if is_leak]
+    if not leaks and (unknown := [said for is_leak, said in told if is_leak is None]):
+        raise CannotTell("; ".join(unknown))
     return Measured(
         bool(leaks), float(len(leaks)), 0.0, "; ".join(leaks or (said for _, said in told)),
         "make features, histories, items' numbers and vectors anew, of what is known in time",
     )  # fmt: skip
 
 
-def _features(shown: Mapping[str, Tensor], target: Tensor) -> list[tuple[bool, str]]:
+def _features(shown: Mapping[str, Tensor], target: Tensor) -> list[_Told]:
     """The feature that goes most with a target; none where too few targets are known."""
     best, name = -1.0, ""
     for y_B in target.detach().double().reshape(len(target), -1).T:
@@ -74,8 +79,8 @@ def _rank_correlation(x_KD: np.ndarray, y_K: np.ndarray) -> float:
     return float((np.abs(y_K @ x_KD) / np.maximum(scale_D, 1e-9)).max(initial=0.0))
 
 
-def _recommended(recommended: Recommended) -> list[tuple[bool, str]]:
-    told = [_numbers(recommended.split.histories)]
+def _recommended(recommended: Recommended) -> list[_Told]:
+    told: list[_Told] = [_numbers(recommended.split.histories)]
     if recommended.learned is not None:
         told += _learned(recommended, *recommended.learned())
     if recommended.vector_VD is not None and recommended.is_given:
@@ -89,9 +94,7 @@ def _numbers(histories: Histories) -> tuple[bool, str]:
     return is_order(share, z), said
 
 
-def _learned(
-    recommended: Recommended, read_X: np.ndarray, target_X: np.ndarray
-) -> list[tuple[bool, str]]:
+def _learned(recommended: Recommended, read_X: np.ndarray, target_X: np.ndarray) -> list[_Told]:
     split = recommended.split
     pairs, V = pairs_of(split), split.histories.n_items
     again = float((pairs.pair_P % (V + 1) == 0).mean())  # v V + v
