@@ -694,3 +694,60 @@ def test_no_number_of_the_config_takes_what_is_none_or_too_large():
         checked.add(key)
     assert silent == []
     assert len(checked) > 70
+
+
+# --- extends -------------------------------------------------------------------------------------
+
+
+def test_a_config_that_extends_another_is_that_one_with_its_own_keys_on_top(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text(
+        "extends: demo\nglobal: {n_steps: 7}\nexperiment: {replications: 3, designs: [pooling]}\n"
+    )
+    path = write(tmp_path, "extends: base.yaml\nexperiment: {designs: [shadow]}\nseed: 5\n")
+    changes = ["simulation.n_steps=7", "experiment.replications=3", "experiment.designs=[shadow]"]
+    assert load_config(path) == load_config("demo", changes, seed=5)
+    assert "extends" not in load_config(path).to_yaml()
+    assert load_config({"extends": str(path), "seed": 0}) == load_config("demo", changes, seed=0)
+
+
+def test_a_section_that_names_another_component_inherits_none_of_its_options(tmp_path: Path):
+    other = write(tmp_path, "extends: demo\ndataset: {name: KuaiRand-Pure}\n")
+    assert load_config(other).dataset == load_config(small()).dataset
+    same = write(tmp_path, "extends: demo\ndataset: {synthetic: {users: 500}}\n")
+    assert load_config(same) == load_config("demo", ["dataset.synthetic.users=500"])
+
+
+def test_a_training_extends_another(tmp_path: Path):
+    path = write(tmp_path, "extends: beauty-sasrec\nseed: 3\n")
+    assert is_train(path)
+    assert load_train(path) == load_train("beauty-sasrec", seed=3)
+
+
+def test_a_fault_of_either_file_names_both_in_the_spelling_of_the_one_that_has_it(tmp_path: Path):
+    path = write(tmp_path, "extends: demo\nglobal: {n_step: 3}\n")
+    (said,) = faults(path)
+    assert said.startswith(f"{path} (extends demo (built-in)): global.n_step: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("3", "extends = 3: must be a built-in name, such as demo, or a YAML file"),
+        ("''", 'extends = "": must be a built-in name'),
+        ("[demo]", 'extends = ["demo"]: must be a built-in name'),
+        ("demos", "demos; did you mean demo?; name a built-in config, or a file relative to"),
+        ("experiment.yaml", "(experiment.yaml -> experiment.yaml): remove one extends"),
+        ("other.yaml", "(experiment.yaml -> other.yaml -> experiment.yaml): remove one extends"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_line(given: str, said: str, tmp_path: Path):
+    (tmp_path / "other.yaml").write_text("extends: experiment.yaml\n")
+    (fault,) = faults(write(tmp_path, f"extends: {given}\n"))
+    assert said in fault
+
+
+def test_the_schema_lets_a_config_that_extends_leave_out_what_is_required():
+    schema = json_schema()
+    assert schema["anyOf"] == [{"required": ["dataset", "labels"]}, {"required": ["extends"]}]
+    assert schema["properties"]["extends"]["type"] == "string"
+    assert "required" not in schema

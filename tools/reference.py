@@ -65,6 +65,11 @@ Every key of a config, from the schema that checks it. An unknown key is an erro
 nearest known one. `realdataexp schema` prints the same as a JSON schema for editors;
 `realdataexp validate CONFIG` checks a file. A relative path is relative to the current folder.
 
+A config may build on another: `extends: NAME`, a built-in config or a file relative to this one
+(which may extend a third). Sections merge, key by key; a list, such as `labels`, replaces the
+other's whole list, and so does a section that names another component (`dataset: {name: ...}`).
+`config.yaml` in a run folder has it all resolved, without `extends`.
+
 Any key can be set on the command line, `--set simulation.n_steps=50`, and from Python,
 `rx.run("demo", ["simulation.n_steps=50"])`. `config.yaml` in a run folder has every key, defaults
 too.

@@ -592,9 +592,10 @@ def schema(
 ) -> None:
     """Print the JSON schema of the config."""
     if of_training:
+        from realdataexp.config.load import of_file
         from realdataexp.train.config import TrainConfig
 
-        found = TrainConfig.model_json_schema()
+        found = of_file(TrainConfig.model_json_schema())
     else:
         from realdataexp.config import json_schema
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from realdataexp.options import Loc, faults_of, place, show
 from realdataexp.registry import find, names
 
 TRAIN = "train"  # the mode of a config that is another command's
+EXTENDS = "extends"  # the key of the config that a config builds on
 _Kind = TypeVar("_Kind", bound=BaseModel)
 _LONGEST_PATH = 20  # keys; a config is less than half as deep
 
@@ -174,6 +176,14 @@ def json_schema() -> dict[str, Any]:
     labels = schema["$defs"]["LabelConfig"]["properties"]
     params = [find("model", name, name).Params.model_json_schema() for name in names("model")]
     labels["model_params"]["anyOf"] = [*params, {"type": "object", "title": "of others"}]
+    return of_file(schema)
+
+
+def of_file(schema: dict[str, Any]) -> dict[str, Any]:
+    """A config's JSON schema as a file must fit it: what it extends may have what is required."""
+    said = "a built-in config, or a file relative to this one, that this one builds on"
+    schema["properties"][EXTENDS] = {"type": "string", "minLength": 1, "description": said}
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": [EXTENDS]}]
     return schema
 
 
@@ -213,13 +223,19 @@ class Draft:
 
 
 def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
-    """Read a config file, a built-in config by its name, or a mapping.
+    """Read a config file, a built-in config by its name, or a mapping, and what it extends.
 
     Raises:
-        InputError: There is no such file or name, or it is not a YAML mapping.
+        InputError: There is no such file or name, it is not a YAML mapping, or it extends itself.
     """
+    return _read(source, ())
+
+
+def _read(source: str | Path | Mapping[str, Any], extending: tuple[Path, ...]) -> Draft:
+    """``read_draft`` of what the files ``extending`` it, the outermost first, lead to."""
     variant: tuple[str, ...] = ()
     faults: list[str] = []
+    path = Path("config")
     if isinstance(source, Mapping):
         name, values = "config", plain_copy(source, "config")
     else:
@@ -227,6 +243,7 @@ def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
             source, variant = VARIANTS[source]
         text, name = _text_of(source)
         values, faults = parse_yaml(text, name)
+        path = Path(source)
     if not isinstance(values, Mapping | None):
         raise InputError(f"{name}: must hold `key: value` settings, not one {show(values)}")
     draft = Draft(dict(values or {}), name, faults)
@@ -236,9 +253,45 @@ def read_draft(source: str | Path | Mapping[str, Any]) -> Draft:
             faults.append(f"{name}: global and simulation are two names of one section: keep one")
         else:
             draft.loop_block, draft.values["simulation"] = "global", old
+    if EXTENDS in draft.values:
+        draft = _extended(draft, path.parent, (*extending, path))
     for change in variant:
         apply_override(draft, change)
     return draft
+
+
+def _extended(draft: Draft, folder: Path, extending: tuple[Path, ...]) -> Draft:
+    """A draft on top of what it extends: a built-in config, or a file relative to ``folder``."""
+    given = draft.values.pop(EXTENDS)
+    where = f"{draft.source}: {EXTENDS} = {show(given)}"
+    if not isinstance(given, str) or not given:
+        raise InputError(f"{where}: must be a built-in name, such as demo, or a YAML file")
+    is_built_in, path = given in built_in_names(), folder / given
+    if not is_built_in and not os.path.exists(path):
+        near = did_you_mean(given, built_in_names())
+        raise InputError(
+            f"{where}: there is no {path}{near}; name a built-in config, or a file relative to "
+            "the one that extends it"
+        )
+    if any(os.path.exists(x) and os.path.samefile(x, path) for x in extending if not is_built_in):
+        chain = " -> ".join(x.name for x in (*extending, path))
+        raise InputError(f"{where}: goes round in a circle ({chain}): remove one extends")
+    base = _read(given if is_built_in else path, extending)
+    return Draft(
+        _merged(base.values, draft.values),
+        f"{draft.source} (extends {base.source})",
+        base.faults + draft.faults,
+        loop_block=draft.loop_block if "simulation" in draft.values else base.loop_block,
+    )
+
+
+def _merged(base: Any, own: Any) -> Any:
+    """Mappings merge, unless they name different components; anything else is replaced."""
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    if own.get("name", base.get("name")) != base.get("name"):
+        return own  # whose options are others
+    return base | {key: _merged(base.get(key), value) for key, value in own.items()}
 
 
 def _text_of(source: str | Path) -> tuple[str, str]:
