@@ -274,7 +274,7 @@ def test_designs_that_a_config_cannot_name_are_refused_at_once(
 
 # --- what is public ---------------------------------------------------------------------------
 
-CALLABLE = ["load_config", "plan", "run"]
+CALLABLE = ["load_config", "plan", "run", "sweep"]
 OF_RESULT = [name for name in vars(rx.Result) if not name.startswith("__")]
 TABLES = (*PARTS, *FILES)
 
@@ -288,6 +288,7 @@ def test_all_names_what_is_there_and_nothing_else():
         "InputError",
         "Result",
         "RunError",
+        "Sweep",
         "__version__",
         "designs",
         "load_model",
@@ -319,7 +320,7 @@ def test_what_a_result_has_is_typed_and_documented(name: str):
         assert "A row per" in (inspect.getdoc(function) or "")
 
 
-@pytest.mark.parametrize("name", ["Config", "InputError", "Result", "RunError"])
+@pytest.mark.parametrize("name", ["Config", "InputError", "Result", "RunError", "Sweep"])
 def test_public_classes_are_documented(name: str):
     found = getattr(rx, name)
     text = inspect.getdoc(found)

@@ -15,6 +15,7 @@ from bench.suite import MEASUREMENTS
 from realdataexp import cli
 from realdataexp.config import load_config
 from realdataexp.config.load import read_draft
+from realdataexp.config.points import Asked, load_points
 from realdataexp.diagnose.claims import claims_of
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,24 @@ SMALL = [
 ]  # fmt: skip
 
 
+def shorten(words: list[str]) -> None:
+    """Make a command small, in place: fewer steps, and fewer points of what it varies."""
+    if words[1] in ("run", "plan", "sweep"):
+        words += SMALL
+    if words[1] == "sweep":  # two points of a grid
+        options = [i for i, word in enumerate(words[:-1]) if word == "--grid"]
+        for i, n in zip(options, (2, 1), strict=False):
+            words[i + 1] = ",".join(words[i + 1].split(",")[:n])
+        words += ["--set", "experiment.designs=[pooling]"]
+    if words[1] == "train":
+        words += ["--set", "training.epochs=1"]
+    if words[1] == "plan":
+        words[words.index("--steps") + 1] = "3"
+        words[words.index("--p") + 1] = words[words.index("--p") + 1].split(",")[-1]
+        if "--retrain-every" in words:
+            words[words.index("--retrain-every") + 1] = "1,3"
+
+
 def test_every_command_of_readme_and_docs_runs(
     reader: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,16 +138,7 @@ def test_every_command_of_readme_and_docs_runs(
             run([sys.executable, str(ROOT / words[1]), *small], reader)
             continue
         assert words[0] == "realdataexp", f"{page}: {line}"
-        if words[1] == "run":
-            words += SMALL
-        if words[1] == "train":
-            words += ["--set", "training.epochs=1"]
-        if words[1] == "plan":
-            words[words.index("--steps") + 1] = "3"
-            words[words.index("--p") + 1] = words[words.index("--p") + 1].split(",")[-1]
-            if "--retrain-every" in words:
-                words[words.index("--retrain-every") + 1] = "1,3"
-            words += SMALL
+        shorten(words)
         code = cli.main(words[1:])
         said = capsys.readouterr()
         assert code == 0, f"{page}: {line}\n{said.out}\n{said.err}"
@@ -162,6 +172,11 @@ def test_every_config_shown_is_one_that_the_schema_takes(reader: Path) -> None:
         assert isinstance(values, dict), f"{page}: {block}"
         if "claims" in values:
             claims_of(values, page)
+            continue
+        if values.keys() <= {"grid", "zip", "points"}:
+            asked = Asked()
+            asked.add_file(reader / re.match(r"# (\w+\.yaml)\n", block)[1])
+            load_points("demo", asked.points())
             continue
         is_whole = re.match(r"# \w+\.yaml\n", block)
         load_config(values if is_whole else {**demo, **values})

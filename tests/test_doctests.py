@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = {
-    "realdataexp.api": ("Result", "run", "plan", "load_model"),
+    "realdataexp.api": ("Result", "run", "plan", "sweep", "load_model"),
     "realdataexp.config.load": ("load_config",),
     "realdataexp.draws": ("uniform", "below", "choose"),
     "realdataexp.stats.analysis": ("analyze",),

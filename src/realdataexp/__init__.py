@@ -1,8 +1,8 @@
 """Replay real logs through a recommender's training loop, and test A/B designs against the truth.
 
-``import realdataexp as rx`` costs nothing: `run`, `plan`, `load_config`, `load_model`, `Result`,
-`Config`, the designs in `designs` and the two errors, `InputError` and `RunError`, are imported on
-first use.
+``import realdataexp as rx`` costs nothing: `run`, `sweep`, `plan`, `load_config`, `load_model`,
+`Result`, `Sweep`, `Config`, the designs in `designs` and the two errors, `InputError` and
+`RunError`, are imported on first use.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
         InputError,
         Result,
         RunError,
+        Sweep,
         load_config,
         load_model,
         plan,
         run,
+        sweep,
     )
 
 # MKL's matrix products then depend neither on where in memory a network lies nor on threads, so
@@ -35,12 +37,14 @@ __all__ = [
     "InputError",
     "Result",
     "RunError",
+    "Sweep",
     "__version__",
     "designs",
     "load_config",
     "load_model",
     "plan",
     "run",
+    "sweep",
 ]
 
 

@@ -15,16 +15,18 @@ from pydantic_core import PydanticSerializationError
 from realdataexp import designs as _designs
 from realdataexp.config import Config as Config
 from realdataexp.config import load_config as load_config
+from realdataexp.config.points import Asked
 from realdataexp.designs import Design
 from realdataexp.errors import InputError as InputError
 from realdataexp.errors import RunError as RunError
 from realdataexp.options import construct
 from realdataexp.report.files import read_result, read_table
-from realdataexp.report.page import notebook_view, one_line, write_report
+from realdataexp.report.page import notebook_view, one_line, write_report, write_sweep
 from realdataexp.report.plots import Plots
 from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.networks import Network, best_networks, read_networks
 from realdataexp.runs.planning import run_plan
+from realdataexp.runs.sweeping import run_sweep
 
 _FILES = ("outcomes", "units", "estimates", "metrics", "monitor")
 _PARTS = ("answers", "comparison", "inference", "family", "regret", "power", "last_metrics")
@@ -318,6 +320,85 @@ def plan(
         power=power,
     )
     return read_table(folder, "plan")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep's folder holds: ``table`` and the page are read, and made, from its files."""
+
+    folder: Path
+
+    @cached_property
+    def table(self) -> pl.DataFrame:
+        """A row for each point, design and label: sweep.parquet.
+
+        The keys that vary, then the columns of `Result.comparison`, the 95 % intervals of ``gte``,
+        ``estimate`` and ``coverage`` (``_low``, ``_high``), ``point`` (its folder, points/<point>),
+        ``warnings`` (codes of the run's) and ``fault`` (why a point has no numbers, or null).
+        """
+        return read_table(self.folder, "sweep")
+
+    def result(self, point: int) -> Result:
+        """The run of a point."""
+        return Result(self.folder / "points" / str(point))
+
+    def report(self) -> Path:
+        """Write sweep.html again; returns the file."""
+        return write_sweep(self.folder)
+
+
+def sweep(
+    config: Config | Mapping[str, Any] | str | Path = "demo",
+    overrides: Sequence[str] = (),
+    *,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    zip: Mapping[str, Sequence[Any]] | None = None,
+    points: Sequence[Mapping[str, Any]] = (),
+    out: str | Path | None = None,
+    keep_going: bool = False,
+) -> Sweep:
+    """Run an experiment at each point of a grid; shows nothing while it runs.
+
+    Args:
+        config: as for `run`.
+        overrides: as for `run`; a key that varies cannot stand here.
+        grid: values by key, each with each.
+        zip: values by key, which vary together: equally long lists.
+        points: values by key, as they are. What is given in several ways is combined.
+        out: the sweep's folder, which may hold an interrupted sweep of the same points; None makes
+            one under ``logging.log_dir``.
+        keep_going: whether to go on after a point that failed, whose rows are then null with a
+            ``fault``.
+
+    Returns:
+        The sweep, whose folder holds a run folder for each point, sweep.parquet and sweep.html.
+
+    Raises:
+        InputError: something given is wrong: a line for each fault of any point.
+        RunError: a point failed; what is done stays, and the same call goes on from there.
+        KeyboardInterrupt: interrupted; as above.
+
+    Examples:
+        >>> small = ["simulation.n_steps=10", "experiment.designs=[pooling]"]
+        >>> grid = {"experiment.replications": [3, 4], "labels.0.alpha_T": [1, 2]}
+        >>> found = sweep("si2023", small, grid=grid, out="results/sweep")
+        >>> found.table.height, found.table.columns[:4]
+        (12, ['experiment.replications', 'labels.0.alpha_T', 'design', 'label'])
+        >>> found.report().name
+        'sweep.html'
+    """
+    asked = Asked()
+    asked.add("grid", grid or {}, "grid: ")
+    asked.add("zip", zip or {}, "zip: ")
+    asked.add_points(points, "points: ")
+    source: Any = _plain(config) if isinstance(config, Mapping) else config
+    if isinstance(config, Config):
+        source = _loaded(config, overrides).resolved()
+    folder = run_sweep(
+        source, asked.points(), overrides, out=None if out is None else Path(out),
+        keep_going=keep_going,
+    )  # fmt: skip
+    return Sweep(folder)
 
 
 def load_model(

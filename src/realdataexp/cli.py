@@ -206,6 +206,27 @@ _PlanOut = Annotated[
     Path | None,
     _option("The plan's folder, new or of an interrupted plan; default: results/<timestamp>-plan."),
 ]
+_Grid = Annotated[
+    list[str] | None,
+    _option(
+        "Values of a setting (YAML), each with those of every other --grid; repeatable.",
+        "--grid",
+        metavar="KEY=A,B,...",
+    ),
+]
+_Zip = Annotated[
+    list[str] | None,
+    _option("Values that vary together with those of every other --zip; repeatable.", "--zip",
+            metavar="KEY=A,B,..."),
+]  # fmt: skip
+_From = Annotated[
+    Path | None,
+    _option("YAML file with grid, zip or points: a list of settings.", "--from", metavar="FILE"),
+]
+_SweepOut = Annotated[
+    Path | None,
+    _option("The sweep's folder, new or of the same sweep; default: results/<timestamp>-sweep."),
+]
 _Directory = Annotated[Path, _argument("A KuaiRand folder, or that of a config's tables.", "DIR")]
 _Cache = Annotated[Path | None, _option("Cache folder; default: the user's cache folder.")]
 _Config = Annotated[str, _option("Config whose features and labels to import.", "--config", "-c")]
@@ -404,10 +425,18 @@ def resume(
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
-    """Continue an interrupted run to its end, as if it had never been interrupted."""
+    """Continue an interrupted run, or sweep, to its end, as if never interrupted."""
     _log("INFO", quiet=quiet, verbose=verbose)
     from realdataexp.report.files import is_complete
 
+    if (run_dir / "sweep.yaml").is_file():
+        from realdataexp.runs.sweeping import is_swept, resume_sweep
+
+        if is_swept(run_dir):
+            terminal.say(f"{run_dir}: complete; nothing to resume")
+        else:
+            _show_sweep(resume_sweep(run_dir, data, is_detailed=verbose))
+        return
     if is_complete(run_dir):
         terminal.say(f"{run_dir}: complete; nothing to resume")
         return
@@ -445,6 +474,57 @@ def cancel(folder: _PartsDir) -> None:
 
     for line in cancel_parts(folder):
         terminal.say(line)
+
+
+@_command(
+    "sweep demo --grid labels.play_time.alpha_T=0.5,1,2 --grid experiment.p_treatment=0.2,0.5 "
+    "--out results/alphas"
+)
+def sweep(
+    config: Annotated[str, _argument(f"{_CONFIG}.")],
+    grid: _Grid = None,
+    zip: _Zip = None,
+    file: _From = None,
+    out: _SweepOut = None,
+    keep_going: Annotated[
+        bool, _option("Run the other points where one fails.", "--keep-going")
+    ] = False,
+    data: _Data = None,
+    seed: _Seed = None,
+    device: _Device = None,
+    overrides: _Overrides = None,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Run an experiment at every point of a grid; one folder, one table, one page."""
+    _log("INFO", quiet=quiet, verbose=verbose)
+    from realdataexp.config.points import Asked
+
+    asked = Asked()
+    asked.add_texts("grid", grid or ())
+    asked.add_texts("zip", zip or ())
+    if file is not None:
+        asked.add_file(file)
+    points = asked.points()
+    from realdataexp.runs.sweeping import run_sweep
+
+    given = {"data": data, "seed": seed, "device": device}
+    _show_sweep(
+        run_sweep(
+            config, points, overrides or (), out=out, keep_going=keep_going, is_detailed=verbose,
+            **given,
+        )
+    )  # fmt: skip
+
+
+def _show_sweep(folder: Path) -> None:
+    """Print a sweep's table and folder; exit with 1 where points failed."""
+    from realdataexp.report.sweeps import print_sweep
+
+    n_failed, n = print_sweep(folder)
+    terminal.say(f"Sweep folder: {folder}")
+    if n_failed:
+        raise RunError(f"{n_failed} of {n} points failed; {folder}/sweep.log says why")
 
 
 @_command("plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10")
@@ -613,8 +693,9 @@ def report(
     png: Annotated[bool, _option("Draw plot.png too, of one run.", "--png")] = False,
 ) -> None:
     """Make a run's plot and page again from its folder, or compare several runs in one page."""
+    is_sweep = len(run_dirs) == 1 and (run_dirs[0] / "sweep.yaml").is_file()
     for run_dir in run_dirs:
-        if not (run_dir / "result.json").is_file():
+        if not is_sweep and not (run_dir / "result.json").is_file():
             text = "no run folder: it has no result.json; pass one made by run"
             raise InputError(f"{run_dir}: {text}")
     if out and not out.parent.is_dir():
@@ -628,6 +709,10 @@ def report(
             from realdataexp.report.page import write_comparison
 
             paths = [write_comparison(run_dirs, out)]
+        elif is_sweep:
+            from realdataexp.report.page import write_sweep
+
+            paths = [write_sweep(run_dirs[0], out)]
         else:
             from realdataexp.report.page import write_report
             from realdataexp.report.plots import write_plot

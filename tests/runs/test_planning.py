@@ -22,7 +22,7 @@ import realdataexp as rx
 from realdataexp import cli
 from realdataexp.config import load_config
 from realdataexp.errors import InputError
-from realdataexp.runs import planning
+from realdataexp.runs import several
 from realdataexp.runs.planning import make_grid
 
 Settings = dict[str, Any]
@@ -139,23 +139,23 @@ def test_another_run_in_the_folder_is_refused(copied: Path, config: Path, capsys
     assert refused("--out", place) == f"{place}: exists and holds no plan; choose another --out"
     assert "is a file" in refused("--out", place / "run.log")
     assert written(copied) == before
-    (place / "result.json").unlink()
-    unfinished = refused(*GRID, "--out", copied)
-    assert unfinished.startswith(f"{place}: holds no run that came to an end; remove it")
+    (place / "config.yaml").unlink()
+    odd = refused(*GRID, "--out", copied)
+    assert odd.startswith(f"{place}: holds something that is no run; remove it")
 
 
 def test_an_interrupted_plan_goes_on(
     config: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ):
-    out, real, made = tmp_path / "plan", planning.run_experiment, []
+    out, real, made = tmp_path / "plan", several.resume_experiment, []
 
-    def interrupted(run_config: Any, place: Path) -> Path:
+    def interrupted(place: Path, data: Path | None) -> Path:
         made.append(place.name)
         if len(made) == 2:
             raise KeyboardInterrupt
-        return real(run_config, place)
+        return real(place, data)
 
-    monkeypatch.setattr(planning, "run_experiment", interrupted)
+    monkeypatch.setattr(several, "resume_experiment", interrupted)
     args = (config, "--p", "0.5,0.25", "--steps", "4", "--out", out)
     code, _, err = call(capsys, *args)
     assert (code, err) == (

@@ -61,7 +61,11 @@ def load_config(
         Traceback (most recent call last):
         realdataexp.errors.InputError: --set: simulation.n_step: unknown key; did you mean n_steps?
     """
-    draft = draft_of(source, overrides, data, mode=mode, seed=seed, device=device)
+    return checked_draft(draft_of(source, overrides, data, mode=mode, seed=seed, device=device))
+
+
+def checked_draft(draft: Draft) -> Config:
+    """The config of a draft; InputError with one line for every fault."""
     if draft.values.get("mode") == TRAIN:
         raise InputError(
             f"{draft.source}: mode = train: trains a recommender, which `realdataexp train` does"
@@ -320,14 +324,23 @@ def apply_override(draft: Draft, text: str) -> None:
         InputError: The text has no ``=``, or the path cannot be followed.
     """
     path, equals, value_text = text.partition("=")
-    keys = path.strip().split(".")
-    if len(keys) > _LONGEST_PATH:
-        raise InputError(f"--set {show(path)}: a path of {len(keys):,} keys: no setting is so deep")
-    if not equals or not all(keys):
+    path = path.strip()
+    if not equals:
         raise InputError(f"--set {text[:60]}: must be key.sub=value, such as simulation.n_steps=50")
-    value, faults = parse_yaml(value_text, f"--set {path.strip()}")
+    value, faults = parse_yaml(value_text, f"--set {path}")
     draft.faults.extend(faults)
-    set_value(draft, keys, value, "--set")
+    apply_to(draft, path, value, "--set")
+
+
+def apply_to(draft: Draft, path: str, value: Any, option: str) -> None:
+    """Set the value at ``key.sub``, as ``set_value`` does."""
+    keys = path.split(".")
+    if len(keys) > _LONGEST_PATH:
+        raise InputError(f"{option} {show(path)}: a path of {len(keys):,} keys: none is so deep")
+    if not all(keys):
+        wanted = "key.sub=value, such as simulation.n_steps=50"
+        raise InputError(f"{option} {path[:60]}: must be {wanted}")
+    set_value(draft, keys, value, option)
 
 
 def set_value(draft: Draft, keys: list[str], value: Any, option: str) -> None:
@@ -377,3 +390,18 @@ def _item_index(items: list[Any], key: str, where: str) -> int:
         return names.index(key)
     choices = ", ".join([f"0 to {len(items) - 1}", *names] if items else ["(the list is empty)"])
     raise InputError(f"{where}: no item {key}{did_you_mean(key, names)}; the items are {choices}")
+
+
+def setting_at(values: Any, path: str) -> Any:
+    """The value at ``key.sub`` of a resolved config; None where there is nothing."""
+    first, *keys = path.split(".")
+    node = values.get("simulation" if first == "global" else first)
+    for key in keys:
+        if isinstance(node, list):
+            try:
+                node = node[_item_index(node, key, path)]
+            except InputError:
+                return None
+        else:
+            node = node.get(key) if isinstance(node, dict) else None
+    return node

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from realdataexp.report.panels import MARKED, Box, Curve, Panel, shown
+from realdataexp.report.panels import MARKED, Box, Cells, Curve, Dot, Panel, shown
 
 _ROW = 44  # pixels for each design
 _SYMBOLS = {"triangle": "triangle-up", "cross": "x"}  # what Plotly calls so
@@ -22,6 +22,11 @@ def chart(panel: Panel) -> dict[str, Any]:
     if panel.rows:
         data = [*map(_box, panel.boxes), *_points(panel)]
         layout = _across(panel, any("legendgroup" in trace for trace in data))
+    elif panel.dots:
+        data = [trace for is_best in (False, True) for trace in _dots(panel.dots, is_best)]
+        layout = _over_steps(panel) | {"hovermode": "closest"}
+    elif panel.cells:
+        data, layout = [*map(_cells, panel.cells)], _grid(panel)
     else:
         data = [trace for curve in panel.curves for trace in _curve(curve, panel)]
         data.sort(key=lambda trace: trace["mode"] == "markers")
@@ -112,19 +117,83 @@ def _over_steps(panel: Panel) -> dict[str, Any]:
     if panel.from_zero:
         y["rangemode"] = "tozero"
     return {
-        "height": 360, "xaxis": {"title": {"text": panel.over}}, "yaxis": y,
-        "hovermode": "x unified", "showlegend": True,
+        "height": 360, "xaxis": {"title": {"text": escape(panel.over)}, "type": panel.scale},
+        "yaxis": y, "hovermode": "x unified", "showlegend": True, "shapes": _level(panel),
     }  # fmt: skip
+
+
+def _level(panel: Panel) -> list[dict[str, Any]]:
+    """A thin green line from left to right."""
+    if panel.level is None:
+        return []
+    ends = {"x0": 0, "x1": 1, "y0": panel.level, "y1": panel.level}
+    line = {"color": "@truth", "width": 1.5}
+    return [{"type": "line", "xref": "paper", **ends, "line": line, "layer": "below"}]
+
+
+def _grid(panel: Panel) -> dict[str, Any]:
+    """The layout of a heat map: places are texts."""
+    names = {"xaxis": panel.over, "yaxis": panel.axis}
+    axes = {k: {"title": {"text": escape(x)}, "type": "category"} for k, x in names.items()}
+    return {"height": 160 + 30 * len(panel.cells[0].ys), "hovermode": "closest", **axes}
+
+
+def _cells(cells: Cells) -> dict[str, Any]:
+    """A heat map: blue below 0, orange above; a share from white to blue."""
+    colours = ["@control", "@card", "@treatment"]
+    ends = {"zmid": 0}
+    if cells.metric == "coverage":
+        colours, ends = ["@card", "@control"], {"zmin": 0, "zmax": 100}
+    last = len(colours) - 1
+    return {
+        "type": "heatmap", "x": [escape(x) for x in cells.xs], "y": [escape(y) for y in cells.ys],
+        "z": [_rounded(row) for row in cells.values], **ends, "name": cells.metric,
+        "colorscale": [[i / last, colour] for i, colour in enumerate(colours)],
+        "colorbar": {"thickness": 12}, "texttemplate": "%{z:.3g}", "xgap": 1, "ygap": 1,
+        "hovertemplate": "%{x}, %{y}: %{z}<extra></extra>",
+        "meta": {"metric": cells.metric, "design": cells.design, "where": cells.where},
+    }  # fmt: skip
+
+
+def _dots(dots: Sequence[Dot], is_best: bool) -> list[dict[str, Any]]:
+    """A trace of the dots that none beats, or of the others."""
+    own = [dot for dot in dots if dot.is_best == is_best]
+    colour, symbol = ("@treatment", "square") if is_best else ("@plain", "circle")
+    return [
+        {
+            "type": "scatter", "mode": "markers", "x": _rounded([dot.x for dot in own]),
+            "y": _rounded([dot.y for dot in own]), "text": [escape(dot.name) for dot in own],
+            "hovertemplate": "%{text}<br>%{x}, %{y}<extra></extra>",
+            "name": "no point has more of both" if is_best else "others",
+            "marker": {"color": colour, "symbol": symbol, "size": 10},
+            "error_x": _bars([(x.x, x.x_interval) for x in own], colour),
+            "error_y": _bars([(x.y, x.y_interval) for x in own], colour),
+        }
+    ][: len(own)]  # fmt: skip
+
+
+def _bars(
+    values: Sequence[tuple[float, tuple[float | None, float | None] | None]], colour: str
+) -> dict[str, Any]:
+    """Intervals as bars around values; none of a length where there is no interval."""
+    above, below = [], []
+    for value, interval in values:
+        low, high = interval or (None, None)
+        above.append(0.0 if high is None else high - value)
+        below.append(0.0 if low is None else value - low)
+    ends = {"array": _rounded(above), "arrayminus": _rounded(below)}
+    return {"type": "data", "symmetric": False, **ends, "thickness": 1.2, "color": colour}
 
 
 def _curve(curve: Curve, panel: Panel) -> list[dict[str, Any]]:
     """A curve, its band behind it, and marks at the ends of the axis where it is beyond them."""
     name, colour = escape(curve.name), f"@{curve.colour}"
-    meta = {k: v for k, v in (("design", curve.design), ("metric", curve.metric)) if v}
+    named = (("design", curve.design), ("metric", curve.metric), ("where", curve.where))
+    meta = {k: v for k, v in named if v}
     base = {"type": "scatter", "name": name, "legendgroup": " ".join([name, *meta.values()])}
     extra = {**base, "hoverinfo": "skip", "showlegend": False, "meta": {**meta, "band": True}}
     traces: list[dict[str, Any]] = []
-    if curve.band.height:
+    if curve.band.height and not curve.has_bars:
         x, low, high = (curve.band[c].to_list() for c in ("step", "low", "high"))
         traces.append(
             {**extra, "x": x + x[::-1], "y": _rounded(high + low[::-1]), "fill": "toself",
@@ -137,6 +206,9 @@ def _curve(curve: Curve, panel: Panel) -> list[dict[str, Any]]:
              "mode": "lines+markers" if has_marks else "lines", "line": line}  # fmt: skip
     if has_marks:
         trace["marker"] = {"symbol": _SYMBOLS.get(curve.symbol, curve.symbol)}
+    if curve.has_bars:
+        rows = curve.table.select("mean", "low", "high").iter_rows()
+        trace["error_y"] = _bars([(mean, (low, high)) for mean, low, high in rows], colour)
     traces.append(trace)
     if panel.limits is not None and (beyond := curve.beyond(panel.limits)):
         symbols = ["triangle-up" if above else "triangle-down" for _, above in beyond]

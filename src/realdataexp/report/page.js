@@ -143,9 +143,11 @@
     const out = [line("th", isBox ? ["", ...boxes] : ["", "x", "y"])];
     for (const trace of chart.data) {
       if ((trace.meta && trace.meta.band) || !visible(chart, trace)) continue;
-      const name = plain(trace.name) + (trace.text ? `, ${plain(trace.text[0])}` : "");
-      if (isBox) out.push(line("td", [name, ...boxes.map((key) => trace[key][0])]));
-      else trace.x.forEach((x, i) => out.push(line("td", [name, plain(x), plain(trace.y[i])])));
+      const name = (i) => plain(trace.name) + (trace.text ? `, ${plain(trace.text[i])}` : "");
+      if (isBox) out.push(line("td", [name(0), ...boxes.map((key) => trace[key][0])]));
+      else if (trace.z) trace.z.forEach((row, i) => row.forEach((z, j) =>
+        out.push(line("td", [`${name(0)} ${z}`, plain(trace.x[j]), plain(trace.y[i])]))));
+      else trace.x.forEach((x, i) => out.push(line("td", [name(i), plain(x), plain(trace.y[i])])));
     }
     return out;
   };

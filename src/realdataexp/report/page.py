@@ -118,6 +118,31 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     return write_text(out or run_dirs[0] / "report-compare.html", html, REMEDY)
 
 
+def write_sweep(folder: Path, out: Path | None = None) -> Path:
+    """Write the page about a sweep, ``out`` or sweep.html in its folder; returns it.
+
+    Raises:
+        InputError: a file of the folder is missing or damaged.
+    """
+    from realdataexp.report import sweeps
+
+    sweep = sweeps.Sweep.read(folder)
+    with odd_files_named(folder):
+        drawn = list(sweeps.panels(sweep))
+        body = _render(
+            "sweep.html",
+            sweep=sweep,
+            sweeps=sweeps,
+            asked=yaml.safe_dump(sweep.asked, sort_keys=False, allow_unicode=True),
+            panels=drawn,
+            designs={design: panels.shown(design) for design in sweep.designs},
+            labels=sweep.titles,
+        )
+    title = f"{', '.join(sweep.keys)}: {folder.resolve().name}"
+    html = _page(title, sweeps.headline(sweep)[0], body, drawn)
+    return write_text(out or folder / sweeps.PAGE, html, REMEDY)
+
+
 def write_diagnosis(path: Path, found: Mapping[str, Any]) -> Path:
     """Write the page about a diagnosis, from what its diagnosis.json holds."""
     config = found["config"]

@@ -108,7 +108,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve over steps; its table has step, mean, low and high (of the band, or null)."""
+    """A curve over steps, or what else there is; its table has step, mean, low and high.
+
+    These are the ends of a band, or with ``has_bars`` of a bar at each point, or null.
+    """
 
     name: str
     table: pl.DataFrame
@@ -117,6 +120,8 @@ class Curve:
     symbol: str = "circle"
     design: str = ""  # which it is of, where the reader can choose
     metric: str = ""
+    where: str = ""  # the reader's choice of what else varies
+    has_bars: bool = False
 
     @property
     def band(self) -> pl.DataFrame:
@@ -131,8 +136,32 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A pair of figures, each with its interval where it has one; ``is_best``: none beats it."""
+
+    name: str
+    x: float
+    y: float
+    x_interval: tuple[float, float] | None
+    y_interval: tuple[float, float] | None
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A figure for each pair of places; a row of ``values`` is one of ``ys``."""
+
+    xs: Sequence[str]
+    ys: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    metric: str
+    design: str
+    where: str
+
+
+@dataclass(frozen=True)
 class Panel:
-    """A picture: designs from top to bottom (``rows``), or curves over steps."""
+    """A picture: designs from top to bottom (``rows``), curves over steps, dots, or a heat map."""
 
     key: str  # of its element on the page
     title: str
@@ -142,14 +171,20 @@ class Panel:
     boxes: tuple[Box, ...] = ()
     points: tuple[Point, ...] = ()
     curves: tuple[Curve, ...] = ()
+    dots: tuple[Dot, ...] = ()
+    cells: tuple[Cells, ...] = ()
     line: float | None = None  # the truth, or what is claimed
     line_name: str = ""
     band: tuple[float, float] | None = None  # the truth's interval
     limits: tuple[float, float] | None = None  # of the axis of values
     from_zero: bool = False
     label: str = ""  # the outcome that it is about
-    over: str = "step"  # what curves run over
-    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of "metric" and "design"
+    over: str = "step"  # what curves run over, or the title of the other axis
+    scale: str = "-"  # of that axis: "linear", "log", "category", or as its values are
+    level: float | None = None  # of a line across curves
+    choices: Mapping[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # "metric", "design", "where"
 
     def chosen(self, metric: str, design: str) -> Panel:
         """The curves of one metric and one design, named by the metric."""

@@ -19,11 +19,10 @@ from realdataexp.config import Config, load_config
 from realdataexp.data.parquet import write_parquet
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import write_json
-from realdataexp.report.files import read_result, read_table
-from realdataexp.runs.experiment import run_experiment
+from realdataexp.report.files import is_complete, read_result, read_table
 from realdataexp.runs.folder import Folder, check_place, finite, make_folder
-from realdataexp.runs.results import SCHEMA_VERSION as RUN_VERSION
 from realdataexp.runs.setup import set_up
+from realdataexp.runs.several import is_prepared, prepare, run_folders
 from realdataexp.stats.performance import PlannedRun, plan_grid
 
 logger = logging.getLogger("realdataexp")
@@ -56,8 +55,8 @@ class _Cell(NamedTuple):
 def run_plan(config: Config, out: Path | None = None, **asked: Any) -> Path:
     """Run what a plan needs and write plan.parquet and plan.json; returns their folder.
 
-    A complete run of the very same config in the folder is used again, and a partial one is made
-    anew, so that a plan that was interrupted goes on. What may be asked: see ``make_grid``.
+    A complete run of the very same config in the folder is used again, and a partial one resumed,
+    so that a plan that was interrupted goes on. What may be asked: see ``make_grid``.
 
     Raises:
         InputError: something given is wrong, and nothing was run; or the disk is full.
@@ -67,29 +66,28 @@ def run_plan(config: Config, out: Path | None = None, **asked: Any) -> Path:
     grid = make_grid(config, **asked)
     cells = _cells(config, grid)
     log_dir = config.path(config.logging.log_dir)
-    left = _left_to_run(cells, out, log_dir)
-    for cell in {cell.p: cell for cell in left}.values():
+    new = _not_begun(cells, out, log_dir)
+    for cell in {cell.p: cell for cell in new}.values():
         set_up(cell.config, Warnings())  # whether a design can run may hang on p
     made = Folder(out) if out is not None else make_folder(None, log_dir, "plan")
+    places = [made.path / cell.name for cell in cells]
+    n_done = 0
     try:
-        for i, cell in enumerate(cells, 1):
-            place = made.path / cell.name
-            is_left = cell in left
+        for place, cell in zip(places, cells, strict=True):
+            prepare(place, cell.config)
+        for i, place in enumerate(places, 1):
+            is_left = not is_complete(place)
             known = "" if is_left else " (there already)"
             logger.info("[plan] %d of %d: %s%s", i, len(cells), place, known)
-            if is_left:
-                if place.is_dir():
-                    Folder(place, (place,)).discard()
-                run_experiment(cell.config, place)
-                left.remove(cell)
+            for _, fault in run_folders([place] * is_left):
+                if fault is not None:
+                    raise fault
+            n_done += 1
         _write(made.path, grid, cells)
-    except BaseException as error:
-        made.leave()
-        if not isinstance(error, KeyboardInterrupt):
-            raise
+    except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
-            f"interrupted: {len(cells) - len(left)} of {len(cells)} runs are done; the same "
-            f"command with --out {made.path} resumes from there"
+            f"interrupted: {n_done} of {len(cells)} runs are done; the same command with --out "
+            f"{made.path} resumes from there"
         ) from error
     return made.path
 
@@ -176,29 +174,18 @@ def _cells(config: Config, grid: Grid) -> list[_Cell]:
 # --- what can be run ---------------------------------------------------------------------------
 
 
-def _left_to_run(cells: list[_Cell], out: Path | None, log_dir: Path) -> list[_Cell]:
+def _not_begun(cells: list[_Cell], out: Path | None, log_dir: Path) -> list[_Cell]:
     """The runs that the folder does not hold yet; InputError where it cannot hold them."""
     if out is None:
         check_place(None, log_dir)
         return list(cells)
     if out.is_dir() and any(out.iterdir()) and not any(out.glob("p*-retrain*")):
         raise InputError(f"{out}: exists and holds no plan; choose another --out")
-    return [cell for cell in cells if not _is_there(out / cell.name, cell.config, log_dir)]
-
-
-def _is_there(place: Path, config: Config, log_dir: Path) -> bool:
-    """Whether a run of this config is complete in a folder; False where it can be made."""
-    if not place.is_dir() or not any(place.iterdir()):
-        check_place(place, log_dir)
-        return False
-    fault = f"{place}: holds {{}}; remove it or choose another --out"
-    try:
-        result = read_result(place)
-    except InputError as error:
-        raise InputError(fault.format("no run that came to an end")) from error
-    if (result["schema_version"], result["config"]) != (RUN_VERSION, config.decisive()):
-        raise InputError(fault.format("a run of other settings than this plan's"))
-    return bool(result["status"] == "complete")
+    new = [cell for cell in cells if not is_prepared(out / cell.name, cell.config)]
+    for cell in new:
+        if not (out / cell.name).is_dir():
+            check_place(out / cell.name, log_dir)
+    return new
 
 
 # --- the answer --------------------------------------------------------------------------------
