@@ -101,7 +101,10 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "picked": "realdataexp.metrics:PICKED",
         "ndcg": "realdataexp.metrics:NDCG",
     },
-    "executor": {"local": "realdataexp.runs.executors.local:local"},
+    "executor": {
+        "local": "realdataexp.runs.executors.local:local",
+        "slurm": "realdataexp.runs.executors.slurm:Slurm",
+    },
     "recommender": {
         "SASRec": "realdataexp.models.sasrec:SASRec",
         "GRU4Rec": "realdataexp.models.gru4rec:GRU4Rec",
