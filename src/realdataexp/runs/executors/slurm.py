@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from realdataexp.config.cluster import ClusterConfig
 from realdataexp.errors import DiskError, InputError, RunError, did_you_mean
 from realdataexp.files import read_json
 from realdataexp.runs.executors import LOG
-from realdataexp.runs.executors.work import DISK, ERROR, STATUS
+from realdataexp.runs.executors.work import DISK, ERROR, STATUS, Basis
 
 logger = logging.getLogger("realdataexp")
 
@@ -149,9 +150,9 @@ def _last_line(text: str) -> str:
 class Slurm:
     """Parts as elements of a job array; see the module."""
 
-    def __init__(self, cluster: ClusterConfig, folder: Path) -> None:
-        """For the parts of a folder, by what the config asks of the cluster."""
-        self._cluster, self._folder = cluster, folder
+    def __init__(self, folder: Path, cluster: ClusterConfig, _: Basis | None = None) -> None:
+        """For the parts of a run folder, or of a sweep's, by what the config asks of Slurm."""
+        self._folder, self._cluster = folder, cluster
         self._parts: list[Path] = []
         self._missed: set[Path] = set()  # parts without a job when last looked
         self._losses: dict[Path, tuple[int, int]] = {}  # how many in a row, and at which step
@@ -288,7 +289,7 @@ class Slurm:
                 f"{'not set' if given is None else format(given, 'g')}, or share the replications "
                 "out to more parts (--shards)"
             )
-        step = step_of(part)
+        step = int(_status(part).get("step", 0))
         n, at = self._losses.get(part, (0, step))
         n = n + 1 if step == at else 1
         self._losses[part] = n, step
@@ -302,7 +303,11 @@ class Slurm:
     def cancel(self) -> None:
         """End all jobs of the folder; a part keeps what it has, and may be started again."""
         try:
-            if not _alive(self._folder):
+            if (
+                not _alive(self._folder)
+                or self._parts
+                and all(_status(x).get("state") == "done" for x in self._parts)
+            ):
                 return
             ask(["scancel", "--me", f"--name={job_name(self._folder)}"])
             until = time.monotonic() + _CANCEL_SECONDS
@@ -321,12 +326,12 @@ def _alive(folder: Path) -> bool:
     return any(job.is_alive for job in jobs_of(folder).values())
 
 
-def step_of(part: Path) -> int:
-    """How far a part is, as it says itself."""
+def _status(part: Path) -> dict[str, Any]:
+    """What a part says of itself; nothing where it has not begun."""
     try:
-        return int(read_json(part / STATUS)["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return dict(read_json(part / STATUS))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _ranges(numbers: Sequence[int]) -> str:
