@@ -54,7 +54,10 @@ trap 'warned=no; kill -TERM $!' TERM
 while kill -0 $! 2>/dev/null; do wait $!; done
 wait $!
 code=$?
-if [ $code = 130 ] && [ "$warned" = yes ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ $code = 130 ] && [ "$warned" = yes ]; then
+  echo "the time limit is near: queued again" >&2
+  scontrol requeue "$SLURM_JOB_ID"
+fi
 exit $code"""
 
 
@@ -302,24 +305,22 @@ class Slurm:
 
     def cancel(self) -> None:
         """End all jobs of the folder; a part keeps what it has, and may be started again."""
+        if self._parts and all(_status(part).get("state") == "done" for part in self._parts):
+            return  # their jobs end by themselves
+        name = job_name(self._folder)
         try:
-            if (
-                not _alive(self._folder)
-                or self._parts
-                and all(_status(x).get("state") == "done" for x in self._parts)
-            ):
-                return
-            ask(["scancel", "--me", f"--name={job_name(self._folder)}"])
+            left = _alive(self._folder)
+            if left:
+                ask(["scancel", "--me", f"--name={name}"])
             until = time.monotonic() + _CANCEL_SECONDS
-            while (left := _alive(self._folder)) and time.monotonic() < until:
+            while left and time.monotonic() < until:
                 time.sleep(0.5)
+                left = _alive(self._folder)
+            said = "the jobs are not gone yet"
         except RunError as error:
-            left, why = True, str(error)
-        else:
-            why = f"not gone after {_CANCEL_SECONDS:g} seconds"
+            left, said = True, str(error)
         if left:
-            name = job_name(self._folder)
-            logger.warning("[slurm] %s; end the jobs with: scancel --me --name=%s", why, name)
+            logger.warning("[slurm] %s; end them with: scancel --me --name=%s", said, name)
 
 
 def _alive(folder: Path) -> bool:
