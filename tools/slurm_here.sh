@@ -2,7 +2,7 @@
 # Slurm on this machine alone, for tests:  tools/slurm_here.sh start|stop [FOLDER]
 # As root on Debian or Ubuntu. `start` installs what is missing, and does nothing where it already runs.
 # Everything is kept in FOLDER (default: /tmp/slurm_here); clients find it by SLURM_CONF=FOLDER/slurm.conf.
-# No accounting: sacct does not answer. The node claims a GPU that is not there.
+# No accounting: sacct does not answer. The node claims eight CPUs, and a GPU that is not there.
 set -euo pipefail
 
 folder=$(realpath -m "${2:-/tmp/slurm_here}")
@@ -19,9 +19,8 @@ start() {
   mkdir -p "$folder"/{munge,state,spool,log}
   chown munge: "$folder/munge"
   chmod 755 "$folder" "$folder/munge"
-  local node cpus memory
+  local node memory
   node=$(hostname -s)
-  cpus=$(nproc)
   memory=$(awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
   cat >"$SLURM_CONF" <<CONF
 ClusterName=here
@@ -51,7 +50,9 @@ KillWait=5
 ReturnToService=2
 MailProg=/bin/true
 GresTypes=gpu
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory Gres=gpu:1 State=UNKNOWN
+SlurmdParameters=config_overrides
+MpiDefault=none
+NodeName=$node NodeAddr=127.0.0.1 CPUs=8 RealMemory=$memory Gres=gpu:1 State=UNKNOWN
 PartitionName=test Nodes=$node Default=YES MaxTime=1-00:00:00 State=UP
 CONF
   echo "NodeName=$node Name=gpu File=/dev/null" >"$folder/gres.conf"

@@ -153,6 +153,8 @@ def _last_line(text: str) -> str:
 class Slurm:
     """Parts as elements of a job array; see the module."""
 
+    outlives = True
+
     def __init__(self, folder: Path, cluster: ClusterConfig, _: Basis | None = None) -> None:
         """For the parts of a run folder, or of a sweep's, by what the config asks of Slurm."""
         self._folder, self._cluster = folder, cluster
