@@ -756,6 +756,9 @@ def doctor(
     config: Annotated[str | None, _argument(f"{_CONFIG}, to check it too.")] = None,
     data: _Data = None,
     overrides: _Overrides = None,
+    executor: Annotated[
+        str | None, _option("slurm: have a job look at its node, too.", metavar="slurm")
+    ] = None,
     as_json: Annotated[bool, _option("Print the findings as JSON.", "--json")] = False,
 ) -> None:
     """Report what this machine offers, and what would go wrong in a run."""
@@ -764,7 +767,7 @@ def doctor(
     from realdataexp.doctor import examine, print_findings, would_stop
 
     _log("ERROR")
-    findings = examine(config, data, overrides or ())
+    findings = examine(config, data, overrides or (), executor)
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:

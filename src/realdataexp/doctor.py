@@ -9,9 +9,11 @@ import os
 import platform
 import shutil
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,9 +31,11 @@ from realdataexp.config import (
     load_config,
 )
 from realdataexp.device import Device, available_devices, choose_device
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, RunError
+from realdataexp.files import read_json, write_json
 from realdataexp.report.table import wrapped
 from realdataexp.runs.beforehand import largest_setting, memory_need
+from realdataexp.runs.executors.slurm import Slurm, jobs_of
 from realdataexp.runs.machine import free_memory, size
 from realdataexp.runs.setup import make_blocks
 from realdataexp.train.config import is_train, load_train
@@ -46,6 +50,9 @@ _LOW_MEMORY = 1 << 30
 _SKLEARN = ("random_forest", "svm", "gradient_boosting")
 _RULES_FROM = 30.0  # times the next label's spread
 _TIGHT = 0.7  # share of what is free
+_JOB_SECONDS = 120.0  # that a job is waited for, and what it wrote after it ended
+_SEEN_SECONDS = 30.0
+_FINDINGS = "findings.json"  # of a job's node
 _DATA_REMEDY = "give the folder of a whole data set, or fetch one with realdataexp download"
 _SIGNS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "stop": ("STOP", "bold red")}
 
@@ -78,7 +85,10 @@ def stops(check: str, error: InputError, remedy: str = "mend this") -> list[Find
 
 
 def examine(
-    source: str | None = None, data: Path | None = None, overrides: Sequence[str] = ()
+    source: str | None = None,
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
+    executor: str | None = None,
 ) -> list[Finding]:
     """Everything that can be said of the machine and, with a config or data, of a run with them.
 
@@ -88,13 +98,23 @@ def examine(
         source: a YAML file or the name of a built-in config.
         data: folder of a data set; without a config `kuairand-pure` says what is needed of it.
         overrides: changes of the config, ``key.sub=value`` each.
+        executor: slurm: have a job look at its node, too; without a config or data, the demo's.
     """
-    if source is None and data is None:
+    if executor not in (None, "slurm"):
+        raise InputError(
+            f"--executor {executor}: doctor knows slurm; leave it out for this machine"
+        )
+    if source is None and data is None and executor is None:
         return check_machine(None)
     if source is not None and is_train(source):
+        if executor is not None:
+            raise InputError(
+                f"--executor {executor}: {source} trains, on one machine; leave it out"
+            )
         return examine_training(source, data, overrides)
     try:
-        config = load_config(source or _CONFIG_FOR_DATA, overrides, data=data)
+        default = "demo" if data is None else _CONFIG_FOR_DATA
+        config = load_config(source or default, overrides, data=data)
     except InputError as error:
         return [*check_machine(None), *stops("config", error)]
     return [
@@ -103,6 +123,7 @@ def examine(
         *check_alphas(config),
         *check_needed_packages(config),
         check_need(config),
+        *(check_slurm(config) if executor == "slurm" else ()),
     ]
 
 
@@ -442,3 +463,58 @@ def device_free(device: Device) -> float:
     """Bytes that an accelerator has left; infinite where PyTorch does not tell."""
     ask = getattr(getattr(torch, device.torch.type, None), "mem_get_info", None)
     return math.inf if ask is None else float(ask()[0])
+
+
+# --- a cluster -----------------------------------------------------------------------------------
+
+
+def check_slurm(config: Config) -> Iterator[Finding]:
+    """Whether Slurm takes the jobs of such a run, and what one finds on its node in ten seconds."""
+    results = _nearest_existing(config.path(config.logging.log_dir))
+    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=results) as folder:
+        job = Slurm(Path(folder), config.cluster, program="realdataexp.doctor")
+        try:
+            yield Finding("slurm", "ok", job.check())
+            yield from _on_a_node(job, Path(folder) / "0", config.cluster.gpus)
+        except InputError as error:
+            yield from stops("slurm", error)
+        except RunError as error:
+            yield Finding("slurm", "stop", str(error), "ask who runs the cluster")
+        finally:
+            job.cancel()
+
+
+def _on_a_node(job: Slurm, part: Path, n_gpus: float) -> Iterator[Finding]:
+    """What a job says of the node where it runs; ``part`` is its folder."""
+    part.mkdir()
+    job.start([part])
+    path, until = part / _FINDINGS, time.monotonic() + _JOB_SECONDS
+    while not path.exists():
+        time.sleep(1.0)
+        state = jobs_of(part.parent)[part.name]
+        if not state.is_alive:
+            until = min(until, time.monotonic() + _SEEN_SECONDS)
+        if time.monotonic() < until:
+            continue
+        if state.is_alive:
+            text = f"job {state.number} is {state.state} after {_JOB_SECONDS:g} s ({state.reason})"
+            yield Finding("slurm job", "warning", text, "try again when the queue is shorter")
+        else:
+            text = f"{state.end}; nothing that it wrote to {part} is seen here"
+            remedy = "set logging.log_dir on storage that all nodes share, or mend cluster.setup"
+            yield Finding("slurm job", "stop", text, remedy)
+        return
+    there = [Finding(**x) for x in read_json(path)]
+    yield Finding("storage", "ok", f"{part.parents[1]}: what a job wrote there is seen here")
+    yield from (replace(x, check=f"node: {x.check}") for x in there)
+    kinds = {x.check for x in there if x.status == "ok" and x.check.startswith("device ")}
+    if not n_gpus:
+        yield Finding("node: gpu", "ok", "none is asked for (cluster.gpus = 0)")
+    elif not kinds - {"device cpu"}:
+        text = f"cluster.gpus = {n_gpus:g}, but a job with so many computes on none"
+        remedy = "install a PyTorch for that GPU there, or mend cluster.setup"
+        yield Finding("node: gpu", "stop", text, remedy)
+
+
+if __name__ == "__main__":  # as such a job
+    write_json(Path(sys.argv[1]) / _FINDINGS, [vars(x) for x in check_machine(None)])

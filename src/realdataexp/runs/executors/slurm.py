@@ -155,9 +155,15 @@ class Slurm:
 
     outlives = True
 
-    def __init__(self, folder: Path, cluster: ClusterConfig, _: Basis | None = None) -> None:
-        """For the parts of a run folder, or of a sweep's, by what the config asks of Slurm."""
-        self._folder, self._cluster = folder, cluster
+    def __init__(
+        self,
+        folder: Path,
+        cluster: ClusterConfig,
+        _: Basis | None = None,
+        program: str = "realdataexp.runs.executors",
+    ) -> None:
+        """For the parts of a run folder, or of a sweep's; ``program`` is the module to run."""
+        self._folder, self._cluster, self._program = folder, cluster, program
         self._parts: list[Path] = []
         self._missed: set[Path] = set()  # parts without a job when last looked
         self._losses: dict[Path, tuple[int, int]] = {}  # how many in a row, and at which step
@@ -186,7 +192,7 @@ class Slurm:
                 f"cluster.warn_seconds = {asked.warn_seconds}: must be less than the time limit, "
                 f"cluster.hours = {asked.hours:g}, which is {60 * minutes} seconds"
             )
-        python = [sys.executable, "-m", "realdataexp.runs.executors"]
+        python = [sys.executable, "-m", self._program]
         memory = asked.memory_gb and f"{math.ceil(1024 * asked.memory_gb)}M"
         return _make_sbatch_string(
             command=_SCRIPT.format(root=shlex.quote(str(root)), command=shlex.join(python)),
@@ -210,7 +216,7 @@ class Slurm:
         )
 
     def check(self) -> str:
-        """When Slurm would start a part's job, in its own words.
+        """Which Slurm it is, and when it would start a part's job, in its own words.
 
         Raises:
             InputError: it has no such partition, or would not take the job.
@@ -222,7 +228,11 @@ class Slurm:
                 f"cluster.partition = {asked!r}: Slurm has {', '.join(known)}"
                 f"{did_you_mean(asked, known)}"
             )
-        return self._sbatch([self._folder / "shards" / "0"], "--test-only")
+        version, when = (
+            ask(["sbatch", "--version"]),
+            self._sbatch([self._folder / "0"], "--test-only"),
+        )
+        return f"{version.strip()}; {when}"
 
     def start(self, parts: Sequence[Path]) -> None:
         """Submit a job for each part that has none, and return."""
