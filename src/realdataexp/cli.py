@@ -189,6 +189,10 @@ _ExecutorName = Annotated[
 _Shards = Annotated[
     int | None, _option("Parts that the replications are shared out to; changes no result.")
 ]
+_WriteScripts = Annotated[
+    Path | None,
+    _option("Folder to write Slurm's script to, without submitting it.", metavar="DIR"),
+]
 _DryRun = Annotated[bool, _option("Resolve and check everything, run nothing.", "--dry-run")]
 _ResumeData = Annotated[
     Path | None, _option("Where the data set's files are now; default: where they were.")
@@ -292,14 +296,18 @@ def run(
     overrides: _Overrides = None,
     executor: _ExecutorName = None,
     shards: _Shards = None,
+    write_scripts: _WriteScripts = None,
     dry_run: _DryRun = False,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
     """Run an experiment; print its result table and its run folder."""
     given = {"mode": mode, "data": data, "seed": seed, "device": device}
-    spread = {"executor": executor, "processes": shards}
-    flags = [f"simulation.{key}={json.dumps(x)}" for key, x in spread.items() if x is not None]
+    scripts = None if write_scripts is None else str(write_scripts.absolute())
+    spread = {
+        "simulation.executor": executor, "simulation.processes": shards, "cluster.scripts": scripts
+    }  # fmt: skip
+    flags = [f"{key}={json.dumps(x)}" for key, x in spread.items() if x is not None]
     loaded = _loaded(config, config_option, [*(overrides or ()), *flags], **given)
     _log(loaded.logging.level, quiet=quiet, verbose=verbose)
     from realdataexp.runs.experiment import check_experiment, run_experiment
@@ -307,8 +315,28 @@ def run(
     if dry_run:
         for line in check_experiment(loaded, out):
             terminal.say(line)
-    else:
+    elif write_scripts is None:
         _show(run_experiment(loaded, out))
+    else:
+        _prepare(loaded, out, write_scripts)
+
+
+def _prepare(config: Config, out: Path | None, scripts: Path) -> None:
+    """Run all that comes before the parts, and write what would be submitted for these."""
+    from realdataexp.runs.executors.slurm import SCRIPT, NotSubmittedError
+    from realdataexp.runs.experiment import run_experiment
+
+    if config.simulation.executor != "slurm":
+        raise InputError("--write-scripts: only the executor slurm has scripts: --executor slurm")
+    if (scripts / SCRIPT).exists():
+        raise InputError(f"{scripts / SCRIPT}: exists; choose another --write-scripts")
+    try:
+        run_experiment(config, out)
+    except KeyboardInterrupt as error:
+        if not isinstance(error.__cause__, NotSubmittedError):
+            raise
+        terminal.say(f"Script: {error.__cause__}")
+        terminal.say(f"To submit it, edited or not: {str(error).partition('; resume it: ')[2]}")
 
 
 @_command("train beauty-sasrec --data data/Beauty --set training.epochs=20")

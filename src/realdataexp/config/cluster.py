@@ -41,6 +41,9 @@ class ClusterConfig(Section):
     retries: Annotated[int, Field(ge=0, le=MOST)] = setting(
         3, "how often a part whose process or node was lost is started again"
     )
+    scripts: Text | None = setting(
+        None, "folder where Slurm's script is written, not submitted; once there, it is submitted"
+    )
     address: Text | None = setting(
         None, "of a Ray cluster that runs; null: RAY_ADDRESS, or one that is started here"
     )

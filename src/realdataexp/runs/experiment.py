@@ -41,7 +41,7 @@ from realdataexp.runs.parts import Status
 from realdataexp.runs.phases import LOOP, PRETRAIN, LoopPhase, PretrainingPhase
 from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
-from realdataexp.runs.setup import Setup, set_up
+from realdataexp.runs.setup import Setup, require_executor, set_up
 from realdataexp.runs.shard import Validator
 from realdataexp.tracking.session import Tracking, begin_tracking, trackers_of
 
@@ -73,6 +73,7 @@ def check_experiment(
     check_place(out, config.path(config.logging.log_dir))
     warnings = Warnings()
     trackers_of(config)
+    require_executor(config)
     setup = set_up(config, warnings, every_fault=every_fault)
     starting_of(setup, None, warnings)
     loop, test, R = config.simulation, config.experiment, config.experiment.replications
@@ -169,6 +170,7 @@ class Run(AnyRun):
         super().__init__(config, log, interrupts)
         self.tracking = Tracking()
         self._trackers = trackers_of(config)
+        require_executor(config)
         with self.clock.timed("setup"):
             self.setup = set_up(config, self.warnings)
             self.starting = starting_of(self.setup, folder, self.warnings)

@@ -121,7 +121,7 @@ def _of_shard(folder: Path, jobs: dict[str, str], *, is_over: bool) -> dict[str,
     elif (folder / ERROR).exists():
         state, reason = "failed", _reason(folder)
     elif job is not None:
-        state = job
+        state, _, reason = job.partition(": ")
     elif said.get("state") == "running" and not is_alive(folder, said):
         state, reason = "failed", "its process is gone"
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -429,6 +430,13 @@ def processes_of(config: Config, device: Device) -> int:
             f"experiment.replications = {R}; use at most {most}, or auto"
         )
     return asked
+
+
+def require_executor(config: Config) -> None:
+    """InputError where an engine is missing, or would not take the run's parts as asked for."""
+    make = executor_of(config)
+    if config.simulation.executor in names("executor") and hasattr(make, "check"):
+        make(Path(), config.cluster).check()
 
 
 def executor_of(config: Config) -> Callable[..., Any]:

@@ -46,7 +46,8 @@ class Executor(Protocol):
 def of_jobs(run_dir: Path) -> Any:
     """The executor whose jobs a run folder's jobs.json names.
 
-    It has ``states()``, shard's name -> queued, running or failed, and ``cancel()``.
+    It has ``states()``, shard's name -> queued, running or failed, with a reason after a colon, and
+    ``cancel()``.
     """
     name = str(read_json(run_dir / JOBS)["executor"])
     return find("executor", name, str(run_dir / JOBS))(run_dir, ClusterConfig(), None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, RunError
 from realdataexp.files import read_json, write_json
 from realdataexp.loop import Step
 from realdataexp.runs import Interrupts
@@ -96,6 +96,9 @@ class Shards:
                 chunks = kept(folder)
                 for cut in [x for x in chunks if not x.has_updates]:  # its shard failed there
                     file_of(folder, cut.number).unlink()
+                if not chunks:  # it has not begun; its first chunk will end where it begins
+                    given = folder / STATE
+                    return 0 if step == (read_chunk(given).last if given.exists() else 0) else None
                 return next((x.number for x in chunks if x.has_updates and x.last == step), None)
         return None
 
@@ -210,13 +213,18 @@ class Shards:
 
         Of a run that is complete only what they say of themselves is kept.
         """
-        if error is KeyboardInterrupt and self._executor.outlives:
+        if error is not None and issubclass(error, KeyboardInterrupt) and self._executor.outlives:
             logger.warning(
-                "[run] its parts go on without it: realdataexp status %s, and resume or cancel",
+                "[run] its parts do not end with it: realdataexp status %s, and resume or cancel",
                 self._root.parent,
             )
             return
-        self._executor.cancel()
+        try:
+            self._executor.cancel()
+        except RunError as fault:  # what ended the run says more
+            logger.warning(
+                "[run] %s: realdataexp cancel %s ends its parts", fault, self._root.parent
+            )
         if error is None:
             for folder, _ in self._shards:
                 for path in (*folder.glob("*.safetensors"), *folder.glob(".*.tmp")):

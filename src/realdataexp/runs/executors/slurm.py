@@ -26,9 +26,9 @@ from typing import Any
 
 from realdataexp.config.cluster import ClusterConfig
 from realdataexp.errors import DiskError, InputError, RunError, did_you_mean
-from realdataexp.files import read_json
-from realdataexp.runs.executors import LOG
-from realdataexp.runs.executors.work import DISK, ERROR, STATUS, Basis
+from realdataexp.files import disk_faults, read_json, write_json, write_text
+from realdataexp.runs.executors.work import DISK, Basis
+from realdataexp.runs.parts import ERROR, JOBS, LOG, STATUS
 
 logger = logging.getLogger("realdataexp")
 
@@ -40,6 +40,8 @@ _NEVER = (  # why a pending job will not start as it is, whoever ends or goes
     "AccountNotAllowed", "BadConstraints", "InvalidAccount", "InvalidQOS", "PartitionConfig",
     "PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed",
 )  # fmt: skip
+SCRIPT = "shards.sbatch"
+"""The script in the folder `cluster.scripts`."""
 _COLUMNS = ("ArrayJobID", "ArrayTaskID", "State", "exit_code", "Reason")
 _LOOK_SECONDS = 5.0  # between two questions to Slurm, which all its users share
 _ANSWER_SECONDS = 60
@@ -80,6 +82,10 @@ class Job:
         """How it ended."""
         code = f", exit code {self.exit_code}" if self.exit_code else ""
         return f"job {self.number}: {self.state}{code}"
+
+
+class NotSubmittedError(KeyboardInterrupt):
+    """A run ends here, as if it were interrupted: its jobs wait to be submitted by hand."""
 
 
 def job_name(folder: Path) -> str:
@@ -145,6 +151,14 @@ def partitions() -> list[str]:
     return sorted({*ask(["sinfo", "--noheader", "--format=%R"]).split()})
 
 
+def _sbatch(script: str, *options: str) -> str:
+    """What sbatch says of a script."""
+    try:
+        return _last_line(ask(["sbatch", *options], script))
+    except RunError as error:
+        raise InputError(f"{error}; look at the config's section cluster") from None
+
+
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
@@ -208,7 +222,7 @@ class Slurm:
             use_srun=False,  # a step of its own would have to be given the job's CPUs again
             setup=[*(f"#SBATCH {x}" for x in asked.directives), *asked.setup],
             additional_parameters={
-                "array": _ranges([int(x.name) for x in parts]),
+                "array": _ranges(parts),
                 "output": f"{str(root).replace('%', '%%')}/%a/{LOG}",
                 "requeue": True,
                 "signal": f"B:USR1@{asked.warn_seconds}",
@@ -222,37 +236,57 @@ class Slurm:
             InputError: it has no such partition, or would not take the job.
             RunError: it does not answer.
         """
+        script = self.script([self._folder / "0"])
+        if self._cluster.scripts is not None and shutil.which("sbatch") is None:
+            return "no Slurm here; its script is written"
         asked, known = self._cluster.partition, partitions()
         if asked is not None and asked not in known:
             raise InputError(
                 f"cluster.partition = {asked!r}: Slurm has {', '.join(known)}"
                 f"{did_you_mean(asked, known)}"
             )
-        version, when = (
-            ask(["sbatch", "--version"]),
-            self._sbatch([self._folder / "0"], "--test-only"),
-        )
-        return f"{version.strip()}; {when}"
+        version = ask(["sbatch", "--version"]).strip()
+        return f"{version}; {_sbatch(script, '--test-only')}"
 
     def start(self, parts: Sequence[Path]) -> None:
-        """Submit a job for each part that has none, and return."""
+        """Submit a job for each part that has none, and return.
+
+        Raises:
+            InputError: Slurm does not take it.
+            NotSubmittedError: its script was written, for the user to edit.
+        """
         self._parts, self._missed = [*parts], set()
+        if not parts:
+            return
+        if (own := self._own_script()) is not None and not own.exists():
+            with disk_faults(own, "choose another folder"):
+                own.parent.mkdir(parents=True, exist_ok=True)
+            write_text(own, self.script(parts), "choose another folder")
+            raise NotSubmittedError(str(own))
+        write_json(self._jobs(), {"executor": "slurm"})
         alive = {name for name, job in jobs_of(self._folder).items() if job.is_alive}
-        if n := sum(part.name in alive for part in parts):
+        todo = [part for part in parts if part.name not in alive or _is_done(part)]
+        if n := len(parts) - len(todo):
             logger.info("[slurm] %d of %d parts have a job already", n, len(parts))
-        self._submit([part for part in parts if part.name not in alive])
+        self._submit(todo)
+
+    def _jobs(self) -> Path:
+        """What says, next to the parts, that there are jobs."""
+        return self._parts[0].with_name(Path(JOBS).name) if self._parts else self._folder / JOBS
+
+    def _own_script(self) -> Path | None:
+        """The script that the user may edit, where one is asked for."""
+        scripts = self._cluster.scripts
+        return None if scripts is None else Path(scripts) / SCRIPT
 
     def _submit(self, parts: Sequence[Path]) -> None:
-        if parts:
-            number = self._sbatch(parts, "--parsable")
-            name = job_name(self._folder)
-            logger.info("[slurm] job %s, named %s, for %d parts", number, name, len(parts))
-
-    def _sbatch(self, parts: Sequence[Path], option: str) -> str:
-        try:
-            return _last_line(ask(["sbatch", option], self.script(parts)))
-        except RunError as error:
-            raise InputError(f"{error}; look at the config's section cluster") from None
+        if not parts:
+            return
+        own = self._own_script()
+        text = self.script(parts) if own is None else own.read_text(encoding="utf-8")
+        number = _sbatch(text, "--parsable", f"--array={_ranges(parts)}")
+        name = job_name(self._folder)
+        logger.info("[slurm] job %s, named %s, for %d parts", number, name, len(parts))
 
     def watch(self) -> None:
         """Submit again what was lost; a part's own error.json says what else ended it.
@@ -288,8 +322,8 @@ class Slurm:
                 f"{part}: Slurm will not start job {job.number} ({job.reason}): look at the "
                 "config's section cluster"
             )
-        has_job = job is not None and (job.is_alive or job.state == "COMPLETED")
-        return not has_job and not (part / ERROR).exists()
+        is_alive = job is not None and job.is_alive
+        return not is_alive and not _is_done(part) and not (part / ERROR).exists()
 
     def _count(self, part: Path, job: Job | None) -> None:
         """Note a loss, or raise where it is one too many or would only come again."""
@@ -316,27 +350,40 @@ class Slurm:
         logger.warning("[slurm] %s: %s; it is submitted again", part, end)
 
     def cancel(self) -> None:
-        """End all jobs of the folder; a part keeps what it has, and may be started again."""
-        if self._parts and all(_status(part).get("state") == "done" for part in self._parts):
-            return  # their jobs end by themselves
-        name = job_name(self._folder)
-        try:
-            left = _alive(self._folder)
-            if left:
+        """End all jobs of the folder; a part keeps what it has, and may be started again.
+
+        Raises:
+            RunError: Slurm does not answer, or the jobs do not end.
+        """
+        if not self._parts or not all(map(_is_done, self._parts)):
+            name = job_name(self._folder)
+            if _alive(self._folder):
                 ask(["scancel", "--me", f"--name={name}"])
             until = time.monotonic() + _CANCEL_SECONDS
-            while left and time.monotonic() < until:
+            while _alive(self._folder):
+                if time.monotonic() > until:
+                    raise RunError(f"{self._folder}: jobs {name} do not end; see squeue --me")
                 time.sleep(0.5)
-                left = _alive(self._folder)
-            said = "the jobs are not gone yet"
-        except RunError as error:
-            left, said = True, str(error)
-        if left:
-            logger.warning("[slurm] %s; end them with: scancel --me --name=%s", said, name)
+        self._jobs().unlink(missing_ok=True)
+
+    def states(self) -> dict[str, str]:
+        """What the job of each part is doing, and why: queued, running or failed."""
+        found = {}
+        for part, job in jobs_of(self._folder).items():
+            if job.is_alive:
+                is_queued = job.state in ("PENDING", "REQUEUED", "CONFIGURING")
+                found[part] = f"queued: {job.reason}" if is_queued else "running"
+            elif job.state != "COMPLETED":
+                found[part] = f"failed: {job.end}"
+        return found
 
 
 def _alive(folder: Path) -> bool:
     return any(job.is_alive for job in jobs_of(folder).values())
+
+
+def _is_done(part: Path) -> bool:
+    return _status(part).get("state") == "done"
 
 
 def _status(part: Path) -> dict[str, Any]:
@@ -347,8 +394,8 @@ def _status(part: Path) -> dict[str, Any]:
         return {}
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers as sbatch's --array takes them: 0-3,7."""
-    groups = groupby(enumerate(sorted(numbers)), lambda x: x[1] - x[0])
+def _ranges(parts: Sequence[Path]) -> str:
+    """The names of parts, which are numbers, as sbatch's --array takes them: 0-3,7."""
+    groups = groupby(enumerate(sorted(int(x.name) for x in parts)), lambda x: x[1] - x[0])
     runs = [[n for _, n in group] for _, group in groups]
     return ",".join(f"{x[0]}-{x[-1]}" if len(x) > 1 else f"{x[0]}" for x in runs)
