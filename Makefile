@@ -1,6 +1,8 @@
 # make demo: run the built-in demo experiment.  make test: the checks and all tests, as CI runs them.
 # make test-cpus: the tests whose numbers a CPU's kernels or a number of threads could change, under
 # each of CPUS; CPU_TESTS names other tests.
+# make test-slurm: runs on a Slurm that is set up on this machine, and taken down again (as root on
+# Debian or Ubuntu).
 # make bench: the benchmark suite; BENCH names measurements and options, BENCH="big --rows 1,10".
 # make docs: build the documentation into build/site (open index.html there).
 # All set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
@@ -17,7 +19,9 @@ CPUS := default OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=avx2 \
   MKL_ENABLE_INSTRUCTIONS=SSE4_2
 CPU_TESTS := tests/laws tests/runs tests/test_resume.py
 
-.PHONY: demo test test-cpus bench docs clean
+SLURM_HERE := /tmp/slurm_here
+
+.PHONY: demo test test-cpus test-slurm bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/realdataexp run demo
@@ -34,6 +38,11 @@ test-cpus: $(VENV)/.installed-dev
 	  echo "== $$cpu"; \
 	  env $${cpu#default} $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CPU_TESTS) || exit 1; \
 	done
+
+test-slurm: $(VENV)/.installed-dev
+	tools/slurm_here.sh start $(SLURM_HERE)
+	SLURM_CONF=$(SLURM_HERE)/slurm.conf $(BIN)/python -m pytest tests/cluster/test_slurm.py; \
+	  code=$$?; tools/slurm_here.sh stop $(SLURM_HERE); exit $$code
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(BENCH)

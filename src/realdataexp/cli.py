@@ -335,8 +335,8 @@ def _prepare(config: Config, out: Path | None, scripts: Path) -> None:
     except KeyboardInterrupt as error:
         if not isinstance(error.__cause__, NotSubmittedError):
             raise
-        terminal.say(f"Script: {error.__cause__}")
-        terminal.say(f"To submit it, edited or not: {str(error).partition('; resume it: ')[2]}")
+        terminal.say(str(error.__cause__))
+        terminal.say(f"To submit it, as it is or edited: {str(error).rpartition('resume it: ')[2]}")
 
 
 @_command("train beauty-sasrec --data data/Beauty --set training.epochs=20")

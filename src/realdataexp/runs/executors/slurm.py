@@ -49,7 +49,8 @@ _CANCEL_SECONDS = 120.0  # Slurm kills what has not ended KillWait seconds (30, 
 
 # A signal ends bash's wait, not the part; so bash waits until that is gone. Only a job that was
 # warned (SIGUSR1) queues itself again: Slurm would start one that scancel ended (SIGTERM), too.
-_SCRIPT = """part={root}/$SLURM_ARRAY_TASK_ID
+_SCRIPT = """# realdataexp finds its jobs by their name, and their parts by the array's index: keep these
+part={root}/$SLURM_ARRAY_TASK_ID
 {command} "$part" &
 trap 'warned=yes; kill -USR1 $!' USR1
 trap 'warned=no; kill -TERM $!' TERM
@@ -219,6 +220,7 @@ class Slurm:
             mem=memory,
             time=minutes,
             stderr_to_stdout=True,
+            wckey=None,
             use_srun=False,  # a step of its own would have to be given the job's CPUs again
             setup=[*(f"#SBATCH {x}" for x in asked.directives), *asked.setup],
             additional_parameters={
@@ -262,7 +264,7 @@ class Slurm:
             with disk_faults(own, "choose another folder"):
                 own.parent.mkdir(parents=True, exist_ok=True)
             write_text(own, self.script(parts), "choose another folder")
-            raise NotSubmittedError(str(own))
+            raise NotSubmittedError(f"{own}: written, not submitted")
         write_json(self._jobs(), {"executor": "slurm"})
         alive = {name for name, job in jobs_of(self._folder).items() if job.is_alive}
         todo = [part for part in parts if part.name not in alive or _is_done(part)]
