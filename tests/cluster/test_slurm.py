@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from support import assert_same_answer
 
@@ -32,6 +35,7 @@ def _answers() -> bool:
 
 pytestmark = pytest.mark.skipif(not _answers(), reason="no Slurm: make test-slurm")
 
+ROOT = Path(__file__).parents[2]
 PATIENCE = 150.0  # seconds
 SLOW = """
 import os, time
@@ -206,3 +210,39 @@ def test_cancelled_jobs_do_not_come_again(tmp_path: Path) -> None:
     executor.start([part])
     assert until(lambda: jobs_of(tmp_path)["0"].is_alive)
     executor.cancel()
+
+
+def test_the_commands_of_the_docs_work(command: Callable[..., Command]) -> None:
+    (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    small = ["--set", "simulation.n_steps=20", "--set", "experiment.replications=4"]
+    for line in block.splitlines():
+        _, name, *words = shlex.split(line)
+        said = command("results/first", name, *words, *(small if name == "run" else [])).done()
+        if name == "doctor":
+            assert "what a job wrote there is seen here" in said
+            assert "none is asked for (cluster.gpus = 0)" in said
+
+
+def test_a_gpu_that_is_given_but_does_not_compute_is_found(command: Callable[..., Command]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    words = ("--executor", "slurm", "--set", "cluster.gpus=1", "--set", "cluster.memory_gb=2")
+    said = command("doctor", "doctor", "demo", *words).done(1)
+    assert re.search(r"STOP node: gpu +cluster.gpus = 1, but a job with so many computes on", said)
+
+
+def test_a_whole_run_in_one_job_queues_itself_again_until_it_is_complete(
+    command: Callable[..., Command], place: Path, whole: Path
+) -> None:
+    out, script = place / "alone", ROOT / "examples" / "cluster" / "whole_run.sbatch"
+    (place / "alone.slowly").touch()
+    small = ["--gpus-per-node=0", "--cpus-per-task=1", "--mem=2G", "--time=1", "--signal=B:USR1@5"]
+    path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
+    given = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": path,
+        "SLOWLY": str(place / "alone.slowly"),
+    }  # fmt: skip
+    one = ["config.yaml", "alone", "--set", "simulation.processes=1"]
+    subprocess.run(
+        ["sbatch", "--job-name=alone", *small, str(script), *one], check=True, cwd=place, env={**os.environ, **given}
+    )

@@ -239,8 +239,8 @@ class Slurm:
             RunError: it does not answer.
         """
         script = self.script([self._folder / "0"])
-        if self._cluster.scripts is not None and shutil.which("sbatch") is None:
-            return "no Slurm here; its script is written"
+        if self._cluster.scripts is not None:
+            return "not asked, as its script waits to be submitted"
         asked, known = self._cluster.partition, partitions()
         if asked is not None and asked not in known:
             raise InputError(
