@@ -213,7 +213,8 @@ def test_cancelled_jobs_do_not_come_again(tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_docs_work(command: Callable[..., Command]) -> None:
-    (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (block,) = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
     small = ["--set", "simulation.n_steps=20", "--set", "experiment.replications=4"]
     for line in block.splitlines():
         _, name, *words = shlex.split(line)
@@ -231,18 +232,14 @@ def test_a_gpu_that_is_given_but_does_not_compute_is_found(command: Callable[...
     assert re.search(r"STOP node: gpu +cluster.gpus = 1, but a job with so many computes on", said)
 
 
-def test_a_whole_run_in_one_job_queues_itself_again_until_it_is_complete(
-    command: Callable[..., Command], place: Path, whole: Path
-) -> None:
-    out, script = place / "alone", ROOT / "examples" / "cluster" / "whole_run.sbatch"
-    (place / "alone.slowly").touch()
-    small = ["--gpus-per-node=0", "--cpus-per-task=1", "--mem=2G", "--time=1", "--signal=B:USR1@5"]
+def test_the_example_of_a_whole_run_in_one_job_works(place: Path, whole: Path) -> None:
+    script, out = ROOT / "examples" / "cluster" / "whole_run.sbatch", place / "alone"
+    small = ("--gpus-per-node=0", "--cpus-per-task=1", "--mem=2G", "--time=5", "--wait")
     path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
-    given = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": path,
-        "SLOWLY": str(place / "alone.slowly"),
-    }  # fmt: skip
-    one = ["config.yaml", "alone", "--set", "simulation.processes=1"]
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(
-        ["sbatch", "--job-name=alone", *small, str(script), *one], check=True, cwd=place, env={**os.environ, **given}
-    )
+        ["sbatch", *small, script, "config.yaml", out, "--set", "simulation.processes=1"],
+        check=True, cwd=place, timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": path, "PATH": programs},
+    )  # fmt: skip
+    assert_same_answer(whole, out)
