@@ -49,7 +49,7 @@ _CANCEL_SECONDS = 120.0  # Slurm kills what has not ended KillWait seconds (30, 
 
 # A signal ends bash's wait, not the part; so bash waits until that is gone. Only a job that was
 # warned (SIGUSR1) queues itself again: Slurm would start one that scancel ended (SIGTERM), too.
-_SCRIPT = """# realdataexp finds jobs by their name, and a job its part by the array's index: keep both
+_SCRIPT = """# realdataexp finds jobs by their name, and parts by the array's index: keep both
 part={root}/$SLURM_ARRAY_TASK_ID
 {command} "$part" &
 trap 'warned=yes; kill -USR1 $!' USR1
