@@ -281,7 +281,7 @@ def test_only_a_job_that_was_warned_and_saved_queues_itself_again(
     scontrol.chmod(0o755)
     script = slurm._SCRIPT.format(root="shards", command="python3 part.py")
     environment = {
-        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12",
+        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "12",
         "SLURM_ARRAY_TASK_ID": "0",
     }  # fmt: skip
     job = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=environment)
@@ -295,7 +295,9 @@ def test_only_a_job_that_was_warned_and_saved_queues_itself_again(
     finally:
         job.kill()
     queued = tmp_path / "queued"
-    assert (queued.read_text() if queued.exists() else "") == ("requeue 12\n" if is_queued else "")
+    assert (queued.read_text() if queued.exists() else "") == (
+        "requeue 12_0\n" if is_queued else ""
+    )
 
 
 def test_a_script_of_the_user_is_written_once_and_then_submitted(

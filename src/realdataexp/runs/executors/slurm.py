@@ -49,6 +49,7 @@ _CANCEL_SECONDS = 120.0  # Slurm kills what has not ended KillWait seconds (30, 
 
 # A signal ends bash's wait, not the part; so bash waits until that is gone. Only a job that was
 # warned (SIGUSR1) queues itself again: Slurm would start one that scancel ended (SIGTERM), too.
+# SLURM_JOB_ID may be the whole array's number.
 _SCRIPT = """# realdataexp finds jobs by their name, and parts by the array's index: keep both
 part={root}/$SLURM_ARRAY_TASK_ID
 {command} "$part" &
@@ -59,7 +60,7 @@ wait $!
 code=$?
 if [ $code = 130 ] && [ "$warned" = yes ]; then
   echo "the time limit is near: queued again" >&2
-  scontrol requeue "$SLURM_JOB_ID"
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 fi
 exit $code"""
 
