@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 from safetensors import SafetensorError
@@ -191,3 +191,49 @@ def sync_names(folder: Path) -> None:
                 os.fsync(number)
         finally:
             os.close(number)
+
+
+# --- locks --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path, *, waits: bool = False) -> Iterator[None]:
+    """Hold the lock of a file, or of a folder, so that one process at a time works there.
+
+    Raises:
+        InputError: another holds it, and this one does not wait.
+    """
+    if os.name == "nt":  # which has other locks
+        yield
+        return
+    with disk_faults(path):
+        flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+        file = os.open(path, flags, 0o666)
+    try:
+        if not lock(file, waits=waits):
+            raise InputError(f"{path.parent}: another process works there; wait for its end")
+        yield
+    finally:
+        os.close(file)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of a file."""
+    try:
+        with path.open("r+") as file:
+            return not lock(file)
+    except OSError:
+        return False
+
+
+def lock(file: IO[str] | int, *, waits: bool = False) -> bool:
+    """Lock a file until it is closed, or its process ends; False where another holds it."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except (ModuleNotFoundError, OSError):  # Windows, or a file system without locks
+        return True
+    return True

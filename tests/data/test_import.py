@@ -9,8 +9,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -507,6 +509,27 @@ def test_a_warm_start_equals_the_cold_one_with_its_warnings(folder, importer, im
         importer.warnings.items,
     )
     assert said and imports == ["import"]
+
+
+def test_parts_that_miss_the_same_entry_import_it_once(folder, importer, imports, monkeypatch):
+    """All have looked and found nothing before the first has written anything."""
+    folder.write()
+    everybody, real = threading.Barrier(3), cache.read
+    first_looks = threading.local()
+
+    def read(entry: Path) -> Any:
+        found = real(entry)
+        if not hasattr(first_looks, "over"):
+            first_looks.over = True
+            everybody.wait(60)
+        return found
+
+    monkeypatch.setattr(cache, "read", read)
+    with ThreadPoolExecutor(3) as pool:
+        found = [x.result() for x in [pool.submit(importer) for _ in range(3)]]
+    assert len(imports) == 1
+    assert_same(found[0], found[1])
+    assert_same(found[0], found[2])
 
 
 def test_force_imports_again_in_the_same_place(folder, importer, imports):

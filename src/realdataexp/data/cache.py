@@ -29,13 +29,14 @@ import psutil
 from realdataexp.data.log import DataSet, LogTable
 from realdataexp.data.parquet import StoredTable, read_parquet
 from realdataexp.errors import RunError, Warnings
-from realdataexp.files import disk_faults, require_regular, sync, sync_names
+from realdataexp.files import disk_faults, locked, require_regular, sync, sync_names
 
 logger = logging.getLogger("realdataexp")
 
 FORMAT_VERSION = 3  # raise it when the files, or what an import makes of the CSVs, change
 
 _TEMPORARY = ".importing-"
+_OTHER_CACHE = "set dataset.cache_path (--cache) to another folder"
 _ABANDONED_AFTER_S = 3600.0
 _HASHED_BYTES = 64 * 1024
 _N_PAGES, _PAGE_BYTES = 64, 4096
@@ -151,7 +152,7 @@ def write(
     """
     cache_path = cache_path.absolute()  # Polars takes a leading ~ for the user's home
     entry, temporary = cache_path / name, _temporary(cache_path, name)
-    with disk_faults(cache_path, "set dataset.cache_path (--cache) to another folder"):
+    with disk_faults(cache_path, _OTHER_CACHE):
         try:
             _remove_leftovers(cache_path)
             temporary.mkdir(parents=True)
@@ -230,6 +231,9 @@ def open_or_import(
         fill: as ``write`` takes it.
         warnings: takes what is doubtful in the data; a warm start reports it again.
         force: import again even if it is there.
+
+    Several processes that miss the same entry, such as the parts of a run on a machine with a cache
+    of its own, import it once: the others wait.
     """
     entry = cache_path / _digest([FORMAT_VERSION, asked, list(sources)])[:24]
     opened = None
@@ -240,11 +244,19 @@ def open_or_import(
             force = True
             warnings.add("cache_damaged", f"{entry}: {error}; the data were imported again")
     if opened is None:
-        logger.info("[data] importing %s", source)
         about = {"request": {"path": str(source), **asked}, "sources": sources}
-        write(cache_path, entry.name, lambda folder: {**about, **fill(folder)}, replace=force)
+        with disk_faults(cache_path, _OTHER_CACHE):
+            cache_path.mkdir(parents=True, exist_ok=True)
         try:
-            opened = read(entry)
+            with locked(cache_path, waits=True):
+                opened = None if force else read(entry)  # another may have been first
+                if opened is None:
+                    logger.info("[data] importing %s", source)
+                    write(
+                        cache_path, entry.name, lambda folder: {**about, **fill(folder)},
+                        replace=force,
+                    )  # fmt: skip
+                    opened = read(entry)
         except DamagedEntryError as error:
             raise RunError(f"{entry}: just written, but damaged: {error}") from error
         if opened is None:

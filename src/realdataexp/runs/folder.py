@@ -26,7 +26,14 @@ from torch import Tensor
 
 from realdataexp.config import RunSettings
 from realdataexp.errors import InputError, Warnings, one_line
-from realdataexp.files import disk_faults, read_json, require_regular, write_atomically, write_json
+from realdataexp.files import (
+    disk_faults,
+    lock,
+    read_json,
+    require_regular,
+    write_atomically,
+    write_json,
+)
 
 DETAIL = {"is_detail": True}
 """What a log record gets (``extra``) that a terminal shows only when asked for details."""
@@ -217,7 +224,7 @@ class RunLog(logging.Handler):
             elif path.exists():
                 require_regular(path)
             self._lock = path.open("a")
-            if not _lock(self._lock):
+            if not lock(self._lock):
                 self._lock.close()
                 raise InputError(f"{path}: another run is writing there; wait for its end")
         self._path = path
@@ -235,41 +242,6 @@ class RunLog(logging.Handler):
             with disk_faults(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.writelines(self._waiting)
             self._waiting.clear()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, so that one process at a time works in its folder.
-
-    Raises:
-        InputError: another holds it.
-    """
-    with disk_faults(path), path.open("a") as file:
-        if not _lock(file):
-            raise InputError(f"{path.parent}: another process works there; wait for its end")
-        yield
-
-
-def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock of a file."""
-    try:
-        with path.open("r+") as file:
-            return not _lock(file)
-    except OSError:
-        return False
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock a file until it is closed, or its process ends; False where another holds it."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ModuleNotFoundError, OSError):  # Windows, or a file system without locks
-        return True
-    return True
 
 
 # --- places --------------------------------------------------------------------------------------

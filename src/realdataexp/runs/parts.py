@@ -16,8 +16,7 @@ from typing import Any
 import psutil
 
 from realdataexp.errors import InputError, RunError
-from realdataexp.files import read_json, write_json
-from realdataexp.runs.folder import is_locked
+from realdataexp.files import is_locked, read_json, write_json
 
 ERROR, STATUS, LOCK, LOG = "error.json", "status.json", ".lock", "part.log"
 """Files of a part: what it raised, what it is doing, whether a command works there, its output."""

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from realdataexp.device import own_arithmetic
 from realdataexp.errors import DiskError, InputError, one_line
+from realdataexp.files import locked
 from realdataexp.runs.executors.chunks import JOB
 from realdataexp.runs.executors.work import DISK, noting_errors, work
-from realdataexp.runs.folder import locked
 from realdataexp.runs.parts import ERROR, LOCK
 
 _STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # batch systems warn with the last two
