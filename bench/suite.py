@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import torch
 
-from bench import big, importing, loop, report, resuming, si2023
+from bench import big, importing, loop, report, resuming, sharding, si2023
 from bench.figures import Figure, rates
 from bench.sizes import SIZES, Place
 from realdataexp import terminal
@@ -69,6 +69,7 @@ MEASUREMENTS = {
     ),
     "si2023": Measurement("the simulated platform", si2023.figures, uses_data=False),
     "resume": Measurement("checkpoints, and an interruption", resuming.figures),
+    "parts": Measurement("a run that is spread over parts", sharding.figures),
     "big": Measurement(
         "large logs, in time and memory; only when named",
         big.figures,

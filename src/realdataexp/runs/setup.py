@@ -55,7 +55,7 @@ class Setup:
         outcomes: targets of what is measured, by name.
         histories: each start's table U, L of users' mean outcomes before the test; None without
             returning users.
-        started: the designs of ``blocks``, as they run in each process, by its replications.
+        started: the designs of ``blocks``, as they run in each process here, by its replications.
         n_processes: over how many the loop's replications are spread.
         scorers: what scores for each arm in place of labels; None: nothing.
         metrics: from outside the package, by name.
@@ -184,10 +184,10 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     attempt(_check_drawn_networks, config)
     context = _context(config, environment, place, histories)
     n_processes = attempt(processes_of, config, place)
-    started = {
-        own: attempt(_start, blocks or (), context, own) or ()
-        for own in shares(config.experiment.replications, n_processes or 1)
-    }
+    all_shares = shares(config.experiment.replications, n_processes or 1)
+    # parts that run elsewhere start their own; the first one's are started to see that they can be
+    own_shares = all_shares if config.simulation.executor == LOCAL else all_shares[:1]
+    started = {own: attempt(_start, blocks or (), context, own) or () for own in own_shares}
     faults.stop()
     assert blocks is not None and n_processes is not None
     setup = Setup(
