@@ -13,7 +13,20 @@ from torch import Tensor
 from realdataexp.errors import InputError
 from realdataexp.loop import Step
 from realdataexp.metrics import MetricValues
-from realdataexp.runs.executors.chunks import Chunk, flat, join, merge, read_chunk, share_of, whole
+from realdataexp.runs.executors.chunks import (
+    Chunk,
+    file_of,
+    flat,
+    join,
+    kept,
+    merge,
+    pack,
+    read_chunk,
+    read_packed,
+    share_of,
+    unpack,
+    whole,
+)
 from realdataexp.runs.shard import Updates, Validation
 from realdataexp.worlds.base import Visits
 
@@ -81,6 +94,35 @@ def test_a_state_is_handed_out_to_any_number_of_shards_and_comes_back():
         assert_all_same(join(parts, shares), state)
     with pytest.raises(ValueError, match="x counts 4, which 3 replications cannot"):
         share_of({"x": torch.zeros(4)}, (0,), 3)
+
+
+def test_what_is_packed_comes_back_and_a_packed_merge_is_that_of_what_is_in_it(tmp_path: Path):
+    """Types, shapes of all kinds, empty ones, and what counts no replications."""
+
+    def parts(own: tuple[int, ...]) -> Chunk:
+        g, n = torch.Generator().manual_seed(own[0]), len(own)
+        shapes = [(n,), (3 * n, 2), (3 * n, 2, 4), (n, 0), (n,), (3 * n, 1)]
+        made = {f"x.{i}": torch.rand(shape, generator=g) for i, shape in enumerate(shapes)}
+        made |= {f"b.{k}": x > 0.5 for k, x in made.items()}
+        made |= {"n": torch.tensor(7), "state.d.replication_1.x": torch.ones(2)}
+        made |= {"f64": torch.rand(n, 2, generator=g, dtype=torch.float64).T.contiguous().T}
+        return Chunk(own, 0, 3, records={"updates": None}, tensors=made)
+
+    own = (0, 1, 2), (3, 4), (5, 6, 7)
+    found = [parts(x) for x in own]
+    for i, chunk in enumerate(found):
+        packed, layout = pack(chunk.tensors, len(chunk.replications))
+        assert len(packed) == 7 and len(layout) == 5
+        assert_all_same(unpack(packed, layout), chunk.tensors)
+        chunk.write(file_of(tmp_path, i))
+    again = [read_packed(file_of(tmp_path, i)) for i in range(3)]
+    assert all(x.layout == again[0].layout for x in again)
+    merged = merge(again, 8)
+    assert merged.layout is None and len(merged.tensors) == len(found[0].tensors)
+    assert_all_same(merged.tensors, merge(found, 8).tensors)
+    (tmp_path / "chunk_000001.safetensors").write_bytes(b"cut")
+    assert [x.number for x in kept(tmp_path)] == [0, 2]
+    assert kept(tmp_path)[0].has_updates and kept(tmp_path)[0].has_state
 
 
 def chunks() -> tuple[Chunk, Chunk]:

@@ -10,10 +10,13 @@ several shards found, and its inverse (`share_of`) hands a state out to any numb
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +35,13 @@ from realdataexp.worlds.base import Visits
 JOB, STATE = "shard.json", "state.safetensors"
 """Files of a shard: what it has to do, and the state that it begins from."""
 _NUMBERED = re.compile(r"chunk_(\d{6})\.safetensors")
-_HEADER = "realdataexp"
+_HEADER, _INSIDE = "realdataexp", "inside"
 _OF_ONE = re.compile(r"(?:^|\.)replication_(\d+)\.")  # what only one replication has
 _RECORDS = {cls.__name__: cls for cls in (Step, Visits, Validation, MetricValues, Updates)}
 
 Tensors = dict[str, Tensor]
+Layout = dict[str, list[list[Any]]]
+"""Of each packed tensor: name and shape, without the first axis, of what is in it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Chunk:
 
     From the step ``idle_from`` on nobody of them visits, all being padding. ``records`` is what
     ``flat`` says of each step, of the updates and, where there was one, of the validation;
-    ``tensors`` are theirs, and those of ``networks`` and ``state``.
+    ``tensors`` are theirs, and those of ``networks`` and ``state``. As they are in a file, they are
+    packed, and ``layout`` says what of; see ``pack``.
     """
 
     replications: tuple[int, ...]
@@ -55,6 +61,7 @@ class Chunk:
     records: dict[str, Any] = field(default_factory=dict)
     validation_seconds: float = 0.0
     tensors: Tensors = field(default_factory=dict)
+    layout: Layout | None = None
 
     def part(self, prefix: str) -> Tensors:
         """The tensors whose names start with ``prefix.``, without it."""
@@ -71,21 +78,82 @@ class Chunk:
 
     def write(self, path: Path) -> None:
         """Write it whole; what a power cut takes is computed again from the run's checkpoint."""
-        header = {k: v for k, v in vars(self).items() if k != "tensors"}
-        # NumPy's writer takes tensors that share memory, each for itself
-        own = {name: t.detach().cpu().contiguous().numpy() for name, t in self.tensors.items()}
+        packed, layout = pack(self.tensors, len(self.replications))
+        header = {k: v for k, v in vars(self).items() if k not in ("tensors", "layout", "records")}
+        header["has_updates"] = "updates" in self.records
+        header["has_state"] = bool(self.part("state"))
+        said = {_HEADER: json.dumps(header), _INSIDE: json.dumps([self.records, layout])}
         temporary = path.with_name(f".{path.name}.tmp")
         with disk_faults(path):
-            save_file(own, temporary, {_HEADER: json.dumps(header)})
+            save_file({name: t.numpy() for name, t in packed.items()}, temporary, said)
             temporary.replace(path)
+
+    def unpacked(self) -> Chunk:
+        """With its tensors by their names."""
+        if self.layout is None:
+            return self
+        return replace(self, tensors=unpack(self.tensors, self.layout), layout=None)
+
+
+def read_packed(path: Path) -> Chunk:
+    """What ``Chunk.write`` wrote, its tensors packed."""
+    with safe_open(path, "pt") as file:
+        header = _header(file)
+        records, layout = _inside(file.metadata()[_INSIDE])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name in ("has_updates", "has_state"):
+        del header[name]
+    return Chunk(**header, records=records, tensors=tensors, layout=layout)
 
 
 def read_chunk(path: Path) -> Chunk:
     """What ``Chunk.write`` wrote."""
-    with safe_open(path, "pt") as file:
-        header = json.loads(file.metadata()[_HEADER])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return Chunk(**header | {"replications": tuple(header["replications"])}, tensors=tensors)
+    return read_packed(path).unpacked()
+
+
+def _header(file: Any) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(file.metadata()[_HEADER])
+    return header | {"replications": tuple(header["replications"])}
+
+
+@lru_cache(maxsize=4)
+def _inside(text: str) -> tuple[dict[str, Any], Layout]:
+    """Records and layout, which the chunks of all shards have in common."""
+    records, layout = json.loads(text)
+    return records, layout
+
+
+def pack(tensors: Mapping[str, Tensor], n_replications: int) -> tuple[Tensors, Layout]:
+    """Tensors side by side in a few: what has one type, and counts replications as often in front.
+
+    So a thousand shards are merged in a few operations. What only one replication has, single
+    numbers, and what counts no replications, stay as they are.
+    """
+    groups: dict[str, list[tuple[str, Tensor]]] = {}
+    packed: Tensors = {}
+    layout: Layout = {}
+    for name, t in tensors.items():
+        x = t.detach().cpu()
+        if x.dim() == 0 or _OF_ONE.search(name) or len(x) % n_replications:
+            packed[name] = x.contiguous().clone()  # whose memory is its own
+        else:
+            kind = f"{str(x.dtype).removeprefix('torch.')} x {len(x) // n_replications}"
+            groups.setdefault(kind, []).append((name, x))
+    for kind, of_kind in groups.items():
+        columns = [x.reshape(len(x), math.prod(x.shape[1:])) for _, x in of_kind]
+        packed[kind] = torch.cat(columns, dim=1)
+        layout[kind] = [[name, *x.shape[1:]] for name, x in of_kind]
+    return packed, layout
+
+
+def unpack(packed: Mapping[str, Tensor], layout: Layout) -> Tensors:
+    """What ``pack`` packed."""
+    tensors = {name: t for name, t in packed.items() if name not in layout}
+    for kind, inside in layout.items():
+        columns = packed[kind].split([math.prod(shape) for _, *shape in inside], dim=1)
+        for (name, *shape), x in zip(inside, columns, strict=True):
+            tensors[name] = x.reshape(len(x), *shape).contiguous()
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -106,11 +174,9 @@ def kept(folder: Path) -> list[Kept]:
         if match := _NUMBERED.fullmatch(path.name):
             with suppress(OSError, ValueError, TypeError, KeyError, SafetensorError):
                 with safe_open(path, "pt") as file:
-                    said = json.loads(file.metadata()[_HEADER])
-                    has_state = any(name.startswith("state.") for name in file.keys())  # noqa: SIM118
-                has_updates = "updates" in said["records"]
-                number, first, last = int(match[1]), said["first"], said["last"]
-                found.append(Kept(number, first, last, has_updates, has_state))
+                    said = _header(file)
+                ends = said["first"], said["last"]
+                found.append(Kept(int(match[1]), *ends, said["has_updates"], said["has_state"]))
     return found
 
 
@@ -159,8 +225,8 @@ def merge(chunks: Sequence[Chunk], n_replications: int) -> Chunk:
     Raises:
         InputError: a replication is in two of them, or in none.
     """
-    numbers = [r for chunk in chunks for r in chunk.replications]
-    twice = sorted({r for r in numbers if numbers.count(r) > 1})
+    numbers = Counter(r for chunk in chunks for r in chunk.replications)
+    twice = sorted(r for r, n in numbers.items() if n > 1)
     missing = sorted({*range(n_replications)} - {*numbers})
     if twice or missing:
         fault, worlds = ("in two shards", twice) if twice else ("in no shard", missing)
@@ -169,8 +235,11 @@ def merge(chunks: Sequence[Chunk], n_replications: int) -> Chunk:
             "resume the run"
         )
     last = min(chunk.last for chunk in chunks)
+    is_cut = any(chunk.last != last for chunk in chunks)
+    if is_cut or any(chunk.layout != chunks[0].layout for chunk in chunks):
+        chunks = [chunk.unpacked() for chunk in chunks]
     parts, records = [chunk.tensors for chunk in chunks], chunks[0].records
-    if any(chunk.last != last for chunk in chunks):
+    if is_cut:
         steps = tuple(f"step.{step}" for step in range(chunks[0].first, last))
         starts = tuple(f"{step}." for step in steps)
         parts = [{k: t for k, t in own.items() if k.startswith(starts)} for own in parts]
@@ -184,7 +253,7 @@ def merge(chunks: Sequence[Chunk], n_replications: int) -> Chunk:
         records=records,
         validation_seconds=sum(chunk.validation_seconds for chunk in chunks) / len(chunks),
         tensors=join(parts, [chunk.replications for chunk in chunks]),
-    )
+    ).unpacked()
 
 
 def join(parts: Sequence[Mapping[str, Tensor]], replications: Sequence[Sequence[int]]) -> Tensors:

@@ -27,6 +27,7 @@ from realdataexp.runs.executors.chunks import (
     kept,
     merge,
     read_chunk,
+    read_packed,
     share_of,
 )
 from realdataexp.runs.executors.work import UnfitError, error_of
@@ -56,7 +57,7 @@ class Shards:
         self._root, self._identity = run_dir / "shards", setup.identity()
         own = shares(self._n_replications, n_shards)
         self._shards = [(self._root / str(i), replications) for i, replications in enumerate(own)]
-        self._n_read = [0] * n_shards
+        self._n_read, self._n_gone = [0] * n_shards, [0] * n_shards
         self._with_state: dict[int, list[int]] = {}  # step -> each shard's number of that chunk
         self._chunk: Chunk
 
@@ -84,9 +85,10 @@ class Shards:
                 self._hand_out(i, share, step, self._n_steps)
             else:
                 self._n_read[i] = number
+                self._n_gone[i] = kept(self._shards[i][0])[0].number
         self._start()
         names = ("updates", "state.", *(() if tensors else ("validation", "networks.")))
-        self._merge([_part(chunk, names) for chunk in self._read()])
+        self._merge([_part(chunk.unpacked(), names) for chunk in self._read()])
 
     def _number_at(self, i: int, step: int) -> int | None:
         """The number of a shard's chunk that ends at a step, where the shard is this run's."""
@@ -114,7 +116,7 @@ class Shards:
             named = {f"state.{name}": t.contiguous() for name, t in state.items()}
             Chunk(tuple(own), step, step, tensors=named).write(folder / STATE)
         write_json(folder / JOB, self._job(own, last))
-        self._n_read[i] = 0
+        self._n_read[i] = self._n_gone[i] = 0
 
     def _start(self) -> None:
         """Start all that are not done."""
@@ -141,12 +143,12 @@ class Shards:
                     raise InputError(f"{gone[0]}: the shard is gone; resume the run")
                 time.sleep(pause)
                 pause = min(1.2 * pause, _LONGEST_PAUSE_SECONDS)
-        return [read_chunk(path) for path in paths]
+        return [read_packed(path) for path in paths]
 
     def _merge(self, chunks: Sequence[Chunk]) -> None:
         """Take in a chunk of each shard."""
         self._chunk = merge(chunks, self._n_replications)
-        if self._is_used and all(chunk.part("state") for chunk in chunks):
+        if self._is_used and self._chunk.part("state"):
             self._with_state[self._chunk.last] = [*self._n_read]
         self._n_read = [n + 1 for n in self._n_read]
 
@@ -183,9 +185,10 @@ class Shards:
         if (found := self._with_state.get(step)) is None:
             return
         self._with_state = {k: x for k, x in self._with_state.items() if k >= step}
-        for (folder, _), number in zip(self._shards, found, strict=True):
-            for old in [x.number for x in kept(folder) if x.number < number]:
-                file_of(folder, old).unlink(missing_ok=True)
+        for i, number in enumerate(found):
+            for old in range(self._n_gone[i], number):
+                file_of(self._shards[i][0], old).unlink(missing_ok=True)
+            self._n_gone[i] = number
 
     @property
     def validation_seconds(self) -> float:
