@@ -272,7 +272,7 @@ def join(parts: Sequence[Mapping[str, Tensor]], replications: Sequence[Sequence[
             joined[name] = x
             continue
         of_shards = [*zip([part[name] for part in parts], replications, strict=True)]
-        if any(len(x) % len(own) for x, own in of_shards):
+        if any(x.shape[0] % len(own) for x, own in of_shards):
             raise RunError(
                 f"{name}: does not count replications in front, as what a design keeps must where "
                 "a run is spread over processes; mend its state(), or set simulation.processes: 1"

@@ -22,6 +22,7 @@ from realdataexp.runs.executors.chunks import (
     JOB,
     STATE,
     Chunk,
+    Kept,
     Tensors,
     file_of,
     kept,
@@ -74,24 +75,30 @@ class Shards:
 
     def _start_from(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Start at a step; a shard that is there or further goes on with what it has."""
-        found = [self._number_at(i, step) for i in range(len(self._shards))]
+        found = [self._found(i, step) for i in range(len(self._shards))]
         if None in found and self._executor.outlives:
             self._executor.cancel()  # what may still work there
-        if not any(x is not None for x in found):
+        if all(chunks is None for chunks in found):
             shutil.rmtree(self._root, ignore_errors=True)
-        for i, number in enumerate(found):
-            if number is None:
+        todo = []
+        for i, chunks in enumerate(found):
+            if chunks is None:
                 share = share_of(tensors, self._shards[i][1], self._n_replications)
                 self._hand_out(i, share, step, self._n_steps)
             else:
-                self._n_read[i] = number
-                self._n_gone[i] = kept(self._shards[i][0])[0].number
-        self._start()
-        names = ("updates", "state.", *(() if tensors else ("validation", "networks.")))
-        self._merge([_part(chunk.unpacked(), names) for chunk in self._read()])
+                self._n_gone[i] = chunks[0].number if chunks else 0
+                self._n_read[i] = next((x.number for x in chunks if x.last == step), 0)
+            if not chunks or chunks[-1].last < self._n_steps:
+                todo.append(i)
+        self._start(todo)
+        read = self._read()
+        if any(chunk.first < chunk.last or chunk.layout != read[0].layout for chunk in read):
+            names = ("updates", "state.", *(() if tensors else ("validation", "networks.")))
+            read = [_part(chunk.unpacked(), names) for chunk in read]
+        self._merge(read)
 
-    def _number_at(self, i: int, step: int) -> int | None:
-        """The number of a shard's chunk that ends at a step, where the shard is this run's."""
+    def _found(self, i: int, step: int) -> list[Kept] | None:
+        """A shard's chunks, where it is this run's and at a step or further; else None."""
         folder, own = self._shards[i]
         with suppress(OSError, ValueError):
             if read_json(folder / JOB) == self._job(own, self._n_steps):
@@ -100,8 +107,11 @@ class Shards:
                     file_of(folder, cut.number).unlink()
                 if not chunks:  # it has not begun; its first chunk will end where it begins
                     given = folder / STATE
-                    return 0 if step == (read_chunk(given).last if given.exists() else 0) else None
-                return next((x.number for x in chunks if x.has_updates and x.last == step), None)
+                    is_there = step == (read_chunk(given).last if given.exists() else 0)
+                    return [] if is_there else None
+                chunks = [x for x in chunks if x.has_updates]
+                if any(x.last == step for x in chunks):
+                    return chunks
         return None
 
     def _job(self, own: Sequence[int], last: int) -> dict[str, Any]:
@@ -118,14 +128,12 @@ class Shards:
         write_json(folder / JOB, self._job(own, last))
         self._n_read[i] = self._n_gone[i] = 0
 
-    def _start(self) -> None:
-        """Start all that are not done."""
-        ends = [max((x.last for x in kept(folder)), default=-1) for folder, _ in self._shards]
-        todo = [x for (x, _), n in zip(self._shards, ends, strict=True) if n < self._n_steps]
-        for folder in todo:
+    def _start(self, shards: Sequence[int]) -> None:
+        folders = [self._shards[i][0] for i in shards]
+        for folder in folders:
             (folder / ERROR).unlink(missing_ok=True)
         with self._interrupts.postponed():  # or a process could be started and not be known
-            self._executor.start(todo)
+            self._executor.start(folders)
 
     def _read(self) -> list[Chunk]:
         """The next chunk of each shard, once all have written theirs."""
@@ -175,7 +183,7 @@ class Shards:
         for i, number in enumerate(self._with_state[step]):
             state = read_chunk(file_of(self._shards[i][0], number)).part("state")
             self._hand_out(i, state, step, last)
-        self._start()
+        self._start(range(len(self._shards)))
         self._merge(self._read())
         while self._chunk.last < last:
             self._merge(self._read())
