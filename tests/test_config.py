@@ -614,7 +614,7 @@ def test_every_setting_has_a_description_in_the_schema():
 def test_the_schema_describes_the_options_of_every_component_of_the_package():
     described = {block.get("title") for block in _blocks(json_schema())}
     assert {"MLPParams", "WideDeepParams", "DCNv2Params", "DLRMParams", "MMoEParams"} <= described
-    assert {"Splitting", "Weighting", "Cluster", "Switchback"} <= described
+    assert {"Splitting", "Weighting", "ClusterConfig", "Switchback"} <= described
 
 
 def test_the_schema_takes_a_design_as_a_name_or_a_block():

@@ -112,6 +112,26 @@ def test_a_part_that_is_stopped_goes_on_to_the_same_bits(
     assert (tmp_path / "r/shards/0/shard.json").stat().st_mtime_ns == began  # done but once
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_what_commands_began_goes_on_in_this_process_to_the_same_bits(
+    n: int,
+    settings: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A command has its starting models from a file, where parameters are in another order."""
+    monkeypatch.setattr(Stopped, "at", {"0": [5], "1": [6]})
+    changed = spread(settings, 2)
+    changed["simulation"]["executor"] = f"{__name__}:Stopped"
+    with pytest.raises(Exception, match="a part is stopped"):
+        run(changed, out=tmp_path / "r")
+    path = tmp_path / "r/config.yaml"
+    path.write_text(yaml.safe_dump(spread(settings, n)))
+    resume_experiment(tmp_path / "r")
+    assert_same_answer(tmp_path / "r", whole)
+
+
 def test_a_part_that_is_stopped_twice_before_its_first_step_says_so(tmp_path: Path):
     for _ in range(2):
         status = Status(tmp_path, 7, 10)

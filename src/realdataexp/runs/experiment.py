@@ -33,6 +33,7 @@ from realdataexp.runs.machine import versions
 from realdataexp.runs.networks import (
     STARTING,
     STARTS,
+    in_order,
     read_networks,
     starting_networks,
     write_networks,
@@ -111,7 +112,7 @@ def rebuilt(run_dir: Path) -> Basis:
         [{name: t[k] for name, t in own.items()} for k in range(len(found.card.members))]
         for own in found.params
     ]
-    return setup, Validator(setup), starts
+    return setup, Validator(setup), in_order(starts, setup)
 
 
 def starting_of(setup: Setup, folder: Path | None, warnings: Warnings) -> Starts | None:

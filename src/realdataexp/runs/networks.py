@@ -334,9 +334,7 @@ def _index(run_dir: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
         ) from error
 
 
-def starting_networks(
-    path: Path, given: str, setup: Setup, warnings: Warnings
-) -> list[list[dict[str, Tensor]]]:
+def starting_networks(path: Path, given: str, setup: Setup, warnings: Warnings) -> Starts:
     """The networks that a run starts from: parameters of each start's, for each of its networks.
 
     Of a run folder the starting models best by its primary metric are taken (or by its first
@@ -370,8 +368,21 @@ def starting_networks(
                 "choose a run of the same seed"
             )
     starts = [found[k % len(found)].params for k in range(setup.config.experiment.n_starts)]
-    return [
+    found_starts = [
         [{name: t[0] for name, t in params[place].items()} for params in starts] for place in places
+    ]
+    return in_order(found_starts, setup)
+
+
+def in_order(starts: Starts, setup: Setup) -> Starts:
+    """Parameters of each start, for each of a run's networks, in the order that its model has.
+
+    In a file they are in that of their names; an optimiser's moments, and a norm, have the model's.
+    """
+    orders = [[*x.model.init(draws.key(setup.config.seed, x.name))] for x in setup.networks]
+    return [
+        [{name: params[name] for name in order} for params in of_network]
+        for order, of_network in zip(orders, starts, strict=True)
     ]
 
 
