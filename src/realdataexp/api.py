@@ -356,6 +356,7 @@ def sweep(
     points: Sequence[Mapping[str, Any]] = (),
     out: str | Path | None = None,
     keep_going: bool = False,
+    executor: str | None = None,
 ) -> Sweep:
     """Run an experiment at each point of a grid; shows nothing while it runs.
 
@@ -369,6 +370,8 @@ def sweep(
             one under ``logging.log_dir``.
         keep_going: whether to go on after a point that failed, whose rows are then null with a
             ``fault``.
+        executor: who runs the points, in processes or jobs of their own: local, slurm, or
+            package.module:Name; None: one after another, in this process.
 
     Returns:
         The sweep, whose folder holds a run folder for each point, sweep.parquet and sweep.html.
@@ -396,7 +399,7 @@ def sweep(
         source = _loaded(config, overrides).resolved()
     folder = run_sweep(
         source, asked.points(), overrides, out=None if out is None else Path(out),
-        keep_going=keep_going,
+        keep_going=keep_going, executor=executor,
     )  # fmt: skip
     return Sweep(folder)
 

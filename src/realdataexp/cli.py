@@ -517,6 +517,14 @@ def sweep(
     keep_going: Annotated[
         bool, _option("Run the other points where one fails.", "--keep-going")
     ] = False,
+    executor: Annotated[
+        str | None,
+        _option(
+            "Who runs the points, in processes or jobs of their own: local, slurm, ray, or "
+            "package.module:Name; default: one after another, in this process.",
+            "--executor",
+        ),
+    ] = None,
     data: _Data = None,
     seed: _Seed = None,
     device: _Device = None,
@@ -539,8 +547,8 @@ def sweep(
     given = {"data": data, "seed": seed, "device": device}
     _show_sweep(
         run_sweep(
-            config, points, overrides or (), out=out, keep_going=keep_going, is_detailed=verbose,
-            **given,
+            config, points, overrides or (), out=out, keep_going=keep_going, executor=executor,
+            is_detailed=verbose, **given,
         )
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ from realdataexp import cli
 from realdataexp.errors import DiskError, RunError
 from realdataexp.runs import several
 from realdataexp.runs.folder import RunLog
+from realdataexp.runs.parts import parts_of
 from realdataexp.stats.performance import SECTIONS
 
 Settings = dict[str, Any]
@@ -126,6 +127,34 @@ def test_whatever_is_left_is_run_and_the_table_is_the_same_bytes(
     assert (points / "3" / "result.json").stat().st_mtime_ns == before
     assert (copied / "sweep.parquet").read_bytes() == (sweep_dir / "sweep.parquet").read_bytes()
     assert call(capsys, "resume", copied) == (0, f"{copied}: complete; nothing to resume\n", [])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_points_in_processes_of_their_own_make_the_same_table_whatever_was_killed(
+    sweep_dir: Path, copied: Path, config: Path, tmp_path: Path, capsys: Say
+):
+    """Two whole points are taken over; two are run, and once interrupted with the sweep."""
+    for point in ("0", "2"):
+        shutil.rmtree(copied / "points" / point)
+    (copied / "sweep.parquet").unlink()
+    words = ["sweep", str(config), *GRID, "--out", str(copied), "--executor", "local"]
+    with Popen(
+        [sys.executable, "-m", "realdataexp", *words],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        until = time.monotonic() + 120
+        while not (copied / "points/0/run.log").exists():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        assert [x["state"] for x in parts_of(copied)][1::2] == ["done", "done"]
+        process.send_signal(signal.SIGTERM)
+        err = process.communicate(timeout=120)[1]
+        assert process.returncode == 130, err
+    code, _, err = call(capsys, "resume", copied)
+    assert (code, err) == (0, [])
+    assert (copied / "sweep.parquet").read_bytes() == (sweep_dir / "sweep.parquet").read_bytes()
+    assert [x["state"] for x in parts_of(copied)] == ["done"] * 4
+    assert call(capsys, *words[:-1], "locl")[2][0].startswith("--executor = 'locl': unknown")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")

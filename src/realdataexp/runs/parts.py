@@ -20,8 +20,8 @@ from realdataexp.files import is_locked, read_json, write_json
 
 ERROR, STATUS, LOCK, LOG = "error.json", "status.json", ".lock", "part.log"
 """Files of a part: what it raised, what it is doing, whether a command works there, its output."""
-JOBS = "shards/jobs.json"
-"""The file of a run folder with the jobs that outlive the run; see the executor that it names."""
+JOBS, JOBS_OF_SWEEP = "shards/jobs.json", "points/jobs.json"
+"""The file of a folder with the jobs that outlive its run; see the executor that it names."""
 _PATIENCE_SECONDS = 600.0  # for a run that is told to end, and saves
 
 
@@ -79,16 +79,17 @@ def parts_of(folder: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: it is the folder of no run and no sweep.
     """
-    points = sorted((folder / "points").glob("*"), key=_number)
+    points = sorted((folder / "points").glob("[0-9]*"), key=_number)
     if points:
-        return [_of_run(point, f"points/{point.name}") for point in points]
+        jobs = _jobs(folder, JOBS_OF_SWEEP)
+        return [_of_run(x, f"points/{x.name}", jobs.get(x.name)) for x in points]
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: holds no run and no sweep; pass the folder of one")
-    whole = _of_run(folder, "run")
+    whole = _of_run(folder, "run", None)
     shards = sorted((folder / "shards").glob("[0-9]*"), key=_number)
     if not shards:
         return [whole]
-    jobs = _jobs(folder)
+    jobs = _jobs(folder, JOBS)
     return [whole, *(_of_shard(shard, jobs, is_over=whole["state"] == "done") for shard in shards)]
 
 
@@ -96,7 +97,7 @@ def _number(path: Path) -> tuple[int, str]:
     return int(path.name) if path.name.isdecimal() else -1, path.name
 
 
-def _of_run(folder: Path, name: str) -> dict[str, Any]:
+def _of_run(folder: Path, name: str, job: str | None) -> dict[str, Any]:
     said, is_done, is_partial = _said(folder), False, False
     with suppress(OSError, ValueError, KeyError, TypeError):
         result = read_json(folder / "result.json")
@@ -104,6 +105,8 @@ def _of_run(folder: Path, name: str) -> dict[str, Any]:
     state, reason = "queued", ""
     if is_done:
         state = "done"
+    elif job is not None:
+        state, _, reason = job.partition(": ")
     elif is_locked(folder / "run.log"):
         state = "running"
     elif said or is_partial:
@@ -148,6 +151,11 @@ def _said(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def is_done(folder: Path) -> bool:
+    """Whether a part says that it is done."""
+    return bool(_said(folder).get("state") == "done")
+
+
 def _reason(folder: Path) -> str:
     with suppress(OSError, ValueError, KeyError, TypeError):
         said = read_json(folder / ERROR)
@@ -155,13 +163,13 @@ def _reason(folder: Path) -> str:
     return f"see {folder / ERROR}"
 
 
-def _jobs(folder: Path) -> dict[str, str]:
-    """The state of the job of each shard, where an engine has them."""
-    if not (folder / JOBS).exists():
+def _jobs(folder: Path, jobs: str) -> dict[str, str]:
+    """The state of the job of each part, where an engine has them."""
+    if not (folder / jobs).exists():
         return {}
     from realdataexp.runs.executors import of_jobs
 
-    states: dict[str, str] = of_jobs(folder).states()
+    states: dict[str, str] = of_jobs(folder, jobs).states()
     return states
 
 
@@ -179,7 +187,7 @@ def cancel(folder: Path) -> list[str]:
         InputError: it is no such folder, or its own process runs on another machine.
         RunError: it did not end.
     """
-    runs = [*sorted((folder / "points").glob("*"), key=_number)] or [folder]
+    runs = [*sorted((folder / "points").glob("[0-9]*"), key=_number)] or [folder]
     parts_of(folder)
     lines = []
     for run in runs:
@@ -190,11 +198,12 @@ def cancel(folder: Path) -> list[str]:
                     f"{run}: its process {said['process']} runs on {said['host']}: cancel it there"
                 )
             lines.append(_end(run, int(said["process"])))
-        if (run / JOBS).exists():
+    for jobs in (JOBS, JOBS_OF_SWEEP):
+        if (folder / jobs).exists():
             from realdataexp.runs.executors import of_jobs
 
-            of_jobs(run).cancel()
-            lines.append(f"{run}: its jobs are cancelled")
+            of_jobs(folder, jobs).cancel()
+            lines.append(f"{folder}: its jobs are cancelled")
     return lines or [f"{folder}: nothing works there"]
 
 

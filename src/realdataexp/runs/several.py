@@ -7,17 +7,29 @@ it, so that what was interrupted goes on where it was, and the bits are those of
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 from realdataexp.config import Config, load_config
+from realdataexp.config.cluster import ClusterConfig
+from realdataexp.device import n_gpus, usable_threads
 from realdataexp.errors import DiskError, InputError
 from realdataexp.files import disk_faults, write_text
+from realdataexp.registry import find, names
+from realdataexp.runs.executors import Executor, OutsideExecutor
+from realdataexp.runs.executors.local import Commands
+from realdataexp.runs.executors.work import error_of
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.folder import write_places
+from realdataexp.runs.parts import ERROR, STATUS, is_done
+from realdataexp.runs.setup import LOCAL
 
 logger = logging.getLogger("realdataexp")
+
+_PAUSE_SECONDS = 0.2  # between two looks at all that run
 
 
 def is_prepared(place: Path, config: Config) -> bool:
@@ -70,6 +82,56 @@ def run_folders(
         except Exception as error:
             fault = error
         yield folder, fault
+
+
+def executor_for(name: str, folder: Path, cluster: ClusterConfig) -> Executor:
+    """What runs prepared folders in processes or jobs of their own; ``folder`` is that of all.
+
+    Raises:
+        InputError: there is no such executor, or its engine would not take the jobs.
+    """
+    if name == LOCAL:
+        n = n_gpus()
+        return Commands(n, n or usable_threads())
+    make = find("executor", name, "--executor")
+    if name not in names("executor"):
+        return OutsideExecutor(make, f"--executor {name!r}")
+    executor: Any = make(folder, cluster, None)
+    executor.check()
+    return cast(Executor, executor)
+
+
+def run_apart(
+    folders: Sequence[Path], executor: Executor
+) -> Iterator[tuple[Path, Exception | None]]:
+    """Have an executor run prepared folders; yields each, as it ends, with what it failed of.
+
+    Raises:
+        RunError: one is lost for another reason than its own.
+        KeyboardInterrupt: interrupted; they have saved, or go on where they outlive this process.
+    """
+    left = dict.fromkeys(folders)
+    for folder in folders:
+        (folder / ERROR).unlink(missing_ok=True)
+        if is_done(folder):  # and yet asked for, as what it wrote is gone or damaged
+            (folder / STATUS).unlink()
+    is_interrupted = False
+    try:
+        executor.start(folders)
+        while left:
+            for folder in [*left]:
+                fault = error_of(folder) if (folder / ERROR).exists() else None
+                if fault is not None or is_done(folder):
+                    del left[folder]
+                    yield folder, fault
+            executor.watch()
+            time.sleep(_PAUSE_SECONDS)
+    except KeyboardInterrupt:
+        is_interrupted = True
+        raise
+    finally:
+        if not (is_interrupted and executor.outlives):
+            executor.cancel()
 
 
 @contextmanager

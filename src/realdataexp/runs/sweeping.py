@@ -43,7 +43,7 @@ from realdataexp.runs.folder import (
 from realdataexp.runs.life import differences
 from realdataexp.runs.progress import PhaseProgress
 from realdataexp.runs.setup import set_up
-from realdataexp.runs.several import hushed, prepare, run_folders
+from realdataexp.runs.several import executor_for, hushed, prepare, run_apart, run_folders
 from realdataexp.stats.performance import SECTIONS
 
 logger = logging.getLogger("realdataexp")
@@ -74,6 +74,7 @@ class _Asked(BaseModel):
 
     schema_version: Literal[1] = 1
     keep_going: bool = False
+    executor: str | None = None
     config: dict[str, Any]
     points: list[Point] = Field(min_length=1)
 
@@ -105,13 +106,15 @@ def run_sweep(
     *,
     out: Path | None = None,
     keep_going: bool = False,
+    executor: str | None = None,
     is_detailed: bool = False,
     **given: Any,
 ) -> Path:
     """Run every point of a sweep, or those that a sweep in ``out`` has left; returns its folder.
 
     The arguments are those of ``load_points``; ``keep_going`` goes on after a point that failed,
-    ``is_detailed`` shows the runs' own lines.
+    ``is_detailed`` shows the runs' own lines, and ``executor`` names who runs the points, in
+    processes or jobs of their own (None: one after another, in this process).
 
     Raises:
         InputError: something given is wrong, and nothing was run.
@@ -120,7 +123,11 @@ def run_sweep(
         KeyboardInterrupt: interrupted; as above.
     """
     shared, configs = load_points(source, points, overrides, **given)
-    asked = _Asked(keep_going=keep_going, config=shared, points=[dict(x) for x in points])
+    asked = _Asked(
+        keep_going=keep_going, executor=executor, config=shared, points=[dict(x) for x in points]
+    )
+    if executor is not None:
+        executor_for(executor, out or Path(), configs[0].cluster)
     if out is not None and (out / SWEEP).exists():
         _require_same(out, asked)
         made = Folder(out)
@@ -231,8 +238,17 @@ class _Sweep:
         progress.skip(n - len(left))
         # a bar of the points, or bars of the runs
         with nullcontext() if is_detailed else progress:
-            ended = run_folders([self._places[i] for i in left], data, is_shown=is_detailed)
-            for i, (_, error) in zip(left, ended, strict=True):
+            places, name = [self._places[i] for i in left], self._asked.executor
+            if name is None:
+                ended = run_folders(places, data, is_shown=is_detailed)
+            else:
+                if data is not None:
+                    for place, config in zip(self._places, self._configs, strict=True):
+                        write_places(place, config, data.absolute())
+                cluster = self._configs[0].cluster
+                ended = run_apart(places, executor_for(name, self.folder, cluster))
+            for place, error in ended:
+                i = self._places.index(place)
                 name = f"point {i} ({said(self._asked.points[i])})"
                 if error is None:
                     logger.info("[sweep] %s: done", name, extra=DETAIL)

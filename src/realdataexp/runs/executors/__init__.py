@@ -43,14 +43,14 @@ class Executor(Protocol):
         """End what still works on them; a part may be started again afterwards."""
 
 
-def of_jobs(run_dir: Path) -> Any:
-    """The executor whose jobs a run folder's jobs.json names.
+def of_jobs(folder: Path, jobs: str = JOBS) -> Any:
+    """The executor whose jobs the jobs.json of a run folder, or of a sweep's, names.
 
-    It has ``states()``, shard's name -> queued, running or failed, with a reason after a colon, and
+    It has ``states()``, part's name -> queued, running or failed, with a reason after a colon, and
     ``cancel()``.
     """
-    name = str(read_json(run_dir / JOBS)["executor"])
-    return find("executor", name, str(run_dir / JOBS))(run_dir, ClusterConfig(), None)
+    name = str(read_json(folder / jobs)["executor"])
+    return find("executor", name, str(folder / jobs))(folder, ClusterConfig(), None)
 
 
 class OutsideExecutor:

@@ -10,6 +10,8 @@ import argparse
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from realdataexp.device import own_arithmetic
@@ -32,7 +34,7 @@ def main(words: list[str] | None = None) -> int:
         with locked(given.part / LOCK):
             if (given.part / JOB).exists():
                 return _shard(given.part, given.parent)
-            return _run(given.part)
+            return _run(given.part, given.parent)
     except KeyboardInterrupt as error:
         print(one_line(str(error)), file=sys.stderr)
         return 130
@@ -58,9 +60,18 @@ def _shard(folder: Path, parent: int | None) -> int:
     return 0 if is_done else 130
 
 
-def _run(folder: Path) -> int:
+def _run(folder: Path, parent: int | None) -> int:
     """A run folder in which a run waits, or was stopped."""
     from realdataexp.runs.experiment import resume_experiment
+
+    def end_with(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent is not None:
+        threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     for name in _STOPPING[2:]:
         if hasattr(signal, name):  # as SIGTERM, which ends a run that keeps what it has

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from realdataexp.runs import ENDING
 from realdataexp.runs.executors import command_of
 from realdataexp.runs.executors.work import DISK, Basis, work
 from realdataexp.runs.parts import ERROR, LOG
+
+_SAVING_SECONDS = 60.0  # for what is told to end, until it is killed
 
 
 def local(_: Path, __: ClusterConfig, basis: Basis) -> Forked | Commands:
@@ -116,16 +120,28 @@ class Commands:
 
     outlives = False
 
-    def __init__(self, n_gpus: int = 0) -> None:
-        """Run commands; without GPUs, each computes where its config says."""
-        self._n_gpus = n_gpus
+    def __init__(self, n_gpus: int = 0, n_at_once: int | None = None) -> None:
+        """Run commands; without GPUs, each computes where its config says.
+
+        ``n_at_once`` is how many run at the same time, the next as one ends; None: all.
+        """
+        self._n_gpus, self._n_at_once = n_gpus, n_at_once
+        self._waiting: list[Path] = []
         self._processes: list[tuple[Path, subprocess.Popen[bytes]]] = []
 
     def start(self, parts: Sequence[Path]) -> None:
-        """Begin to work on these folders, all at the same time, and return."""
+        """Begin to work on these folders, and return."""
+        self._waiting = [*parts]
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        """Begin as many as there is room for."""
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = given.split(",") if given else [str(i) for i in range(self._n_gpus)]
-        for i, part in enumerate(parts):
+        n_running = sum(process.poll() is None for _, process in self._processes)
+        while self._waiting and (self._n_at_once is None or n_running < self._n_at_once):
+            part, i = self._waiting.pop(0), len(self._processes)
+            n_running += 1
             own = {"CUDA_VISIBLE_DEVICES": gpus[i % self._n_gpus]} if self._n_gpus else {}
             with disk_faults(part / LOG), (part / LOG).open("ab") as log:
                 process = subprocess.Popen(
@@ -140,10 +156,17 @@ class Commands:
         for i, (part, process) in enumerate(self._processes):
             if process.poll() not in (None, 0) and not (part / ERROR).exists():
                 raise _gone(part, i, len(self._processes), process.returncode)
+        self._begin_next()
 
     def cancel(self) -> None:
-        """End what still works on them; a part may be started again afterwards."""
+        """End what still works on them, which saves; a part may be started again afterwards."""
+        self._waiting = []
         for _, process in self._processes:
+            process.terminate()
+        until = time.monotonic() + _SAVING_SECONDS
+        for _, process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
             process.kill()
             process.wait()
         self._processes = []
