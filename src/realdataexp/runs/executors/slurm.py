@@ -202,14 +202,16 @@ class Slurm:
         asked, root = self._cluster, parts[0].parent.resolve()
         if asked.gpus != int(asked.gpus):
             raise InputError(f"cluster.gpus = {asked.gpus}: Slurm gives whole GPUs")
-        minutes = asked.hours and max(1, int(60 * asked.hours))
+        minutes = max(1, int(60 * asked.hours)) if asked.hours else None
         if minutes and asked.warn_seconds >= 60 * minutes:
             raise InputError(
                 f"cluster.warn_seconds = {asked.warn_seconds}: must be less than the time limit, "
                 f"cluster.hours = {asked.hours:g}, which is {60 * minutes} seconds"
             )
         python = [sys.executable, "-m", self._program]
-        memory = asked.memory_gb and f"{math.ceil(1024 * asked.memory_gb)}M"
+        memory = f"{math.ceil(1024 * asked.memory_gb)}M" if asked.memory_gb else None
+        # what submitit leaves out where it is None, although its types do not say so
+        left_out: dict[str, Any] = {"time": minutes, "wckey": None}
         return _make_sbatch_string(
             command=_SCRIPT.format(root=shlex.quote(str(root)), command=shlex.join(python)),
             folder=root,
@@ -219,9 +221,8 @@ class Slurm:
             gpus_per_node=int(asked.gpus) or None,
             cpus_per_task=asked.cpus,
             mem=memory,
-            time=minutes,
             stderr_to_stdout=True,
-            wckey=None,
+            **left_out,
             use_srun=False,  # a step of its own would have to be given the job's CPUs again
             setup=[*(f"#SBATCH {x}" for x in asked.directives), *asked.setup],
             additional_parameters={
