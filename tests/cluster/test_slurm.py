@@ -221,6 +221,7 @@ def test_the_commands_of_the_docs_work(command: Callable[..., Command]) -> None:
         _, name, *words = shlex.split(line)
         said = command("results/first", name, *words, *(small if name == "run" else [])).done()
         if name == "doctor":
+            said = " ".join(said.split())
             assert "what a job wrote there is seen here" in said
             assert "none is asked for (cluster.gpus = 0)" in said
 
@@ -229,8 +230,8 @@ def test_a_gpu_that_is_given_but_does_not_compute_is_found(command: Callable[...
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     words = ("--executor", "slurm", "--set", "cluster.gpus=1", "--set", "cluster.memory_gb=2")
-    said = command("doctor", "doctor", "demo", *words).done(1)
-    assert re.search(r"STOP node: gpu +cluster.gpus = 1, but a job with so many computes on", said)
+    said = " ".join(command("doctor", "doctor", "demo", *words).done(1).split())
+    assert "STOP node: gpu cluster.gpus = 1, but a job with so many computes on none" in said
 
 
 def test_the_example_of_a_whole_run_in_one_job_works(place: Path, whole: Path) -> None:
