@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from realdataexp import doctor
 from realdataexp.config import load_config
 from realdataexp.config.cluster import ClusterConfig
 from realdataexp.errors import DiskError, InputError, RunError
@@ -206,6 +207,44 @@ def test_status_tells_what_a_part_waits_for_and_how_it_was_lost(
     assert [(x["state"], x["reason"]) for x in found] == [
         ("queued", "Resources"), ("running", ""), ("failed", "job 8: TIMEOUT"),
     ]  # fmt: skip
+
+
+# --- what doctor has a job say -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "text"),
+    [
+        ("cpu", 1, "cluster.gpus = 1, but a job with so many computes on none"),
+        ("cpu", 0, "none is asked for"),
+        ("cuda", 1, ""),
+    ],
+)
+def test_doctor_asks_for_a_gpu_that_computes_where_one_is_asked_for(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, gpus: int, text: str
+) -> None:
+    def start(job: Slurm, parts: Sequence[Path]) -> None:
+        found = [{"check": f"device {device}", "status": "ok", "text": "it multiplies"}]
+        (parts[0] / doctor._FINDINGS).write_text(json.dumps(found))
+
+    monkeypatch.setattr(Slurm, "start", start)
+    log_dir = f"logging.log_dir={tmp_path}"
+    found = {x.check: x for x in doctor.check_slurm(on_slurm(f"cluster.gpus={gpus}", log_dir))}
+    assert found["storage"].status == found[f"node: device {device}"].status == "ok"
+    if text:
+        assert found["node: gpu"].text.startswith(text)
+        assert found["node: gpu"].status == ("stop" if gpus else "ok")
+    assert ("node: gpu" in found) == bool(text)
+
+
+def test_doctor_says_that_what_a_job_wrote_is_not_seen(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "_SEEN_SECONDS", 0.0)
+    queue.set(p0="8 FAILED 256 NonZeroExitCode")
+    *_, last = doctor.check_slurm(on_slurm(f"logging.log_dir={tmp_path}"))
+    assert (last.check, last.status) == ("slurm job", "stop")
+    assert "FAILED, exit code 1; nothing that it wrote" in last.text
 
 
 # --- the script ----------------------------------------------------------------------------------
