@@ -103,6 +103,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
     },
     "executor": {
         "local": "realdataexp.runs.executors.local:local",
+        "ray": "realdataexp.runs.executors.ray:Ray",
         "slurm": "realdataexp.runs.executors.slurm:Slurm",
     },
     "recommender": {
