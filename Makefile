@@ -3,6 +3,7 @@
 # each of CPUS; CPU_TESTS names other tests.
 # make test-slurm: runs on a Slurm that is set up on this machine, and taken down again (as root on
 # Debian or Ubuntu).
+# make test-ray: runs on a Ray cluster of this machine; installs the extra ray.
 # make bench: the benchmark suite; BENCH names measurements and options, BENCH="big --rows 1,10".
 # make docs: build the documentation into build/site (open index.html there).
 # All set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
@@ -21,7 +22,7 @@ CPU_TESTS := tests/laws tests/runs tests/test_resume.py
 
 SLURM_HERE := /tmp/slurm_here
 
-.PHONY: demo test test-cpus test-slurm bench docs clean
+.PHONY: demo test test-cpus test-ray test-slurm bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/realdataexp run demo
@@ -43,6 +44,10 @@ test-slurm: $(VENV)/.installed-dev
 	tools/slurm_here.sh start $(SLURM_HERE)
 	SLURM_CONF=$(SLURM_HERE)/slurm.conf $(BIN)/python -m pytest tests/cluster/test_slurm.py; \
 	  code=$$?; tools/slurm_here.sh stop $(SLURM_HERE); exit $$code
+
+test-ray: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[ray]"
+	$(BIN)/python -m pytest tests/cluster/test_ray.py
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(BENCH)
