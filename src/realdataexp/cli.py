@@ -793,7 +793,10 @@ def doctor(
     data: _Data = None,
     overrides: _Overrides = None,
     executor: Annotated[
-        str | None, _option("slurm: have a job look at its node, too.", metavar="slurm")
+        str | None,
+        _option(
+            "slurm: have a job look at its node, too; ray: ask the cluster.", metavar="slurm|ray"
+        ),
     ] = None,
     as_json: Annotated[bool, _option("Print the findings as JSON.", "--json")] = False,
 ) -> None:

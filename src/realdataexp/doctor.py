@@ -35,6 +35,7 @@ from realdataexp.errors import InputError, RunError
 from realdataexp.files import read_json, write_json
 from realdataexp.report.table import wrapped
 from realdataexp.runs.beforehand import largest_setting, memory_need
+from realdataexp.runs.executors.ray import Ray
 from realdataexp.runs.executors.slurm import Slurm, jobs_of
 from realdataexp.runs.machine import free_memory, size
 from realdataexp.runs.setup import make_blocks
@@ -98,11 +99,13 @@ def examine(
         source: a YAML file or the name of a built-in config.
         data: folder of a data set; without a config `kuairand-pure` says what is needed of it.
         overrides: changes of the config, ``key.sub=value`` each.
-        executor: slurm: have a job look at its node, too; without a config or data, the demo's.
+        executor: slurm: have a job look at its node, too; ray: ask the cluster, too; without a
+            config or data, of the demo's run.
     """
-    if executor not in (None, "slurm"):
+    if executor is not None and executor not in _ENGINES:
         raise InputError(
-            f"--executor {executor}: doctor knows slurm; leave it out for this machine"
+            f"--executor {executor}: doctor knows {', '.join(_ENGINES)}; leave it out for this "
+            "machine"
         )
     if source is None and data is None and executor is None:
         return check_machine(None)
@@ -123,7 +126,7 @@ def examine(
         *check_alphas(config),
         *check_needed_packages(config),
         check_need(config),
-        *(check_slurm(config) if executor == "slurm" else ()),
+        *(() if executor is None else _ENGINES[executor](config)),
     ]
 
 
@@ -482,6 +485,20 @@ def check_slurm(config: Config) -> Iterator[Finding]:
             yield Finding("slurm", "stop", str(error), "ask who runs the cluster")
         finally:
             job.cancel()
+
+
+def check_ray(config: Config) -> Iterator[Finding]:
+    """Whether a cluster answers, or can be started here, and has what a part asks for."""
+    try:
+        yield Finding("ray", "ok", Ray(Path(), config.cluster).check())
+    except InputError as error:
+        yield from stops("ray", error)
+
+
+_ENGINES: dict[str, Callable[[Config], Iterator[Finding]]] = {
+    "slurm": check_slurm,
+    "ray": check_ray,
+}
 
 
 def _on_a_node(job: Slurm, part: Path, n_gpus: float) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import yaml
 from support import assert_same_answer
 
 from realdataexp.config.cluster import ClusterConfig
-from realdataexp.errors import InputError
+from realdataexp.errors import InputError, RunError
+from realdataexp.runs.executors import ray as ray_executor
 from realdataexp.runs.executors.ray import Ray
 
 pytest.importorskip("ray", reason="make test-ray")
@@ -103,3 +104,67 @@ def test_what_no_node_has_is_said(tmp_path: Path) -> None:
 def test_where_no_cluster_answers_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cluster.address = '127.0.0.1:9': no Ray cluster"):
         Ray(tmp_path, ClusterConfig(address="127.0.0.1:9")).check()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster of two CPUs and a GPU, by its word."""
+    import ray
+
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def started(
+    code: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch, **asked: Any
+) -> ray_executor.Ray:
+    """Parts whose command is a program."""
+    monkeypatch.setattr(
+        ray_executor, "command_of", lambda part: [sys.executable, "-c", code, str(part)]
+    )
+    executor = Ray(Path(), ClusterConfig(**asked))
+    executor.start(folders)
+    return executor
+
+
+def test_two_parts_share_a_gpu_at_the_same_time(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; own = Path(sys.argv[1])\n"
+        "(own / 'gpu').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+        "while len([*own.parent.glob('*/gpu')]) < 2: time.sleep(.1)\n"
+        "(own / 'met').touch()"
+    )
+    folders = [tmp_path / name for name in ("0", "1")]
+    for folder in folders:
+        folder.mkdir()
+    executor = started(code, folders, monkeypatch, gpus=0.5)
+    until(lambda: executor.watch() or all((folder / "met").exists() for folder in folders))
+    assert [(folder / "gpu").read_text() for folder in folders] == ["0", "0"]
+    executor.cancel()
+
+
+def test_what_is_lost_again_and_again_ends_in_one_line(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os, sys; open(sys.argv[1] + '/tries', 'a').write('x')\nos.kill(os.getpid(), 9)"
+    executor = started(code, [tmp_path], monkeypatch, retries=1)
+    with pytest.raises(RunError, match=r"lost more than 1 times .*exit code -9") as caught:
+        until(executor.watch)
+    assert "\n" not in str(caught.value) and (tmp_path / "tries").read_text() == "xx"
+    executor.cancel()
+
+
+def test_a_folder_that_a_worker_does_not_see_and_a_fault_are_said(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = started("", [tmp_path / "elsewhere"], monkeypatch)
+    with pytest.raises(InputError, match=r"elsewhere: not seen on the node .*storage that all"):
+        until(executor.watch)
+    executor.cancel()
+    executor = started("raise SystemExit(3)", [tmp_path], monkeypatch)
+    with pytest.raises(RunError, match=r"ended with exit code 3 on .*part.log"):
+        until(executor.watch)
+    executor.cancel()
