@@ -27,7 +27,6 @@ from realdataexp.runs.executors.work import work
 from realdataexp.runs.setup import set_up
 from realdataexp.runs.shard import Validator
 
-_N_MERGED = 1000  # parts
 _MERGED = {"batch_size": 32, "n_steps": 50, "validate_every": 25, "save_every": 25}
 
 
@@ -51,21 +50,22 @@ class Nobody:
 
 @own_arithmetic()
 def merge_many(settings: dict[str, Any], out: str) -> dict[str, Any]:
-    """Merge all that 1,000 parts of a run leave: ``seconds``, ``n_chunks``, ``megabytes``.
+    """Merge all that the parts of a run leave: ``seconds``, ``n_chunks``, ``megabytes``.
 
     One part is computed; the others are its copies, each with replications of its own.
     """
     config = load_config(settings)
+    n_parts = config.experiment.replications // 2
     setup = set_up(config, Warnings())
     starts = [[x.model.init(draws.key(0, x.name))] for x in setup.networks]
     with Interrupts() as interrupts:
-        shards = Shards(Path(out), setup, _N_MERGED, Nobody(), interrupts)
-        for i in range(_N_MERGED):
+        shards = Shards(Path(out), setup, n_parts, Nobody(), interrupts)
+        for i in range(n_parts):
             shards._hand_out(i, {}, 0, config.simulation.n_steps)
         first = Path(out) / "shards/0"
         work(first, (setup, Validator(setup), starts))
         chunks = [read_chunk(file_of(first, x.number)) for x in kept(first)]
-        for i in range(1, _N_MERGED):
+        for i in range(1, n_parts):
             own = first.parent / str(i)
             for number, chunk in enumerate(chunks):
                 replace(chunk, replications=(2 * i, 2 * i + 1)).write(file_of(own, number))
@@ -80,13 +80,13 @@ def merge_many(settings: dict[str, Any], out: str) -> dict[str, Any]:
             shards.saved(step)
         seconds = time.perf_counter() - began
     shutil.rmtree(out)
-    n_chunks = _N_MERGED * len(chunks)
+    n_chunks = n_parts * len(chunks)
     return {"seconds": seconds, "n_chunks": n_chunks, "megabytes": n_bytes / 1e6}
 
 
 def figures(place: Place) -> Iterator[Figure]:
-    """The loop in two parts beside two halves at the same time; merging 1,000 parts."""
-    size, n = place.size, max(3, place.size.n_repeats)
+    """The loop in two parts beside two halves at the same time; merging many."""
+    size, n = place.size, place.size.n_repeats
     R = max(4, size.replications // 2 * 2)
 
     def config(replications: int, processes: int) -> dict[str, Any]:
@@ -115,9 +115,9 @@ def figures(place: Place) -> Iterator[Figure]:
     parts = {
         "dataset": {"name": "si2023"},
         "seed": 0,
-        "simulation": {**_MERGED, "processes": _N_MERGED, "executor": f"{__name__}:Nobody"},
+        "simulation": {**_MERGED, "processes": size.n_parts, "executor": f"{__name__}:Nobody"},
         "experiment": {
-            "replications": 2 * _N_MERGED,
+            "replications": 2 * size.n_parts,
             "starts": 1,
             "designs": ["pooling", "splitting"],
         },
@@ -127,10 +127,10 @@ def figures(place: Place) -> Iterator[Figure]:
         settings[section] = {**settings[section], **own} if isinstance(own, dict) else own
     found = measure(merge_many, settings=settings, out=str(place.scratch / "merged"))
     yield Figure(
-        "merging 1,000 parts",
+        f"merging {size.n_parts:,} parts",
         found["seconds"],
         "s",
         "lower",
         limit=10.0,
-        note=f"{found['n_chunks']:,} chunks, {found['megabytes']:,.0f} MB; 2,000 replications",
+        note=f"of 2 replications each; {found['n_chunks']:,} chunks, {found['megabytes']:,.0f} MB",
     )

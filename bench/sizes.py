@@ -54,6 +54,7 @@ class Size:
         platform: replications, steps, visits and candidates of the simulated platform.
         big_rows: rows of the big measurement, in millions; big_steps: of its runs.
         big_worlds: of its comparison, at least, and of that with many worlds.
+        n_parts: that are merged.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Size:
     big_rows: tuple[float, ...]
     big_steps: int
     big_worlds: tuple[int, int]
+    n_parts: int
 
 
 SMALL = Size(
@@ -105,6 +107,7 @@ SMALL = Size(
     big_rows=(0.02,),
     big_steps=3,
     big_worlds=(7, 14),
+    n_parts=3,
 )
 PROTOTYPE = Size(
     "prototype",
@@ -130,6 +133,7 @@ PROTOTYPE = Size(
     big_rows=(1, 10, 50),
     big_steps=50,
     big_worlds=(20, 200),
+    n_parts=1000,
 )
 SIZES = {size.name: size for size in (SMALL, PROTOTYPE)}
 

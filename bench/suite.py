@@ -69,7 +69,9 @@ MEASUREMENTS = {
     ),
     "si2023": Measurement("the simulated platform", si2023.figures, uses_data=False),
     "resume": Measurement("checkpoints, and an interruption", resuming.figures),
-    "parts": Measurement("a run that is spread over parts", sharding.figures),
+    "parts": Measurement(
+        "a run that is spread over parts; only when named", sharding.figures, is_default=False
+    ),
     "big": Measurement(
         "large logs, in time and memory; only when named",
         big.figures,
