@@ -222,7 +222,8 @@ def _place(
     size = SIZES[request.size]
     data = request.data or scratch / "data"
     place = Place(size, data, request.data is not None, scratch, rows)
-    reads = [m for m in chosen.values() if m.uses_data and m.is_default]
+    # the big one makes its own
+    reads = [m for name, m in chosen.items() if m.uses_data and name != "big"]
     if reads and request.data is None:
         require_space(scratch, size.n_rows * _BYTES_A_ROW)
         logger.info("[bench] making a table of %s rows", f"{size.n_rows:,}")
