@@ -76,7 +76,7 @@ class Shards:
     def _start_from(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Start at a step; a shard that is there or further goes on with what it has."""
         found = [self._found(i, step) for i in range(len(self._shards))]
-        if None in found and self._executor.outlives:
+        if None in found and self._executor.outlives and self._root.exists():
             self._executor.cancel()  # what may still work there
         if all(chunks is None for chunks in found):
             shutil.rmtree(self._root, ignore_errors=True)
