@@ -165,7 +165,8 @@ def test_a_silent_slurm_is_waited_for(
     executor = Slurm(tmp_path, ClusterConfig())
     executor.start(parts)
     queue.is_up = False
-    look(executor, 5)
+    with caplog.at_level("WARNING", logger="realdataexp"):  # whatever a command left behind
+        look(executor, 5)
     assert caplog.text.count("Unable to contact slurm controller") == 1
     with pytest.raises(RunError, match="Unable to contact"):
         executor.cancel()
