@@ -477,7 +477,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in folder.rglob("*")
-        if p.is_file() and p.name not in ("run.log", "monitor.parquet")
+        if p.is_file() and p.name not in ("run.log", "monitor.parquet", "status.json")
     }
 
 
