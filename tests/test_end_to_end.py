@@ -52,7 +52,7 @@ def test_a_run_folder_holds_these_files_and_no_others(small_run: Path):
     found = {str(p.relative_to(small_run)) for p in small_run.rglob("*") if p.is_file()}
     index = json.loads((small_run / "checkpoints" / "index.json").read_text())
     files = {"config.yaml", "run.log", "result.json", "plot.svg", "checkpoints/index.json"}
-    files |= {"units.parquet", "report.html", "monitor.parquet", "places.json"}
+    files |= {"units.parquet", "report.html", "monitor.parquet", "places.json", "status.json"}
     state = json.loads((small_run / "checkpoints" / "step_10" / "state.json").read_text())
     for name in index["kept"]:
         files |= {f"checkpoints/{name}/state.{end}" for end in ("json", "safetensors")}
