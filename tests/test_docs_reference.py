@@ -78,7 +78,7 @@ def rows_of(page: str, heading: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("name", "schema"),
     [
-        ("outcomes", OUTCOME_SCHEMA),
+        ("outcomes", {**OUTCOME_SCHEMA, "p": pl.Float64()}),
         ("units", UNIT_SCHEMA),
         ("estimates", INFERENCE_SCHEMA),
         ("metrics", METRIC_SCHEMA),

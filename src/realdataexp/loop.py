@@ -78,6 +78,7 @@ class Step:
         score_share_WAL: see ``score_shares``; None in steps that are not diagnosed.
         propensity_WB: how likely the visit's arm was to pick what it picked; None where no arm
             explores, NaN where that is not known.
+        is_counted_WB: which visits enter the estimate; None: all.
         exposure: what the world reports of the lists that were shown; see ``World.exposure``.
     """
 
@@ -93,6 +94,7 @@ class Step:
     target_SBL: Tensor
     score_share_WAL: Tensor | None
     propensity_WB: Tensor | None = None
+    is_counted_WB: Tensor | None = None
     exposure: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -297,6 +299,7 @@ class Loop:
             self._learned(weight_SB, y_SBL),
             shares,
             propensity_WB,
+            is_counted_WB,
             self.world.exposure(visits, slate, shown_WBK),
         )
 

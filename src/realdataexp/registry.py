@@ -22,8 +22,8 @@ from typing import Any, Literal
 from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 
 Kind = Literal[
-    "design", "weight model", "model", "loss", "policy", "world", "interval method", "metric",
-    "executor", "tracker", "recommender", "check", "subject",
+    "design", "weight model", "model", "loss", "policy", "world", "interval method", "estimator",
+    "metric", "executor", "tracker", "recommender", "check", "subject",
 ]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -33,6 +33,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "pooling": "realdataexp.designs.pooling:Pooling",
         "snapshot": "realdataexp.designs.snapshot:Snapshot",
         "splitting": "realdataexp.designs.splitting:Splitting",
+        "sharing": "realdataexp.designs.sharing:Sharing",
         "weighting": "realdataexp.designs.weighting:Weighting",
         "shadow": "realdataexp.designs.shadow:Shadow",
         "oracle": "realdataexp.designs.oracle:Oracle",
@@ -40,6 +41,8 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "switchback": "realdataexp.designs.switchback:Switchback",
         "codiverted": "realdataexp.designs.codiverted:Codiverted",
         "data_diverted": "realdataexp.designs.data_diverted:DataDiverted",
+        "holdout": "realdataexp.designs.holdout:Holdout",
+        "rollout": "realdataexp.designs.rollout:Rollout",
     },
     "weight model": {
         "mlp": "realdataexp.designs.weight_models:MLPClassifier",
@@ -88,6 +91,12 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "bootstrap": "realdataexp.stats.resampling:bootstrap",
         "randomisation": "realdataexp.stats.resampling:randomisation",
         "always_valid": "realdataexp.stats.clustered:always_valid",
+    },
+    "estimator": {
+        "rollout_last": "realdataexp.stats.rollout:rollout_last",
+        "rollout_linear": "realdataexp.stats.rollout:rollout_linear",
+        "rollout_quadratic": "realdataexp.stats.rollout:rollout_quadratic",
+        "rollout_jackknife": "realdataexp.stats.rollout:rollout_jackknife",
     },
     "metric": {
         "auc": "realdataexp.metrics:AUC",

@@ -16,6 +16,7 @@ from realdataexp.designs.codiverted import Codiverted
 from realdataexp.designs.data_diverted import DataDiverted
 from realdataexp.designs.oracle import Oracle
 from realdataexp.designs.shadow import Shadow
+from realdataexp.designs.sharing import Sharing
 from realdataexp.designs.snapshot import Snapshot
 from realdataexp.designs.splitting import Splitting
 from realdataexp.designs.switchback import Switchback
@@ -35,8 +36,9 @@ FORMS = {
     "switchback": Switchback(block_steps=3),
     "codiverted": Codiverted(),
     "data_diverted": DataDiverted(),
+    "sharing": Sharing(s=0.3),
 }
-OTHER_MODEL_LEARNS = (Shadow, Cluster, Switchback)
+OTHER_MODEL_LEARNS = (Shadow, Cluster, Switchback, Sharing)
 
 
 @pytest.mark.parametrize("assignment", ["user", "visit"])

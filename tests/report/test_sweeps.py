@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def row(point: int, keys: Point, design: str, label: str) -> dict[str, Any]:
     return {
         **keys, "design": design, "label": label, "gte": gte, "estimate": gte + bias, "bias": bias,
         "bias_mc_se": 0.1 + point / 10, "bias_df": 9, "rmse": 2.0, "coverage": 0.9, "n_worlds": 10,
+        "sd": 4.0 - (-1.0) ** point * DESIGNS.index(design) - point / 10,
         "gte_low": gte - 1, "gte_high": gte + 2, "estimate_low": gte, "estimate_high": gte + 9,
         "coverage_low": 0.8, "coverage_high": 0.95, "point": point, "warnings": "no_number",
         "fault": None,
@@ -151,6 +153,32 @@ def test_the_pareto_plot_marks_points_that_no_other_beats(charts: dict[str, dict
     assert set(front["error_x"]["array"]) == {2.0} and set(front["error_x"]["arrayminus"]) == {1.0}
 
 
+def test_bias_is_drawn_against_spread_and_what_nothing_beats_in_both_is_marked(
+    charts: dict[str, dict[str, Any]],
+):
+    rows = {
+        f"{design}, a.x = {x['a.x']}, b.y = {x['b.y']}": row(i, x, design, "<click>")
+        for design in DESIGNS
+        for i, x in enumerate(GRID)
+    }
+    found = {name: (abs(x["bias"]), x["sd"]) for name, x in rows.items()}
+    best = {
+        name
+        for name, (b, s) in found.items()
+        if not any((p < b and q <= s) or (p <= b and q < s) for p, q in found.values())
+    }
+    others, front = charts["trade-1"]["data"]
+    assert {html.unescape(x) for x in front["text"]} == best and 0 < len(best) < len(rows) / 2
+    assert {html.unescape(x) for x in others["text"]} == {*rows} - best
+    limit = stats.t.isf(0.025, 9)
+    for trace in (others, front):
+        for i, name in enumerate(map(html.unescape, trace["text"])):
+            known = rows[name]
+            assert (trace["x"][i], trace["y"][i]) == pytest.approx((known["sd"], known["bias"]))
+            half = limit * known["bias_mc_se"]
+            assert trace["error_y"]["array"][i] == pytest.approx(half, rel=1e-6)
+
+
 def test_the_heat_map_has_every_cell(charts: dict[str, dict[str, Any]]):
     chart = charts["heat-1"]
     metrics = [(x["meta"]["metric"], x["meta"]["design"]) for x in chart["data"]]
@@ -213,7 +241,7 @@ def test_the_page_draws_its_charts_and_its_controls_work(
     dom, console = opened(folder / "sweep.html", tmp_path / "home")
     found = found_by(dom)
     assert console == []
-    assert found["charts"] == found["drawn"] == len(charts_of(page)) == 2 * 2 * 3 + 1 + 2
+    assert found["charts"] == found["drawn"] == len(charts_of(page)) == 2 * 2 * 3 + 2 + 1 + 2
     assert found["design"]["shown"] < found["shown"] == found["design"]["again"]
     assert found["metrics"] == ["bias"]
     assert found["theme"] is True

@@ -275,13 +275,15 @@ class ExperimentConfig(Section):
     aa: bool = setting(False, "an A/A test: the control ranks with the treatment's alphas")
     intervals: (
         Annotated[
-            tuple[Annotated[str, component_name("interval method")], ...], Field(strict=False)
+            tuple[Annotated[str, component_name("interval method", *names("estimator"))], ...],
+            Field(strict=False),
         ]
         | None
     ) = setting(
         None,
-        f"interval methods: {', '.join(names('interval method'))}, or "
-        "package.module:Name; null: all of the package that apply",
+        f"interval methods: {', '.join(names('interval method'))}; estimators: "
+        f"{', '.join(names('estimator'))}; or package.module:Name; null: all of the package that "
+        "apply",
     )
     designs: Annotated[tuple[DesignConfig, ...], Field(strict=False, min_length=1)] = setting(
         tuple(DesignConfig(name=name) for name in COMPARED), "the designs that mode compare runs"

@@ -128,9 +128,12 @@ class Config(RunSettings):
     simulation: SimulationConfig = setting(SimulationConfig(), "the loop (older name: global)")
     experiment: ExperimentConfig = setting(ExperimentConfig(), "the test")
     splitting: dict[str, Any] = setting({}, "options of this design, in every mode")
+    sharing: dict[str, Any] = setting({}, "options of this design, in every mode")
     weighting: dict[str, Any] = setting({}, "options of this design, in every mode")
     cluster: ClusterConfig = setting(ClusterConfig(), "what a run asks of Slurm or Ray")
     switchback: dict[str, Any] = setting({}, "options of this design, in every mode")
+    holdout: dict[str, Any] = setting({}, "options of this design, in every mode")
+    rollout: dict[str, Any] = setting({}, "options of this design, in every mode")
     validation: ValidationConfig = setting(ValidationConfig(), "validation")
     logging: LoggingConfig = setting(LoggingConfig(), "logs and run folders")
 
@@ -143,7 +146,7 @@ class Config(RunSettings):
 
     _dataset_of_its_world = field_validator("dataset", mode="before")(dataset_of)
 
-    @field_validator("splitting", "weighting", "switchback")
+    @field_validator("splitting", "sharing", "weighting", "switchback", "holdout", "rollout")
     @classmethod
     def _options_of_design(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         name = str(info.field_name)

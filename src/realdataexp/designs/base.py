@@ -201,6 +201,13 @@ class Design(BaseModel):
         """
         return visits.arm_draw_RB < p
 
+    def treated_share(self, step: int, n_steps: int, p: float) -> float:
+        """How likely a visit of this step that counts is treated, of ``n_steps``: by default p.
+
+        Methods that compare steps of different shares read it, as ``p`` in outcomes.parquet.
+        """
+        return p
+
     def candidates(self, visits: Visits, slate: Slate, is_treated_RB: Tensor) -> Tensor:
         """Which candidates the visit's arm may show: bool R, B, C. By default all there are.
 

@@ -101,6 +101,12 @@ def _weights(found: Any, n_models: int, outcome: Outcome) -> Tensor:
     return fit(found, kinds, (R, n_models, B), axes, outcome.is_treated_RB).float()
 
 
+def _share(found: Any, *_: Any) -> float:
+    if not (isinstance(found, int | float) and 0.0 <= found <= 1.0):
+        raise Unfit(f"returned {found!r}; wanted a share from 0 to 1")
+    return float(found)
+
+
 def _state(found: Any, *_: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise Unfit(f"returned {described(found)}; wanted a dict of tensors by name")
@@ -129,5 +135,6 @@ def _diagnostics(found: Any, *_: Any) -> dict[str, float]:
 # What each method may return: (what it did, the design's models, what it was given) -> the same.
 _CHECKS: dict[str, Callable[..., Any]] = {
     "assign": _of_visits, "candidates": _candidates, "weights": _weights, "counts": _of_visits,
-    "unit": _unit, "state": _state, "evidence": _evidence, "diagnostics": _diagnostics,
+    "unit": _unit, "treated_share": _share, "state": _state, "evidence": _evidence,
+    "diagnostics": _diagnostics,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from realdataexp.report.panels import MARKED, Box, Cells, Curve, Dot, Panel, shown
+from realdataexp.report.panels import MARKED, Box, Cells, Curve, Panel, shown
 
 _ROW = 44  # pixels for each design
 _SYMBOLS = {"triangle": "triangle-up", "cross": "x"}  # what Plotly calls so
@@ -23,7 +23,7 @@ def chart(panel: Panel) -> dict[str, Any]:
         data = [*map(_box, panel.boxes), *_points(panel)]
         layout = _across(panel, any("legendgroup" in trace for trace in data))
     elif panel.dots:
-        data = [trace for is_best in (False, True) for trace in _dots(panel.dots, is_best)]
+        data = [trace for is_best in (False, True) for trace in _dots(panel, is_best)]
         layout = _over_steps(panel) | {"hovermode": "closest"}
     elif panel.cells:
         data, layout = [*map(_cells, panel.cells)], _grid(panel)
@@ -155,16 +155,16 @@ def _cells(cells: Cells) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _dots(dots: Sequence[Dot], is_best: bool) -> list[dict[str, Any]]:
+def _dots(panel: Panel, is_best: bool) -> list[dict[str, Any]]:
     """A trace of the dots that none beats, or of the others."""
-    own = [dot for dot in dots if dot.is_best == is_best]
+    own = [dot for dot in panel.dots if dot.is_best == is_best]
     colour, symbol = ("@treatment", "square") if is_best else ("@plain", "circle")
     return [
         {
             "type": "scatter", "mode": "markers", "x": _rounded([dot.x for dot in own]),
             "y": _rounded([dot.y for dot in own]), "text": [escape(dot.name) for dot in own],
             "hovertemplate": "%{text}<br>%{x}, %{y}<extra></extra>",
-            "name": "no point has more of both" if is_best else "others",
+            "name": panel.best if is_best else "others",
             "marker": {"color": colour, "symbol": symbol, "size": 10},
             "error_x": _bars([(x.x, x.x_interval) for x in own], colour),
             "error_y": _bars([(x.y, x.y_interval) for x in own], colour),

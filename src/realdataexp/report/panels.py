@@ -172,6 +172,7 @@ class Panel:
     points: tuple[Point, ...] = ()
     curves: tuple[Curve, ...] = ()
     dots: tuple[Dot, ...] = ()
+    best: str = "no point has more of both"  # what is said of the dots that are best
     cells: tuple[Cells, ...] = ()
     line: float | None = None  # the truth, or what is claimed
     line_name: str = ""

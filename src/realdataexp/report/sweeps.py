@@ -231,12 +231,14 @@ def print_sweep(folder: Path, console: Console | None = None) -> tuple[int, int]
 
 
 def panels(sweep: Sweep) -> Iterator[Panel]:
-    """Dose-response curves by key and label, Pareto plots of labels, heat maps of two keys."""
+    """Dose-response curves by key and label, bias against spread, Pareto plots, heat maps."""
     varied = [key for key in sweep.keys if sweep.points[key].n_unique() > 1]
     for i, (label, title) in enumerate(sweep.titles.items()):
         for j, key in enumerate(varied):
             for panel in _responses(sweep, label, key):
                 yield _named(panel, f"{i}-{j}", title, label)
+        for panel in _trade(sweep, label):
+            yield _named(panel, str(i), title, label)
     for i, pair in enumerate(combinations(sweep.titles, 2)):
         yield from _pareto(sweep, *pair, str(i))
     for a, b in combinations(varied, 2):
@@ -331,6 +333,33 @@ def _curves(sweep: Sweep, table: pl.DataFrame, design: str, what: str) -> Iterat
         )  # fmt: skip
 
 
+def _trade(sweep: Sweep, label: str) -> Iterator[Panel]:
+    """Bias against the spread of a single test: a dot for each point and design."""
+    rows = sweep.of(label).drop_nulls(["bias", "sd"]).to_dicts()
+    errors = [(abs(row["bias"]), row["sd"]) for row in rows]
+    several = len(sweep.designs) > 1
+    dots = []
+    for row, (size, sd) in zip(rows, errors, strict=True):
+        half = (row["bias_mc_se"] or 0.0) * (_limit(row["bias_df"]) or 0.0)
+        is_beaten = any(p <= size and q <= sd and (p, q) != (size, sd) for p, q in errors)
+        names = [shown(row["design"])] * several + _settings(sweep, row)
+        interval = (row["bias"] - half, row["bias"] + half) if half else None
+        dots.append(Dot(", ".join(names), sd, row["bias"], None, interval, not is_beaten))
+    if dots:
+        yield Panel(
+            "trade", "bias against spread",
+            "A dot for each point and design; bias ± t × MC SE, 95 %. Squares: nothing has both "
+            "less bias and less spread", "estimate − truth, per visit", dots=tuple(dots),
+            over="standard deviation of a single test", level=0.0,
+            best="nothing has less of both",
+        )  # fmt: skip
+
+
+def _settings(sweep: Sweep, row: Mapping[str, Any]) -> list[str]:
+    """What a point's keys are set to."""
+    return [f"{key} = {text(row[key])}" for key in sweep.keys]
+
+
 def _pareto(sweep: Sweep, a: str, b: str, key: str) -> Iterator[Panel]:
     """The true effects on two labels: a dot for each point, and those that none is better than."""
     columns = ("gte", "gte_low", "gte_high")
@@ -345,7 +374,7 @@ def _pareto(sweep: Sweep, a: str, b: str, key: str) -> Iterator[Panel]:
     effects = both.select("gte", "gte_y").rows()
     drawn = [
         Dot(
-            ", ".join(f"{k} = {text(row[k])}" for k in sweep.keys), row["gte"], row["gte_y"],
+            ", ".join(_settings(sweep, row)), row["gte"], row["gte_y"],
             _interval(row, ""), _interval(row, "_y"),
             not any(p != q and q[0] >= p[0] and q[1] >= p[1] for p in [(row["gte"], row["gte_y"])]
                     for q in effects),

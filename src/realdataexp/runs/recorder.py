@@ -166,11 +166,15 @@ class Recorder:
         """Keep the visits of each block whose units come more than once."""
         R = len(self.replications)
         user_RB = step.visits.user_RB.cpu().numpy().astype(np.int32)
+        counted = step.visits.is_visit_RB.repeat(len(self.blocks), 1)
+        if step.is_counted_WB is not None:
+            counted = counted & step.is_counted_WB
+        is_counted_WB = counted.cpu().numpy()
         for i, unit in enumerate(step.unit_XRB):
             if unit is not None or self._has_users:
                 unit_RB = user_RB if unit is None else _units(unit, self.blocks[i].label)
-                unit_RB = np.where(step.visits.is_visit_RB.cpu().numpy(), unit_RB, _NOBODY)
                 w = slice(i * R, (i + 1) * R)
+                unit_RB = np.where(is_counted_WB[w], unit_RB, _NOBODY)
                 self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
 
     def _see_propensities(

@@ -26,6 +26,7 @@ from realdataexp.stats.inference import (
     designs_without_units,
     find_method,
     inference_table,
+    needs_shares,
     needs_units,
     short_name,
 )
@@ -37,8 +38,10 @@ from realdataexp.stats.performance import (
     section,
     two_groups,
 )
+from realdataexp.stats.tables import DesignTables
 
 if TYPE_CHECKING:
+    from realdataexp.loop import Block
     from realdataexp.runs.experiment import Run
 
 logger = logging.getLogger("realdataexp")
@@ -72,7 +75,9 @@ def write_results(run: Run, status: str) -> None:
     """Write every file of the run folder from what there is, complete or partial."""
     recorder, warnings, config, folder = run.recorder, run.warnings, run.config, run.folder
     recorder.flush()
-    outcomes, metrics = recorder.outcomes(), recorder.metrics()
+    n_steps, blocks = config.simulation.n_steps, run.setup.blocks
+    outcomes = with_shares(recorder.outcomes(), blocks, n_steps)
+    metrics = recorder.metrics()
     units, diagnostics = recorder.units(run.setup.histories), recorder.diagnostics()
     failed: list[str] = []
     inference = inference_table(outcomes, units, _intervals(run, outcomes, units), failed)
@@ -132,7 +137,8 @@ def write_results(run: Run, status: str) -> None:
     for label, n_skipped in run.n_skipped.items():
         warn_of_updates(label, n_skipped, "simulation", warnings)
     warn_of_arms(estimates, warnings)
-    warn_of_ratios(diagnostics, config.experiment.p_treatment, warnings)
+    staged = [block.label for block in blocks if len(planned_shares(block, n_steps)) > 1]
+    warn_of_ratios(diagnostics, config.experiment.p_treatment, warnings, staged)
     warn_of_intervals(result["inference"], warnings)
     warn_of_groups(inference, n_starts, warnings)
     warn_of_nulls(result, warnings)
@@ -152,6 +158,25 @@ def write_results(run: Run, status: str) -> None:
     say("[result] %s after %d steps: %s", status, run.n_steps_done, folder)
 
 
+def planned_shares(block: Block, n_steps: int) -> dict[float, None]:
+    """The shares of visits that a design treats, each once, by the order of its steps."""
+    return dict.fromkeys(block.design.treated_share(t, n_steps, block.p) for t in range(n_steps))
+
+
+def with_shares(outcomes: pl.DataFrame, blocks: Sequence[Block], n_steps: int) -> pl.DataFrame:
+    """The table of outcomes with ``p``: how likely a visit of the step was to be treated."""
+    rows = [
+        (block.label, t, block.design.treated_share(t, n_steps, block.p))
+        for block in blocks
+        if block.label != TRUTH
+        for t in range(n_steps)
+    ]
+    schema = {"design": pl.String, "step": pl.Int32, "p": pl.Float64}
+    shares = pl.DataFrame(rows, schema=schema, orient="row")
+    joined = outcomes.join(shares, on=["design", "step"], how="left", maintain_order="left")
+    return joined.with_columns(pl.col("p").fill_null((pl.col("arm") == "T").cast(pl.Float64)))
+
+
 def _intervals(
     run: Run, outcomes: pl.DataFrame, units: pl.DataFrame | None
 ) -> tuple[str, ...] | None:
@@ -168,6 +193,20 @@ def _intervals(
             f"experiment.intervals: {', '.join(left_out)} need units that come more than once; "
             f"in {', '.join(designs)} every visit is a new one",
         )
+    n_shares = {
+        str(design): DesignTables(str(design), own).n_shares
+        for (design,), own in outcomes.group_by("design", maintain_order=True)
+        if design != TRUTH
+    }
+    for name, method in methods.items():
+        few = [f"{x} {n}" for x, n in n_shares.items() if n < needs_shares(method)]
+        if few:
+            run.warnings.add(
+                "intervals_without_stages",
+                f"experiment.intervals: {short_name(name)} compares steps in which "
+                f"{needs_shares(method)} different shares or more were treated, but there are "
+                f"fewer: {', '.join(few)}; it answers for designs such as rollout",
+            )
     return tuple(dict.fromkeys(("welch", *names)))  # plots and comparisons use welch
 
 
@@ -304,9 +343,13 @@ def warn_of_arms(estimates: pl.DataFrame, warnings: Warnings) -> None:
         )
 
 
-def warn_of_ratios(diagnostics: dict[str, Any], p: float, warnings: Warnings) -> None:
-    """Warn of designs whose treatment got another share of the units than p."""
+def warn_of_ratios(
+    diagnostics: dict[str, Any], p: float, warnings: Warnings, staged: Sequence[str] = ()
+) -> None:
+    """Warn of designs, but those of several shares, whose treatment got another than p."""
     for design, n in diagnostics["units_by_arm"].items():
+        if design in staged:
+            continue
         n_T, n_C = n["T"], n["C"]
         p_value = ratio_p_value(n_T, n_C, p)
         if p_value < LEAST_P_VALUE:

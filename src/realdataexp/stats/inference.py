@@ -1,8 +1,9 @@
 """Every way to put an interval around a design's answer, by name.
 
-A method takes one design's tables and answers for all its worlds and labels at once. To add one,
-write a function (``intervals.of_units`` if it reads the units' table) and its line in the registry;
-or name it as ``package.module:Name``.
+A method takes one design's tables and answers for all its worlds and labels at once. An interval
+method puts an interval around the difference of the arms; an estimator has an answer of its own,
+from what only some designs vary. To add one, write a function (``intervals.of_units`` if it reads
+the units' table) and its line in the registry; or name it as ``package.module:Name``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from realdataexp.errors import InputError
-from realdataexp.registry import ComponentError, Unfit, calling, find, is_outside, names
+from realdataexp.registry import ComponentError, Kind, Unfit, calling, find, is_outside, names
 from realdataexp.stats.estimates import ESTIMAND, TRUTH
 from realdataexp.stats.intervals import Intervals, adjust_labels
 from realdataexp.stats.tables import DesignTables
@@ -43,7 +44,8 @@ def find_method(name: str, where: str) -> Method:
     Raises:
         InputError: there is none; ``where`` is the config path.
     """
-    method = find("interval method", name, where)
+    kind: Kind = "estimator" if name in names("estimator") else "interval method"
+    method = find(kind, name, where)
     if not callable(method):
         raise InputError(f"{where} = {name!r}: is no function of a design's tables")
     return method
@@ -57,6 +59,11 @@ def short_name(name: str) -> str:
 def needs_units(method: Method) -> bool:
     """Whether a method reads the units' table."""
     return getattr(method, "needs_units", False)
+
+
+def needs_shares(method: Method) -> int:
+    """In how many steps of different shares a method compares the arms: 1 for most."""
+    return getattr(method, "needs_shares", 1)
 
 
 def rehearse_method(name: str, where: str) -> None:
@@ -73,8 +80,9 @@ def rehearse_method(name: str, where: str) -> None:
             "design", world=i % 2, step=i // 8, label=pl.format("label_{}", i // 2 % 2),
             arm=pl.when(i // 4 % 2 == 0).then(pl.lit("T")).otherwise(pl.lit("C")),
             n=5 + i // 8 % 3, sum=2.0 + i * 7 % 5, sum_sq=9.0 + (i * 7 % 5) ** 2,
+            p=0.1 * (1 + i // 8),
         )  # fmt: skip
-        units = rows.rename({"step": "unit"}).with_columns(covariate=pl.lit(0.5))
+        units = rows.rename({"step": "unit"}).drop("p").with_columns(covariate=pl.lit(0.5))
         tables = DesignTables("rehearsal", rows, units if needs_units(method) else None)
         _answer(name, method, tables, f"{where} = {name!r}", InputError)
 
@@ -115,10 +123,10 @@ def inference_table(
 
     The truth (design "global") gets "welch" only, whatever the methods: its arms are two worlds. A
     design whose every visit is a unit of its own has no rows in ``units``, and gets the methods
-    that need none.
+    that need none; likewise one that treats the same share in all steps.
 
     Args:
-        outcomes: the table of outcomes.parquet.
+        outcomes: the table of outcomes.parquet; without its column ``p`` no shares are known.
         units: the table of ``aggregates.unit_table``; None where no design has a row in it.
         methods: their names; None for all that are registered.
         failed: takes why a method from outside the package did not answer; None: that is raised.
@@ -132,7 +140,7 @@ def inference_table(
         InputError: a method that does not exist.
         ComponentError: one from outside fails, and there is no ``failed``.
     """
-    asked = names("interval method") if methods is None else methods
+    asked = (*names("interval method"), *names("estimator")) if methods is None else methods
     known = {name: find_method(name, "methods") for name in dict.fromkeys(["welch", *asked])}
     frames = []
     for (design,), ours in outcomes.group_by(["design"], maintain_order=True):
@@ -141,7 +149,12 @@ def inference_table(
         if units is not None and not is_truth:
             theirs = units.filter(pl.col("design").cast(pl.String) == design)
         tables = DesignTables(str(design), ours, theirs)
-        able = [x for x in asked if tables.units is not None or not needs_units(known[x])]
+        able = [
+            x
+            for x in asked
+            if (tables.units is not None or not needs_units(known[x]))
+            and tables.n_shares >= needs_shares(known[x])
+        ]
         for name in ["welch"] if is_truth else able:
             try:
                 answer = _answer(name, known[name], tables, f"interval method {name!r}")

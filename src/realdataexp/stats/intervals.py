@@ -47,6 +47,19 @@ def of_units(method: Method) -> Method:
     return method
 
 
+def of_shares(n: int) -> Callable[[Method], Method]:
+    """Mark an interval method that compares steps in which n shares or more were treated.
+
+    It reads them in the column ``p`` of the outcomes, and is left out where there are fewer.
+    """
+
+    def mark(method: Method) -> Method:
+        vars(method)["needs_shares"] = n
+        return method
+
+    return mark
+
+
 def cannot_tell(n_cells: int) -> Intervals:
     """Nothing for any cell."""
     return Intervals(*np.full((5, n_cells), np.nan))

@@ -35,8 +35,9 @@ SECTIONS = {
         "se_mean", "se_ratio", "coverage", "sign_error_rate", "regret", "n_worlds",
     ),
     "inference": (
-        *KEYS, "gte", "n_worlds", "n_intervals", "sd", "se_mean", "sign_error_rate",
-        "coverage", "coverage_low", "coverage_high", "reject_share", "reject_low", "reject_high",
+        *KEYS, "gte", "estimate", "bias", "bias_mc_se", "bias_df", "n_worlds", "n_intervals", "sd",
+        "se_mean", "sign_error_rate", "coverage", "coverage_low", "coverage_high", "reject_share",
+        "reject_low", "reject_high",
         "reject_share_adjusted", "trustworthy",
     ),
     "regret": (*KEYS, "gte", "n_intervals", "launch_share", "wrong_share", "regret"),

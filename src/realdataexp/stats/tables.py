@@ -105,6 +105,11 @@ class DesignTables:
         """How many worlds times labels there are."""
         return self.estimates.height
 
+    @cached_property
+    def n_shares(self) -> int:
+        """How many shares were treated, each in some steps; 1 where that is not known."""
+        return self.outcomes["p"].drop_nulls().n_unique() if "p" in self.outcomes.columns else 1
+
     @property
     def n_labels(self) -> int:
         """How many labels are tested together."""
