@@ -36,7 +36,10 @@ from realdataexp.worlds.replay import FeatureStore, ReplayWorld
 torch.set_num_threads(1)
 
 FALSE_FAIL_RATE = 1e-6
-TABLES = ("outcomes.parquet", "metrics.parquet", "units.parquet", "estimates.parquet")
+TABLES = (
+    "outcomes.parquet", "metrics.parquet", "units.parquet", "ledger.parquet", "estimates.parquet",
+    "detections.parquet",
+)  # fmt: skip
 CPU = Device(torch.device("cpu"), "a test", chunk_bytes=4 << 20)
 
 GLOBAL_T, GLOBAL_C = Block("global", Pooling(), 1.0), Block("global", Pooling(), 0.0)

@@ -13,13 +13,17 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pydantic import BaseModel
 
+from realdataexp.report.files import Detected, Learned
 from realdataexp.report.page import all_advice
 from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.machine import MONITOR_SCHEMA
 from realdataexp.runs.recorder import METRIC_SCHEMA
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA, UNIT_SCHEMA
+from realdataexp.stats.detection import DETECTION_SCHEMA
 from realdataexp.stats.inference import INFERENCE_SCHEMA
+from realdataexp.stats.ledger import LEDGER_SCHEMA
 from realdataexp.stats.performance import PLAN_SCHEMA
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +84,9 @@ def rows_of(page: str, heading: str) -> list[list[str]]:
     [
         ("outcomes", {**OUTCOME_SCHEMA, "p": pl.Float64()}),
         ("units", UNIT_SCHEMA),
+        ("ledger", LEDGER_SCHEMA),
         ("estimates", INFERENCE_SCHEMA),
+        ("detections", DETECTION_SCHEMA),
         ("metrics", METRIC_SCHEMA),
         ("monitor", MONITOR_SCHEMA),
         ("plan", PLAN_SCHEMA),
@@ -116,6 +122,15 @@ def test_the_dictionary_lists_the_keys_of_the_result(result: dict[str, Any]) -> 
 )
 def test_the_dictionary_lists_the_keys_of_each_part(result: dict[str, Any], name: str) -> None:
     assert sorted(keys_of(f"### {name}")) == sorted(result[name][0])
+
+
+@pytest.mark.parametrize(("name", "row"), [("ledger", Learned), ("detectors", Detected)])
+def test_the_dictionary_lists_the_keys_that_an_entry_may_have(
+    result: dict[str, Any], name: str, row: type[BaseModel]
+) -> None:
+    listed = keys_of(f"### {name}")
+    assert sorted(listed) == sorted(row.model_fields)
+    assert result[name] and all({*entry} <= {*listed} for entry in result[name])
 
 
 # --- faq.md ------------------------------------------------------------------------------------

@@ -26,7 +26,10 @@ from realdataexp.runs import experiment
 
 Settings = dict[str, Any]
 MACHINE = ("timing", "device", "versions")
-TABLES = ("outcomes.parquet", "metrics.parquet", "estimates.parquet")
+TABLES = (
+    "outcomes.parquet", "metrics.parquet", "ledger.parquet", "estimates.parquet",
+    "detections.parquet",
+)  # fmt: skip
 
 
 def result_of(folder: Path) -> dict[str, Any]:

@@ -28,8 +28,17 @@ from realdataexp.runs.networks import Network, best_networks, read_networks
 from realdataexp.runs.planning import run_plan
 from realdataexp.runs.sweeping import run_sweep
 
-_FILES = ("outcomes", "units", "estimates", "metrics", "monitor")
-_PARTS = ("answers", "comparison", "inference", "family", "regret", "power", "last_metrics")
+_FILES = ("outcomes", "units", "ledger", "estimates", "detections", "metrics", "monitor")
+_PARTS = (
+    "answers",
+    "comparison",
+    "inference",
+    "family",
+    "regret",
+    "power",
+    "detectors",
+    "last_metrics",
+)
 _KEYS = {"answers": "estimates", "power": "plan", "last_metrics": "metrics_summary"}
 
 
@@ -140,6 +149,15 @@ class Result:
         return self._part("power")
 
     @property
+    def detectors(self) -> pl.DataFrame:
+        """Which share of single tests gives an alarm of training interference.
+
+        A row per design, label and detector: alarm_share with its exact binomial interval, value,
+        and the verdict; where no test can tell, why.
+        """
+        return self._part("detectors")
+
+    @property
     def last_metrics(self) -> pl.DataFrame:
         """Each metric's last value, averaged over worlds: ``metrics_summary`` of result.json.
 
@@ -167,6 +185,15 @@ class Result:
         return read_table(self.folder, "units")
 
     @property
+    def ledger(self) -> pl.DataFrame:
+        """A row per design, world, step and arm: ledger.parquet.
+
+        visits, those in which the arms would have picked differently, and from which arm's visits
+        came the weight of what the arm's model learned: own_weight and other_weight.
+        """
+        return read_table(self.folder, "ledger")
+
+    @property
     def estimates(self) -> pl.DataFrame:
         """A row per design, world (replication), label and interval method: estimates.parquet.
 
@@ -174,6 +201,15 @@ class Result:
         the labels), n_T and n_C (visits in each arm). The truth is the design "global".
         """
         return read_table(self.folder, "estimates")
+
+    @property
+    def detections(self) -> pl.DataFrame:
+        """A row per design, world, label and detector: detections.parquet.
+
+        value, with se, ci_low, ci_high and p_value; the verdict "alarm" (p_value of at most 0.05),
+        "no alarm", or "cannot tell" with why.
+        """
+        return read_table(self.folder, "detections")
 
     @property
     def metrics(self) -> pl.DataFrame:

@@ -75,6 +75,7 @@ class Step:
         loss_SL: each network's mean training loss over the updates that were due after this step.
         prediction_SBL: what each network predicted for what it learns from, in the labels' units.
         target_SBL: the outcomes of that. Of both, and of the loss, NaN where it learns nothing.
+        weight_SA: the sum of each network's weights over the visits of each arm.
         score_share_WAL: see ``score_shares``; None in steps that are not diagnosed.
         propensity_WB: how likely the visit's arm was to pick what it picked; None where no arm
             explores, NaN where that is not known.
@@ -92,6 +93,7 @@ class Step:
     loss_SL: Tensor
     prediction_SBL: Tensor
     target_SBL: Tensor
+    weight_SA: Tensor
     score_share_WAL: Tensor | None
     propensity_WB: Tensor | None = None
     is_counted_WB: Tensor | None = None
@@ -297,6 +299,7 @@ class Loop:
             loss_SL,
             prediction_SBL,
             self._learned(weight_SB, y_SBL),
+            _by_arm(weight_SB, is_treated_WB[self._world_S]),
             shares,
             propensity_WB,
             is_counted_WB,
@@ -452,6 +455,14 @@ def _at_choice(x_WABC: Tensor, choice_WB: Tensor) -> Tensor:
     """Each arm's numbers of the candidates that were chosen: W, A, B."""
     at_WAB1 = choice_WB[:, None, :, None].expand(-1, x_WABC.shape[1], -1, 1)
     return x_WABC.gather(3, at_WAB1).squeeze(3)
+
+
+def _by_arm(weight_SB: Tensor, is_treated_SB: Tensor) -> Tensor:
+    """The sum of each network's weights over the visits of each arm: S, A."""
+    of_arms = [
+        weight_SB.masked_fill(is_other_SB, 0.0) for is_other_SB in (is_treated_SB, ~is_treated_SB)
+    ]
+    return torch.stack([x_SB.nansum(1) for x_SB in of_arms], dim=1)
 
 
 def _places(at: Sequence[int] | None, n: int | None, to: torch.device) -> slice | Tensor:

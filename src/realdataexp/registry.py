@@ -23,7 +23,7 @@ from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 
 Kind = Literal[
     "design", "weight model", "model", "loss", "policy", "world", "interval method", "estimator",
-    "metric", "executor", "tracker", "recommender", "check", "subject",
+    "detector", "metric", "executor", "tracker", "recommender", "check", "subject",
 ]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -97,6 +97,12 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "rollout_linear": "realdataexp.stats.rollout:rollout_linear",
         "rollout_quadratic": "realdataexp.stats.rollout:rollout_quadratic",
         "rollout_jackknife": "realdataexp.stats.rollout:rollout_jackknife",
+    },
+    "detector": {
+        "retraining": "realdataexp.stats.detectors.retraining:retraining",
+        "training_share": "realdataexp.stats.detectors.training_share:training_share",
+        "ramp_up": "realdataexp.stats.detectors.ramp_up:ramp_up",
+        "disagreement": "realdataexp.stats.detectors.disagreement:disagreement",
     },
     "metric": {
         "auc": "realdataexp.metrics:AUC",

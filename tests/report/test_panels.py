@@ -44,7 +44,16 @@ def test_both_engines_draw_the_same_numbers_under_the_same_names(small_run: Path
             assert found == pytest.approx(told, rel=1e-6)
         shapes = [s for s in chart(panel)["layout"].get("shapes", ()) if s["type"] == "line"]
         assert [s["x0"] for s in shapes] == ([] if panel.line is None else [panel.line])
-    assert kinds == {"estimates", "bias", "coverage", "effect", "total", "quality", "data"}
+    assert kinds == {
+        "estimates",
+        "bias",
+        "coverage",
+        "effect",
+        "total",
+        "quality",
+        "data",
+        "ledger",
+    }
 
 
 def test_a_band_is_the_middle_of_the_worlds():

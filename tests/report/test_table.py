@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from realdataexp.report.tables import print_result
+from realdataexp.report.files import RunResult
+from realdataexp.report.tables import ledger, print_result
 
 ENTRY = {
     "gte": -278.84, "estimate": -510.6, "bias": -231.8, "bias_mc_se": 244.7, "bias_df": 9,
@@ -210,3 +211,39 @@ def test_warnings_come_last_each_once_and_whole(tmp_path: Path):
 def test_a_partial_run_says_so_first(tmp_path: Path):
     text = shown(compared(status="partial"), tmp_path)
     assert text.startswith("partial: stopped after 60 steps")
+
+
+def detected(design: str, detector: str, label: str, share: float | None) -> dict[str, Any]:
+    """An entry of ``detectors``."""
+    entry = {"design": design, "label": label, "detector": detector}
+    if share is None:
+        return entry | {"n_tests": 0, "verdict": "cannot tell", "why": "it is too short"}
+    verdict = "alarm" if share > 0.2 else "no alarm"
+    return entry | {"n_tests": 40, "verdict": verdict, "alarm_share": share}
+
+
+def test_alarms_stand_by_design_and_detector_with_a_figure_for_each_label(tmp_path: Path):
+    entries = [
+        detected("pooling", "a", "play_time", 0.05), detected("pooling", "a", "click", 0.4),
+        detected("pooling", "b", "play_time", 0.1), detected("pooling", "b", "click", 0.1),
+        detected("pooling", "c", "play_time", None), detected("pooling", "c", "click", None),
+        detected("snapshot", "a", "play_time", None), detected("snapshot", "a", "click", None),
+        detected("snapshot", "b", "play_time", 0.0), detected("snapshot", "b", "click", None),
+    ]  # fmt: skip
+    lines = shown(compared(detectors=entries), tmp_path, 100).splitlines()
+    at = lines.index("Seen from inside: tests with an alarm of interference (play_time / click)")
+    assert lines[at + 1].split() == ["design", "a", "b"]
+    assert lines[at + 3].split() == ["pooling", "5", "/", "40", "%", "*", "10", "%"]
+    assert lines[at + 4].split() == ["snapshot", "-", "0", "/", "-", "%"]
+    assert "Seen from inside" not in shown(compared(), tmp_path)
+
+
+def test_the_ledger_is_a_table_of_both_arms_models():
+    entries = [
+        {"design": "pooling", "arm": "C", "weight": 9.0, "other_share": 0.2},
+        {"design": "pooling", "arm": "T", "weight": 9.0, "other_share": 0.8},
+        {"design": "snapshot", "arm": "C", "weight": 0.0},
+    ]
+    table = ledger(RunResult.of(compared(ledger=entries)))
+    rows = {row.name: [cell.shown for cell in row.cells] for row in table.rows}
+    assert rows == {"pooling": ["80.0 %", "20.0 %"], "snapshot": ["-", "-"]}

@@ -15,16 +15,23 @@ from realdataexp.data.parquet import write_parquet
 from realdataexp.designs.base import CONTROL, Outcome, ones
 from realdataexp.designs.cluster import Cluster
 from realdataexp.designs.pooling import Pooling
+from realdataexp.designs.shadow import Shadow
+from realdataexp.designs.snapshot import Snapshot
+from realdataexp.designs.splitting import Splitting
 from realdataexp.designs.switchback import Switchback
-from realdataexp.loop import Block
+from realdataexp.loop import Block, Loop
 from realdataexp.runs.checkpoint import file_digest
 from realdataexp.runs.recorder import Recorder
+from realdataexp.stats.ledger import ledger_results
 from realdataexp.worlds.base import Slate, Visits
 
 LABELS, KINDS = ("play", "click"), ("numerical", "binary")
 CLUSTER = Block("cluster", Cluster(n_clusters=2), 0.4)
 SWITCHBACK = Block("switchback", Switchback(block_steps=4, washout_steps=1), 0.4)
 REPLICATIONS = (0, 3)
+
+
+SHADOW, SPLITTING = Block("shadow", Shadow(), 0.4), Block("splitting", Splitting(), 0.4)
 
 
 class Picky(Pooling):
@@ -118,6 +125,58 @@ def test_lost_visits_are_those_drawn_that_did_not_take_place():
     assert lost["picky"] == pytest.approx(1 - took_place / drawn)
 
 
+def test_the_ledger_counts_whose_visits_each_arm_s_model_learned_from(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    seen: list[torch.Tensor] = []  # each step's weights, S, B
+
+    def watching(self: Loop, *given: object) -> torch.Tensor:
+        seen.append(weigh(self, *given))
+        return seen[-1]
+
+    weigh = Loop._weights
+    monkeypatch.setattr(Loop, "_weights", watching)
+    blocks = (GLOBAL_T, GLOBAL_C, POOLING, SHADOW, SPLITTING, Block("snapshot", Snapshot(), 0.4))
+    recorder, h = recorded(blocks)
+    expected = {}
+    for t, step in enumerate(h.steps):
+        for i, block in enumerate(blocks):
+            for r in REPLICATIONS:
+                w = h.world(i, r)
+                for a, arm in enumerate("CT"):
+                    network = h.network(i, r, a if block.design.n_models == 2 else 0)
+                    row = [0, 0, 0.0, 0.0]  # visits, of these those that differ, own, other
+                    for b in range(step.is_visit_WB.shape[1]):
+                        if step.is_visit_WB[w, b]:
+                            is_own = bool(step.is_treated_WB[w, b]) == bool(a)
+                            row[0] += is_own
+                            row[1] += is_own and bool(step.differs_WB[w, b])
+                            row[2 if is_own else 3] += float(seen[t][network, b])
+                    if 0 < block.p < 1 or row[0]:
+                        expected[block.label, r, t, arm] = tuple(row)
+    table = recorder.ledger()
+    found = {row[:4]: row[4:] for row in table.iter_rows()}
+    assert len(found) == table.height and found.keys() == expected.keys()
+    for key, row in found.items():
+        assert row == pytest.approx(expected[key], rel=1e-6)
+    share = {
+        (x["design"], x["arm"]): x.get("other_share") for x in ledger_results(recorder.ledger())
+    }
+    assert share["global", "T"] == share["global", "C"] == share["splitting", "T"] == 0.0
+    assert share["pooling", "T"] + share["pooling", "C"] == pytest.approx(1.0)
+    assert 0.0 < share["shadow", "T"] < share["pooling", "T"]
+    assert share["snapshot", "T"] is None
+    metrics = recorder.metrics().filter(split="ledger")
+    assert set(metrics["design"]) == {"global_T", "global_C", "pooling", "shadow", "splitting"}
+    last = metrics.filter(design="pooling", model="T", world=0, step=11)["value"].to_list()
+    part = table.filter(design="pooling", arm="T", world=0).filter(pl.col("step").is_between(6, 10))
+    assert last == [
+        pytest.approx(
+            part["other_weight"].sum() / (part["own_weight"] + part["other_weight"]).sum()
+        )
+    ]
+
+
 def test_before_the_first_step_nothing_is_known():
     recorder = Recorder(BLOCKS, REPLICATIONS, LABELS, LABELS, KINDS, 2, True)
     recorder.flush()
@@ -170,7 +229,7 @@ def test_rows_that_were_written_and_loaded_give_the_same_tables(
     part.flush()
     covariates = [np.random.default_rng(0).normal(size=(10, 2))] if has_users else None
     assert part.outcomes().equals(whole.outcomes()) and whole.outcomes().height > 0
-    assert part.metrics().equals(whole.metrics())
+    assert part.metrics().equals(whole.metrics()) and part.ledger().equals(whole.ledger())
     assert part.diagnostics() == whole.diagnostics() and part.last_short == whole.last_short
     assert part.n_visits("pooling") == whole.n_visits("pooling") > 0
     one, other = part.units(covariates), whole.units(covariates)
@@ -199,7 +258,7 @@ def test_only_what_is_new_is_written(tmp_path: Path):
     assert after[: len(before)] == before and len(after) == 2 * len(before)
     assert all(p.read_bytes() == x for p, x in content.items())
     new = [tmp_path / file["name"] for file in after[len(before) :]]
-    assert [pl.read_parquet(p).height for p in new if p.suffix == ".parquet"] == [0, 0, 0]
+    assert [pl.read_parquet(p).height for p in new if p.suffix == ".parquet"] == [0, 0, 0, 0]
 
 
 def test_rows_of_another_kind_are_refused(tmp_path: Path):

@@ -285,6 +285,14 @@ class ExperimentConfig(Section):
         f"{', '.join(names('estimator'))}; or package.module:Name; null: all of the package that "
         "apply",
     )
+    detectors: (
+        Annotated[tuple[Annotated[str, component_name("detector")], ...], Field(strict=False)]
+        | None
+    ) = setting(
+        None,
+        f"detectors of training interference: {', '.join(names('detector'))}, or "
+        "package.module:Name; null: all of the package",
+    )
     designs: Annotated[tuple[DesignConfig, ...], Field(strict=False, min_length=1)] = setting(
         tuple(DesignConfig(name=name) for name in COMPARED), "the designs that mode compare runs"
     )
@@ -294,13 +302,16 @@ class ExperimentConfig(Section):
         """Starting models that some replication begins from."""
         return min(self.starts, self.replications)
 
-    @field_validator("intervals")
+    @field_validator("intervals", "detectors")
     @classmethod
-    def _tables_tell_them_apart(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        own = [name.rpartition(":")[2] for name in dict.fromkeys(methods or ())]
+    def _tables_tell_them_apart(
+        cls, asked: tuple[str, ...] | None, info: ValidationInfo
+    ) -> tuple[str, ...] | None:
+        own = [name.rpartition(":")[2] for name in dict.fromkeys(asked or ())]
         if taken := repeated(own):
-            raise ValueError(f"{taken[0]} stands for two methods in tables: rename one")
-        return methods
+            what = "methods" if info.field_name == "intervals" else info.field_name
+            raise ValueError(f"{taken[0]} stands for two {what} in tables: rename one")
+        return asked
 
     @field_validator("designs")
     @classmethod

@@ -105,6 +105,28 @@ class Planned(Power):
     detects: bool | None = None
 
 
+class Learned(_Row):
+    """What the model of a design's arm learned from: of ``ledger``."""
+
+    design: str
+    arm: str
+    weight: float
+    other_share: float | None = None
+
+
+class Detected(_OfDesign):
+    """How often single tests of a design alarm, by a detector: of ``detectors``."""
+
+    detector: str
+    n_tests: int
+    verdict: str
+    alarm_share: float | None = None
+    alarm_low: float | None = None
+    alarm_high: float | None = None
+    value: float | None = None
+    why: str = ""
+
+
 class Score(_Row):
     """How well a recommender ranks held-out items: of ``results`` of a training."""
 
@@ -238,6 +260,8 @@ class RunResult(_Row):
     comparison: list[Compared] = []
     inference: list[IntervalQuality] = []
     plan: list[Power] = []
+    ledger: list[Learned] = []
+    detectors: list[Detected] = []
     results: list[Score] = []
     compared: list[Difference] = []
     warnings: list[Doubt] = []

@@ -32,7 +32,8 @@ from realdataexp.report.panels import Panel, Panels
 _HERE = Path(__file__).parent
 _FILES = (
     "report.html", "plot.svg", "result.json", "estimates.parquet", "outcomes.parquet",
-    "metrics.parquet", "units.parquet", "ranks.parquet", "config.yaml", "run.log",
+    "metrics.parquet", "units.parquet", "ledger.parquet", "detections.parquet",
+    "ranks.parquet", "config.yaml", "run.log",
 )  # fmt: skip
 
 

@@ -263,6 +263,8 @@ class Panels:
         for label in self.result.titles:
             yield from (panel for kind in kinds if (panel := kind(label)) is not None)
         yield from self.shared()
+        if (ledger := self.ledger()) is not None:
+            yield ledger
 
     def shared(self) -> list[Panel]:
         """The panels of no label."""
@@ -458,6 +460,28 @@ class Panels:
                 key, title = f"weights-{i}", f"weight model: {title}"
                 found.append(Panel(key, title, said, note, curves=tuple(drawn)))
         return found
+
+    def ledger(self) -> Panel | None:
+        """Which share of what each arm's model learned came from the other arm's visits."""
+        if self._metrics is None:
+            return None
+        own = self._metrics.filter(
+            (pl.col("split") == "ledger") & pl.col("design").is_in(self._order)
+        )
+        parts = bands(own, ["design", "model"]).partition_by("design", "model", as_dict=True)
+        drawn = []
+        for design in self._order:
+            for arm, dash in (("T", "solid"), ("C", "dash")):
+                if (part := parts.get((design, arm))) is not None:
+                    table = part.with_columns(100 * pl.col("mean"), low=None, high=None)
+                    colour, _, symbol = look(design, self._order)
+                    name = f"{design}, model of the {_WHO[arm][0]}"
+                    drawn.append(Curve(name, table, colour, dash, symbol, design))
+        said = "Share of the training weight since the validation before; mean over replications"
+        return Panel(
+            "ledger", "what models learned from the other arm", said, "% of training weight",
+            curves=tuple(drawn), limits=(-2.0, 102.0),
+        ) if drawn else None  # fmt: skip
 
     def data_left(self) -> Panel | None:
         """How the data run out, where they do: users and slates with too few candidates."""

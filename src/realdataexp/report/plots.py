@@ -58,6 +58,7 @@ _NEEDS = {  # what a kind of figure takes
     "curves": "a validation of its networks",
     "weights": "a design with a weight model",
     "data_left": "data that run out",
+    "ledger": "a network of a design that learned",
 }
 
 
@@ -244,6 +245,11 @@ class Plots:
     def weights(self) -> Figure:
         """How good the weight models of designs are."""
         return self._figure("weights", [self._panels().weights()])
+
+    def ledger(self) -> Figure:
+        """Which share of what each arm's model learned came from the other arm's visits."""
+        found = self._panels().ledger()
+        return self._figure("ledger", [[found] if found else []])
 
     def data_left(self) -> Figure:
         """How the data run out."""

@@ -290,6 +290,43 @@ def visits(result: RunResult) -> Table:
     return table
 
 
+def ledger(result: RunResult) -> Table:
+    """From which arm's visits each arm's model learned."""
+    table = Table(
+        "Training weight that came from the other arm's visits", "of the treatment's model",
+        "of the control's model", first="design",
+    )  # fmt: skip
+    shares = {(e.design, e.arm): e.other_share for e in result.ledger}
+    for design in dict.fromkeys(design for design, _ in shares):
+        of_arms = [share(shares.get((design, arm)), digits=1) for arm in "TC"]
+        table.add(design, *of_arms, design=design)
+    return table
+
+
+def alarms(result: RunResult) -> Table:
+    """How many single tests alarm, by design and detector; for each label, where they differ."""
+    told = [e for e in result.detectors if e.n_tests]
+    shown = list(dict.fromkeys(e.detector for e in told))
+    labels = list(dict.fromkeys(e.label for e in told))
+    table = Table(
+        f"Seen from inside: tests with an alarm of interference ({' / '.join(labels)})",
+        *(Column(x, is_judged=True) for x in shown), first="design",
+    )  # fmt: skip
+    found = {(e.design, e.detector, e.label): e for e in told}
+    for design in dict.fromkeys(e.design for e in told):
+        cells = []
+        for detector in shown:
+            own = [found.get((design, detector, label)) for label in labels]
+            shares = ["-" if e is None else f"{100 * (e.alarm_share or 0):.0f}" for e in own]
+            is_alarm = any(e is not None and e.verdict == "alarm" for e in own)
+            same = len({*shares}) == 1
+            text = f"{' / '.join(shares[:1] if same else shares)} %" if any(own) else "-"
+            first = next((e.alarm_share for e in own if e is not None), None)
+            cells.append(Cell(text, first, "notable" if is_alarm else ""))
+        table.add(design, *cells, design=design)
+    return table
+
+
 def score_shares(result: RunResult) -> Table:
     """What each label adds to the scores of an arm."""
     shares = result.diagnostics.get("label_share_of_score_variance", {})
@@ -492,7 +529,8 @@ def print_result(run_dir: Path, console: Console | None = None) -> None:
     result = read_run(run_dir)
     if not result.is_complete:
         say(console, f"partial: stopped after {result.n_steps_done} steps", "yellow")
-    for table in answer_tables(result):
+    seen = alarms(result)
+    for table in [*answer_tables(result), *([seen] if seen.rows else [])]:
         table.show(console)
     if lines := headline(result):
         console.print()

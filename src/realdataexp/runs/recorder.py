@@ -34,6 +34,8 @@ from realdataexp.stats.aggregates import (
     units_by_arm,
     world_totals,
 )
+from realdataexp.stats.estimates import TRUTH
+from realdataexp.stats.ledger import LEDGER_SCHEMA, ledger_table, shares
 from realdataexp.worlds.base import start_of
 
 METRIC_SCHEMA = {
@@ -44,6 +46,7 @@ METRIC_SCHEMA = {
 # the tables that grow; the curve tells how many users and slates are short of rows
 _SCHEMAS: dict[str, Any] = {
     "outcomes": OUTCOME_SCHEMA,
+    "ledger": LEDGER_SCHEMA,
     "metrics": METRIC_SCHEMA,
     "curve": {
         "step": pl.Int64, "visits": pl.Int64,
@@ -97,8 +100,11 @@ class Recorder:
         self._tables: dict[str, list[pl.DataFrame]] = {name: [] for name in _SCHEMAS}
         self._visits: list[list[tuple[np.ndarray, ...]]] = [[] for _ in blocks]
         self._totals, self._n_summed = pl.DataFrame(schema=TOTALS_SCHEMA), 0
+        self._n_told = 0  # frames of the ledger of which there are metrics
         self._files: list[dict[str, str]] = []
         self._n_written = dict.fromkeys((*_SCHEMAS, "visits"), 0)
+        self._network_WA = _network_of_arm(blocks, len(replications))
+        self._has_both_W = np.repeat([b.label != TRUTH for b in blocks], len(replications))
         W, shape = len(self.worlds), (len(self.worlds), 2, len(learned))
         self._counts = {
             "n_drawn_R": np.zeros(len(replications), dtype=int),
@@ -123,6 +129,8 @@ class Recorder:
             self._propensity_metrics()
         if self._exposures:
             self._exposure_metrics()
+        if len(self._tables["ledger"]) > self._n_told:
+            self._ledger_metrics()
         if self._losses:
             self._training_metrics()
 
@@ -131,12 +139,17 @@ class Recorder:
         steps, self._pending = self._pending, []
         if not steps:
             return
-        sums, points, counts = [], [], self._counts
+        sums, points, lessons, counts = [], [], [], self._counts
         for s in steps:
             is_visit = s.is_visit_WB.cpu().numpy()
             is_treated, y = s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()
             sums.append(arm_sums(is_treated, y))
             self._keep_units(s, is_treated, y)
+            differs = s.differs_WB.cpu().numpy()
+            weight_SA = s.weight_SA.cpu().numpy()
+            of_arm_WAB = np.stack([~is_treated & is_visit, is_treated & is_visit], axis=1)
+            visits_WA, differ_WA = of_arm_WAB.sum(2), (of_arm_WAB & differs[:, None]).sum(2)
+            lessons.append((visits_WA, differ_WA, weight_SA[self._network_WA]))
             n_visits_W = is_visit.sum(1)
             n_visits = int(n_visits_W.sum())
             n_short = ((s.n_candidates_WB.cpu().numpy() < self._n_candidate) & is_visit).sum()
@@ -147,7 +160,7 @@ class Recorder:
                 arm_WB = np.where(is_visit, is_treated, -1)
                 self._exposures.append({"arm": arm_WB, **of_visits})
             counts["n_drawn_R"] += s.visits.is_visit_RB.sum(1).cpu().numpy()
-            counts["n_differ_W"] += s.differs_WB.sum(1).cpu().numpy()
+            counts["n_differ_W"] += differs.sum(1)
             counts["n_visits_W"] += n_visits_W
             if s.score_share_WAL is not None:
                 share = s.score_share_WAL.cpu().numpy()
@@ -158,6 +171,9 @@ class Recorder:
         numbers = [s.visits.step for s in steps]
         table = outcome_table(np.stack(sums), numbers, self.worlds, list(self.labels))
         self._tables["outcomes"].append(table)
+        visits, differ, weight = (np.stack(x) for x in zip(*lessons, strict=True))
+        ledger = ledger_table(visits, differ, weight, self._has_both_W, numbers, self.worlds)
+        self._tables["ledger"].append(ledger)
         curve = pl.DataFrame(points, schema=_SCHEMAS["curve"], orient="row")
         self._tables["curve"].append(curve)
         self._losses += [(s.visits.step, s.loss_SL) for s in steps]
@@ -221,6 +237,33 @@ class Recorder:
                 row = (LOOP, at, block_name(self.blocks, w // R), r, arm, "", "shown")
                 for metric, value in values.items():
                     self.add_metric(*row, metric, value, int(own_X.sum()))
+
+    def _ledger_metrics(self) -> None:
+        """Which share of what each arm's model learned since the last flush is the other arm's."""
+        at, frames = self._losses[-1][0] + 1, self._tables["ledger"]
+        new, self._n_told = pl.concat(frames[self._n_told :]), len(frames)
+        twice = {
+            block.label
+            for i, block in enumerate(self.blocks)
+            if block_name(self.blocks, i) != block.label
+        }
+        name = pl.format("{}_{}", "design", "arm")
+        found = (
+            shares(new, "design", "world", "arm")
+            .drop_nulls()
+            .with_columns(
+                phase=pl.lit(LOOP),
+                step=pl.lit(at),
+                model="arm",
+                label=pl.lit(""),
+                n="visits",
+                design=pl.when(pl.col("design").is_in(twice)).then(name).otherwise("design"),
+                split=pl.lit("ledger"),
+                metric=pl.lit("other_share"),
+                value="other_share",
+            )
+        )
+        self._tables["metrics"].append(_as_metrics(found))
 
     def _training_metrics(self) -> None:
         """Each network's metrics on the latest of what it learned from since the last flush."""
@@ -314,6 +357,7 @@ class Recorder:
                 raise ValueError(f"{path.name}: has other columns")
             self._tables[kind].append(frame)
         self._files = [dict(file) for file in files]
+        self._n_told = len(self._tables["ledger"])
         self._note_written()
 
     def _note_written(self) -> None:
@@ -339,6 +383,7 @@ class Recorder:
     def check(self, n_steps: int) -> None:
         """Make sure that what was loaded is what so many steps leave; else ValueError."""
         outcomes, curve, R = self.outcomes(), self._table("curve"), len(self.replications)
+        ledger = self.ledger()
         n_drawn_R, n_differ_W, n_visits_W = (
             self._counts[name] for name in ("n_drawn_R", "n_differ_W", "n_visits_W")
         )
@@ -362,6 +407,9 @@ class Recorder:
                 "design", "world", "step", "arm", "label"
             ).is_duplicated().any(),
             "sums": not np.isfinite(outcomes.select("sum", "sum_sq").to_numpy()).all(),
+            "ledger": not np.isfinite(ledger.select("own_weight", "other_weight").to_numpy()).all()
+            or int(ledger["visits"].sum()) != int(n_visits_W.sum())
+            or int(ledger["differ"].sum()) != int(n_differ_W.sum()),
             "outcomes": any(
                 not 0 < n <= most.get(step, 0) for step, _, n in visited.iter_rows()
             ),
@@ -392,6 +440,10 @@ class Recorder:
     def outcomes(self) -> pl.DataFrame:
         """The table of outcomes.parquet so far."""
         return self._table("outcomes")
+
+    def ledger(self) -> pl.DataFrame:
+        """The table of ledger.parquet so far."""
+        return self._table("ledger")
 
     def totals(self) -> pl.DataFrame:
         """Sums over all steps until now, as of this call: ``aggregates.world_totals``."""
@@ -511,6 +563,16 @@ def block_name(blocks: tuple[Block, ...], index: int) -> str:
     """A block's label; the two worlds of the truth are told apart by their arm."""
     same = [b for b in blocks if b.label == blocks[index].label]
     return blocks[index].label + ("" if len(same) == 1 else f"_{'T' if blocks[index].p else 'C'}")
+
+
+def _network_of_arm(blocks: Sequence[Block], R: int) -> np.ndarray:
+    """The place among the S networks of the one that ranks for each world's arm: W, A."""
+    found, first = [], 0
+    for block in blocks:
+        n = block.design.n_models
+        found += [(first + r, first + (n - 1) * R + r) for r in range(R)]
+        first += n * R
+    return np.array(found)
 
 
 def network_names(

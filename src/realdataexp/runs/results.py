@@ -21,6 +21,7 @@ from realdataexp.runs.checkpoint import LOOP
 from realdataexp.runs.folder import finite
 from realdataexp.runs.machine import peak_memory_mb, versions
 from realdataexp.stats.aggregates import LEAST_P_VALUE, ratio_p_value
+from realdataexp.stats.detection import detection_table, detector_results
 from realdataexp.stats.estimates import TRUTH, summarise
 from realdataexp.stats.inference import (
     designs_without_units,
@@ -30,6 +31,7 @@ from realdataexp.stats.inference import (
     needs_units,
     short_name,
 )
+from realdataexp.stats.ledger import ledger_results
 from realdataexp.stats.performance import (
     family_rejections,
     gte_results,
@@ -77,14 +79,22 @@ def write_results(run: Run, status: str) -> None:
     recorder.flush()
     n_steps, blocks = config.simulation.n_steps, run.setup.blocks
     outcomes = with_shares(recorder.outcomes(), blocks, n_steps)
-    metrics = recorder.metrics()
+    metrics, ledger = recorder.metrics(), recorder.ledger()
     units, diagnostics = recorder.units(run.setup.histories), recorder.diagnostics()
     failed: list[str] = []
     inference = inference_table(outcomes, units, _intervals(run, outcomes, units), failed)
     for text in failed:
         warnings.add("interval_method_failed", text)
+    silent: list[str] = []
+    asked, every = config.experiment.detectors, config.simulation.retrain_every
+    detections = detection_table(outcomes, ledger, every, asked, silent)
+    for text in silent:
+        warnings.add("detector_failed", text)
     estimates = inference.filter(pl.col("se_method") == "welch")
-    tables = {"outcomes": outcomes, "metrics": metrics, "estimates": inference, "units": units}
+    tables = {
+        "outcomes": outcomes, "metrics": metrics, "estimates": inference, "units": units,
+        "ledger": ledger, "detections": detections,
+    }  # fmt: skip
     for name, table in tables.items():
         if table is not None:
             write_parquet(folder / f"{name}.parquet", table)
@@ -116,6 +126,8 @@ def write_results(run: Run, status: str) -> None:
             "family": family_rejections(inference) if is_true else [],
             "regret": section(judged, "regret"),
             "plan": [] if is_aa else plan(judged),
+            "ledger": ledger_results(ledger),
+            "detectors": detector_results(detections),
             "weights": run.weight_metrics,
             "metrics_summary": _last_metrics(metrics),
             "best": run.checkpoints.best.get(LOOP, {}),

@@ -35,6 +35,7 @@ from realdataexp.runs.labels import (
     learners_of,
 )  # fmt: skip
 from realdataexp.runs.machine import versions
+from realdataexp.stats.detection import rehearse_detector
 from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.inference import rehearse_method
 from realdataexp.worlds import Environment, world_of
@@ -159,6 +160,8 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     attempt(_check_primary_metric, config, metrics)
     for i, name in enumerate(config.experiment.intervals or ()):
         attempt(rehearse_method, name, f"experiment.intervals.{i}")
+    for i, name in enumerate(config.experiment.detectors or ()):
+        attempt(rehearse_detector, name, f"experiment.detectors.{i}")
     attempt(_check_sequences, config)
     in_files = attempt(world.faults, config)
     faults += in_files or []

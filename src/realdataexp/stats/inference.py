@@ -75,16 +75,41 @@ def rehearse_method(name: str, where: str) -> None:
     """
     method = find_method(name, where)
     if is_outside(name):
-        i = pl.int_range(48, eager=True)  # 6 steps or units x 2 arms x 2 labels x 2 worlds
-        rows = pl.DataFrame({"design": ["rehearsal"] * 48}).select(
-            "design", world=i % 2, step=i // 8, label=pl.format("label_{}", i // 2 % 2),
-            arm=pl.when(i // 4 % 2 == 0).then(pl.lit("T")).otherwise(pl.lit("C")),
-            n=5 + i // 8 % 3, sum=2.0 + i * 7 % 5, sum_sq=9.0 + (i * 7 % 5) ** 2,
-            p=0.1 * (1 + i // 8),
-        )  # fmt: skip
+        rows = made_up_outcomes(6)
         units = rows.rename({"step": "unit"}).drop("p").with_columns(covariate=pl.lit(0.5))
         tables = DesignTables("rehearsal", rows, units if needs_units(method) else None)
         _answer(name, method, tables, f"{where} = {name!r}", InputError)
+
+
+def made_up_outcomes(n_steps: int) -> pl.DataFrame:
+    """Outcomes of a design "rehearsal" in so many steps (or units), two worlds and two labels."""
+    i = pl.int_range(8 * n_steps, eager=True)
+    return pl.DataFrame({"design": ["rehearsal"] * (8 * n_steps)}).select(
+        "design", world=i % 2, step=i // 8, label=pl.format("label_{}", i // 2 % 2),
+        arm=pl.when(i // 4 % 2 == 0).then(pl.lit("T")).otherwise(pl.lit("C")),
+        n=5 + i // 8 % 3, sum=2.0 + i * 7 % 5, sum_sq=9.0 + (i * 7 % 5) ** 2,
+        p=(1.0 + i // 8) / (2 * n_steps),
+    )  # fmt: skip
+
+
+def require_intervals(found: object, n_cells: int) -> Intervals:
+    """What a component from outside answered, if that is what is wanted.
+
+    Raises:
+        Unfit: it is not.
+    """
+    if not isinstance(found, Intervals):
+        raise Unfit(
+            f"is of type {type(found).__name__}; wanted realdataexp.stats.intervals.Intervals"
+        )
+    for field in fields(found):
+        size = np.shape(getattr(found, field.name))
+        if size != (n_cells,):
+            raise Unfit(
+                f"has {field.name} of shape {size}; wanted {(n_cells,)}, one for each world and "
+                "label of tables.cells"
+            )
+    return found
 
 
 def _answer(
@@ -98,19 +123,7 @@ def _answer(
     if not is_outside(name):
         return method(tables)
     with calling(who, "its answer", kind):
-        found, shape = method(tables), (tables.n_cells,)
-        if not isinstance(found, Intervals):
-            raise Unfit(
-                f"is of type {type(found).__name__}; wanted realdataexp.stats.intervals.Intervals"
-            )
-        for field in fields(found):
-            size = np.shape(getattr(found, field.name))
-            if size != shape:
-                raise Unfit(
-                    f"has {field.name} of shape {size}; wanted {shape}, one for each world and "
-                    "label of tables.cells"
-                )
-    return found
+        return require_intervals(method(tables), tables.n_cells)
 
 
 def inference_table(
