@@ -97,6 +97,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "rollout_linear": "realdataexp.stats.rollout:rollout_linear",
         "rollout_quadratic": "realdataexp.stats.rollout:rollout_quadratic",
         "rollout_jackknife": "realdataexp.stats.rollout:rollout_jackknife",
+        "differences_in_qs": "realdataexp.stats.differences_in_qs:differences_in_qs",
     },
     "detector": {
         "retraining": "realdataexp.stats.detectors.retraining:retraining",

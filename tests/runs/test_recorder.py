@@ -88,7 +88,7 @@ def test_units_are_users_clusters_or_blocks_of_steps():
     assert table is not None
     for i, block in enumerate(blocks):
         part = table.filter(pl.col("design").cast(pl.String) == block.label)
-        found = {row[:4]: row[4:] for row in part.drop("design").iter_rows()}
+        found = {row[:4]: row[4:] for row in part.drop("design", "ahead").iter_rows()}
         expected = by_hand(history, i, covariate_UL)
         assert len(found) == part.height and found.keys() == expected.keys()
         for key, row in found.items():

@@ -122,7 +122,7 @@ def unequal_clusters(seed: int, n_worlds: int, n_clusters: int = 20) -> Units:
     for table, values in zip(by_arm, (n, total), strict=True):
         table[np.arange(n.size), arm] = values.ravel()
     cell, unit = (i.ravel() for i in np.indices(shape))
-    return Units(n_worlds, cell, unit, *by_arm, x.ravel())
+    return Units(n_worlds, cell, unit, *by_arm, x.ravel(), np.full_like(by_arm[0], np.nan))
 
 
 def test_few_unequal_clusters_reject_about_as_often_as_they_say() -> None:

@@ -24,10 +24,12 @@ from realdataexp.stats.aggregates import LEAST_P_VALUE, ratio_p_value
 from realdataexp.stats.detection import detection_table, detector_results
 from realdataexp.stats.estimates import TRUTH, summarise
 from realdataexp.stats.inference import (
+    applies,
+    compared,
+    design_tables,
     designs_without_units,
     find_method,
     inference_table,
-    needs_shares,
     needs_units,
     short_name,
 )
@@ -40,7 +42,6 @@ from realdataexp.stats.performance import (
     section,
     two_groups,
 )
-from realdataexp.stats.tables import DesignTables
 
 if TYPE_CHECKING:
     from realdataexp.loop import Block
@@ -205,19 +206,15 @@ def _intervals(
             f"experiment.intervals: {', '.join(left_out)} need units that come more than once; "
             f"in {', '.join(designs)} every visit is a new one",
         )
-    n_shares = {
-        str(design): DesignTables(str(design), own).n_shares
-        for (design,), own in outcomes.group_by("design", maintain_order=True)
-        if design != TRUTH
-    }
     for name, method in methods.items():
-        few = [f"{x} {n}" for x, n in n_shares.items() if n < needs_shares(method)]
-        if few:
+        if (what := compared(method)) is None:
+            continue
+        found = (x for x in design_tables(outcomes, units) if x.design != TRUTH)
+        if without := [x.design for x in found if not applies(method, x)]:
             run.warnings.add(
-                "intervals_without_stages",
-                f"experiment.intervals: {short_name(name)} compares steps in which "
-                f"{needs_shares(method)} different shares or more were treated, but there are "
-                f"fewer: {', '.join(few)}; it answers for designs such as rollout",
+                "estimator_without_answer",
+                f"experiment.intervals: {short_name(name)} compares {what}; there are none in "
+                f"{', '.join(without)}",
             )
     return tuple(dict.fromkeys(("welch", *names)))  # plots and comparisons use welch
 

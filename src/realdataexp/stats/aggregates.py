@@ -9,6 +9,7 @@ A *unit* is what was randomised as one: a user, a cluster of users, a block of s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,7 +35,7 @@ UNIT_SCHEMA = pl.Schema(
     {
         "design": pl.Categorical(), "world": pl.Int32(), "arm": pl.Categorical(),
         "label": pl.Categorical(), "unit": pl.Int32(), "n": pl.Int32(), "sum": pl.Float64(),
-        "covariate": pl.Float64(),
+        "covariate": pl.Float64(), "ahead": pl.Float64(),
     }
 )  # fmt: skip
 
@@ -115,13 +116,14 @@ def unit_table(
     Returns:
         One row per design, world, label, unit and arm with a known outcome, in this order: n
         (visits with a known outcome), sum (of the outcome), covariate: the mean over these visits,
-        in both arms, of the visitors' known covariates (null where there is none).
+        in both arms, of the visitors' known covariates (null where there is none); ahead: the sum
+        over these visits of ``outcomes_ahead`` (null where all units of the world keep one arm).
 
     Raises:
         ValueError: a visit with an outcome has a unit below 0, or a user without a row in
             the world's table.
     """
-    parts: list[tuple[int, int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    parts: list[tuple[Any, ...]] = []  # world, label, then a column each
     for w in range(len(worlds)):
         for i in range(len(labels)):
             known_X = np.isfinite(y_WXL[w, :, i])
@@ -139,14 +141,18 @@ def unit_table(
             n = np.bincount(key_x, minlength=2 * n_units)
             total = np.bincount(key_x, weights=y_WXL[w, known_X, i], minlength=2 * n_units)
             row = np.flatnonzero(n)
-            parts.append((w, i, row, n[row], total[row], covariate_G[row // 2]))
+            ahead = np.full(len(n), np.nan)
+            if n.reshape(-1, 2).all(1).any():
+                ahead_x = outcomes_ahead(unit_x, y_WXL[w, known_X, i])
+                ahead = np.bincount(key_x, weights=ahead_x, minlength=2 * n_units)
+            parts.append((w, i, row, n[row], total[row], covariate_G[row // 2], ahead[row]))
     if not parts:
         return pl.DataFrame(schema=UNIT_SCHEMA)
     sizes = [len(part[2]) for part in parts]
     w_N = np.repeat([part[0] for part in parts], sizes)
     i_N = np.repeat([part[1] for part in parts], sizes)
-    key_N, n_N, sum_N, covariate_N = (
-        np.concatenate([part[k] for part in parts]) for k in range(2, 6)
+    key_N, n_N, sum_N, covariate_N, ahead_N = (
+        np.concatenate([part[k] for part in parts]) for k in range(2, 7)
     )
     columns = {
         "design": _repeated([name for name, _ in worlds], w_N),
@@ -157,11 +163,35 @@ def unit_table(
         "n": n_N.astype(np.int32),
         "sum": sum_N,
         "covariate": covariate_N,
+        "ahead": ahead_N,
     }
     frame = pl.DataFrame(columns, schema=UNIT_SCHEMA)
-    return frame.with_columns(
-        pl.when(pl.col("covariate").is_finite()).then(pl.col("covariate")).alias("covariate")
-    )
+    known = (pl.when(pl.col(x).is_finite()).then(x).alias(x) for x in ("covariate", "ahead"))
+    return frame.with_columns(*known)
+
+
+def outcomes_ahead(unit_x: np.ndarray, y_x: np.ndarray) -> np.ndarray:
+    """What each unit's outcomes sum to from a visit on, each minus the mean of all: float64 x.
+
+    The visits are in the order of time. It is what a visit is worth to its unit, if the mean is
+    what any visit brings: the Q-value of a Markov reward process on average, with one draw of its
+    future (Farias et al. 2022, arXiv 2206.02371, section 2).
+
+    Examples:
+        Two visits of unit 5, with one of unit 7 between them; the mean is 2:
+
+        >>> outcomes_ahead(np.array([5, 7, 5]), np.array([0.0, 3.0, 3.0])).tolist()
+        [-1.0, 1.0, 1.0]
+    """
+    order = np.argsort(unit_x, kind="stable")[::-1]  # from each unit's last visit back
+    y_x = y_x.astype(np.float64)
+    sums = np.cumsum((y_x - y_x.mean())[order])
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = np.diff(unit_x[order]) != 0
+    before = np.concatenate([[0.0], sums])[np.flatnonzero(is_first)]
+    out = np.empty_like(sums)
+    out[order] = sums - before[np.cumsum(is_first) - 1]
+    return out
 
 
 def _check(whose: str, number_x: np.ndarray, end: int | None) -> None:

@@ -21,7 +21,7 @@ from realdataexp.stats.aggregates import (
     unit_table,
     units_by_arm,
 )
-from realdataexp.stats.inference import find_method, inference_table, short_name
+from realdataexp.stats.inference import compared, find_method, inference_table, short_name
 
 _NUMBERS = (
     "value", "se", "ci_low", "ci_high", "p_value", "p_adjusted", "control_mean", "percent",
@@ -191,7 +191,11 @@ def _methods(methods: Sequence[str] | None, has_covariates: bool, has_time: bool
         known = ", ".join(names("interval method"))
         raise InputError(f"methods: is empty; name one or more of {known}")
     for name in chosen:
-        find_method(name, "methods")
+        if compared(find_method(name, "methods")):
+            raise InputError(
+                f"methods: {name!r} is an estimator of a run's designs; leave it out, or name some "
+                f"of {', '.join(names('interval method'))}"
+            )
         if name in lacking:
             raise InputError(
                 f"methods: {name!r} needs {lacking[name]}; pass it, or leave the method out"

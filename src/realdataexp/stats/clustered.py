@@ -36,7 +36,7 @@ def user_cluster(tables: DesignTables) -> Intervals:
     Cannot tell where an arm has one unit.
     """
     units = tables.units
-    return cannot_tell(tables.n_cells) if units is None else _regression(units, None)
+    return cannot_tell(tables.n_cells) if units is None else regression(units, None)
 
 
 @of_units
@@ -63,10 +63,10 @@ def cuped(tables: DesignTables) -> Intervals:
     size_Z = units.total(np.abs(x_U)) / units.total(is_known).clip(1)
     scale_Z = np.where(size_Z > 0, size_Z, np.nan)
     apart_U = np.where(is_known, x_U - mean_Z[units.cell_U], 0.0) / scale_Z[units.cell_U]
-    return _regression(units, apart_U)
+    return regression(units, apart_U)
 
 
-def _regression(units: Units, x_U: np.ndarray | None) -> Intervals:
+def regression(units: Units, x_U: np.ndarray | None) -> Intervals:
     """Visits' outcomes on a column for each arm and, if given, one for the units' covariate.
 
     All that is needed of a unit's visits are their number and sum in each arm, as the columns are

@@ -8,7 +8,7 @@ the units' table) and its line in the registry; or name it as ``package.module:N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -61,9 +61,16 @@ def needs_units(method: Method) -> bool:
     return getattr(method, "needs_units", False)
 
 
-def needs_shares(method: Method) -> int:
-    """In how many steps of different shares a method compares the arms: 1 for most."""
-    return getattr(method, "needs_shares", 1)
+def compared(method: Method) -> str | None:
+    """What an estimator compares, in words; None of an interval method."""
+    return getattr(method, "compares", None)
+
+
+def applies(method: Method, tables: DesignTables) -> bool:
+    """Whether a design has what a method reads."""
+    if needs_units(method) and tables.units is None:
+        return False
+    return compared(method) is None or vars(method)["applies"](tables)
 
 
 def rehearse_method(name: str, where: str) -> None:
@@ -156,19 +163,9 @@ def inference_table(
     asked = (*names("interval method"), *names("estimator")) if methods is None else methods
     known = {name: find_method(name, "methods") for name in dict.fromkeys(["welch", *asked])}
     frames = []
-    for (design,), ours in outcomes.group_by(["design"], maintain_order=True):
-        is_truth = design == TRUTH
-        theirs = None
-        if units is not None and not is_truth:
-            theirs = units.filter(pl.col("design").cast(pl.String) == design)
-        tables = DesignTables(str(design), ours, theirs)
-        able = [
-            x
-            for x in asked
-            if (tables.units is not None or not needs_units(known[x]))
-            and tables.n_shares >= needs_shares(known[x])
-        ]
-        for name in ["welch"] if is_truth else able:
+    for tables in design_tables(outcomes, units):
+        able = [x for x in asked if applies(known[x], tables)]
+        for name in ["welch"] if tables.design == TRUTH else able:
             try:
                 answer = _answer(name, known[name], tables, f"interval method {name!r}")
             except ComponentError as error:
@@ -187,6 +184,15 @@ def inference_table(
     if not frames:
         return pl.DataFrame(schema=INFERENCE_SCHEMA)
     return adjust_labels(pl.concat(frames)).cast(INFERENCE_SCHEMA)
+
+
+def design_tables(outcomes: pl.DataFrame, units: pl.DataFrame | None) -> Iterator[DesignTables]:
+    """The tables of each design; the truth has no units."""
+    for (design,), ours in outcomes.group_by(["design"], maintain_order=True):
+        theirs = None
+        if units is not None and design != TRUTH:
+            theirs = units.filter(pl.col("design").cast(pl.String) == design)
+        yield DesignTables(str(design), ours, theirs)
 
 
 def designs_without_units(outcomes: pl.DataFrame, units: pl.DataFrame | None) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -47,14 +47,14 @@ def of_units(method: Method) -> Method:
     return method
 
 
-def of_shares(n: int) -> Callable[[Method], Method]:
-    """Mark an interval method that compares steps in which n shares or more were treated.
+def compares(what: str, applies: Callable[[Any], bool]) -> Callable[[Method], Method]:
+    """Mark an estimator by what it compares; it is left out where that is not there.
 
-    It reads them in the column ``p`` of the outcomes, and is left out where there are fewer.
+    ``applies`` says so of a design's tables (``tables.DesignTables``).
     """
 
     def mark(method: Method) -> Method:
-        vars(method)["needs_shares"] = n
+        vars(method).update(compares=what, applies=applies)
         return method
 
     return mark

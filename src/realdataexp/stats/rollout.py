@@ -17,15 +17,24 @@ Axes: Z cells, K stages (distinct shares), A arms, D powers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from realdataexp.stats.intervals import Intervals, of_shares, student
+from realdataexp.stats.intervals import Intervals, Method, compares, student
 from realdataexp.stats.tables import DesignTables
 
 ENDS = (0.0, 1.0)  # where the control's mean is read, and the treatment's
+
+
+def of_shares(n: int) -> Callable[[Method], Method]:
+    """Mark an estimator that compares steps of n shares or more."""
+    return compares(
+        f"steps in which {n} different shares or more were treated (design rollout)",
+        lambda tables: tables.n_shares >= n,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,10 @@ from realdataexp.stats.estimates import world_estimates
 
 @dataclass(frozen=True)
 class Units:
-    """The units' visits and outcomes in each arm, sorted by cell and unit."""
+    """The units' visits and outcomes in each arm, sorted by cell and unit.
+
+    ``ahead_UA`` is the sum of ``aggregates.outcomes_ahead``, NaN where that is not known.
+    """
 
     n_cells: int
     cell_U: np.ndarray
@@ -26,6 +29,7 @@ class Units:
     n_UA: np.ndarray
     sum_UA: np.ndarray
     covariate_U: np.ndarray
+    ahead_UA: np.ndarray
 
     def total(self, x_U: np.ndarray) -> np.ndarray:
         """The sum of something over each cell's units: Z."""
@@ -132,6 +136,7 @@ class DesignTables:
                 pl.col("cell", "unit").cast(pl.Int64),
                 is_treated=pl.col("arm").cast(pl.String) == "T",
                 n="n", sum="sum", covariate=pl.col("covariate").fill_null(float("nan")),
+                ahead=self._ahead,
             )
             .sort("cell", "unit")
         )  # fmt: skip
@@ -147,7 +152,22 @@ class DesignTables:
         np.add.at(n_UA, (unit, arm), found["n"].to_numpy())
         np.add.at(sum_UA, (unit, arm), found["sum"].to_numpy())
         covariate = found["covariate"].to_numpy()[is_first]
-        return Units(self.n_cells, cell[is_first], number[is_first], n_UA, sum_UA, covariate)
+        ahead_UA = np.zeros_like(n_UA)
+        np.add.at(ahead_UA, (unit, arm), found["ahead"].to_numpy())
+        ahead_UA[np.isnan(ahead_UA).any(1)] = np.nan
+        own = cell[is_first], number[is_first]
+        return Units(self.n_cells, *own, n_UA, sum_UA, covariate, ahead_UA)
+
+    @property
+    def _ahead(self) -> pl.Expr:
+        has_it = self.unit_sums is not None and "ahead" in self.unit_sums.columns
+        return pl.col("ahead").fill_null(float("nan")) if has_it else pl.lit(float("nan"))
+
+    @cached_property
+    def draws_arm_by_visit(self) -> bool:
+        """Whether units have visits in both arms, though the share treated is always the same."""
+        units = self.units
+        return units is not None and self.n_shares == 1 and not np.isnan(units.ahead_UA).all()
 
     def world_units(self) -> Iterator[WorldUnits]:
         """The units world by world."""
