@@ -14,10 +14,25 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from subprocess import CalledProcessError, CompletedProcess
 from typing import Any
+
+SLOW = """
+import os, time
+from realdataexp.designs.pooling import Pooling
+
+
+class Slow(Pooling):
+    def assign(self, visits, p):
+        if os.path.exists(os.environ.get("SLOWLY", "")):
+            time.sleep(0.2)
+        return super().assign(visits, p)
+"""
+"""A module with a design whose loop is slow while there is the file SLOWLY."""
 
 _SERVER = multiprocessing.get_context("forkserver") if os.name == "posix" else None
 if _SERVER:
@@ -25,6 +40,15 @@ if _SERVER:
         ["realdataexp.cli", "realdataexp.runs.experiment", "realdataexp.report.page",
          "matplotlib.backends.backend_svg", "torch._dynamo"]
     )  # fmt: skip
+
+
+def until(what: Callable[[], Any], patience_seconds: float = 150.0) -> Any:
+    """The first true answer."""
+    end = time.monotonic() + patience_seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"not in {patience_seconds:g} s"
+        time.sleep(0.1)
+    return found
 
 
 def start_server() -> None:

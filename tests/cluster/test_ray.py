@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from processes import SLOW, until
 from support import assert_same_answer
 
 from realdataexp.config.cluster import ClusterConfig
@@ -25,26 +25,6 @@ from realdataexp.runs.executors.ray import Ray
 pytest.importorskip("ray", reason="make test-ray")
 
 PATIENCE = 120.0  # seconds
-SLOW = """
-import os, time
-from realdataexp.designs.pooling import Pooling
-
-
-class Slow(Pooling):
-    def assign(self, visits, p):
-        if os.path.exists(os.environ.get("SLOWLY", "")):
-            time.sleep(0.2)
-        return super().assign(visits, p)
-"""
-
-
-def until(what: Callable[[], Any]) -> Any:
-    """The first true answer."""
-    end = time.monotonic() + PATIENCE
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
 
 
 def said(part: Path) -> dict[str, Any]:

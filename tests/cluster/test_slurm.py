@@ -13,13 +13,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from processes import SLOW, until
 from support import assert_same_answer
 
 from realdataexp.config.cluster import ClusterConfig
@@ -36,27 +36,7 @@ pytestmark = pytest.mark.skipif(not _answers(), reason="no Slurm: make test-slur
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 150.0  # seconds
-SLOW = """
-import os, time
-from realdataexp.designs.pooling import Pooling
-
-
-class Slow(Pooling):
-    def assign(self, visits, p):
-        if os.path.exists(os.environ.get("SLOWLY", "")):
-            time.sleep(0.2)
-        return super().assign(visits, p)
-"""
 Settings = Callable[..., dict[str, Any]]
-
-
-def until(what: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """The first true answer."""
-    end = time.monotonic() + patience
-    while not (found := what()):
-        assert time.monotonic() < end, f"not in {patience:g} s"
-        time.sleep(0.1)
-    return found
 
 
 def step_of(part: Path) -> int:
