@@ -15,11 +15,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from subprocess import CalledProcessError, CompletedProcess
 from typing import Any
+
+import psutil
 
 SLOW = """
 import os, time
@@ -96,6 +100,26 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         if code is None:
             return 0, 0
         return self.pid, code << 8 if code >= 0 else -code  # as waitpid has it
+
+
+@contextmanager
+def started(config: Path, out: Path) -> Iterator[tuple[Any, list[psutil.Process]]]:
+    """A run of the command line, in its loop, in a process group of its own; and its processes."""
+    words = [sys.executable, "-m", "realdataexp", "run", str(config), "--out", str(out)]
+    process = Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    own: list[psutil.Process] = []
+    try:
+        assert process.stderr
+        assert any("[loop] step 5:" in line for line in process.stderr), "ended before"
+        own += psutil.Process(process.pid).children(recursive=True)
+        yield process, own
+    finally:
+        for each in (process, *own):
+            with suppress(psutil.Error):
+                each.kill()
+        process.communicate()
 
 
 def run(

@@ -19,7 +19,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
-from processes import Popen, start_server
+from processes import start_server, started
 from safetensors.torch import load_file
 from support import TABLES, assert_same_answer, result_of
 
@@ -351,28 +351,6 @@ def test_where_another_fault_came_from_can_be_seen(settings: dict[str, Any], tmp
 
 
 # --- processes and signals -----------------------------------------------------------------------
-
-
-@contextmanager
-def started(
-    config: Path, out: Path
-) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """A run of the command line, in its loop, in a process group of its own; and its processes."""
-    words = [sys.executable, "-m", "realdataexp", "run", str(config), "--out", str(out)]
-    process = Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    own: list[psutil.Process] = []
-    try:
-        assert process.stderr
-        assert any("[loop] step 5:" in line for line in process.stderr), "ended before"
-        own += psutil.Process(process.pid).children(recursive=True)
-        yield process, own
-    finally:
-        for each in (process, *own):
-            with suppress(psutil.Error):
-                each.kill()
-        process.communicate()
 
 
 @pytest.fixture

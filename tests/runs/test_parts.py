@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import psutil
 import pytest
 import yaml
-from processes import Popen
+from processes import started
 from support import assert_same_answer, result_of
 
 from realdataexp import cli
@@ -146,26 +144,6 @@ def test_a_part_that_is_stopped_twice_before_its_first_step_says_so(tmp_path: Pa
     assert json.loads((tmp_path / STATUS).read_text())["n_stops_in_vain"] == 0
 
 
-@contextmanager
-def spreading(config: Path, out: Path) -> Iterator[tuple[Any, list[psutil.Process]]]:
-    """A run of the command line, in its loop."""
-    words = [sys.executable, "-m", "realdataexp", "run", str(config), "--out", str(out)]
-    process = Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    own: list[psutil.Process] = []
-    try:
-        assert process.stderr
-        assert any("[loop] step 5:" in line for line in process.stderr), "ended before"
-        own += psutil.Process(process.pid).children(recursive=True)
-        yield process, own
-    finally:
-        for each in (*own, process):
-            if each.pid and psutil.pid_exists(each.pid):
-                os.kill(each.pid, signal.SIGKILL)
-        process.communicate()
-
-
 @pytest.fixture
 def long_run(settings: dict[str, Any], tmp_path: Path) -> Path:
     changed = spread(settings, 2)
@@ -176,7 +154,7 @@ def long_run(settings: dict[str, Any], tmp_path: Path) -> Path:
 
 def test_what_was_killed_goes_on_from_what_its_parts_have(long_run: Path, tmp_path: Path):
     """SIGKILL to the run and its parts; one part's folder is lost as well."""
-    with spreading(long_run, tmp_path / "r") as (process, own):
+    with started(long_run, tmp_path / "r") as (process, own):
         for each in (process, *own):
             os.kill(each.pid, signal.SIGKILL)
         process.wait()
@@ -195,7 +173,7 @@ def test_what_was_killed_goes_on_from_what_its_parts_have(long_run: Path, tmp_pa
 def test_status_and_cancel_of_a_run_that_is_under_way(
     long_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    with spreading(long_run, tmp_path / "r") as (process, _):
+    with started(long_run, tmp_path / "r") as (process, _):
         assert cli.main(["status", str(tmp_path / "r"), "--json"]) == 0
         parts = json.loads(capsys.readouterr().out)
         assert [part["part"] for part in parts] == ["run", "shards/0", "shards/1"]
