@@ -1,12 +1,15 @@
 """How long a run takes on a cluster, and what a lost node costs: on paper, and simulated.
 
 python -m bench.cluster_estimate [--replications 1000] [--parts 8] [--workers 8] ...
+python -m bench.cluster_estimate --here
 
 On paper: rounds of parts, each the time to begin, its steps and its saves; and for each expected
 loss of a node half of what lies between two saves, and the time to begin again. The simulation
 draws the losses (exponential times, a generator of a fixed seed) and hands parts to workers as a
 scheduler does, first come, first served; a part whose time limit comes near saves and queues again.
-The rate of a GPU is that of docs/performance.md, so what is predicted is as good as that.
+The rate of a GPU is that of docs/performance.md, so what is predicted is as good as that. With
+``--here`` the same formula predicts a run in two parts on this machine, from the rate of two runs
+of half the replications at the same time, and the run is made.
 """
 
 from __future__ import annotations
@@ -14,10 +17,18 @@ from __future__ import annotations
 import argparse
 import heapq
 import math
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
+
+from bench.process import measure
+from realdataexp.api import run as run_config
+from realdataexp.config import load_config
 
 
 @dataclass(frozen=True)
@@ -87,12 +98,45 @@ def simulated(plan: Plan, seed: int) -> float:
     return end / 3600
 
 
+def loop_timing(settings: dict[str, Any], out: str) -> dict[str, Any]:
+    """Run a config: the seconds that its result reports."""
+    return dict(run_config(settings, out=out).summary["timing"])
+
+
+def here(scratch: Path, replications: int = 32, steps: int = 400) -> tuple[float, float]:
+    """Seconds of the loop of a si2023 run in two parts on this machine: predicted, measured."""
+    changes = [f"simulation.n_steps={steps}", "simulation.save_every=100", "experiment.starts=1"]
+
+    def seconds(name: str, replications: int, processes: int) -> dict[str, Any]:
+        own = [f"experiment.replications={replications}", f"simulation.processes={processes}"]
+        settings = load_config("si2023", [*changes, *own]).resolved()
+        return measure(loop_timing, settings=settings, out=str(scratch / name))
+
+    with ThreadPoolExecutor(2) as pool:  # as the parts will run: both cores are in use
+        halves = [*pool.map(lambda name: seconds(name, replications // 2, 1), ("a", "b"))]
+    rates = [x["arm_steps_per_second"] for x in halves]
+    plan = Plan(
+        replications, steps, 2, 2, networks=12, networks_per_second=fmean(rates),
+        begin_seconds=0.0, save_every=100,
+        save_seconds=fmean(x.get("checkpoint_seconds", 0.0) for x in halves) / (steps // 100),
+        lost_every_hours=math.inf,
+    )  # fmt: skip
+    return 3600 * on_paper(plan)[0], float(seconds("both", replications, 2)["loop_seconds"])
+
+
 def main() -> None:
     """Print both for a plan, and for one whose nodes are lost a hundred times as often."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, value in vars(Plan()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    plan = Plan(**vars(parser.parse_args()))
+    parser.add_argument("--here", action="store_true", help="a run in two parts on this machine")
+    given = vars(parser.parse_args())
+    if given.pop("here"):
+        with tempfile.TemporaryDirectory() as folder:
+            predicted, found = here(Path(folder))
+        print(f"in two parts here: predicted {predicted:.1f} s, measured {found:.1f} s")
+        return
+    plan = Plan(**given)
     often = replace(plan, lost_every_hours=plan.lost_every_hours / 100)
     for what, own in (("as asked", plan), ("nodes lost 100 times as often", often)):
         hours, cost = on_paper(own)
