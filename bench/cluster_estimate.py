@@ -133,8 +133,8 @@ def main() -> None:
     given = vars(parser.parse_args())
     if given.pop("here"):
         with tempfile.TemporaryDirectory() as folder:
-            predicted, found = here(Path(folder))
-        print(f"in two parts here: predicted {predicted:.1f} s, measured {found:.1f} s")
+            predicted, measured = here(Path(folder))
+        print(f"in two parts here: predicted {predicted:.1f} s, measured {measured:.1f} s")
         return
     plan = Plan(**given)
     often = replace(plan, lost_every_hours=plan.lost_every_hours / 100)

@@ -319,6 +319,7 @@ def plan(
     retrain_every: int | Sequence[int] | None = None,
     power: float = 0.8,
     out: str | Path | None = None,
+    executor: str | None = None,
 ) -> pl.DataFrame:
     """What effect each design could detect: mode compare, for each p and training cadence.
 
@@ -331,6 +332,7 @@ def plan(
         power: the chance with which an effect shall be detected.
         out: the plan's folder, which may hold runs of an interrupted plan; None makes one under
             ``logging.log_dir``.
+        executor: who runs them; see `sweep`.
 
     Returns:
         A row for each p, cadence, length, design and label: plan.parquet. Effects, biases and
@@ -354,6 +356,7 @@ def plan(
         steps=steps,
         retrain_every=retrain_every,
         power=power,
+        executor=executor,
     )
     return read_table(folder, "plan")
 

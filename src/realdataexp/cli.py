@@ -227,6 +227,14 @@ _From = Annotated[
     Path | None,
     _option("YAML file with grid, zip or points: a list of settings.", "--from", metavar="FILE"),
 ]
+_PointsExecutor = Annotated[
+    str | None,
+    _option(
+        "Who runs the points, in processes or jobs of their own: local, slurm, ray, or "
+        "package.module:Name; default: one after another, in this process.",
+        "--executor",
+    ),
+]
 _SweepOut = Annotated[
     Path | None,
     _option("The sweep's folder, new or of the same sweep; default: results/<timestamp>-sweep."),
@@ -458,12 +466,7 @@ def resume(
     from realdataexp.report.files import is_complete
 
     if (run_dir / "sweep.yaml").is_file():
-        from realdataexp.runs.sweeping import is_swept, resume_sweep
-
-        if is_swept(run_dir):
-            terminal.say(f"{run_dir}: complete; nothing to resume")
-        else:
-            _show_sweep(resume_sweep(run_dir, data, is_detailed=verbose))
+        _resume_sweep(run_dir, data, is_detailed=verbose)
         return
     if is_complete(run_dir):
         terminal.say(f"{run_dir}: complete; nothing to resume")
@@ -479,6 +482,24 @@ def resume(
 
         resume_experiment(run_dir, data)
     _show(run_dir)
+
+
+def _resume_sweep(folder: Path, data: Path | None, *, is_detailed: bool) -> None:
+    """Go on with a sweep, and with the plan that is read off it."""
+    from realdataexp.runs.sweeping import asked_of, is_swept, resume_sweep
+
+    is_plan = asked_of(folder).plan is not None
+    if not is_swept(folder):
+        resume_sweep(folder, data, is_detailed=is_detailed)
+    elif not is_plan or (folder / "plan.json").exists():
+        terminal.say(f"{folder}: complete; nothing to resume")
+        return
+    if is_plan:
+        from realdataexp.runs.planning import write_plan
+
+        _show_plan(write_plan(folder))
+    else:
+        _show_sweep(folder)
 
 
 @_command("status results/20260101-120000-compare")
@@ -517,14 +538,7 @@ def sweep(
     keep_going: Annotated[
         bool, _option("Run the other points where one fails.", "--keep-going")
     ] = False,
-    executor: Annotated[
-        str | None,
-        _option(
-            "Who runs the points, in processes or jobs of their own: local, slurm, ray, or "
-            "package.module:Name; default: one after another, in this process.",
-            "--executor",
-        ),
-    ] = None,
+    executor: _PointsExecutor = None,
     data: _Data = None,
     seed: _Seed = None,
     device: _Device = None,
@@ -544,11 +558,10 @@ def sweep(
     points = asked.points()
     from realdataexp.runs.sweeping import run_sweep
 
-    given = {"data": data, "seed": seed, "device": device}
     _show_sweep(
         run_sweep(
             config, points, overrides or (), out=out, keep_going=keep_going, executor=executor,
-            is_detailed=verbose, **given,
+            is_detailed=verbose, data=data, seed=seed, device=device,
         )
     )  # fmt: skip
 
@@ -571,6 +584,7 @@ def plan(
     steps: _Steps = None,
     retrain_every: _RetrainEvery = None,
     power: Annotated[float, _option("Power: the probability of detecting an effect.")] = 0.8,
+    executor: _PointsExecutor = None,
     data: _Data = None,
     out: _PlanOut = None,
     seed: _Seed = None,
@@ -583,10 +597,15 @@ def plan(
     given = {"data": data, "seed": seed, "device": device}
     loaded = _loaded(config, config_option, overrides, **given)
     _log(loaded.logging.level, quiet=quiet, verbose=verbose)
-    from realdataexp.report.tables import print_plan
     from realdataexp.runs.planning import run_plan
 
-    folder = run_plan(loaded, out, p=p, steps=steps, retrain_every=retrain_every, power=power)
+    asked = {"p": p, "steps": steps, "retrain_every": retrain_every, "power": power}
+    _show_plan(run_plan(loaded, out, executor=executor, is_detailed=verbose, **asked))
+
+
+def _show_plan(folder: Path) -> None:
+    from realdataexp.report.tables import print_plan
+
     print_plan(folder)
     terminal.say(f"Plan folder: {folder}")
 

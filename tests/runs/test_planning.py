@@ -28,7 +28,7 @@ from realdataexp.runs.planning import make_grid
 Settings = dict[str, Any]
 Say = pytest.CaptureFixture[str]
 GRID = ("--p", "0.5,0.25", "--steps", "12,4", "--retrain-every", "1,4")
-CELLS = ["p0.25-retrain1", "p0.25-retrain4", "p0.5-retrain1", "p0.5-retrain4"]
+SWEPT = ["places.json", "points", "sweep.html", "sweep.log", "sweep.parquet", "sweep.yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,12 @@ def call(capsys: Say, *args: str | Path) -> tuple[int, str, list[str]]:
 
 def written(plan_dir: Path) -> dict[str, int]:
     """When each run was written."""
-    return {p.parent.name: p.stat().st_mtime_ns for p in plan_dir.glob("*/result.json")}
+    return {p.parent.name: p.stat().st_mtime_ns for p in plan_dir.glob("points/*/result.json")}
 
 
 def test_a_plan_has_a_run_for_each_p_and_cadence_and_a_row_for_each_length(plan_dir: Path):
-    assert sorted(p.name for p in plan_dir.iterdir()) == [*CELLS, "plan.json", "plan.parquet"]
+    there = sorted(p.name for p in plan_dir.iterdir())
+    assert there == sorted([*SWEPT, "plan.json", "plan.parquet"])
     table = pl.read_parquet(plan_dir / "plan.parquet")
     assert table.height == 4 * 2 * 2 * 2
     keys = table.select("p", "retrain_every", "steps", "design").rows()
@@ -115,12 +116,12 @@ def test_runs_that_are_there_are_used_again_and_what_lacks_is_made(
     assert out.splitlines()[-1] == f"Plan folder: {copied}"
     assert written(copied) == before
     assert (copied / "plan.parquet").read_bytes() == table
-    shutil.rmtree(copied / CELLS[1])
-    result = copied / CELLS[2] / "result.json"
+    shutil.rmtree(copied / "points/1")
+    result = copied / "points/2/result.json"
     result.write_text(result.read_text().replace('"status": "complete"', '"status": "partial"'))
     assert call(capsys, config, *GRID, "--out", copied)[0] == 0
     after = written(copied)
-    assert [name for name in CELLS if after[name] != before[name]] == CELLS[1:3]
+    assert [name for name in sorted(before) if after[name] != before[name]] == ["1", "2"]
     assert pl.read_parquet(copied / "plan.parquet").equals(pl.read_parquet(table))
 
 
@@ -130,14 +131,16 @@ def test_another_run_in_the_folder_is_refused(copied: Path, config: Path, capsys
     def refused(*args: str | Path) -> str:
         code, _, err = call(capsys, config, *args)
         assert (code, len(err)) == (2, 1)
-        assert err[0].endswith("choose another --out")
+        assert "choose another --out" in err[0]
         return err[0]
 
-    place = copied / CELLS[0]
     other = refused(*GRID, "--seed", "1", "--out", copied)
-    assert other.startswith(f"{place}: holds a run of other settings")
-    assert refused("--out", place) == f"{place}: exists and holds no plan; choose another --out"
-    assert "is a file" in refused("--out", place / "run.log")
+    assert other.startswith(f"{copied}: holds a sweep with seed = 0, not 1")
+    more = refused("--p", "0.5", *GRID[2:], "--out", copied)
+    assert more.startswith(f"{copied}: holds a sweep of 4 other points")
+    place = copied / "points/0"
+    assert refused("--out", place).startswith(f"{place}: exists")
+    assert "run.log: exists" in refused("--out", place / "run.log")
     assert written(copied) == before
     (place / "config.yaml").unlink()
     odd = refused(*GRID, "--out", copied)
@@ -160,15 +163,15 @@ def test_an_interrupted_plan_goes_on(
     code, _, err = call(capsys, *args)
     assert (code, err) == (
         130,
-        [
-            "interrupted: 1 of 2 runs are done; the same command with "
-            f"--out {out} resumes from there"
-        ],
+        [f"interrupted: 1 of 2 points are done; resume it: realdataexp resume {out}"],
     )
     assert not (out / "plan.json").exists()
-    assert call(capsys, *args)[0] == 0
-    assert made == ["p0.25-retrain1", "p0.5-retrain1", "p0.5-retrain1"]
+    assert cli.main(["resume", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Plan folder: {out}"
+    assert made == ["0", "1", "1"]
     assert (out / "plan.json").exists()
+    assert cli.main(["resume", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: complete; nothing to resume\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
@@ -176,7 +179,10 @@ def test_a_signal_ends_a_plan_with_a_partial_run(config: Path, tmp_path: Path):
     out = tmp_path / "plan"
     command = [sys.executable, "-m", "realdataexp", "plan", str(config), "--steps", "100000"]
     with Popen(
-        [*command, "--out", str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--verbose", "--out", str(out)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr
         for line in process.stderr:
@@ -185,8 +191,8 @@ def test_a_signal_ends_a_plan_with_a_partial_run(config: Path, tmp_path: Path):
                 break
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("interrupted: 0 of 1 runs are done; the same command")
-    assert json.loads((out / "p0.5-retrain1" / "result.json").read_text())["status"] == "partial"
+    assert err.splitlines()[-1].startswith("interrupted: 0 of 1 points are done; resume it")
+    assert json.loads((out / "points/0/result.json").read_text())["status"] == "partial"
 
 
 def test_the_tables_are_narrow_and_say_in_what(config: Path, copied: Path, capsys: Say):
@@ -279,9 +285,5 @@ def test_the_default_folder_is_in_the_log_dir(settings: Settings, tmp_path: Path
     table = rx.plan(settings, [f"logging.log_dir={tmp_path}"], steps=2)
     (folder,) = tmp_path.iterdir()
     assert folder.name.endswith("-plan")
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "p0.5-retrain1",
-        "plan.json",
-        "plan.parquet",
-    ]
+    assert {p.name for p in folder.iterdir()} == {*SWEPT, "plan.json", "plan.parquet"}
     assert table.equals(pl.read_parquet(folder / "plan.parquet"))

@@ -1,6 +1,7 @@
-"""Many runs for one question: what could a test of this p, length and cadence detect?
+"""What could a test of this p, length and cadence detect? Read off a sweep.
 
-Each pair of p and training cadence is a run of mode compare; shorter tests are its first steps.
+Each pair of p and training cadence is a point, a run of mode compare; shorter tests are its first
+steps. The folder is a sweep's (sweeping), and plan.parquet and plan.json in it are the answer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
@@ -19,10 +20,9 @@ from realdataexp.config import Config, load_config
 from realdataexp.data.parquet import write_parquet
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import write_json
-from realdataexp.report.files import is_complete, read_result, read_table
-from realdataexp.runs.folder import Folder, check_place, finite, make_folder
-from realdataexp.runs.setup import set_up
-from realdataexp.runs.several import is_prepared, prepare, run_folders
+from realdataexp.report.files import read_result, read_table
+from realdataexp.runs.folder import finite
+from realdataexp.runs.sweeping import asked_of, run_sweep
 from realdataexp.stats.performance import PlannedRun, plan_grid
 
 logger = logging.getLogger("realdataexp")
@@ -43,20 +43,18 @@ class Grid:
     power: float
 
 
-class _Cell(NamedTuple):
-    """One run of the plan; ``name`` is its folder's."""
-
-    name: str
-    p: float
-    retrain_every: int
-    config: Config
-
-
-def run_plan(config: Config, out: Path | None = None, **asked: Any) -> Path:
+def run_plan(
+    config: Config,
+    out: Path | None = None,
+    *,
+    executor: str | None = None,
+    is_detailed: bool = False,
+    **asked: Any,
+) -> Path:
     """Run what a plan needs and write plan.parquet and plan.json; returns their folder.
 
-    A complete run of the very same config in the folder is used again, and a partial one resumed,
-    so that a plan that was interrupted goes on. What may be asked: see ``make_grid``.
+    A sweep of the same runs in the folder is used again, so that a plan that was interrupted goes
+    on. What may be asked: see ``make_grid``; ``executor`` and ``is_detailed``: see ``run_sweep``.
 
     Raises:
         InputError: something given is wrong, and nothing was run; or the disk is full.
@@ -64,32 +62,16 @@ def run_plan(config: Config, out: Path | None = None, **asked: Any) -> Path:
         KeyboardInterrupt: interrupted; the runs that are done stay.
     """
     grid = make_grid(config, **asked)
-    cells = _cells(config, grid)
-    log_dir = config.path(config.logging.log_dir)
-    new = _not_begun(cells, out, log_dir)
-    for cell in {cell.p: cell for cell in new}.values():
-        set_up(cell.config, Warnings())  # whether a design can run may hang on p
-    made = Folder(out) if out is not None else make_folder(None, log_dir, "plan")
-    places = [made.path / cell.name for cell in cells]
-    n_done = 0
-    try:
-        for place, cell in zip(places, cells, strict=True):
-            prepare(place, cell.config)
-        for i, place in enumerate(places, 1):
-            is_left = not is_complete(place)
-            known = "" if is_left else " (there already)"
-            logger.info("[plan] %d of %d: %s%s", i, len(cells), place, known)
-            for _, fault in run_folders([place] * is_left):
-                if fault is not None:
-                    raise fault
-            n_done += 1
-        _write(made.path, grid, cells)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"interrupted: {n_done} of {len(cells)} runs are done; the same command with --out "
-            f"{made.path} resumes from there"
-        ) from error
-    return made.path
+    names = "experiment.p_treatment", "simulation.retrain_every"
+    points = [dict(zip(names, x, strict=True)) for x in product(grid.p, grid.retrain_every)]
+    values = config.resolved()
+    values["mode"] = "compare"
+    values["simulation"]["n_steps"] = grid.steps[-1]
+    plan = {k: x if isinstance(x, float) else [*x] for k, x in vars(grid).items()}
+    folder = run_sweep(
+        values, points, out=out, executor=executor, is_detailed=is_detailed, plan=plan
+    )
+    return write_plan(folder)
 
 
 # --- what was asked ----------------------------------------------------------------------------
@@ -159,53 +141,29 @@ def _values(where: str, given: Any, *, is_whole: bool) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
-def _cells(config: Config, grid: Grid) -> list[_Cell]:
-    """A run for every p and cadence, as long as the longest test."""
-    cells = []
-    for p, every in product(grid.p, grid.retrain_every):
-        values = config.resolved()
-        values["mode"] = "compare"
-        values["experiment"]["p_treatment"] = p
-        values["simulation"].update(retrain_every=every, n_steps=grid.steps[-1])
-        cells.append(_Cell(f"p{p!r}-retrain{every}", p, every, load_config(values)))
-    return cells
-
-
-# --- what can be run ---------------------------------------------------------------------------
-
-
-def _not_begun(cells: list[_Cell], out: Path | None, log_dir: Path) -> list[_Cell]:
-    """The runs that the folder does not hold yet; InputError where it cannot hold them."""
-    if out is None:
-        check_place(None, log_dir)
-        return list(cells)
-    if out.is_dir() and any(out.iterdir()) and not any(out.glob("p*-retrain*")):
-        raise InputError(f"{out}: exists and holds no plan; choose another --out")
-    new = [cell for cell in cells if not is_prepared(out / cell.name, cell.config)]
-    for cell in new:
-        if not (out / cell.name).is_dir():
-            check_place(out / cell.name, log_dir)
-    return new
-
-
 # --- the answer --------------------------------------------------------------------------------
 
 
-def _write(folder: Path, grid: Grid, cells: list[_Cell]) -> None:
-    """Write the plan's table from the tables of its runs."""
-    config, warnings = cells[0].config, Warnings()
+def write_plan(folder: Path) -> Path:
+    """Write the table of a plan whose runs are complete; returns its folder."""
+    asked = asked_of(folder)
+    assert asked.plan is not None
+    grid, warnings = Grid(**asked.plan), Warnings()
+    places = [folder / "points" / str(i) for i in range(len(asked.points))]
+    cells = [(place, load_config(place / "config.yaml")) for place in places]
     runs = (
         PlannedRun(
-            cell.p,
-            cell.retrain_every,
-            read_table(folder / cell.name, "outcomes"),
-            cell.config.experiment.n_starts,
+            cell.experiment.p_treatment,
+            cell.simulation.retrain_every,
+            read_table(place, "outcomes"),
+            cell.experiment.n_starts,
         )
-        for cell in cells
+        for place, cell in cells
     )
+    config = cells[0][1]
     designs = [design.label for design in config.designs()]
     rows = plan_grid(runs, grid.steps, designs, list(config.measured), grid.power)
-    _warn_of_runs(folder, cells, warnings)
+    _warn_of_runs(places, warnings)
     _warn_of_nulls(rows, warnings)
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -216,18 +174,19 @@ def _write(folder: Path, grid: Grid, cells: list[_Cell]) -> None:
     write_parquet(folder / "plan.parquet", rows)
     write_json(folder / "plan.json", finite(document, warnings))
     logger.info("[plan] complete: %s", folder)
+    return folder
 
 
-def _warn_of_runs(folder: Path, cells: list[_Cell], warnings: Warnings) -> None:
+def _warn_of_runs(places: list[Path], warnings: Warnings) -> None:
     """Pass the runs' warnings on, those of one kind as one; numbers that lack have their own."""
     found: dict[str, tuple[str, dict[str, None]]] = {}
-    for cell in cells:
-        for item in read_result(folder / cell.name)["warnings"]:
-            found.setdefault(item["code"], (item["message"], {}))[1][cell.name] = None
+    for place in places:
+        for item in read_result(place)["warnings"]:
+            found.setdefault(item["code"], (item["message"], {}))[1][place.name] = None
     for code, (message, (first, *others)) in found.items():
         if code != "no_number":
             also = f" (and alike in {', '.join(others)})" if others else ""
-            warnings.add(code, f"{first}: {message}{also}")
+            warnings.add(code, f"point {first}: {message}{also}")
 
 
 def _warn_of_nulls(rows: pl.DataFrame, warnings: Warnings) -> None:

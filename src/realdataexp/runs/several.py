@@ -32,7 +32,7 @@ logger = logging.getLogger("realdataexp")
 _PAUSE_SECONDS = 0.2  # between two looks at all that run
 
 
-def is_prepared(place: Path, config: Config) -> bool:
+def _is_prepared(place: Path, config: Config) -> bool:
     """Whether a folder holds the run of a config, begun or not; False where it can be made.
 
     Raises:
@@ -53,7 +53,7 @@ def is_prepared(place: Path, config: Config) -> bool:
 
 def prepare(place: Path, config: Config) -> None:
     """Make the folder of a run that has not begun, unless it is there."""
-    if not is_prepared(place, config):
+    if not _is_prepared(place, config):
         with disk_faults(place):
             place.mkdir(parents=True, exist_ok=True)
         write_places(place, config)

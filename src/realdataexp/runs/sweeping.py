@@ -67,8 +67,11 @@ _SCHEMA = {
 }
 
 
-class _Asked(BaseModel):
-    """sweep.yaml: the settings that all points share, and what each changes."""
+class Asked(BaseModel):
+    """sweep.yaml: the settings that all points share, and what each changes.
+
+    ``plan`` is what a plan shall read off the runs; see planning.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -77,26 +80,27 @@ class _Asked(BaseModel):
     executor: str | None = None
     config: dict[str, Any]
     points: list[Point] = Field(min_length=1)
-
-    @classmethod
-    def of(cls, folder: Path) -> _Asked:
-        """That of a sweep's folder; InputError where it is none, or damaged."""
-        path = folder / SWEEP
-        try:
-            values, _ = parse_yaml(read_text(path, str(path)), str(path))
-            return cls.model_validate(values)
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{folder}: holds no {SWEEP}; pass a folder made by sweep") from None
-        except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"]))
-            raise InputError(
-                f"{path}: {where}: not what a sweep writes ({fault['msg']}); run the sweep anew"
-            ) from None
+    plan: dict[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         """Write sweep.yaml."""
         write_text(folder / SWEEP, to_yaml(self.model_dump()))
+
+
+def asked_of(folder: Path) -> Asked:
+    """That of a sweep's folder; InputError where it is none, or damaged."""
+    path = folder / SWEEP
+    try:
+        values, _ = parse_yaml(read_text(path, str(path)), str(path))
+        return Asked.model_validate(values)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder}: holds no {SWEEP}; pass a folder made by sweep") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise InputError(
+            f"{path}: {where}: not what a sweep writes ({fault['msg']}); run the sweep anew"
+        ) from None
 
 
 def run_sweep(
@@ -108,6 +112,7 @@ def run_sweep(
     keep_going: bool = False,
     executor: str | None = None,
     is_detailed: bool = False,
+    plan: dict[str, Any] | None = None,
     **given: Any,
 ) -> Path:
     """Run every point of a sweep, or those that a sweep in ``out`` has left; returns its folder.
@@ -123,8 +128,12 @@ def run_sweep(
         KeyboardInterrupt: interrupted; as above.
     """
     shared, configs = load_points(source, points, overrides, **given)
-    asked = _Asked(
-        keep_going=keep_going, executor=executor, config=shared, points=[dict(x) for x in points]
+    asked = Asked(
+        keep_going=keep_going,
+        executor=executor,
+        config=shared,
+        points=[dict(x) for x in points],
+        plan=plan,
     )
     if executor is not None:
         executor_for(executor, out or Path(), configs[0].cluster)
@@ -140,7 +149,7 @@ def run_sweep(
 
 def resume_sweep(folder: Path, data: Path | None = None, *, is_detailed: bool = False) -> Path:
     """Go on with a sweep that was interrupted, or in which points failed; as ``run_sweep``."""
-    asked = _Asked.of(folder)
+    asked = asked_of(folder)
     require_modules(folder)
     _, configs = load_points(asked.config, asked.points)
     configs = [placed(config, folder, None) for config in configs]
@@ -149,25 +158,25 @@ def resume_sweep(folder: Path, data: Path | None = None, *, is_detailed: bool = 
 
 def is_swept(folder: Path) -> bool:
     """Whether a sweep's folder has every point complete, and its table."""
-    points = (folder / "points" / str(i) for i in range(len(_Asked.of(folder).points)))
+    points = (folder / "points" / str(i) for i in range(len(asked_of(folder).points)))
     return (folder / TABLE).exists() and all(map(is_complete, points))
 
 
 # --- its beginning -------------------------------------------------------------------------------
 
 
-def _begin(asked: _Asked, configs: Sequence[Config], out: Path | None) -> Folder:
+def _begin(asked: Asked, configs: Sequence[Config], out: Path | None) -> Folder:
     """Check all of a new sweep, then make its folder."""
     log_dir = configs[0].path(configs[0].logging.log_dir)
     for left in out.glob(f".{SWEEP}.*.tmp") if out is not None else ():
         left.unlink()  # of one that was killed before it began
     check_place(out, log_dir)
     _check(asked, configs)
-    return make_folder(out, log_dir, "sweep")
+    return make_folder(out, log_dir, "plan" if asked.plan else "sweep")
 
 
 @own_arithmetic()
-def _check(asked: _Asked, configs: Sequence[Config]) -> None:
+def _check(asked: Asked, configs: Sequence[Config]) -> None:
     """Check each config against the data and the machine; InputError with all faults."""
     found: dict[str, list[int]] = {}
     with PhaseProgress("check", len(configs), "points") as progress:
@@ -184,9 +193,9 @@ def _check(asked: _Asked, configs: Sequence[Config]) -> None:
         raise InputError(*(of_points(fault, at, len(configs)) for fault, at in found.items()))
 
 
-def _require_same(out: Path, asked: _Asked) -> None:
+def _require_same(out: Path, asked: Asked) -> None:
     """InputError where a folder holds a sweep of other points, or of another config."""
-    there = _Asked.of(out)
+    there = asked_of(out)
     if there.points != asked.points:
         raise InputError(
             f"{out}: holds a sweep of {len(there.points)} other points (the first: "
@@ -207,7 +216,7 @@ def _require_same(out: Path, asked: _Asked) -> None:
 class _Sweep:
     """A sweep that goes on from what its folder holds."""
 
-    def __init__(self, folder: Path, asked: _Asked, configs: Sequence[Config]) -> None:
+    def __init__(self, folder: Path, asked: Asked, configs: Sequence[Config]) -> None:
         self.folder, self._asked, self._configs = folder, asked, configs
         self._places = [folder / "points" / str(i) for i in range(len(configs))]
         self._faults: dict[int, str] = {}
