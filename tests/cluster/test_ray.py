@@ -17,6 +17,7 @@ import yaml
 from processes import SLOW, until
 from support import assert_same_answer
 
+import realdataexp as rx
 from realdataexp.config.cluster import ClusterConfig
 from realdataexp.errors import InputError, RunError
 from realdataexp.runs.executors import ray as ray_executor
@@ -34,46 +35,96 @@ def said(part: Path) -> dict[str, Any]:
         return {}
 
 
-def test_a_killed_command_and_a_killed_worker_change_no_result(
-    tmp_path: Path, small_settings: Callable[..., dict[str, Any]]
-) -> None:
-    (tmp_path / "slow.py").write_text(SLOW)
+class Place:
+    """A folder with a config, whose loop is slow while there is the file SLOWLY."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.slowly = folder, folder / "slowly"
+        (folder / "slow.py").write_text(SLOW)
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        self.path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+
+    def command(self, *words: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "PYTHONPATH": self.path, "SLOWLY": str(self.slowly)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "realdataexp", *words], env=env, cwd=self.folder,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+def done(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+
+
+@pytest.fixture(scope="module")
+def place(
+    tmp_path_factory: pytest.TempPathFactory, small_settings: Callable[..., dict[str, Any]]
+) -> Place:
     settings = small_settings(
         experiment={"replications": 4, "designs": ["splitting", {"name": "slow:Slow"}]},
         simulation={"batch_size": 8, "n_steps": 60, "validate_every": 10, "save_every": 20},
     )
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    slowly = tmp_path / "slowly"
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path, "SLOWLY": str(slowly)}
+    return Place(tmp_path_factory.mktemp("ray"), settings)
 
-    def command(out: str, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "realdataexp", "run", "config.yaml", "--out", out, *words],
-            env=env, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
 
-    one = command("one", "--set", "simulation.processes=1")
-    output, _ = one.communicate(timeout=PATIENCE)
-    assert one.returncode == 0, output
-    slowly.touch()
-    two = command("two", "--executor", "ray", "--shards", "2")
+@pytest.fixture(scope="module")
+def one(place: Place) -> Path:
+    """The run in one process."""
+    done(place.command("run", "config.yaml", "--out", "one", "--set", "simulation.processes=1"))
+    return place.folder / "one"
+
+
+def running(process: subprocess.Popen[str], out: Path) -> list[int]:
+    """The processes of both parts of a run, once each has done a step."""
+    parts = [out / "shards" / name for name in ("0", "1")]
+    until(lambda: all(said(part).get("step", 0) > 0 for part in parts) or process.poll())
+    return [int(said(part)["process"]) for part in parts]
+
+
+def test_a_killed_command_and_a_killed_worker_change_no_result(place: Place, one: Path) -> None:
+    place.slowly.touch()
+    two = place.command("run", "config.yaml", "--out", "two", "--executor", "ray", "--shards", "2")
+    out = place.folder / "two"
     try:
-        parts = [tmp_path / "two" / "shards" / name for name in ("0", "1")]
-        until(lambda: all(said(part).get("step", 0) > 0 for part in parts) or two.poll())
-        killed = [int(said(part)["process"]) for part in parts]
+        killed = running(two, out)
         worker = psutil.Process(killed[1]).ppid()
         os.kill(killed[0], signal.SIGKILL)
         os.kill(worker, signal.SIGKILL)
-        slowly.unlink()
-        output, _ = two.communicate(timeout=PATIENCE)
+        place.slowly.unlink()
+        done(two)
     finally:
         two.kill()
-    assert two.returncode == 0, output
-    assert all(said(part)["process"] != old for part, old in zip(parts, killed, strict=True)) or (
-        not parts[0].exists()
-    )
-    assert_same_answer(tmp_path / "one", tmp_path / "two")
+    assert [int(said(out / "shards" / x)["process"]) for x in ("0", "1")] != killed
+    assert_same_answer(one, out)
+
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """The address of a cluster that is no run's own."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    port = ["--port=6399", "--num-cpus=2", "--include-dashboard=false"]
+    subprocess.run([*ray, "start", "--head", *port], check=True, capture_output=True)
+    yield "127.0.0.1:6399"
+    subprocess.run([*ray, "stop"], check=True, capture_output=True)
+
+
+def test_a_run_that_is_killed_on_a_cluster_goes_on_there(
+    place: Place, one: Path, head: str
+) -> None:
+    place.slowly.touch()
+    asked = ("--executor", "ray", "--shards", "2", "--set", f"cluster.address={head}")
+    run = place.command("run", "config.yaml", "--out", "three", *asked)
+    out = place.folder / "three"
+    try:
+        left = [psutil.Process(number) for number in running(run, out)]
+    finally:
+        run.kill()  # whose parts end with it, and not the cluster
+    assert psutil.wait_procs(left, timeout=PATIENCE)[1] == []
+    place.slowly.unlink()
+    run.communicate()
+    done(place.command("resume", "three"))
+    assert_same_answer(one, out)
 
 
 def test_what_no_node_has_is_said(tmp_path: Path) -> None:
@@ -148,3 +199,15 @@ def test_a_folder_that_a_worker_does_not_see_and_a_fault_are_said(
     with pytest.raises(RunError, match=r"ended with exit code 3 on .*part.log"):
         until(executor.watch)
     executor.cancel()
+
+
+def test_the_points_of_a_sweep_are_tasks_and_its_table_is_the_same(
+    cluster: None, tmp_path: Path, small_settings: Callable[..., dict[str, Any]]
+) -> None:
+    settings = small_settings(experiment={"replications": 2, "designs": ["pooling"]})
+    grid = {"experiment.p_treatment": [0.3, 0.5]}
+    tables = [
+        rx.sweep(settings, grid=grid, executor=name, out=tmp_path / str(name)).folder
+        for name in (None, "ray")
+    ]
+    assert (tables[0] / "sweep.parquet").read_bytes() == (tables[1] / "sweep.parquet").read_bytes()

@@ -170,6 +170,21 @@ def test_a_job_warned_of_its_time_limit_queues_itself_again_and_the_result_is_th
     assert_same_answer(whole, limited.out)
 
 
+def test_the_points_of_a_sweep_are_jobs_and_its_table_is_the_same(
+    command: Callable[..., Command],
+) -> None:
+    asked = ("--grid", "experiment.p_treatment=0.3,0.5", "--set", "simulation.n_steps=20")
+    tables = []
+    for out, how in (("here", ()), ("jobs", ("--executor", "slurm"))):
+        done = command(out, "sweep", "config.yaml", *asked, *how, "--out", out)
+        done.done()
+        tables.append((done.out / "sweep.parquet").read_bytes())
+    assert tables[0] == tables[1]
+    assert {name: job.state for name, job in jobs_of(done.out).items()} == {
+        "0": "COMPLETED", "1": "COMPLETED"
+    }  # fmt: skip
+
+
 def test_a_part_that_needs_more_memory_than_its_job_has_says_so(
     run: Callable[..., Command],
 ) -> None:

@@ -188,7 +188,19 @@ def test_a_postponed_signal_waits_for_the_check():
             send()
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
-        interrupts.check()
+        send()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_raised_where_it_is_lost_is_raised_again_by_the_check():
+    class Last:
+        def __del__(self) -> None:
+            send()
+
+    with Interrupts() as interrupts:
+        Last()  # Python drops what a destructor raises
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
 
 
 def test_who_insists_need_not_wait_except_while_something_is_saved():

@@ -27,7 +27,8 @@ def is_ignored(number: signal.Signals) -> bool:
 class Interrupts:
     """While this context is open, the first of these signals raises KeyboardInterrupt, once.
 
-    Work that must not be torn apart puts it off (`postponed`) and then asks for it (`check`).
+    Work that must not be torn apart puts it off (`postponed`) and then asks for it (`check`), as
+    does work that takes long: what is raised while a destructor or a callback runs is lost.
     Signals after the raise find the run saving what it has, and are dropped. Outside the main
     thread, where Python cannot handle signals, it does nothing.
     """
@@ -50,12 +51,12 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         is_insisting = self._is_noted and self._may_insist
         self._is_noted = True
-        if not self._n_postponing or is_insisting:
+        if (not self._n_postponing or is_insisting) and not self._has_raised:
             self.check()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came, unless that was done before."""
-        if self._is_noted and not self._has_raised:
+        """Raise KeyboardInterrupt if a signal came; again where that was lost."""
+        if self._is_noted:
             self._has_raised = True
             raise KeyboardInterrupt
 
