@@ -84,7 +84,8 @@ def small_settings(
                 "save_every": 5,
             },
             "experiment": {"replications": 3, "designs": ["pooling", "snapshot", "splitting"]},
-            "logging": {"log_dir": str(cache / "results")},
+            # drawing would take most of the time of a small run
+            "logging": {"log_dir": str(cache / "results"), "pictures": False},
         }
         for key, value in changes.items():
             block = settings.get(key)
@@ -114,4 +115,5 @@ def small_run(
     """The folder of a run of mode compare: do not change it."""
     from realdataexp.api import run
 
-    return run(small_settings(), out=tmp_path_factory.mktemp("run") / "compare").folder
+    drawn = small_settings(logging={"pictures": True})
+    return run(drawn, out=tmp_path_factory.mktemp("run") / "compare").folder

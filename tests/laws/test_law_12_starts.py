@@ -20,18 +20,11 @@ from realdataexp.api import run
 from realdataexp.config import load_config
 from realdataexp.draws import start_seed
 from realdataexp.errors import Warnings
-from realdataexp.runs import results
 from realdataexp.runs.setup import set_up
 from realdataexp.worlds.base import WorldSettings, start_of
 
 Settings = Callable[..., dict[str, Any]]
 TABLES = ("outcomes", "metrics", "estimates", "units")
-
-
-@pytest.fixture(autouse=True)
-def _no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("write_plot", "write_report"):
-        monkeypatch.setattr(results, name, lambda folder: None)
 
 
 def settings_of(small_settings: Settings, n: int, starts: int, processes: int = 1):

@@ -28,7 +28,6 @@ from realdataexp.api import run
 from realdataexp.config import load_config
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError, RunError
-from realdataexp.runs import results
 from realdataexp.runs.executors.local import Forked
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.machine import MONITOR_FILE, Monitor
@@ -77,15 +76,6 @@ def _ends_and_leaves_no_process() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_plot() -> Iterator[None]:
-    """Plots and pages are made from the tables, and take longer than all else."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("write_plot", "write_report"):
-            patch.setattr(results, name, lambda folder: None)
-        yield
 
 
 def with_processes(settings: dict[str, Any], n: int | str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from realdataexp.errors import Warnings
 from realdataexp.learner import Head, Learner
 from realdataexp.metrics import for_metrics, label_metrics
 from realdataexp.models import Batch, build_loss
-from realdataexp.runs import results
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.networks import Network, best_networks, read_networks
 from realdataexp.runs.setup import Setup, set_up
@@ -28,12 +27,6 @@ from realdataexp.runs.shard import Validator
 
 Settings = Callable[..., dict[str, Any]]
 SIM = {"n_steps": 6, "validate_every": 3, "save_every": 6, "learning_rate": 0.05}
-
-
-@pytest.fixture(autouse=True)
-def _no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("write_plot", "write_report"):
-        monkeypatch.setattr(results, name, lambda folder: None)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,6 @@ from support import assert_same_answer, result_of
 from realdataexp import cli
 from realdataexp.api import run
 from realdataexp.errors import InputError
-from realdataexp.runs import results
 from realdataexp.runs.executors import work
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.parts import ERROR, STATUS, Status, cancel, parts_of
@@ -33,15 +32,6 @@ LOOP = {
     "batch_size": 8, "n_candidate": 4, "n_steps": 12, "validate_every": 5, "save_every": 4,
     "retrain_every": 3,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_plot() -> Iterator[None]:
-    """Plots and pages are made from the tables, and take longer than all else."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("write_plot", "write_report"):
-            patch.setattr(results, name, lambda folder: None)
-        yield
 
 
 @pytest.fixture(scope="module")

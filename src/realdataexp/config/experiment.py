@@ -329,6 +329,11 @@ class LogConfig(Section):
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "log level")
     log_dir: Text = setting("results", "folder in which run folders are made")
+    pictures: bool | None = setting(
+        None,
+        "whether plot.svg and report.html are written at the end; null: of a run of its own, not "
+        "of a point of a sweep. `realdataexp report RUN_DIR` writes them at any time",
+    )
 
 
 class LoggingConfig(LogConfig):

@@ -158,6 +158,9 @@ def load_points(
         try:
             for key, value in point.items():
                 apply_to(own, key, value, "sweep")
+            logged = own.values.setdefault("logging", {})
+            if isinstance(logged, dict) and logged.get("pictures") is None:
+                logged["pictures"] = False
             config = checked_draft(own)
         except InputError as error:
             for fault in error.faults:

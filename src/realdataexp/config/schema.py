@@ -215,6 +215,7 @@ class Config(RunSettings):
         values = self.resolved()
         for key in ("processes", "executor"):
             del values["simulation"][key]
+        del values["logging"]["pictures"]
         values["cluster"] = self.cluster.of_design()
         return values
 

@@ -160,13 +160,12 @@ def write_results(run: Run, status: str) -> None:
             warnings.add("tracker_failed", text)
     result["warnings"] = warnings.items
     write_json(folder / "result.json", result)
-    write_plot(folder)
-    write_report(folder)
+    _draw(run)
     if status == "complete" and (failed := run.tracking.finish()):
         for text in failed:
             warnings.add("tracker_failed", text)
         write_json(folder / "result.json", result)
-        write_report(folder)
+        _draw(run)
     say = logger.info if status == "complete" else logger.warning
     say("[result] %s after %d steps: %s", status, run.n_steps_done, folder)
 
@@ -188,6 +187,13 @@ def with_shares(outcomes: pl.DataFrame, blocks: Sequence[Block], n_steps: int) -
     shares = pl.DataFrame(rows, schema=schema, orient="row")
     joined = outcomes.join(shares, on=["design", "step"], how="left", maintain_order="left")
     return joined.with_columns(pl.col("p").fill_null((pl.col("arm") == "T").cast(pl.Float64)))
+
+
+def _draw(run: Run) -> None:
+    """plot.svg and report.html."""
+    if run.config.logging.pictures is not False:
+        write_plot(run.folder)
+        write_report(run.folder)
 
 
 def _intervals(

@@ -103,8 +103,9 @@ def _join(config: TrainConfig, folders: dict[str, Path]) -> None:
         pair = {"model": names[a], "against": names[b], "split": "test"}
         compared += [{**pair, **x} for x in found]
     write_json(folders[""] / "result.json", {**result, "results": rows, "compared": compared})
-    write_plot(folders[""])
-    write_report(folders[""])
+    if config.logging.pictures is not False:
+        write_plot(folders[""])
+        write_report(folders[""])
 
 
 def _ranks(folder: Path, model: str) -> np.ndarray:

@@ -66,8 +66,9 @@ def write_results(run: TrainRun, status: str) -> None:
     )
     result["warnings"] = run.warnings.items
     write_json(folder / "result.json", result)
-    write_plot(folder)
-    write_report(folder)
+    if config.logging.pictures is not False:
+        write_plot(folder)
+        write_report(folder)
 
 
 def _ranks(run: TrainRun) -> pl.DataFrame:
