@@ -90,10 +90,11 @@ def reader(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workplace
 
 
+DRAWN_LATER = ["--set", "logging.pictures=false"]
 # the same command, at a size that suits a test
 SMALL = [
     "--set", "simulation.n_steps=3", "--set", "experiment.replications=2",
-    "--set", "pretrain.epochs=1", "--set", "pretrain.max_rows=256",
+    "--set", "pretrain.epochs=1", "--set", "pretrain.max_rows=256", *DRAWN_LATER,
 ]  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def shorten(words: list[str]) -> None:
     if "--shards" in words:
         words += ["--set", "experiment.replications=4"]
     if words[1] == "train":
-        words += ["--set", "training.epochs=1"]
+        words += ["--set", "training.epochs=1", *DRAWN_LATER]
     if words[1] == "plan":
         words[words.index("--steps") + 1] = "3"
         words[words.index("--p") + 1] = words[words.index("--p") + 1].split(",")[-1]
