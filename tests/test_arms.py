@@ -212,7 +212,7 @@ def test_outcomes_are_measured_with_names_and_units_of_their_own(
     new_old: Callable[..., Path], tmp_path: Path
 ):
     outcomes = ["old", {"name": "watched", "target": "play_time_ms", "unit": "milliseconds"}]
-    config = load_config(new_old(outcomes=outcomes))
+    config = load_config(new_old(outcomes=outcomes, logging={"pictures": True}))
     result = rx.run(config, out=tmp_path / "run")
     assert result.comparison["label"].unique(maintain_order=True).to_list() == ["old", "watched"]
     assert "watched (milliseconds)" in (tmp_path / "run" / "report.html").read_text()

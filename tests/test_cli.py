@@ -285,7 +285,8 @@ def test_plan_hands_its_options_on_and_ends_with_the_plan_folder(
     code, out, err = call(capsys, "plan", "demo", *args, "--out", str(tmp_path / "p"))
     assert (code, err) == (0, "")
     assert out.splitlines() == ["the tables", f"Plan folder: {tmp_path / 'p'}"]
-    grid = {"p": "0.1,0.5", "steps": "5", "retrain_every": None, "power": 0.9}
+    asked = {"p": "0.1,0.5", "steps": "5", "retrain_every": None, "power": 0.9}
+    grid = {"executor": None, "is_detailed": False, **asked}
     expected = load_config("demo", seed=3, device="cpu")
     assert stub.calls[0] == ("plan", expected, tmp_path / "p", grid)
 

@@ -167,7 +167,7 @@ def test_the_bests_are_those_of_the_validation_metrics(small_run: Path):
 def test_the_same_config_data_and_seed_give_the_same_result(
     small_run: Path, small_settings: Callable[..., Settings], tmp_path: Path
 ):
-    again = run(small_settings(), out=tmp_path / "again").folder
+    again = run(small_settings(logging={"pictures": True}), out=tmp_path / "again").folder
     assert answer(again) == answer(small_run)
     for name in (*TABLES, "plot.svg", "config.yaml"):
         assert (again / name).read_bytes() == (small_run / name).read_bytes(), name
@@ -339,7 +339,8 @@ def test_a_design_from_outside_the_package_runs_from_the_command_line(
 def test_the_plot_is_made_again_by_report(
     small_settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    folder = run(small_settings(mode="snapshot"), out=tmp_path / "r").folder
+    settings = small_settings(mode="snapshot", logging={"pictures": True})
+    folder = run(settings, out=tmp_path / "r").folder
     drawn = (folder / "plot.svg").read_bytes()
     (folder / "plot.svg").unlink()
     assert cli.main(["report", str(folder)]) == 0

@@ -49,6 +49,7 @@ def named(small_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
             experiment={"replications": 2, "designs": designs},
             pretrain={"enabled": False},
             simulation={"n_steps": 4, "batch_size": 8, "processes": 1},
+            logging={"pictures": True},
         ),
         LABELS,
     )
@@ -100,7 +101,9 @@ def test_names_of_a_chart_are_categories_never_numbers_or_dates() -> None:
 def test_labels_may_be_called_like_what_a_result_is_made_of(
     labels: list[str], small_settings: Settings, tmp_path: Path
 ) -> None:
-    settings = small_settings(mode="pooling", pretrain={"enabled": False})
+    settings = small_settings(
+        mode="pooling", pretrain={"enabled": False}, logging={"pictures": True}
+    )
     settings["simulation"] |= {"n_steps": 2, "processes": 1}
     settings["experiment"] = {"replications": 2}
     folder = run(with_names(settings, labels), out=tmp_path / "r").folder

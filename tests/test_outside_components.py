@@ -784,6 +784,7 @@ def test_arms_of_another_share_than_planned_are_warned_of(
     settings = small_settings(
         simulation={"batch_size": 64, "validate_every": 10, "processes": 1},
         experiment={"replications": 4, "designs": designs},
+        logging={"pictures": True},
     )
     folder = run(settings, out=tmp_path / "r").folder
     result = json.loads((folder / "result.json").read_text())

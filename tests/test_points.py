@@ -118,6 +118,7 @@ def test_a_points_config_is_that_of_the_same_overrides():
     shared, configs = load_points("demo", points, ["experiment.replications=3"], seed=4)
     for point, config in zip(points, configs, strict=True):
         own = [f"{key}={value}" for key, value in point.items()]
+        own.append("logging.pictures=false")
         assert config == load_config("demo", ["experiment.replications=3", *own], seed=4)
     assert load_points(shared, points)[1] == configs
 

@@ -94,11 +94,13 @@ def settings_of(mode: str, small_settings: Settings) -> dict[str, Any]:
         return settings
     if mode == "starts":
         return small_settings(
+            logging={"pictures": True},
             simulation=LOOP,
             pretrain=PRETRAIN,
             experiment={"replications": 3, "starts": 2, "designs": DESIGNS[1:]},
         )
     return small_settings(
+        logging={"pictures": True},
         mode=mode,
         simulation=LOOP,
         pretrain=PRETRAIN,

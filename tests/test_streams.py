@@ -42,7 +42,7 @@ def test_a_run_is_complete_whatever_its_streams_are(
     small_run: Path,  # so that the data are imported
     tmp_path: Path,
 ):
-    config = small_config(mode="pooling", simulation={"n_steps": 2})
+    config = small_config(mode="pooling", simulation={"n_steps": 2}, logging={"pictures": True})
     if redirected.startswith(">/dev/full") and not Path("/dev/full").exists():
         pytest.skip("not on this system")
     done = shell(f"{PROGRAM} run {config} --out {tmp_path}/out {redirected}", **environment)

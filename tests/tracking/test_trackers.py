@@ -45,7 +45,8 @@ def tracked_settings(
     log_dir = tmp_path_factory.mktemp("log_dir")
 
     def make(*trackers: Any) -> dict[str, Any]:
-        return small_settings(logging={"log_dir": str(log_dir), "trackers": list(trackers)})
+        logging = {"log_dir": str(log_dir), "trackers": list(trackers), "pictures": True}
+        return small_settings(logging=logging)
 
     return make
 

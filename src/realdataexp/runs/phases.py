@@ -132,16 +132,17 @@ class PretrainingPhase:
                     raise ValueError(f"is of iteration {n_iterations + training.iteration}")
             progress.skip(training.n_rows_done)
         while not training.is_done:
-            n_before = training.n_rows_done
-            check = training.advance()
-            progress.advance(training.n_rows_done - n_before)
-            run.n_rows_pretrained = n_rows + training.n_rows_done
-            if check is not None:
-                self._heed(start, check, is_over=training.is_done)
-                self._save(training)
-                run.track("pretrain_tracking")
-            elif config.save_every_iters and training.iteration % config.save_every_iters == 0:
-                self._save(training)
+            with run.interrupts.postponed(may_insist=True):
+                n_before = training.n_rows_done
+                check = training.advance()
+                progress.advance(training.n_rows_done - n_before)
+                run.n_rows_pretrained = n_rows + training.n_rows_done
+                if check is not None:
+                    self._heed(start, check, is_over=training.is_done)
+                    self._save(training)
+                    run.track("pretrain_tracking")
+                elif config.save_every_iters and training.iteration % config.save_every_iters == 0:
+                    self._save(training)
             run.interrupts.check()
         training.finish()
         for i, learner in enumerate(self._learners):
