@@ -261,3 +261,50 @@ def test_wrong_input_is_one_line(changes: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message) as error:
         analyze(given.pop("table"), **given)
     assert "\n" not in str(error.value)
+
+
+def rollout_visits(n: int = 3000) -> pl.DataFrame:
+    """Three stages, in which users keep the treatment; both means are lines in the share."""
+    g = np.random.default_rng(8)
+    day, user = np.arange(n) * 6 // n, g.integers(0, 900, n)
+    share = np.array([0.1, 0.3, 0.6])[day // 2]
+    is_treated = g.random(900)[user] < share
+    minutes = np.where(is_treated, 12 + 2 * share, 10 - share) + g.normal(size=n)
+    columns = {"user": user, "day": day, "share": share, "treated": is_treated, "minutes": minutes}
+    return pl.DataFrame(columns)
+
+
+def test_the_stages_of_a_rollout_are_read_by_their_column():
+    table, given = rollout_visits(), {"arm": "treated", "outcomes": "minutes", "unit": "user"}
+    found = analyze(table, share="share", **given)
+    asked = [*names("interval method"), "rollout_last", "rollout_linear", "rollout_quadratic"]
+    asked = [x for x in [*asked, "rollout_jackknife"] if x not in ("cuped", "block")]
+    assert found["method"].to_list() == asked
+    linear, last = (one(found, "minutes", x) for x in ("rollout_linear", "rollout_last"))
+    assert linear["ci_low"] < 14 - 10 < linear["ci_high"]
+    stage = table.filter(pl.col("share") == 0.6)
+    means = dict(stage.group_by("treated").agg(pl.col("minutes").mean()).iter_rows())
+    assert last["value"] == pytest.approx(means[True] - means[False])
+    assert found["ratio_p_value"].null_count() == found.height  # users change arm as planned
+    timed = analyze(table, share="share", time="day", methods=["rollout_linear"], **given)
+    assert timed["value"].item() == pytest.approx(linear["value"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": ["rollout_linear"]}, "'rollout_linear' needs share; pass it"),
+        ({"methods": ["differences_in_qs"]}, "'differences_in_qs' is an estimator of a run's"),
+        ({"share": "day"}, r"share = 'day': has values from 0 to 5; must be above 0 and below 1"),
+        (
+            {"share": "share", "time": "parity"},
+            r"rows of one value of time = 'parity' have several",
+        ),
+        ({"share": "last", "methods": ["rollout_last"]}, r"2 different shares or more .* too few"),
+    ],
+)
+def test_a_rollout_that_cannot_be_read_is_one_line(changes: dict, said: str):
+    table = rollout_visits().with_columns(parity=pl.col("day") % 2, last=0.5)
+    with pytest.raises(InputError, match=said) as error:
+        analyze(table, arm="treated", outcomes="minutes", unit="user", **changes)
+    assert "\n" not in str(error.value)

@@ -35,6 +35,7 @@ ANALYSIS_SCHEMA = pl.Schema(
     }
 )
 _DESIGN = "table"
+_OF_ROLLOUTS = tuple(name for name in names("estimator") if name.startswith("rollout_"))
 # what is known to mean control and treatment; 0 and 1 equal False and True
 _PAIRS = [(False, True), ("0", "1"), ("C", "T"), ("control", "treatment"), ("A", "B")]
 
@@ -48,6 +49,7 @@ def analyze(
     treatment: Any = None,
     covariates: str | Mapping[str, str] | None = None,
     time: str | None = None,
+    share: str | None = None,
     methods: Sequence[str] | None = None,
     p_treatment: float = 0.5,
 ) -> pl.DataFrame:
@@ -73,9 +75,12 @@ def analyze(
         time: a column that puts rows in order, such as a step, an hour or a timestamp. Its distinct
             values, 16 or more, are cut into about as many blocks as the root of their number.
             "block" needs it.
+        share: a column of the share of units that was treated when the row came, where that rose
+            in stages; all rows of one ``time`` have the same. "rollout_last", "rollout_linear",
+            "rollout_quadratic" and "rollout_jackknife" need it, with two shares or three.
         methods: names of interval methods, or ``package.module:Name``; None: all of the package
             that the columns suffice for.
-        p_treatment: the share of units that was to be treated.
+        p_treatment: the share of units that was to be treated; not looked at with ``share``.
 
     Returns:
         A row per outcome and method, in this order, of ANALYSIS_SCHEMA: ``value``, ``se``,
@@ -83,8 +88,8 @@ def analyze(
         Holm's method over the outcomes (Holm 1979); ``control_mean``; ``percent``: value in percent
         of its size; ``n_T`` and ``n_C``: rows with that outcome. The same in each row: ``units_T``
         and ``units_C``, and ``ratio_p_value``, the exact test of the planned share (sample-ratio
-        mismatch, Fabijan et al. 2019). Null where a method cannot tell. Resampling draws by keys of
-        its own: the same table gives the same numbers.
+        mismatch, Fabijan et al. 2019; null with ``share``). Null where a method cannot tell.
+        Resampling draws by keys of its own: the same table gives the same numbers.
 
     Raises:
         InputError: a column is missing or holds what cannot be, or a method lacks its column.
@@ -106,8 +111,11 @@ def analyze(
     frame = _as_frame(table)
     outcomes = (outcomes,) if isinstance(outcomes, str) else tuple(outcomes)
     covariate_of = _covariates(covariates, outcomes)
-    _check_columns(frame, arm, outcomes, unit, covariate_of, time)
-    methods = _methods(methods, bool(covariate_of), time is not None)
+    _check_columns(frame, arm, outcomes, unit, covariate_of, time, share)
+    asked, methods = (
+        methods,
+        _methods(methods, bool(covariate_of), time is not None, share is not None),
+    )
     if not 0 < p_treatment < 1:
         raise InputError(f"p_treatment = {p_treatment}: must be above 0 and below 1")
 
@@ -120,18 +128,30 @@ def analyze(
     for i, name in enumerate(outcomes):
         if name in covariate_of:
             x_NL[:, i] = _numbers(frame, covariate_of[name], "covariates")
-    step_N = _ranks(frame, time, "time") if time else np.zeros(frame.height, dtype=np.int64)
+    step_N = np.zeros(frame.height, dtype=np.int64)
+    if time or share:
+        step_N = _ranks(frame, time, "time") if time else _ranks(frame, str(share), "share")
 
     worlds, labels = [(_DESIGN, 0)], list(outcomes)
     sums = outcome_table(
         _sums(step_N, is_treated_N, y_NL), [*range(int(step_N.max()) + 1)], worlds, labels
     )
+    if share:
+        share_T = _shares(frame, share, time, step_N)
+        sums = sums.with_columns(p=pl.Series(share_T[sums["step"].to_numpy()]))
     row_1N = np.arange(frame.height)[None]
     units = unit_table(unit_N[None], row_1N, is_treated_N[None], y_NL[None], [x_NL], worlds, labels)
     found = inference_table(sums, units, methods)
+    left_out = [x for x in methods if short_name(x) not in {*found["se_method"]}]
+    if asked is not None and left_out:
+        name = left_out[0]
+        raise InputError(
+            f"methods: {name!r} compares {compared(find_method(name, 'methods'))}, but share = "
+            f"{share!r} has too few; leave it out"
+        )
     return (
         _shaped(found, frame.filter(~is_treated_N), outcomes, methods)
-        .with_columns(**_sample_ratio(unit_N, is_treated_N, p_treatment))
+        .with_columns(**_sample_ratio(unit_N, is_treated_N, None if share else p_treatment))
         .select(ANALYSIS_SCHEMA.names())
         .cast(ANALYSIS_SCHEMA)
     )
@@ -165,14 +185,15 @@ def _covariates(
 
 def _check_columns(
     frame: pl.DataFrame, arm: str, outcomes: Sequence[str], unit: str | None,
-    covariate_of: Mapping[str, str], time: str | None,
+    covariate_of: Mapping[str, str], time: str | None, share: str | None,
 ) -> None:  # fmt: skip
     """Refuse columns that are not there, and outcomes named twice, or none."""
     if not outcomes or len(set(outcomes)) < len(outcomes):
         raise InputError(f"outcomes = {[*outcomes]}: name one column or more, each once")
     named = [("arm", arm), *(("outcomes", name) for name in outcomes)]
     named += [("covariates", name) for name in covariate_of.values()]
-    named += [(x, name) for x, name in (("unit", unit), ("time", time)) if name is not None]
+    rest = (("unit", unit), ("time", time), ("share", share))
+    named += [(x, name) for x, name in rest if name is not None]
     for argument, name in named:
         if name not in frame.columns:
             near = did_you_mean(str(name), frame.columns)
@@ -180,18 +201,21 @@ def _check_columns(
             raise InputError(f"{argument} = {name!r}: the table has no such column{near}")
 
 
-def _methods(methods: Sequence[str] | None, has_covariates: bool, has_time: bool) -> list[str]:
+def _methods(
+    methods: Sequence[str] | None, has_covariates: bool, has_time: bool, has_share: bool
+) -> list[str]:
     """The methods to use; those asked for must be there and have what they need."""
     lacks = {"cuped": ("covariates", has_covariates), "block": ("time", has_time)}
+    lacks |= {name: ("share", has_share) for name in _OF_ROLLOUTS}
     lacking = {name: argument for name, (argument, is_there) in lacks.items() if not is_there}
     if methods is None:
-        return [name for name in names("interval method") if name not in lacking]
+        return [x for x in (*names("interval method"), *_OF_ROLLOUTS) if x not in lacking]
     chosen = [methods] if isinstance(methods, str) else list(dict.fromkeys(methods))
     if not chosen:
         known = ", ".join(names("interval method"))
         raise InputError(f"methods: is empty; name one or more of {known}")
     for name in chosen:
-        if compared(find_method(name, "methods")):
+        if compared(find_method(name, "methods")) and name not in _OF_ROLLOUTS:
             raise InputError(
                 f"methods: {name!r} is an estimator of a run's designs; leave it out, or name some "
                 f"of {', '.join(names('interval method'))}"
@@ -244,6 +268,25 @@ def _ranks(frame: pl.DataFrame, name: str, argument: str) -> np.ndarray:
     return (column.rank("dense") - 1).cast(pl.Int64).to_numpy()
 
 
+def _shares(frame: pl.DataFrame, share: str, time: str | None, step_N: np.ndarray) -> np.ndarray:
+    """The share treated at each step: T."""
+    _require_known(frame, share, "share")
+    share_N = _numbers(frame, share, "share")
+    if share_N.min() <= 0 or share_N.max() >= 1:
+        raise InputError(
+            f"share = {share!r}: has values from {share_N.min():g} to {share_N.max():g}; must be "
+            "above 0 and below 1, such as 0.05 for 5 %"
+        )
+    share_T = np.zeros(int(step_N.max()) + 1)
+    share_T[step_N] = share_N
+    if (share_T[step_N] != share_N).any():
+        raise InputError(
+            f"share = {share!r}: rows of one value of time = {time!r} have several shares; give "
+            "each stage its own times"
+        )
+    return share_T
+
+
 def _numbers(frame: pl.DataFrame, name: str, argument: str) -> np.ndarray:
     """A column as float64, NaN where it has no value: N."""
     column = frame[name]
@@ -293,12 +336,18 @@ def _shaped(
 
 
 def _sample_ratio(
-    unit_N: np.ndarray, is_treated_N: np.ndarray, p_treatment: float
+    unit_N: np.ndarray, is_treated_N: np.ndarray, p_treatment: float | None
 ) -> dict[str, pl.Expr]:
-    """How many units each arm has, and whether that was planned; warns where it was not."""
+    """How many units each arm has, and whether that was planned; warns where it was not.
+
+    Nothing is planned (None) of a rollout: units get into the other arm there.
+    """
+    treated, control = (np.unique(unit_N[rows]) for rows in (is_treated_N, ~is_treated_N))
+    counts = {"units_T": pl.lit(len(treated)), "units_C": pl.lit(len(control))}
+    if p_treatment is None:
+        return {**counts, "ratio_p_value": pl.lit(None, pl.Float64)}
     n = units_by_arm(unit_N[None], is_treated_N[None])
     p_value = ratio_p_value(n["T"], n["C"], p_treatment)
-    treated, control = (np.unique(unit_N[rows]) for rows in (is_treated_N, ~is_treated_N))
     n_both = len(np.intersect1d(treated, control, assume_unique=True))
     if n_both:
         warnings.warn(
@@ -313,5 +362,4 @@ def _sample_ratio(
             "units unevenly, and no estimate from this table can be trusted",
             stacklevel=3,
         )
-    units = {"units_T": len(treated), "units_C": len(control), "ratio_p_value": p_value}
-    return {name: pl.lit(x) for name, x in units.items()}
+    return {**counts, "ratio_p_value": pl.lit(p_value)}
