@@ -44,10 +44,12 @@ class Place:
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
         self.path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
+        self.env = {**os.environ, "PYTHONPATH": self.path, "SLOWLY": str(self.slowly)}
+        self.env["RAY_AUTH_MODE"] = "token"  # Ray 2.59 makes one for the clusters of this machine
+
     def command(self, *words: str) -> subprocess.Popen[str]:
-        env = {**os.environ, "PYTHONPATH": self.path, "SLOWLY": str(self.slowly)}
         return subprocess.Popen(
-            [sys.executable, "-m", "realdataexp", *words], env=env, cwd=self.folder,
+            [sys.executable, "-m", "realdataexp", *words], env=self.env, cwd=self.folder,
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -79,6 +81,7 @@ def running(process: subprocess.Popen[str], out: Path) -> list[int]:
     """The processes of both parts of a run, once each has done a step."""
     parts = [out / "shards" / name for name in ("0", "1")]
     until(lambda: all(said(part).get("step", 0) > 0 for part in parts) or process.poll())
+    assert process.poll() is None, process.communicate()[0]
     return [int(said(part)["process"]) for part in parts]
 
 
@@ -100,11 +103,13 @@ def test_a_killed_command_and_a_killed_worker_change_no_result(place: Place, one
 
 
 @pytest.fixture
-def head() -> Iterator[str]:
-    """The address of a cluster that is no run's own."""
+def head(place: Place) -> Iterator[str]:
+    """The address of a cluster that is no run's own; its workers find what runs import."""
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     port = ["--port=6399", "--num-cpus=2", "--include-dashboard=false"]
-    subprocess.run([*ray, "start", "--head", *port], check=True, capture_output=True)
+    begin = [*ray, "start", "--head", *port]
+    for words in ([*ray, "get-auth-token", "--generate"], begin):
+        subprocess.run(words, check=True, capture_output=True, env=place.env)
     yield "127.0.0.1:6399"
     subprocess.run([*ray, "stop"], check=True, capture_output=True)
 

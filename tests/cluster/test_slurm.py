@@ -221,7 +221,8 @@ def test_the_commands_of_the_docs_work(command: Callable[..., Command]) -> None:
 
 def test_the_example_of_a_whole_run_in_one_job_works(place: Path, whole: Path) -> None:
     script, out = ROOT / "examples" / "cluster" / "whole_run.sbatch", place / "alone"
-    small = ("--gpus-per-node=0", "--cpus-per-task=1", "--mem=2G", "--time=5", "--wait")
+    small = ("--gpus-per-node=0", "--cpus-per-task=1", "--mem=2G", "--time=5", "--wait",
+             "--signal=B:USR1@60")  # fmt: skip
     path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(

@@ -146,7 +146,10 @@ class Ray:
             )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError) as error:
             said = " ".join(str(error).split())[:200]
-            raise InputError(f"{where} = {address!r}: no Ray cluster there: {said}") from None
+            raise InputError(
+                f"{where} = {address!r}: no Ray cluster there, or one that asks for a token "
+                f"(RAY_AUTH_MODE=token): {said}"
+            ) from None
         finally:  # signals are the run's
             for number, handler in handlers.items():
                 signal.signal(number, handler)
