@@ -5,6 +5,7 @@
 # Debian or Ubuntu).
 # make test-ray: runs on a Ray cluster of this machine; installs the extra ray.
 # make bench: the benchmark suite; BENCH names measurements and options, BENCH="big --rows 1,10".
+# make dist: a wheel and an sdist into dist/, each tried out in an empty environment.
 # make docs: build the documentation into build/site (open index.html there).
 # All set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
 
@@ -22,7 +23,7 @@ CPU_TESTS := tests/laws tests/runs tests/test_resume.py
 
 SLURM_HERE := /tmp/slurm_here
 
-.PHONY: demo test test-cpus test-ray test-slurm bench docs clean
+.PHONY: demo test test-cpus test-ray test-slurm bench dist docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/realdataexp run demo
@@ -51,6 +52,11 @@ test-ray: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(BENCH)
+
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build -q --outdir dist
+	PYTHON=$(PYTHON) tools/check_dist.sh
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/reference.py
