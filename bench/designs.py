@@ -4,12 +4,14 @@
 
 Runs every study (DIR: a KuaiRand-Pure folder; without it the studies on real rows are left out) and
 prints a page. ``--runs`` keeps the run folders: a study whose folder holds its result is not run
-again. ``--replications`` and ``--steps`` shrink the studies, to try the script out.
+again. ``--replications`` and ``--steps`` shrink the studies, to try the script out. ``--table``
+prints the table of designs and worlds in docs/designs.md instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -32,13 +34,36 @@ SETTINGS_2 = (
     "simulation.weight_decay=0",
     "pretrain.weight_decay=0",
 )
-EVERY_DESIGN = (
+BOTH = "pooling, snapshot, splitting, data_diverted, weighting, shadow, switchback, codiverted"
+TEN = (*BOTH.split(", "), "cluster", "oracle")
+WITH_USERS = f"experiment.designs=[{BOTH}, cluster]"  # users who come back, for cluster to group
+WITH_ORACLE = f"experiment.designs=[{BOTH}, oracle]"  # independent candidates, for E[Z|X]
+AA_ORACLE = (
+    "experiment.designs=[pooling, snapshot, splitting, weighting, shadow, oracle, switchback, "
+    "data_diverted]"
+)
+AA_USERS = (
     "experiment.designs=[pooling, snapshot, splitting, weighting, shadow, cluster, switchback, "
     "codiverted, data_diverted]"
 )
-NO_TABLE_OF_USERS = (
-    "experiment.designs=[pooling, snapshot, splitting, weighting, shadow, oracle, switchback, "
-    "data_diverted]"
+WELCH = "experiment.intervals=[welch]"
+# what nothing learned leaves to differ: who gets which arm, and what an arm may show
+FROZEN = "experiment.designs=[pooling, switchback, codiverted, cluster]"
+REFITTED = "refit_every: 10, window_steps: 10"
+EVERY_G = ", ".join(
+    [
+        *(f"{{name: weighting, label: {g}, model: {g}}}" for g in ("mlp", "logistic")),
+        *(
+            f"{{name: weighting, label: {g}, model: {g}, {REFITTED}}}"
+            for g in ("svm", "random_forest", "gradient_boosting")
+        ),
+    ]
+)
+HARD = (
+    "dataset.si2023.world_seed=3",
+    "dataset.si2023.finish_strength=3.0",
+    "dataset.si2023.stay_strength=1.5",
+    "simulation.learning_rate=0.1",
 )
 
 
@@ -59,7 +84,7 @@ class Study:
     config: str
     settings: tuple[str, ...]
     steps: int
-    replications: int = 100
+    replications: int = 50
     starts: int = 10
     labels: tuple[str, ...] = ("play_time",)
     is_frozen: bool = False
@@ -70,11 +95,8 @@ class Study:
 
 
 def real(title: str, text: str, *settings: str, steps: int = 200, **more: Any) -> Study:
-    """A study on the real rows of 25 April to 8 May.
-
-Measured on two x86-64 cores (AMD EPYC, family 26), one process and one thread each, beside other \
-work, PyTorch 2.13 CPU."""
-    where = ("dataset.logs=[standard_late]", "experiment.intervals=[welch]")
+    """A study on the real rows of 25 April to 8 May."""
+    where = ("dataset.logs=[standard_late]", WELCH, more.pop("designs", WITH_USERS))
     return Study(title, text, "kuairand-pure", (*where, *settings), steps, **more)
 
 
@@ -83,20 +105,19 @@ STUDIES = {
     "platform": Study(
         "The simulated platform, p = 1/2",
         "Interference is known to be there, and E[Z|X] can be computed (oracle).",
-        "si2023", ("experiment.intervals=[welch]",), 800, labels=OUTCOMES,
+        "si2023", (WELCH, WITH_ORACLE), 800, labels=OUTCOMES,
     ),
     "platform-p20": Study(
         "The simulated platform, p = 0.2",
         "The same with a fifth of the visits treated.",
-        "si2023-p20", ("experiment.intervals=[welch]",), 800, labels=OUTCOMES,
+        "si2023-p20", (WELCH, WITH_ORACLE), 800, replications=20, labels=OUTCOMES,
     ),
     "platform-fast": Study(
         "The simulated platform at the paper's learning rate",
         "At the constant rate 0.1 the noise of a training step matters: the weighted steps of an "
         "arm are noisier than a launched system's, in every design that does not pool.",
-        "si2023",
-        ("simulation.learning_rate=0.1", "experiment.intervals=[welch]"),
-        800, labels=("stay_time",),
+        "si2023", ("simulation.learning_rate=0.1", WELCH, WITH_ORACLE), 800,
+        replications=20, labels=("stay_time",),
     ),
     "platform-hard": Study(
         "A platform where a learned G errs, by more or less from one start to the next",
@@ -105,23 +126,29 @@ STUDIES = {
         "weighting errs by -0.20 to +0.53 (pooling by +0.14 to +0.82), and from two of them more "
         "than pooling; a single start would have been taken for a rule. Shadow, which learns no "
         "G, errs by -0.06 to +0.01.",
-        "si2023",
-        (
-            "dataset.si2023.world_seed=3", "dataset.si2023.finish_strength=3.0",
-            "dataset.si2023.stay_strength=1.5", "simulation.learning_rate=0.1",
-            "experiment.intervals=[welch]",
-        ),
-        800, labels=("stay_time",),
+        "si2023", (*HARD, WELCH, WITH_ORACLE), 800, labels=("stay_time",),
+    ),
+    "platform-g": Study(
+        "The same platform with every kind of G",
+        "The first quarter of that test, where G has the least to learn from. The three kinds that "
+        "are fitted anew, every 10 steps, see the rows of the last 10.",
+        "si2023", (*HARD, WELCH, f"experiment.designs=[{EVERY_G}, shadow, oracle]"), 200,
+        replications=20, labels=("stay_time",),
     ),
     "platform-aa": Study(
         "A/A on the simulated platform",
         "Both arms rank alike, so every rejection is false.",
-        "si2023-aa", (NO_TABLE_OF_USERS,), 200, 400, labels=("stay_time", "finish"),
+        "si2023-aa", (AA_ORACLE,), 200, 400, labels=("stay_time", "finish"),
+    ),
+    "users": Study(
+        "Users who come back, on synthetic rows",
+        "The demo's data and models; an arm per user.",
+        "demo", (WELCH, WITH_USERS), 100, labels=("play_time", "click"),
     ),
     "users-aa": Study(
         "A/A with users who come back",
         "The synthetic replay data of the demo; an arm per user.",
-        "demo", (EVERY_DESIGN, "experiment.aa=true"), 50, 400, labels=("play_time", "click"),
+        "demo", (AA_USERS, "experiment.aa=true"), 50, 400, labels=("play_time", "click"),
     ),
     "weak-user": real(
         "KuaiRand-Pure, weak start, arm by user",
@@ -131,25 +158,27 @@ STUDIES = {
     "strong-user": real(
         "KuaiRand-Pure, strong start, arm by user",
         "Models start from the earliest 30 % of the training users' rows.",
-        *RANK_BY_MEAN, *STRONG, labels=("play_time", "click"),
+        *RANK_BY_MEAN, *STRONG, labels=("play_time", "click"), replications=30,
     ),
     "weak-visit": real(
         "KuaiRand-Pure, weak start, arm by visit",
         "Each visit draws its arm: depletion comes in.",
-        *RANK_BY_MEAN, *WEAK, *BY_VISIT,
+        *RANK_BY_MEAN, *WEAK, *BY_VISIT, replications=20,
     ),
     "strong-visit": real(
         "KuaiRand-Pure, strong start, arm by visit", "", *RANK_BY_MEAN, *STRONG, *BY_VISIT,
+        replications=20,
     ),
     "frozen-user": real(
         "KuaiRand-Pure, weak start, arm by user, nothing learned",
-        "Models stay as they started, in the truth too: no channel of interference is open.",
-        *RANK_BY_MEAN, *WEAK, "experiment.designs=[pooling]", is_frozen=True,
+        "Models stay as they started, in the truth too, so no channel of interference is open to "
+        "pooling, nor to the designs left out, which show what pooling shows.",
+        *RANK_BY_MEAN, *WEAK, designs=FROZEN, is_frozen=True,
     ),
     "frozen-visit": real(
         "KuaiRand-Pure, weak start, arm by visit, nothing learned",
         "Depletion alone.",
-        *RANK_BY_MEAN, *WEAK, *BY_VISIT, "experiment.designs=[pooling]", is_frozen=True,
+        *RANK_BY_MEAN, *WEAK, *BY_VISIT, designs=FROZEN, is_frozen=True,
     ),
     "log-weak": real(
         "KuaiRand-Pure, play time ranked by its mean logarithm, weak start",
@@ -159,13 +188,14 @@ STUDIES = {
     "log-strong": real(
         "KuaiRand-Pure, play time ranked by its mean logarithm, strong start",
         "The same, started from the earliest 30 % of the training users' rows.",
-        *SETTINGS_2, *STRONG, steps=300,
+        *SETTINGS_2, *STRONG, steps=300, replications=30,
     ),
     "log-overlap": real(
         "KuaiRand-Pure, play time ranked by its mean logarithm, start on the replayed rows",
         "The same, started from 150,000 rows that are replayed later: the model has seen the "
         "answers.",
         *SETTINGS_2, "pretrain.rows=overlap", "pretrain.max_rows=150000", *STRONG, steps=300,
+        replications=20,
     ),
 }  # fmt: skip
 
@@ -192,16 +222,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(STUDIES), help="these studies only")
     parser.add_argument("--replications", type=int)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--table", action="store_true", help="print the designs by world alone")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = args.runs or Path(folder)
-        print(HEAD)
+        print("\n".join(table_head()) if args.table else HEAD)
         for name in args.only or STUDIES:
             study = STUDIES[name]
             if study.needs_data and args.data is None:
                 continue
             result = measure(name, study, runs, args)
-            print(section(study, settings_of(study, args), result))
+            if not args.table:
+                print(section(study, settings_of(study, args), result))
+            elif not result["config"]["experiment"]["aa"] and {"pooling"} & {*designs_of(result)}:
+                print("\n".join(table_rows(study, result)))
 
 
 def settings_of(study: Study, args: argparse.Namespace) -> list[str]:
@@ -229,7 +263,7 @@ def measure(name: str, study: Study, runs: Path, args: argparse.Namespace) -> di
         print(f"{name} ...", file=sys.stderr, flush=True)
         return dict(rx.run(config, out=folder).summary)
     result = dict(rx.Result(folder).summary)
-    if result["config"] != config.resolved() or result["status"] != "complete":
+    if result["config"] != config.decisive() or result["status"] != "complete":
         sys.exit(f"{folder}: holds another experiment; move it away")
     return result
 
@@ -250,6 +284,36 @@ def section(study: Study, settings: list[str], result: dict[str, Any]) -> str:
     for label in study.labels:
         lines += [*table(result, label), ""]
     return "\n".join(lines)
+
+
+def designs_of(result: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(e["design"] for e in result["comparison"]))
+
+
+def table_head() -> list[str]:
+    columns = ["world, label", "truth", *TEN]
+    return ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+
+
+def table_rows(study: Study, result: dict[str, Any]) -> list[str]:
+    """A row for each label: the truth, and each design's bias in percent of it, with its error."""
+    anchor = re.sub(r"[^\w\- ]", "", study.title.lower()).replace(" ", "-")
+    anchor = re.sub(r"-+", "-", anchor)
+    rows = []
+    for label in study.labels:
+        found = {x.entry.design: x for x in biases(RunResult.of(result), label)}
+        gte = next(iter(found.values())).entry.gte
+        cells = [f"[{study.title}](measured.md#{anchor}), {label}", text(gte)]
+        for design in TEN:
+            x = found.get(design)
+            if x is None or x.percent_of_effect is None or not gte:
+                cells.append("-")
+                continue
+            error = 100 * (x.entry.bias_mc_se or 0.0) / abs(gte)
+            said = f"{x.percent_of_effect:+.1f} ± {error:.1f}".replace("-", "−")
+            cells.append(f"**{said}**" if x.is_significant else said)
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
 
 
 def comparison_table(result: dict[str, Any], label: str) -> list[str]:
