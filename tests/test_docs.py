@@ -107,6 +107,8 @@ def shorten(words: list[str]) -> None:
         for i, n in zip(options, (2, 1), strict=False):
             words[i + 1] = ",".join(words[i + 1].split(",")[:n])
         words += ["--set", "experiment.designs=[pooling]"]
+    if words[1] == "score" and "--compare" not in words:
+        words += ["--quick"]
     if "--shards" in words:
         words += ["--set", "experiment.replications=4"]
     if words[1] == "train":

@@ -461,10 +461,17 @@ def resume(
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
-    """Continue an interrupted run, or sweep, to its end, as if never interrupted."""
+    """Continue an interrupted run, sweep or score card to its end, as if never interrupted."""
     _log("INFO", quiet=quiet, verbose=verbose)
     from realdataexp.report.files import is_complete
 
+    if (run_dir / "score.yaml").is_file():
+        from realdataexp.runs.scoring import resume_score
+
+        if data is not None:
+            raise InputError("--data: a score card's data stay where they were: leave it out")
+        _show_score(*resume_score(run_dir, is_detailed=verbose))
+        return
     if (run_dir / "sweep.yaml").is_file():
         _resume_sweep(run_dir, data, is_detailed=verbose)
         return
@@ -574,6 +581,75 @@ def _show_sweep(folder: Path) -> None:
     terminal.say(f"Sweep folder: {folder}")
     if n_failed:
         raise RunError(f"{n_failed} of {n} points failed; {folder}/sweep.log says why")
+
+
+@_command("score my_designs:Alternating --option length=5 --out results/alternating")
+def score(
+    design: Annotated[
+        str | None,
+        _argument("A design, package.module:Name, or {name: ..., label: ..., <options>}."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        _option(
+            "An option of the design (YAML value); repeatable.", "--option", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        _option("The card's folder, new or of the same card; default: results/<timestamp>-score."),
+    ] = None,
+    data: Annotated[
+        Path | None, _option("A KuaiRand-Pure folder, for a world that replays it.")
+    ] = None,
+    world: Annotated[
+        list[str] | None,
+        _option(
+            "A config of a further world, such as your own data; repeatable.", metavar="CONFIG"
+        ),
+    ] = None,
+    executor: _PointsExecutor = None,
+    processes: Annotated[
+        int | None, _option("Processes of each run; changes no result.", min=1)
+    ] = None,
+    quick: Annotated[
+        bool,
+        _option("Few steps: whether the design runs everywhere, not how good it is.", "--quick"),
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        _option("Compare two cards instead: score.json, or its folder.", metavar="A B"),
+    ] = None,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Put a design and the built-in ones to a fixed panel of worlds; one card, one page."""
+    if (design is None) == (compare is None):
+        raise InputError("DESIGN or --compare A B: pass one of them")
+    if compare is not None:
+        from realdataexp.report.scores import print_comparison
+
+        print_comparison(*compare)
+        return
+    _log("INFO", quiet=quiet, verbose=verbose)
+    from realdataexp.runs.scoring import run_score
+
+    _show_score(
+        *run_score(
+            design or "", option or (), out=out, data=data, worlds=world or (), executor=executor,
+            n_processes=processes, is_quick=quick, is_detailed=verbose,
+        )
+    )  # fmt: skip
+
+
+def _show_score(folder: Path, n_failed: int) -> None:
+    """Print a card and its folder; exit with 1 where runs failed."""
+    from realdataexp.report.scores import print_card
+
+    print_card(folder)
+    terminal.say(f"Card's folder: {folder}")
+    if n_failed:
+        raise RunError(f"{n_failed} runs failed; {folder}/score.log says why")
 
 
 @_command("plan demo --p 0.1,0.5 --steps 50,100 --retrain-every 1,10")
@@ -748,9 +824,12 @@ def report(
     png: Annotated[bool, _option("Draw plot.png too, of one run.", "--png")] = False,
 ) -> None:
     """Make a run's plot and page again from its folder, or compare several runs in one page."""
-    is_sweep = len(run_dirs) == 1 and (run_dirs[0] / "sweep.yaml").is_file()
+    is_sweep, is_card = (
+        len(run_dirs) == 1 and (run_dirs[0] / name).is_file()
+        for name in ("sweep.yaml", "score.json")
+    )
     for run_dir in run_dirs:
-        if not is_sweep and not (run_dir / "result.json").is_file():
+        if not (is_sweep or is_card) and not (run_dir / "result.json").is_file():
             text = "no run folder: it has no result.json; pass one made by run"
             raise InputError(f"{run_dir}: {text}")
     if out and not out.parent.is_dir():
@@ -768,6 +847,10 @@ def report(
             from realdataexp.report.page import write_sweep
 
             paths = [write_sweep(run_dirs[0], out)]
+        elif is_card:
+            from realdataexp.report.page import write_score
+
+            paths = [write_score(run_dirs[0], out)]
         else:
             from realdataexp.report.page import write_report
             from realdataexp.report.plots import write_plot

@@ -142,7 +142,7 @@ def _cells(cells: Cells) -> dict[str, Any]:
     """A heat map: blue below 0, orange above; a share from white to blue."""
     colours = ["@control", "@card", "@treatment"]
     ends = {"zmid": 0}
-    if cells.metric == "coverage":
+    if cells.metric.startswith("coverage"):
         colours, ends = ["@card", "@control"], {"zmin": 0, "zmax": 100}
     last = len(colours) - 1
     return {

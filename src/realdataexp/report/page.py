@@ -144,6 +144,29 @@ def write_sweep(folder: Path, out: Path | None = None) -> Path:
     return write_text(out or folder / sweeps.PAGE, html, REMEDY)
 
 
+def write_score(folder: Path, out: Path | None = None) -> Path:
+    """Write score.svg of a score card's folder, and its page, ``out`` or score.html; returns it.
+
+    Raises:
+        InputError: score.json is missing or damaged.
+    """
+    from realdataexp.report import plots, scores
+
+    card = scores.Card.read(folder)
+    drawn = list(scores.panels(card))
+    body = _render(
+        "score.html",
+        card=card,
+        scores=scores,
+        panels=drawn,
+        designs={design: design for design in card.designs},
+    )
+    title = f"Score card of {card.design}"
+    plots.write_panel(folder / scores.PLOT, drawn[0], title)
+    html = _page(title, scores.headline(card)[-1], body, drawn)
+    return write_text(out or folder / scores.PAGE, html, REMEDY)
+
+
 def write_diagnosis(path: Path, found: Mapping[str, Any]) -> Path:
     """Write the page about a diagnosis, from what its diagnosis.json holds."""
     config = found["config"]

@@ -39,7 +39,7 @@ _BAND = "band: the middle 80 % of the replications"
 COLOURS = ("d0", "d1", "d2", "d3", "d4", "d5")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle", "cross", "star")
-_JUDGED: dict[Judgement, tuple[str, str]] = {
+JUDGED: dict[Judgement, tuple[str, str]] = {
     "unbiased": ("control", "circle"),
     "small": ("control", "square"),
     "inconclusive": ("plain", "diamond"),
@@ -216,7 +216,7 @@ def bias(found: Sequence[Bias], key: str, title: str) -> Panel:
     if any(x.interval for x in known):
         said = INTERVAL_OF_BIAS.format(n=known[0].n_biases)
     drawn = [
-        Point(x.entry.design, x.entry.bias or 0.0, x.interval, *_JUDGED[x.judgement], name)
+        Point(x.entry.design, x.entry.bias or 0.0, x.interval, *JUDGED[x.judgement], name)
         for judgement, name in JUDGEMENTS.items()  # the legend's order
         for x in known
         if x.judgement == judgement

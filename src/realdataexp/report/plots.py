@@ -102,6 +102,14 @@ def write_plot(run_dir: Path, *, png: bool = False) -> Path:
     return path
 
 
+def write_panel(path: Path, panel: Panel, title: str) -> Path:
+    """Draw one panel as an SVG."""
+    with style():
+        metadata = {"Date": None, "Title": f"realdataexp: {title}"}
+        svg = partial(grid([[panel]]).savefig, format="svg", metadata=metadata)
+        return write_atomically(path, svg, REMEDY)
+
+
 def _whole(run_dir: Path, result: RunResult) -> Figure:
     """The figure of plot.svg."""
     if result.trained:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from realdataexp.config import Config, load_config
 from realdataexp.config.cluster import ClusterConfig
 from realdataexp.device import n_gpus, usable_threads
-from realdataexp.errors import DiskError, InputError
+from realdataexp.errors import DiskError, InputError, RunError, one_line
 from realdataexp.files import disk_faults, write_text
 from realdataexp.registry import find, names
+from realdataexp.report.files import is_complete
 from realdataexp.runs.executors import Executor, OutsideExecutor
 from realdataexp.runs.executors.local import Commands
 from realdataexp.runs.executors.work import error_of
 from realdataexp.runs.experiment import resume_experiment
-from realdataexp.runs.folder import write_places
+from realdataexp.runs.folder import DETAIL, RunLog, write_places
 from realdataexp.runs.parts import ERROR, STATUS, is_done
+from realdataexp.runs.progress import PhaseProgress
 from realdataexp.runs.setup import LOCAL
 
 logger = logging.getLogger("realdataexp")
@@ -146,3 +149,106 @@ def hushed(is_hushed: bool = True) -> Iterator[None]:
     finally:
         for handler, level in zip(shown, levels, strict=True):
             handler.setLevel(level)
+
+
+class Points:
+    """The runs of one question, in points/<i>/ of its folder, with a log of their own.
+
+    Attributes:
+        places: their folders.
+        faults: what each run that failed failed of, by its number.
+    """
+
+    def __init__(
+        self, folder: Path, kind: str, configs: Sequence[Config], names: Sequence[str]
+    ) -> None:
+        """For a ``kind`` of question, such as "sweep"; each config has a name."""
+        self.folder, self._kind, self._configs, self._names = folder, kind, configs, names
+        self.places = [folder / "points" / str(i) for i in range(len(configs))]
+        self.faults: dict[int, str] = {}
+
+    def run(
+        self,
+        write: Callable[[], None],
+        data: Path | None = None,
+        *,
+        executor: str | None = None,
+        keep_going: bool = False,
+        is_detailed: bool = False,
+    ) -> None:
+        """Run what is left, and ``write`` what follows from the runs that there are then.
+
+        ``executor`` runs them in processes or jobs of their own (None: one after another, here);
+        ``keep_going``: after one that failed, too.
+
+        Raises:
+            RunError: a run failed (without ``keep_going``), or the disk is full.
+            KeyboardInterrupt: interrupted.
+        """
+        log, mark = RunLog("INFO"), f"[{self._kind}]"
+        log.addFilter(lambda record: record.getMessage().startswith(mark))
+        with log.listening(logger):
+            log.open(self.folder / f"{self._kind}.log", is_new=False)
+            for place, config in zip(self.places, self._configs, strict=True):
+                prepare(place, config)
+            try:
+                self._run_left(data, executor, keep_going, is_detailed)
+            except BaseException as error:
+                with suppress(InputError, RunError):  # it says less than what went wrong before
+                    write()
+                if (told := self._ended_early(error)) is error:
+                    raise
+                raise told from error
+            write()
+            logger.info("%s complete: %s", mark, self.folder)
+
+    def _run_left(
+        self, data: Path | None, executor: str | None, keep_going: bool, is_detailed: bool
+    ) -> None:
+        n, left = len(self.places), [i for i, x in enumerate(self.places) if not is_complete(x)]
+        progress = PhaseProgress(self._kind, n, "points")
+        progress.skip(n - len(left))
+        # a bar of the points, or bars of the runs
+        with nullcontext() if is_detailed else progress:
+            places = [self.places[i] for i in left]
+            if executor is None:
+                ended = run_folders(places, data, is_shown=is_detailed)
+            else:
+                if data is not None:
+                    for place, config in zip(self.places, self._configs, strict=True):
+                        write_places(place, config, data.absolute())
+                cluster = self._configs[0].cluster
+                ended = run_apart(places, executor_for(executor, self.folder, cluster))
+            for place, error in ended:
+                i = self.places.index(place)
+                name = self._names[i]
+                if error is None:
+                    logger.info("[%s] %s: done", self._kind, name, extra=DETAIL)
+                else:
+                    self.faults[i] = _cause(error)
+                    logger.error("[%s] %s failed: %s", self._kind, name, self.faults[i])
+                    if not keep_going:
+                        raise error
+                progress.advance(1, partial(list, (f"{name}: done",)))
+
+    def _ended_early(self, error: BaseException) -> BaseException:
+        """The error to raise, which says what became of the question."""
+        done, n = sum(map(is_complete, self.places)), len(self.places)
+        so_far = f"{done} of {n} points are done; resume it: realdataexp resume {self.folder}"
+        if isinstance(error, KeyboardInterrupt):
+            return KeyboardInterrupt(f"interrupted: {so_far}")
+        where = "".join(f"{self._names[i]}: " for i in self.faults)
+        if isinstance(error, InputError | RunError):
+            kind = DiskError if isinstance(error, DiskError) else RunError
+            return kind(f"{where}{_cause(error)} ({so_far})")
+        error.add_note(f"{where}{so_far}")
+        return error
+
+
+def _cause(error: Exception) -> str:
+    """What made a run fail, as one line."""
+    if isinstance(error, InputError):
+        return "; ".join(error.faults)
+    return one_line(
+        str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+    )

@@ -7,10 +7,7 @@ one runs, so that whoever runs them needs nothing else.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +20,7 @@ from realdataexp.config.points import Point, complete, load_points, of_points, s
 from realdataexp.config.yaml_text import parse_yaml, read_text, to_yaml
 from realdataexp.data.parquet import write_parquet
 from realdataexp.device import own_arithmetic
-from realdataexp.errors import DiskError, InputError, RunError, Warnings, one_line
+from realdataexp.errors import InputError, Warnings
 from realdataexp.files import write_text
 from realdataexp.options import show
 from realdataexp.report.files import TRUTH, RunResult, is_complete, read_run
@@ -31,9 +28,7 @@ from realdataexp.report.page import write_sweep
 from realdataexp.report.sweeps import SWEEP, TABLE
 from realdataexp.runs.experiment import starting_of
 from realdataexp.runs.folder import (
-    DETAIL,
     Folder,
-    RunLog,
     check_place,
     make_folder,
     placed,
@@ -43,10 +38,8 @@ from realdataexp.runs.folder import (
 from realdataexp.runs.life import differences
 from realdataexp.runs.progress import PhaseProgress
 from realdataexp.runs.setup import set_up
-from realdataexp.runs.several import executor_for, hushed, prepare, run_apart, run_folders
+from realdataexp.runs.several import Points, executor_for, hushed
 from realdataexp.stats.performance import SECTIONS
-
-logger = logging.getLogger("realdataexp")
 
 _PLAIN = {
     (str,): pl.String,
@@ -218,80 +211,27 @@ class _Sweep:
 
     def __init__(self, folder: Path, asked: Asked, configs: Sequence[Config]) -> None:
         self.folder, self._asked, self._configs = folder, asked, configs
-        self._places = [folder / "points" / str(i) for i in range(len(configs))]
-        self._faults: dict[int, str] = {}
+        names = [f"point {i} ({said(point)})" for i, point in enumerate(asked.points)]
+        self._runs = Points(folder, "sweep", configs, names)
 
     def run(self, data: Path | None, is_detailed: bool) -> Path:
         """Run what is left, and write the table and the page of what there is then."""
-        log = RunLog("INFO")
-        log.addFilter(lambda record: record.getMessage().startswith("[sweep]"))
-        with log.listening(logger):
-            log.open(self.folder / "sweep.log", is_new=False)
-            for place, config in zip(self._places, self._configs, strict=True):
-                prepare(place, config)
-            try:
-                self._run_left(data, is_detailed)
-            except BaseException as error:
-                with suppress(InputError, RunError):  # it says less than what went wrong before
-                    self._write()
-                if (told := self._ended_early(error)) is error:
-                    raise
-                raise told from error
-            self._write()
-            logger.info("[sweep] complete: %s", self.folder)
+        self._runs.run(
+            self._write, data, executor=self._asked.executor,
+            keep_going=self._asked.keep_going, is_detailed=is_detailed,
+        )  # fmt: skip
         return self.folder
-
-    def _run_left(self, data: Path | None, is_detailed: bool) -> None:
-        n, left = len(self._places), [i for i, x in enumerate(self._places) if not is_complete(x)]
-        progress = PhaseProgress("sweep", n, "points")
-        progress.skip(n - len(left))
-        # a bar of the points, or bars of the runs
-        with nullcontext() if is_detailed else progress:
-            places, name = [self._places[i] for i in left], self._asked.executor
-            if name is None:
-                ended = run_folders(places, data, is_shown=is_detailed)
-            else:
-                if data is not None:
-                    for place, config in zip(self._places, self._configs, strict=True):
-                        write_places(place, config, data.absolute())
-                cluster = self._configs[0].cluster
-                ended = run_apart(places, executor_for(name, self.folder, cluster))
-            for place, error in ended:
-                i = self._places.index(place)
-                name = f"point {i} ({said(self._asked.points[i])})"
-                if error is None:
-                    logger.info("[sweep] %s: done", name, extra=DETAIL)
-                else:
-                    self._faults[i] = _cause(error)
-                    logger.error("[sweep] %s failed: %s", name, self._faults[i])
-                    if not self._asked.keep_going:
-                        raise error
-                progress.advance(1, partial(list, (f"{name}: done",)))
-
-    def _ended_early(self, error: BaseException) -> BaseException:
-        """The error to raise, which says what became of the sweep."""
-        so_far = (
-            f"{sum(map(is_complete, self._places))} of {len(self._places)} points are done; "
-            f"resume it: realdataexp resume {self.folder}"
-        )
-        if isinstance(error, KeyboardInterrupt):
-            return KeyboardInterrupt(f"interrupted: {so_far}")
-        where = "".join(f"point {i} ({said(self._asked.points[i])}): " for i in self._faults)
-        if isinstance(error, InputError | RunError):
-            kind = DiskError if isinstance(error, DiskError) else RunError
-            return kind(f"{where}{_cause(error)} ({so_far})")
-        error.add_note(f"{where}{so_far}")
-        return error
 
     def _write(self) -> None:
         """Write the table of the points that are complete or failed, and its page."""
         rows: list[dict[str, Any]] = []
-        for i, (place, config) in enumerate(zip(self._places, self._configs, strict=True)):
+        places, faults = self._runs.places, self._runs.faults
+        for i, (place, config) in enumerate(zip(places, self._configs, strict=True)):
             found: list[dict[str, Any]] = []
-            if i in self._faults:
+            if i in faults:
                 designs = [x.label for x in config.designs()] or [TRUTH]
                 names = product(designs, config.measured)
-                found = [{"design": d, "label": x, "fault": self._faults[i]} for d, x in names]
+                found = [{"design": d, "label": x, "fault": faults[i]} for d, x in names]
             elif is_complete(place):
                 found = _rows(read_run(place))
             rows += ({**row, "point": i} for row in found)
@@ -302,15 +242,6 @@ class _Sweep:
         ]
         write_parquet(self.folder / TABLE, pl.DataFrame([*points, *table]))
         write_sweep(self.folder)
-
-
-def _cause(error: Exception) -> str:
-    """What made a point fail, as one line."""
-    if isinstance(error, InputError):
-        return "; ".join(error.faults)
-    return one_line(
-        str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    )
 
 
 def _rows(result: RunResult) -> list[dict[str, Any]]:
