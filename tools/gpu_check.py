@@ -250,6 +250,7 @@ class Check:
                 config: Any = load_config("si2023", ["device=cuda", "experiment.replications=4"])
             else:
                 designs = [*DESIGNS, "cluster", "switchback", "codiverted", "data_diverted"]
+                designs += ["sharing", "holdout", "rollout"]
                 config = self.config(
                     mode="compare", experiment={"replications": 4, "designs": designs}
                 )

@@ -186,7 +186,8 @@ def a_step(number: int = 4, *, is_diagnosed: bool = True) -> Step:
         visits, (None, whole(R, B), None), real(W, B) < 0.5, real(W, B) < 0.5, real(W, B, L),
         real(W, B) < 0.5, whole(W, B), real(S * R, L), real(S * R, B, L), real(S * R, B, L),
         real(S * R, 2),
-        real(W, 2, L) if is_diagnosed else None, exposure={"shown": whole(W, 2, 7)},
+        real(W, 2, L) if is_diagnosed else None, is_counted_WB=real(W, B) < 0.5,
+        exposure={"shown": whole(W, 2, 7)},
     )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ DESIGNS = [
     "pooling", "snapshot", "splitting", "weighting", "shadow", "codiverted", "data_diverted",
     {"name": "cluster", "n_clusters": 4}, {"name": "switchback", "block_steps": 2},
     {"name": "weighting", "label": "refitted", "model": "svm", "refit_every": 3},
+    "holdout", "rollout",
 ]  # fmt: skip
 
 
