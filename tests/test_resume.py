@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from realdataexp import cli
 from realdataexp.api import run
-from realdataexp.config import load_config
+from realdataexp.config import load_config, yaml_text
 from realdataexp.designs.pooling import Pooling
 from realdataexp.errors import InputError
 from realdataexp.loop import Loop
@@ -455,8 +455,9 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(
 @pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")
 @pytest.mark.parametrize("name", ["config.yaml", "run.log"])
 def test_a_pipe_in_place_of_the_config_or_the_log_is_refused(
-    name: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+    name: str, stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(yaml_text, "_PIPE_SECONDS", 0.5)
     (stopped / name).unlink()
     os.mkfifo(stopped / name)
     code, _, err = resume(stopped, capsys)
