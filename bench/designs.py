@@ -14,13 +14,16 @@ import argparse
 import re
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 import realdataexp as rx
 from realdataexp.report.files import RunResult
 from realdataexp.report.verdicts import biases
+from realdataexp.stats.estimates import mean_over_worlds
 
 WEAK = ("pretrain.max_rows=2000", "pretrain.batch_size=64")
 STRONG = ("pretrain.batch_size=256",)
@@ -200,6 +203,34 @@ STUDIES = {
 }  # fmt: skip
 
 
+def channel_3(name: str) -> Study:
+    """A study's truth against shadow: at its weights' pace, at a launched system's, and thinned."""
+    study = STUDIES[name]
+    launched = "{name: shadow, label: launched, steps: launched}"
+    thinned = "{name: shadow, label: thinned, steps: launched, keep: 0.5}"
+    designs = f"[shadow, {launched}, {thinned}]"
+    settings = (
+        f"experiment.designs={designs}", "seed=11", "validation.validation_batches=1",
+        f"simulation.validate_every={study.steps}", f"simulation.save_every={study.steps}",
+    )  # fmt: skip
+    return replace(
+        study, title=f"Smaller training sets: {study.title}", text=CHANNEL_3,
+        settings=(*study.settings, *settings), replications=400, starts=40,
+        labels=("play_time", "click"),
+    )  # fmt: skip
+
+
+CHANNEL_3 = (
+    "Each arm's model learns from fewer visits than a launched system's. `launched` is shadow with "
+    "Adam's steps as long as a launched system's; `thinned` learns from half of its visits; "
+    "`extrapolated` is launched + (1 − s) (launched − thinned), s the effective share "
+    "([why](weights.md#what-no-weight-repairs))."
+)
+STUDIES |= {
+    f"channel-3-{name}": channel_3(name)
+    for name in ("weak-user", "log-weak", "strong-user", "log-strong")
+}
+
 HEAD = """# What the lab measured
 
 Made by `python bench/designs.py --data data/KuaiRand-Pure` (seed 0). Bias is the mean of the \
@@ -234,6 +265,8 @@ def main() -> None:
             result = measure(name, study, runs, args)
             if not args.table:
                 print(section(study, settings_of(study, args), result))
+                if "thinned" in designs_of(result):
+                    print(*extrapolated(runs / name, study), sep="\n")
             elif not result["config"]["experiment"]["aa"] and {"pooling"} & {*designs_of(result)}:
                 print("\n".join(table_rows(study, result)))
 
@@ -284,6 +317,27 @@ def section(study: Study, settings: list[str], result: dict[str, Any]) -> str:
     for label in study.labels:
         lines += [*table(result, label), ""]
     return "\n".join(lines)
+
+
+def extrapolated(folder: Path, study: Study) -> list[str]:
+    """The effect where E[W^2] would be 1, on the line through `launched`, and `thinned` with twice.
+
+    The result has 1 / E[W^2] of each model: the share of its visits that it learns from in effect.
+    """
+    shares = rx.Result(folder).summary["weights"]["launched"]
+    share = (shares["effective_share_C"] + shares["effective_share_T"]) / 2
+    rows = rx.Result(folder).estimates.filter(pl.col("se_method") == "welch")
+    wide = rows.pivot("design", index=["label", "world"], values="value").sort("world")
+    truth, launched, thinned = (pl.col(x) for x in ("global", "launched", "thinned"))
+    wide = wide.with_columns(bias=launched + (1 - share) * (launched - thinned) - truth)
+    lines = []
+    for label in study.labels:
+        own = wide.filter(pl.col("label") == label)
+        of_worlds = own["bias"].to_numpy(), own["world"].to_numpy(), study.starts
+        found, gte = mean_over_worlds(*of_worlds), float(own["global"].to_numpy().mean())
+        said = f"bias {text(found.value)} ± {text(found.se, 2)}"
+        lines.append(f"extrapolated, {label}: {said}, {100 * (found.value or 0.0) / gte:+.1f} %  ")
+    return lines
 
 
 def designs_of(result: dict[str, Any]) -> list[str]:

@@ -35,6 +35,7 @@ EVERY_DESIGN = [
     "pooling", "snapshot", "splitting", "weighting", "shadow", "switchback", "codiverted",
     "data_diverted", {"name": "cluster", "n_clusters": 5},
     {"name": "splitting", "label": "plain", "normalize": False},
+    {"name": "shadow", "label": "launched", "steps": "launched", "keep": 0.5},
 ]  # fmt: skip
 WEIGHT_MODELS = [
     {"name": "weighting", "label": label, "model": label, "refit_every": 5, "window_steps": 10}

@@ -561,16 +561,21 @@ def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_mode_runs_its_own_designs_with_their_options():
     assert load_config(SMALL, mode="global").designs() == ()
+    options = {"steps": "weighted", "keep": 1.0, "normalize": True}
     (only,) = load_config(SMALL, ["splitting.normalize=false"], mode="splitting").designs()
-    assert (only.name, only.label, only.options) == ("splitting", "splitting", {"normalize": False})
+    assert (only.name, only.label, only.options) == (
+        "splitting",
+        "splitting",
+        options | {"normalize": False},
+    )
     designs = (
         "experiment.designs=[pooling, {name: splitting, label: plain, normalize: false}, splitting]"
     )
     compared = load_config(SMALL, [designs], mode="compare").designs()
     assert [(design.label, design.options) for design in compared] == [
         ("pooling", {}),
-        ("plain", {"normalize": False}),
-        ("splitting", {"normalize": True}),
+        ("plain", options | {"normalize": False}),
+        ("splitting", options),
     ]
     (outside,) = load_config(SMALL, mode="my.designs:Cluster").designs()
     assert (outside.name, outside.label) == ("my.designs:Cluster", "Cluster")

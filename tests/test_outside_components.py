@@ -390,6 +390,8 @@ RandomArms = answering("assign", lambda visits, p: torch.rand(visits.is_visit_RB
 OneUnit = answering("unit", lambda visits: torch.zeros(1, dtype=torch.int64))
 NegativeUnits = answering("unit", lambda visits: -1 - visits.user_RB)
 FloatUnits = answering("unit", lambda visits: visits.user_RB.float())
+OneInflation = answering("inflation", lambda outcome, weight: weight.mean())
+NoSteps = answering("inflation", lambda outcome, weight: 0.0 * weight.mean(2))
 NoCounts = answering("counts", lambda visits: None)
 SomeCandidates = answering("candidates", lambda v, s, t: torch.ones(2, 2, dtype=torch.bool))
 NoStart = answering("start", lambda context: None)
@@ -458,6 +460,8 @@ DESIGNS = {
     "OneUnit": ["unit() returned an int64 tensor of shape (1,)"],
     "NegativeUnits": ["unit() returned", "negative; count from 0"],
     "FloatUnits": ["unit() returned a float32", "wanted an int tensor"],
+    "OneInflation": ["inflation() returned a float32 tensor of shape ()", "(2, 2)"],
+    "NoSteps": ["inflation() returned a float32 tensor", "not above 0"],
     "NoCounts": ["counts() returned None"],
     "SomeCandidates": ["candidates() returned a bool tensor of shape (2, 2)", "(2, 8, 5)"],
     "NoStart": ["start() returned None, which lacks assign"],

@@ -229,6 +229,7 @@ class Learner:
         settings: OptimizerSettings,
         dropout_key_S: Tensor,
         n_done: int = 0,
+        inflation_S: Tensor | None = None,
     ) -> Tensor:
         """One weighted step of every network that has a row with a positive weight.
 
@@ -244,6 +245,8 @@ class Learner:
             settings: the optimizer's.
             dropout_key_S: a key per network.
             n_done: updates of the phase before this one, by which a cosine schedule goes.
+            inflation_S: by how much the weights raise the mean square of each network's gradient,
+                which Adam then divides it by; None: by nothing.
 
         Returns:
             float32 S, J: the mean unweighted loss over the rows that a head learned from; NaN
@@ -252,7 +255,7 @@ class Learner:
         if settings.schedule.kind == "cosine":
             self.rate_factor_S.fill_(settings.schedule.cosine(n_done))
         rows = (batch, y_SBJ, weight_SB, dropout_key_S)
-        return self._graphs.run(self._update, *rows, settings)[0]
+        return self._graphs.run(self._update, *rows, settings, inflation_S)[0]
 
     def _update(
         self,
@@ -261,8 +264,11 @@ class Learner:
         weight_SB: Tensor,
         dropout_key_S: Tensor,
         settings: OptimizerSettings,
+        inflation_S: Tensor | None = None,
     ) -> tuple[Tensor]:
-        rows = (y_SBJ, weight_SB, dropout_key_S)
+        rows: tuple[Tensor, ...] = (y_SBJ, weight_SB, dropout_key_S)
+        if inflation_S is not None:
+            rows = (*rows, inflation_S)
         losses = [
             self._update_chunk(chunk, settings, batch[chunk], *(x[chunk] for x in rows))
             for chunk in self._chunks(slice(0, self.n_networks), batch)
@@ -277,6 +283,7 @@ class Learner:
         y_SBJ: Tensor,
         weight_SB: Tensor,
         dropout_key_S: Tensor,
+        inflation_S: Tensor | None = None,
     ) -> Tensor:
         leaves = {name: p.detach().requires_grad_() for name, p in self._views(chunk).items()}
         with self.device.autocast():
@@ -302,7 +309,7 @@ class Learner:
         if scale is not None:
             grad_SP = scale.unscale(grad_SP, chunk)
         has_rows_S = has_rows[0] if len(has_rows) == 1 else torch.stack(has_rows).any(0)
-        self._descend(chunk, grad_SP, loss_S.detach(), has_rows_S, settings)
+        self._descend(chunk, grad_SP, loss_S.detach(), has_rows_S, settings, inflation_S)
         return torch.stack(means, dim=-1)
 
     def _descend(
@@ -312,6 +319,7 @@ class Learner:
         loss_S: Tensor,
         has_rows_S: Tensor,
         settings: OptimizerSettings,
+        inflation_S: Tensor | None,
     ) -> None:
         """One step in place; networks without rows or a finite gradient stay as they are."""
         norm_S = torch.linalg.vector_norm(grad_SP, dim=1)
@@ -333,6 +341,7 @@ class Learner:
             self.n_updates_S[chunk],
             self.rate_factor_S[chunk],
             settings,
+            inflation_S,
         )
 
     def observe(self, value_S: Tensor, schedule: Schedule) -> None:

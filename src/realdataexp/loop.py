@@ -104,17 +104,21 @@ class Step:
 class Lesson:
     """What all networks have to learn from one step: weights and outcomes of the chosen items.
 
-    The batch has C = 1; a weight is NaN for padding, an outcome where it is missing.
+    The batch has C = 1; a weight is NaN for padding, an outcome where it is missing. For the
+    inflation see ``Design``; None: no design has any.
     """
 
     step: int
     batch: Batch
     weight_SB: Tensor
     y_SBL: Tensor
+    inflation_S: Tensor | None = None
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors by name."""
         own = {"step": torch.tensor(self.step), "weight": self.weight_SB, "y": self.y_SBL}
+        if self.inflation_S is not None:
+            own["inflation"] = self.inflation_S
         return own | {f"batch.{name}": x for name, x in self.batch.state().items()}
 
     @classmethod
@@ -122,7 +126,9 @@ class Lesson:
         """The lesson whose state this is, on a device."""
         shown = {k.removeprefix("batch."): x for k, x in tensors.items() if k.startswith("batch.")}
         batch = Batch.of_state(shown).map(lambda x: x.to(to))
-        return cls(int(tensors["step"]), batch, tensors["weight"].to(to), tensors["y"].to(to))
+        inflation_S = tensors["inflation"].to(to) if "inflation" in tensors else None
+        own = tensors["weight"].to(to), tensors["y"].to(to), inflation_S
+        return cls(int(tensors["step"]), batch, *own)
 
 
 @dataclass
@@ -270,13 +276,13 @@ class Loop:
             replace(part, is_candidate_WBC=slate.is_candidate_WBC[w])
             for part, w in zip(parts, worlds, strict=True)
         ]
-        weight_SB = self._weights(
+        weight_SB, inflation_S = self._weights(
             visits, parts, worlds, is_visit_WB, is_treated_WB, score_WABC, shown_WABK, choice_WB,
             y_WBL, log_WAB,
         )  # fmt: skip
         batch = slate.batch.chosen(choice_WB)[self._world_S]
         y_SBL = y_WBX[self._world_S][..., self._label_at]
-        lesson = Lesson(visits.step, batch, weight_SB, y_SBL)
+        lesson = Lesson(visits.step, batch, weight_SB, y_SBL, inflation_S)
         loss_SL = self._learn(lesson, visits)
         is_counted_WB = torch.cat([d.counts(visits) for d in self.designs])
         y_WBL = torch.where(is_counted_WB.unsqueeze(-1), y_WBL, torch.nan)
@@ -384,19 +390,35 @@ class Loop:
         choice_WB: Tensor,
         y_WBL: Tensor,
         log_WAB: Tensor | None,
-    ) -> Tensor:
-        """Line 8: how much each network learns from each visit, NaN for padding: S, B."""
-        weight = []
+    ) -> tuple[Tensor, Tensor | None]:
+        """Line 8: how much each network learns from each visit, NaN for padding, and the inflation.
+
+        Returns:
+            S, B, and S or None.
+        """
+        weight, inflation = [], []
         for design, block, slate, w in zip(self.designs, self.blocks, slates, worlds, strict=True):
             log_RAB = None if log_WAB is None else log_WAB[w]
             own = slate, is_treated_WB[w], block.p, score_WABC[w], shown_WABK[w, ..., 0], y_WBL[w]
             lists = () if self.world.n_shown == 1 else (shown_WABK[w], choice_WB[w])
             outcome = Outcome(visits, *own, log_RAB, *lists)
-            weight.append(design.weights(outcome).transpose(0, 1).flatten(0, 1))
+            weight_RMB = design.weights(outcome)
+            weight.append(weight_RMB.transpose(0, 1).flatten(0, 1))
+            inflation.append(design.inflation(outcome, weight_RMB))
         weight_SB = torch.cat(weight)
         is_visit_SB = is_visit_WB[self._world_S]
         self.weights_S.see(weight_SB, is_visit_SB)
-        return weight_SB.masked_fill(~is_visit_SB, torch.nan)
+        return weight_SB.masked_fill(~is_visit_SB, torch.nan), self._joined(inflation)
+
+    def _joined(self, per_block: Sequence[Tensor | None]) -> Tensor | None:
+        """The designs' R, M each as S, 1 where a design has none; None where none has."""
+        if all(x is None for x in per_block):
+            return None
+        R = len(self._world_S) // sum(d.n_models for d in self.designs)
+        ones_S = torch.ones(len(self._world_S), device=self._world_S.device)
+        parts_S = ones_S.split([d.n_models * R for d in self.designs])
+        found = zip(per_block, parts_S, strict=True)
+        return torch.cat([one_S if x is None else x.T.flatten() for x, one_S in found])
 
     def _learned(self, weight_SB: Tensor, y_SBL: Tensor) -> Tensor:
         """What each network learns of each label: S, B, L, NaN where it learns nothing."""
@@ -425,7 +447,9 @@ class Loop:
             if self.is_idle_SL is not None:
                 weight_SB = weight_SB.masked_fill(self.is_idle_SL[:, places[0], None], 0.0)
             losses.append(
-                learner.update(lesson.batch, y_SBJ, weight_SB, settings, key_S, n_done=lesson.step)
+                learner.update(
+                    lesson.batch, y_SBJ, weight_SB, settings, key_S, lesson.step, lesson.inflation_S
+                )
             )
         return by_label(losses, self.labels_of)
 

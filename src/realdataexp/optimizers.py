@@ -110,6 +110,7 @@ def descend(
     n_updates_S: Tensor,
     rate_factor_S: Tensor,
     settings: OptimizerSettings,
+    inflation_S: Tensor | None = None,
 ) -> None:
     """One step in place; networks that are not active stay bit for bit as they are.
 
@@ -122,6 +123,8 @@ def descend(
         n_updates_S: their steps so far, this one included.
         rate_factor_S: the schedule's factors.
         settings: the optimizer's.
+        inflation_S: what the squares of the gradients are divided by in Adam's second moment; sgd
+            has none.
     """
     on_S = is_active_S.to(grad_SP.dtype)
     rate_S = on_S * rate_factor_S * settings.learning_rate
@@ -141,7 +144,7 @@ def descend(
     if settings.kind == "sgd":
         step_SP = grad_SP.mul_(rate_S.unsqueeze(1))
     else:
-        step_SP = _adam_step(moments, grad_SP, on_S, n_updates_S, rate_S)
+        step_SP = _adam_step(moments, grad_SP, on_S, n_updates_S, rate_S, inflation_S)
     for p, step in zip(params.values(), cut(step_SP, shapes), strict=True):
         p.sub_(step)
 
@@ -152,6 +155,7 @@ def _adam_step(
     on_S: Tensor,
     n_updates_S: Tensor,
     rate_S: Tensor,
+    inflation_S: Tensor | None,
 ) -> Tensor:
     """Algorithm 1's step, in the order of the end of its section 2, which takes fewer passes.
 
@@ -162,7 +166,10 @@ def _adam_step(
     power_1_S, power_2_S = (by_rows(partial(_power, b), t_S1) for b in (_BETA_1, _BETA_2))
     root_S = (1.0 - power_2_S).sqrt()
     first_SP.lerp_(grad_SP, ((1.0 - _BETA_1) * on_S).unsqueeze(1))
-    second_SP.lerp_(grad_SP.square_(), ((1.0 - _BETA_2) * on_S).unsqueeze(1))
+    square_SP = grad_SP.square_()
+    if inflation_S is not None:
+        square_SP.div_(inflation_S.unsqueeze(1))
+    second_SP.lerp_(square_SP, ((1.0 - _BETA_2) * on_S).unsqueeze(1))
     below_SP = torch.sqrt(second_SP, out=grad_SP).add_((_EPSILON * root_S).unsqueeze(1))
     step_S = rate_S * root_S / (1.0 - power_1_S)
     return torch.div(first_SP, below_SP, out=below_SP).mul_(step_S.unsqueeze(1))

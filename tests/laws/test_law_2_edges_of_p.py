@@ -32,6 +32,7 @@ FORMS = {
     "splitting": Splitting(),
     "raw": Splitting(normalize=False),
     "shadow": Shadow(),
+    "launched": Shadow(steps="launched"),
     "cluster": Cluster(n_clusters=2),
     "switchback": Switchback(block_steps=3),
     "codiverted": Codiverted(),

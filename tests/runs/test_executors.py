@@ -45,6 +45,7 @@ LOOP = {
 DESIGNS = [
     "pooling", "snapshot", "splitting", "weighting", "shadow", "codiverted", "data_diverted",
     {"name": "cluster", "n_clusters": 4}, {"name": "switchback", "block_steps": 2},
+    {"name": "shadow", "label": "launched", "steps": "launched", "keep": 0.5},
     {"name": "weighting", "label": "refitted", "model": "svm", "refit_every": 3},
     "holdout", "rollout",
 ]  # fmt: skip
@@ -142,7 +143,7 @@ def test_a_run_over_processes_is_that_in_one_to_the_bit(n: int, spread: Callable
     assert_same_answer(spread(n), spread(1))
     result = result_of(spread(n))
     assert result["n_steps_done"] == LOOP["n_steps"] and result["status"] == "complete"
-    assert set(result["weights"]) == {"weighting", "refitted"}
+    assert set(result["weights"]) == {"weighting", "refitted", "launched"}
     assert set(TABLES) <= {path.name for path in spread(n).iterdir()}
 
 

@@ -129,6 +129,7 @@ class Config(RunSettings):
     experiment: ExperimentConfig = setting(ExperimentConfig(), "the test")
     splitting: dict[str, Any] = setting({}, "options of this design, in every mode")
     sharing: dict[str, Any] = setting({}, "options of this design, in every mode")
+    shadow: dict[str, Any] = setting({}, "options of this design, in every mode")
     weighting: dict[str, Any] = setting({}, "options of this design, in every mode")
     cluster: ClusterConfig = setting(ClusterConfig(), "what a run asks of Slurm or Ray")
     switchback: dict[str, Any] = setting({}, "options of this design, in every mode")
@@ -146,7 +147,9 @@ class Config(RunSettings):
 
     _dataset_of_its_world = field_validator("dataset", mode="before")(dataset_of)
 
-    @field_validator("splitting", "sharing", "weighting", "switchback", "holdout", "rollout")
+    @field_validator(
+        "splitting", "sharing", "shadow", "weighting", "switchback", "holdout", "rollout"
+    )
     @classmethod
     def _options_of_design(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         name = str(info.field_name)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from torch import Tensor
 
+from realdataexp import draws
 from realdataexp.device import Device
 from realdataexp.errors import InputError
 from realdataexp.models import FeatureSchema
 from realdataexp.models.base import restore
+from realdataexp.options import Options
 from realdataexp.worlds.base import Slate, Visits
 
 CONTROL, TREATMENT = 0, 1
@@ -233,6 +235,86 @@ class Design(BaseModel):
         Weights that average to 1 over visits keep the size of a model's training step.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its models learn")
+
+    def inflation(self, outcome: Outcome, weight_RMB: Tensor) -> Tensor | None:
+        """By how much the weights raise the mean square of a gradient: float32 R, M, above 0.
+
+        Adam divides a step's squares by it: see ``Paced``. By default there is none: None.
+        """
+        return None
+
+
+class Paced(Options):
+    """Options of designs whose models may learn at a launched system's pace, or from fewer visits.
+
+    Where a gradient is mostly noise, weights W with the mean 1 raise its mean square by E[W^2], so
+    that the steps of Adam (Kingma & Ba, arXiv 1412.6980, Algorithm 1), which are divided by the
+    root of that, are too short by the root of E[W^2]: such models learn more slowly than a launched
+    system. sgd's do not. What is left is that they learn from fewer visits; a test that is thinned
+    further shows how much that matters (docs/weights.md).
+    """
+
+    steps: Literal["weighted", "launched"] = Field(
+        "weighted",
+        description="launched: Adam's steps are as long as a launched system's, as it divides "
+        "squared gradients by the mean squared weight; weighted: they are shorter",
+    )
+    keep: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the visits that models learn from, drawn at random; weights are "
+        "divided by it",
+    )
+
+    _seed: int = PrivateAttr(0)
+    # of a launched system's steps: the sums of the inflations, and how many: R, M + 1
+    _squares_RX: Tensor | None = PrivateAttr(None)
+
+    def begun(self, context: Context) -> Self:
+        """A copy that draws by the run's seed, and remembers how large weights were."""
+        started = self.model_copy()
+        started._seed = context.seed
+        if self.steps == "launched":
+            R = len(context.replication_R)
+            started._squares_RX = torch.zeros(R, 3, device=context.device.torch)
+        return started
+
+    def thinned(self, weight_RMB: Tensor, visits: Visits) -> Tensor:
+        """The weights, of the visits that are kept over their share, of the others 0: R, M, B."""
+        if self.keep == 1:
+            return weight_RMB
+        key_R = draws.key(self._seed, "thin", visits.replication_R, visits.step)
+        is_kept_RB = draws.uniform(key_R, weight_RMB.shape[2]).view(len(key_R), -1) < self.keep
+        return weight_RMB * (is_kept_RB / self.keep).to(weight_RMB.dtype).unsqueeze(1)
+
+    def inflation(self, outcome: Outcome, weight_RMB: Tensor) -> Tensor | None:
+        """The step's mean squared weight."""
+        if self.steps == "weighted":
+            return None
+        on_R1B = (outcome.is_shown_RB & outcome.visits.is_visit_RB).unsqueeze(1)
+        square_RM = (weight_RMB.square() * on_R1B).sum(2)
+        # where no visit counts, nothing is learned
+        found_RM = torch.where(square_RM > 0, square_RM / on_R1B.sum(2).clamp_min(1), 1.0)
+        if self._squares_RX is not None:
+            self._squares_RX += torch.cat([found_RM, torch.ones_like(found_RM[:, :1])], dim=1)
+        return found_RM
+
+    def state(self) -> dict[str, Tensor]:
+        """How large the weights were."""
+        return {} if self._squares_RX is None else {"squares": self._squares_RX}
+
+    def evidence(self) -> dict[str, Tensor]:
+        """How large the weights were since the start of the test."""
+        return {name: x.cpu().clone() for name, x in Paced.state(self).items()}
+
+    def diagnostics(self, evidence: Mapping[str, Tensor], p: float) -> dict[str, float]:
+        """The share of its visits that a model learns from in effect: 1 / E[W^2]."""
+        if not evidence:
+            return {}
+        *square_M, n = evidence["squares"].double().sum(0).tolist()
+        shares = zip("CT", square_M, strict=True)
+        return {f"effective_share_{m}": n / square for m, square in shares if n}
 
 
 def ones(outcome: Outcome, n_models: int) -> Tensor:

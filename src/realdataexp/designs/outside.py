@@ -107,6 +107,14 @@ def _share(found: Any, *_: Any) -> float:
     return float(found)
 
 
+def _inflation(found: Any, n_models: int, outcome: Outcome, weight_RMB: Tensor) -> Tensor | None:
+    if found is None:
+        return None
+    R, like = len(weight_RMB), outcome.is_treated_RB
+    found = fit(found, (*FLOATS, *INTEGERS), (R, n_models), "replications, models", like)
+    return found.float()
+
+
 def _state(found: Any, *_: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise Unfit(f"returned {described(found)}; wanted a dict of tensors by name")
@@ -135,6 +143,7 @@ def _diagnostics(found: Any, *_: Any) -> dict[str, float]:
 # What each method may return: (what it did, the design's models, what it was given) -> the same.
 _CHECKS: dict[str, Callable[..., Any]] = {
     "assign": _of_visits, "candidates": _candidates, "weights": _weights, "counts": _of_visits,
-    "unit": _unit, "treated_share": _share, "state": _state, "evidence": _evidence,
+    "unit": _unit, "treated_share": _share, "inflation": _inflation, "state": _state,
+    "evidence": _evidence,
     "diagnostics": _diagnostics,
 }  # fmt: skip

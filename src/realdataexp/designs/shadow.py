@@ -31,10 +31,10 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome, own_arm
+from realdataexp.designs.base import CONTROL, TREATMENT, Context, Design, Outcome, Paced, own_arm
 
 
-class Shadow(Design):
+class Shadow(Paced, Design):
     """Two models; an outcome counts for each by how likely its arm was to collect it.
 
     Where every visit is a new user, or slates do not depend on earlier recommendations, there is
@@ -63,7 +63,7 @@ class Shadow(Design):
                 "experiment.assignment = visit: its weights need users who keep one arm where an "
                 "arm explores; use assignment: user, or arms that do not explore"
             )
-        started = self.model_copy()
+        started = self.begun(context)
         if context.n_users is not None:
             shape, to = (len(context.replication_R), context.n_users), context.device.torch
             if explores:
@@ -74,6 +74,9 @@ class Shadow(Design):
 
     def weights(self, outcome: Outcome) -> Tensor:
         """W_C and W_T."""
+        return self.thinned(self._weights(outcome), outcome.visits)
+
+    def _weights(self, outcome: Outcome) -> Tensor:
         if outcome.log_propensity_RAB is not None:
             return _balanced(self._lambda(outcome, outcome.log_propensity_RAB), outcome.p)
         visits, agree_RB = outcome.visits, outcome.agree_RB
@@ -99,7 +102,7 @@ class Shadow(Design):
     def state(self) -> dict[str, Tensor]:
         """What it remembers of each user."""
         named = {"agreed": self._agreed_RU, "lambda": self._lambda_RU}
-        return {name: x for name, x in named.items() if x is not None}
+        return super().state() | {name: x for name, x in named.items() if x is not None}
 
 
 def _balanced(lambda_RB: Tensor, p: float) -> Tensor:

@@ -230,13 +230,17 @@ class _Rehearsal:
                 )
         allowed_RBC = running.candidates(visits, slate, is_treated_RB)
         slate = replace(slate, is_candidate_WBC=allowed_RBC & slate.is_candidate_WBC)
-        weight_RMB = running.weights(
-            Outcome(visits, slate, is_treated_RB, p, score_RABC, score_RABC.argmax(-1), y_RBL)
-        )
+        pick_RAB = score_RABC.argmax(-1)
+        outcome = Outcome(visits, slate, is_treated_RB, p, score_RABC, pick_RAB, y_RBL)
+        weight_RMB = running.weights(outcome)
         is_visit_R1B = slate.is_candidate_WBC.any(-1).unsqueeze(1)
         with calling(design.who, "weights()"):
             of_visits = weight_RMB.masked_fill(~is_visit_R1B, 0.0)
             check_values(of_visits, "replications, models, visits", is_weight=True)
+        inflation_RM = running.inflation(outcome, weight_RMB)
+        with calling(design.who, "inflation()"):
+            if inflation_RM is not None and not bool((inflation_RM > 0).all()):
+                raise Unfit(f"returned {described(inflation_RM)}, some not above 0; wanted all so")
         running.counts(visits)
         unit_RB = running.unit(visits)
         with calling(design.who, "unit()"):
