@@ -240,7 +240,8 @@ bias/GTE is negative where the design understates the effect. SD: of a single te
 starting model. SE: \
 the mean that a test reports (Welch). Coverage: of the true effect by its 95 % interval. Regret: \
 what deciding by that interval costs per visit. Studies of KuaiRand-Pure replay its rows of \
-25 April to 8 May.
+25 April to 8 May. Other pages quote these studies with 100 replications (`--replications 100`), \
+of which those here are the first.
 
 Measured on two x86-64 cores (AMD EPYC, family 26), one process and one thread each, beside other \
 work, PyTorch 2.13 CPU."""
@@ -268,7 +269,7 @@ def main() -> None:
                 if "thinned" in designs_of(result):
                     print(*extrapolated(runs / name, study), sep="\n")
             elif not result["config"]["experiment"]["aa"] and {"pooling"} & {*designs_of(result)}:
-                print("\n".join(table_rows(study, result)))
+                print("\n".join(table_rows(name, study, result)))
 
 
 def settings_of(study: Study, args: argparse.Namespace) -> list[str]:
@@ -345,11 +346,11 @@ def designs_of(result: dict[str, Any]) -> list[str]:
 
 
 def table_head() -> list[str]:
-    columns = ["world, label", "truth", *TEN]
+    columns = ["world, label", "truth", *TEN, "study"]
     return ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
 
 
-def table_rows(study: Study, result: dict[str, Any]) -> list[str]:
+def table_rows(name: str, study: Study, result: dict[str, Any]) -> list[str]:
     """A row for each label: the truth, and each design's bias in percent of it, with its error."""
     anchor = re.sub(r"[^\w\- ]", "", study.title.lower()).replace(" ", "-")
     anchor = re.sub(r"-+", "-", anchor)
@@ -366,7 +367,7 @@ def table_rows(study: Study, result: dict[str, Any]) -> list[str]:
             error = 100 * (x.entry.bias_mc_se or 0.0) / abs(gte)
             said = f"{x.percent_of_effect:+.1f} ± {error:.1f}".replace("-", "−")
             cells.append(f"**{said}**" if x.is_significant else said)
-        rows.append("| " + " | ".join(cells) + " |")
+        rows.append("| " + " | ".join([*cells, f"`{name}`"]) + " |")
     return rows
 
 
