@@ -26,6 +26,7 @@ EXAMPLES = {
         "minimum_detectable_effect",
     ),
     "realdataexp.stats.intervals": ("adjust",),
+    "realdataexp.stats.relative": ("relative",),
     "realdataexp.stats.clustered": ("confidence_sequence",),
 }
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -12,6 +12,7 @@ from scipy import stats
 
 from realdataexp.stats.aggregates import OUTCOME_SCHEMA, arm_sums, outcome_table
 from realdataexp.stats.estimates import between_worlds, summarise, world_estimates
+from realdataexp.stats.relative import RELATIVE_SCHEMA
 
 FALSE_FAIL = 1e-6
 NAMES = ("value", "se", "ci_low", "ci_high", "p_value")
@@ -46,8 +47,9 @@ def estimates_of(values: list[float | None], **columns: list[float | None]) -> p
             "value": values,
             **{name: columns.get(name, [None] * n) for name in NAMES[1:]},
             "se_method": ["welch"] * n,
+            **{name: [None] * n for name in RELATIVE_SCHEMA},
         },
-        schema_overrides=dict.fromkeys(NAMES, pl.Float64),
+        schema_overrides={**dict.fromkeys(NAMES, pl.Float64), **RELATIVE_SCHEMA},
     )
 
 

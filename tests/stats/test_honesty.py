@@ -25,7 +25,7 @@ def rows(
         is_told = x is not None and half is not None
         limits = (x - half, x + half) if x is not None and half is not None else (None, None)
         key = (design, world, "click", "mean_per_visit", method)
-        out.append((*key, x, half if is_told else None, *limits, None, 10, 10, None))
+        out.append((*key, x, half if is_told else None, *limits, None, 10, 10, *[None] * 7))
     return out
 
 
@@ -108,7 +108,9 @@ def p_values(label: str, ps: list[float | None], method: str = "welch") -> list[
     """A row of the design pooling for each world, with its p-value and nothing but 0 otherwise."""
     key = (label, "mean_per_visit", method)
     limits = [(None, None) if p is None else (0.0, 0.0) for p in ps]
-    return [("pooling", w, *key, 0.0, 0.0, *limits[w], p, 10, 10, None) for w, p in enumerate(ps)]
+    return [
+        ("pooling", w, *key, 0.0, 0.0, *limits[w], p, 10, 10, *[None] * 7) for w, p in enumerate(ps)
+    ]
 
 
 def test_several_labels_are_several_chances_to_be_wrong() -> None:

@@ -53,7 +53,7 @@ def test_a_family_is_the_labels_of_one_design_world_and_method() -> None:
                 for label in ("a", "b", "c"):
                     p = None if (method, label) == ("block", "b") else g.random() ** 3
                     key = (design, world, label, "mean_per_visit", method)
-                    rows.append((*key, 1.0, 1.0, 0.0, 2.0, p, 5, 5, None))
+                    rows.append((*key, 1.0, 1.0, 0.0, 2.0, p, 5, 5, *[None] * 7))
     table = pl.DataFrame(rows, schema=INFERENCE_SCHEMA, orient="row").drop("p_adjusted")
     table = table.sample(fraction=1.0, shuffle=True, seed=3)
     out = adjust_labels(table)

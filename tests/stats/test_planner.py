@@ -43,9 +43,9 @@ def test_impossible_demands_are_refused(arguments: tuple[float, ...], text: str)
 
 def test_the_plan_by_hand() -> None:
     key = ("click", "mean_per_visit", "welch")
-    truth = [("global", w, *key, 2.0, 1.0, 1.0, 3.0, 0.01, 50, 50, None) for w in range(4)]
+    truth = [("global", w, *key, 2.0, 1.0, 1.0, 3.0, 0.01, 50, 50, *[None] * 7) for w in range(4)]
     ours = [
-        ("pooling", w, *key, x, 0.5, x - 1, x + 1, None, 20, 60, None)
+        ("pooling", w, *key, x, 0.5, x - 1, x + 1, None, 20, 60, *[None] * 7)
         for w, x in enumerate([0.5, 1.5, 2.5, -1.5])
     ]
     table = pl.DataFrame([*truth, *ours], schema=INFERENCE_SCHEMA, orient="row")

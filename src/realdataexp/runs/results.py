@@ -432,7 +432,8 @@ def _nulls(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         for entry in result[part]:
             if entry["n_worlds"]:  # where there is none, warn_of_arms says why
                 for key in _lacking(entry):
-                    yield part, key, _who(entry), _reason(entry, key)
+                    why = entry.get("percent_why") if key.startswith("percent") else None
+                    yield part, key, _who(entry), why or _reason(entry, key)
     yield from _few(result)
     if result["n_steps_done"]:
         yield from _equal_scores(result)

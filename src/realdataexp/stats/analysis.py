@@ -26,12 +26,15 @@ from realdataexp.stats.inference import compared, find_method, inference_table, 
 _NUMBERS = (
     "value", "se", "ci_low", "ci_high", "p_value", "p_adjusted", "control_mean", "percent",
 )  # fmt: skip
+_OF_PERCENT = ("percent_se", "percent_low", "percent_high")
 ANALYSIS_SCHEMA = pl.Schema(
     {
         **dict.fromkeys(("outcome", "method"), pl.String),
         **dict.fromkeys(_NUMBERS, pl.Float64),
         **dict.fromkeys(("n_T", "n_C", "units_T", "units_C"), pl.Int64),
         "ratio_p_value": pl.Float64,
+        **dict.fromkeys(_OF_PERCENT, pl.Float64),
+        "percent_why": pl.String,
     }
 )
 _DESIGN = "table"
@@ -88,7 +91,9 @@ def analyze(
         Holm's method over the outcomes (Holm 1979); ``control_mean``; ``percent``: value in percent
         of its size; ``n_T`` and ``n_C``: rows with that outcome. The same in each row: ``units_T``
         and ``units_C``, and ``ratio_p_value``, the exact test of the planned share (sample-ratio
-        mismatch, Fabijan et al. 2019; null with ``share``). Null where a method cannot tell.
+        mismatch, Fabijan et al. 2019; null with ``share``). Null where a method cannot tell. Of
+        "welch" and "user_cluster" also ``percent_se``, and ``percent_low`` to ``percent_high``:
+        Fieller's 95 % interval of ``percent`` (``relative``); ``percent_why``: why there is none.
         Resampling draws by keys of its own: the same table gives the same numbers.
 
     Raises:
@@ -123,7 +128,8 @@ def analyze(
     unit_N = _ranks(frame, unit, "unit") if unit else np.arange(frame.height)
     y_NL = np.column_stack([_numbers(frame, name, "outcomes") for name in outcomes])
     # differences do not depend on a common level, whose square would drown their own
-    y_NL -= np.nanmean(y_NL, axis=0)
+    level_L = np.nanmean(y_NL, axis=0)
+    y_NL -= level_L
     x_NL = np.full_like(y_NL, np.nan)
     for i, name in enumerate(outcomes):
         if name in covariate_of:
@@ -141,7 +147,8 @@ def analyze(
         sums = sums.with_columns(p=pl.Series(share_T[sums["step"].to_numpy()]))
     row_1N = np.arange(frame.height)[None]
     units = unit_table(unit_N[None], row_1N, is_treated_N[None], y_NL[None], [x_NL], worlds, labels)
-    found = inference_table(sums, units, methods)
+    levels = dict(zip(labels, level_L.tolist(), strict=True))
+    found = inference_table(sums, units, methods, levels=levels)
     left_out = [x for x in methods if short_name(x) not in {*found["se_method"]}]
     if asked is not None and left_out:
         name = left_out[0]
@@ -329,7 +336,12 @@ def _shaped(
     return (
         pl.DataFrame([[*outcomes], means], schema=schema)
         .with_row_index("place")
-        .join(found.rename({"label": "outcome", "se_method": "method"}), on="outcome")
+        .join(
+            found.drop("control_mean", "percent").rename(
+                {"label": "outcome", "se_method": "method"}
+            ),
+            on="outcome",
+        )
         .sort("place", order)
         .with_columns(percent=pl.when(size > 0).then(100 * pl.col("value") / size))
     )

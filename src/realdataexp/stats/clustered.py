@@ -22,6 +22,7 @@ import numpy as np
 from scipy import special
 
 from realdataexp.stats.intervals import ALPHA, Intervals, cannot_tell, of_units, student
+from realdataexp.stats.relative import Means, in_percent
 from realdataexp.stats.tables import DesignTables, Units
 
 MIN_UNITS = 6  # for always_valid
@@ -29,6 +30,20 @@ _ROUNDING = 1e-10  # equal covariates differ from their mean by less of their si
 _LEVERAGE = 1e-9  # a unit that fits itself but for this leaves no residual to tell its variance
 
 
+def _means(tables: DesignTables) -> Means:
+    """The arms' means per visit and their variances CR2, of which user_cluster's is made."""
+    units = tables.units
+    if units is None:
+        nothing_ZA = np.full((tables.n_cells, 2), np.nan)
+        return Means(nothing_ZA, nothing_ZA, nothing_ZA[:, 0], nothing_ZA[:, 0])
+    _, influence_UA, df_Z = _fitted(units, None)
+    variance_ZA = np.column_stack([units.total(influence_UA[:, a] ** 2) for a in (0, 1)])
+    # control's mean enters the difference with a minus
+    covariance_Z = -units.total(influence_UA[:, 0] * influence_UA[:, 1])
+    return Means(units.ratios(units.sum_UA), variance_ZA, covariance_Z, df_Z)
+
+
+@in_percent(_means)
 @of_units
 def user_cluster(tables: DesignTables) -> Intervals:
     """Difference of the arms' means per visit, with the variance CR2 of units as clusters.
@@ -67,6 +82,12 @@ def cuped(tables: DesignTables) -> Intervals:
 
 
 def regression(units: Units, x_U: np.ndarray | None) -> Intervals:
+    """The effect in ``_fitted``, with its variance CR2 and Student's t."""
+    value_Z, influence_UA, df_Z = _fitted(units, x_U)
+    return student(value_Z, np.sqrt(units.total(influence_UA.sum(1) ** 2)), df_Z)
+
+
+def _fitted(units: Units, x_U: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Visits' outcomes on a column for each arm and, if given, one for the units' covariate.
 
     All that is needed of a unit's visits are their number and sum in each arm, as the columns are
@@ -79,6 +100,9 @@ def regression(units: Units, x_U: np.ndarray | None) -> Intervals:
       approximation if visits were independent.
 
     Axes: D columns of the regression: control, treatment, covariate.
+
+    Returns:
+        The effect (Z), v_u' e_u split by the arm of the visits (U, A), the degrees of freedom (Z).
     """
     cell = units.cell_U
     n_UA, root_UA = units.n_UA, np.sqrt(units.n_UA)
@@ -107,14 +131,14 @@ def regression(units: Units, x_U: np.ndarray | None) -> Intervals:
         np.eye(2) - np.einsum("uad,ubd->uab", column_UAD, column_UAD),
         np.einsum("uad,ud->ua", column_UAD, effect_ZD[cell]),
     )
-    influence_U = (weight_UA * residual_UA / np.where(n_UA > 0, root_UA, 1.0)).sum(1)
+    influence_UA = weight_UA * residual_UA / np.where(n_UA > 0, root_UA, 1.0)
     q_UD = np.einsum("uad,ua->ud", column_UAD, weight_UA)
     own_U, q2_U = (weight_UA**2).sum(1), (q_UD**2).sum(1)
     D = q_UD.shape[1]
     cross_Z = sum(units.total(q_UD[:, i] * q_UD[:, j]) ** 2 for i in range(D) for j in range(D))
     square_Z = units.total((own_U - q2_U) ** 2 - q2_U**2) + cross_Z
     df_Z = units.total(own_U - q2_U) ** 2 / np.where(square_Z > 0, square_Z, np.nan)
-    return student(value_Z, np.sqrt(units.total(influence_U**2)), df_Z)
+    return value_Z, influence_UA, df_Z
 
 
 def _inverse_root(matrix_U22: np.ndarray, vector_U2: np.ndarray) -> np.ndarray:

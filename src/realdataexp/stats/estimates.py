@@ -15,6 +15,7 @@ import polars as pl
 from scipy import stats
 
 from realdataexp.stats.intervals import CONFIDENCE, adjust
+from realdataexp.stats.relative import RELATIVE_SCHEMA, Means, relative
 
 ESTIMAND = "mean_per_visit"
 TRUTH = "global"
@@ -101,7 +102,12 @@ def summarise(estimates: pl.DataFrame, n_starts: int = 1) -> list[dict[str, Any]
     With several worlds the standard error comes from how the worlds' estimates vary
     (``se_method`` "between_worlds", given the starting model), with several starting models from
     how these vary ("between_starts"); with one world it is that world's own. ``p_adjusted`` is the
-    p-value by Holm's method over the labels of a design.
+    p-value by Holm's method over the labels of a design. The effect in percent of control
+    (``relative.relative``, of the means over worlds) has an interval from the same source.
+
+    Args:
+        estimates: Welch's rows of estimates.parquet.
+        n_starts: how many starting models the run has.
     """
     entries = []
     for (design, label), group in estimates.group_by(["design", "label"], maintain_order=True):
@@ -110,16 +116,34 @@ def summarise(estimates: pl.DataFrame, n_starts: int = 1) -> list[dict[str, Any]
         if known.height == 1:
             one = known.row(0, named=True)
             names = ("value", "se", "ci_low", "ci_high", "p_value", "se_method")
-            entries.append({**base, **{name: one[name] for name in names}})
+            entries.append({**base, **{name: one[name] for name in (*names, *RELATIVE_SCHEMA)}})
         else:
             value, world = known["value"].to_numpy(), known["world"].to_numpy()
-            entries.append({**base, **between_worlds(value, world, n_starts)})
+            control = known["control_mean"].to_numpy()
+            percent = _relative_of_worlds(control, value, world, n_starts)
+            entries.append({**base, **between_worlds(value, world, n_starts), **percent})
     for design in dict.fromkeys(entry["design"] for entry in entries):
         ours = [entry for entry in entries if entry["design"] == design]
         p = adjust(np.array([entry["p_value"] for entry in ours], dtype=np.float64))
         for entry, x in zip(ours, p.tolist(), strict=True):
             entry["p_adjusted"] = x if math.isfinite(x) else None
     return entries
+
+
+def _relative_of_worlds(
+    control_W: np.ndarray, value_W: np.ndarray, world_W: np.ndarray, n_starts: int
+) -> dict[str, Any]:
+    """The mean of the worlds' effects in percent of the mean of their control means."""
+    control, treated, value = (
+        mean_over_worlds(x, world_W, n_starts) for x in (control_W, control_W + value_W, value_W)
+    )
+    v_C, v_T, v = ((np.nan if x.se is None else x.se) ** 2 for x in (control, treated, value))
+    means, variances = ([[a, b]] for a, b in ((control.value, treated.value), (v_C, v_T)))
+    df = np.array([control.df], dtype=np.float64)
+    found = Means(
+        np.array(means, dtype=np.float64), np.array(variances), np.array([(v_C + v_T - v) / 2]), df
+    )
+    return relative(found).row(0, named=True)
 
 
 def between_worlds(value_W: np.ndarray, world_W: np.ndarray, n_starts: int = 1) -> dict[str, Any]:

@@ -8,7 +8,7 @@ the units' table) and its line in the registry; or name it as ``package.module:N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -18,6 +18,13 @@ from realdataexp.errors import InputError
 from realdataexp.registry import ComponentError, Kind, Unfit, calling, find, is_outside, names
 from realdataexp.stats.estimates import ESTIMAND, TRUTH
 from realdataexp.stats.intervals import Intervals, adjust_labels
+from realdataexp.stats.relative import (
+    NUMBERS,
+    Means,
+    in_percent,
+    relative,
+    without_interval,
+)
 from realdataexp.stats.tables import DesignTables
 
 Method = Callable[[DesignTables], Intervals]
@@ -29,10 +36,22 @@ INFERENCE_SCHEMA = pl.Schema(
         **dict.fromkeys(("label", "estimand", "se_method"), pl.String),
         **dict.fromkeys(_ANSWER, pl.Float64),
         "n_T": pl.Int64, "n_C": pl.Int64, "p_adjusted": pl.Float64,
+        **dict.fromkeys(NUMBERS, pl.Float64), "percent_why": pl.String,
     }
 )  # fmt: skip
 
 
+def _means(tables: DesignTables) -> Means:
+    """The arms' means per visit and their variances, of which Welch's is made."""
+    n_ZA, sum_ZA, square_ZA = tables.sums_XZA
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_ZA = sum_ZA / n_ZA
+        variance_ZA = (square_ZA - n_ZA * mean_ZA**2).clip(0) / (n_ZA - 1) / n_ZA
+        df_Z = variance_ZA.sum(1) ** 2 / (variance_ZA**2 / (n_ZA - 1)).sum(1)
+    return Means(mean_ZA, variance_ZA, np.zeros(tables.n_cells), df_Z)
+
+
+@in_percent(_means)
 def welch(tables: DesignTables) -> Intervals:
     """Visits taken as independent (Welch 1947): see ``estimates.world_estimates``."""
     return Intervals(*tables.of_welch(*_ANSWER))
@@ -138,6 +157,7 @@ def inference_table(
     units: pl.DataFrame | None,
     methods: Sequence[str] | None = None,
     failed: list[str] | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:
     """Every design's answer in every world, with the interval of each method.
 
@@ -150,11 +170,12 @@ def inference_table(
         units: the table of ``aggregates.unit_table``; None where no design has a row in it.
         methods: their names; None for all that are registered.
         failed: takes why a method from outside the package did not answer; None: that is raised.
+        levels: what was taken off every outcome of a label, for the effect in percent.
 
     Returns:
         INFERENCE_SCHEMA, ordered by design, method, world and label; null where a method cannot
         tell. ``p_adjusted`` is the p-value by Holm's method over the labels of a design, world and
-        method (``intervals.adjust_labels``).
+        method (``intervals.adjust_labels``). The effect in percent of control is ``relative``'s.
 
     Raises:
         InputError: a method that does not exist.
@@ -179,11 +200,25 @@ def inference_table(
                     pl.lit(ESTIMAND).alias("estimand"), pl.lit(short_name(name)).alias("se_method"),
                     *answer.columns(),
                     "n_T", "n_C",
+                    *_in_percent(known[name], tables, answer.value, levels or {}),
                 )
             )  # fmt: skip
     if not frames:
         return pl.DataFrame(schema=INFERENCE_SCHEMA)
-    return adjust_labels(pl.concat(frames)).cast(INFERENCE_SCHEMA)
+    table = adjust_labels(pl.concat(frames))
+    return table.select(INFERENCE_SCHEMA.names()).cast(INFERENCE_SCHEMA)
+
+
+def _in_percent(
+    method: Method, tables: DesignTables, value_Z: np.ndarray, levels: Mapping[str, float]
+) -> list[pl.Series]:
+    """A method's answer in percent of control, as columns."""
+    level_Z = np.array([levels.get(label, 0.0) for label in tables.estimates["label"]])
+    if "means" in vars(method):
+        means = vars(method)["means"](tables)
+        return relative(means._replace(mean_ZA=means.mean_ZA + level_Z[:, None])).get_columns()
+    control_Z = _means(tables).mean_ZA[:, 0] + level_Z
+    return without_interval(control_Z, np.asarray(value_Z)).get_columns()
 
 
 def design_tables(outcomes: pl.DataFrame, units: pl.DataFrame | None) -> Iterator[DesignTables]:

@@ -104,6 +104,19 @@ class DesignTables:
         """Some of their columns: float64 Z, NaN where there is no number."""
         return [self.estimates[x].cast(pl.Float64).fill_null(np.nan).to_numpy() for x in names]
 
+    @cached_property
+    def sums_XZA(self) -> np.ndarray:
+        """Count, sum and sum of squares (X) of each cell's outcomes by arm."""
+        sums = (
+            self.outcomes.group_by("world", "label", is_treated=pl.col("arm") == "T")
+            .agg(pl.col("n", "sum", "sum_sq").cast(pl.Float64).sum())
+            .join(self.cells, on=["world", "label"], how="inner")
+        )
+        out = np.zeros((3, self.n_cells, 2))
+        at = (sums["cell"].to_numpy(), sums["is_treated"].cast(pl.Int64).to_numpy())
+        out[:, *at] = sums.select("n", "sum", "sum_sq").to_numpy().T
+        return out
+
     @property
     def n_cells(self) -> int:
         """How many worlds times labels there are."""
