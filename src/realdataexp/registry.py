@@ -98,6 +98,8 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "rollout_quadratic": "realdataexp.stats.rollout:rollout_quadratic",
         "rollout_jackknife": "realdataexp.stats.rollout:rollout_jackknife",
         "differences_in_qs": "realdataexp.stats.differences_in_qs:differences_in_qs",
+        "paired": "realdataexp.stats.paired:paired",
+        "paired_visit": "realdataexp.stats.paired:paired_visit",
     },
     "detector": {
         "retraining": "realdataexp.stats.detectors.retraining:retraining",

@@ -22,6 +22,7 @@ from realdataexp.designs.switchback import Switchback
 from realdataexp.loop import Block, Loop
 from realdataexp.runs.checkpoint import file_digest
 from realdataexp.runs.recorder import Recorder
+from realdataexp.stats.aggregates import PICKS_SCHEMA
 from realdataexp.stats.ledger import ledger_results
 from realdataexp.worlds.base import Slate, Visits
 
@@ -45,9 +46,12 @@ class Picky(Pooling):
         return ones(outcome, self.n_models)
 
 
-def recorded(blocks: tuple[Block, ...], has_users: bool = True) -> tuple[Recorder, History]:
+def recorded(
+    blocks: tuple[Block, ...], has_users: bool = True, keeps_picks: bool = False
+) -> tuple[Recorder, History]:
     history = run(Setting(n_candidates=2), blocks, REPLICATIONS)
-    recorder = Recorder(blocks, REPLICATIONS, LABELS, LABELS, KINDS, 2, has_users)
+    own = {"keeps_picks": keeps_picks}
+    recorder = Recorder(blocks, REPLICATIONS, LABELS, LABELS, KINDS, 2, has_users, **own)
     for step in history.steps:
         recorder.add(step)
         if step.visits.step % 5 == 0:
@@ -184,11 +188,51 @@ def test_before_the_first_step_nothing_is_known():
     assert set(recorder.diagnostics()["share_of_visits_lost"].values()) == {None}
 
 
+@pytest.mark.parametrize("has_users", [True, False])
+def test_units_say_where_the_picks_of_both_arms_differ_if_that_is_kept(has_users: bool):
+    picky = Block("picky", Picky(), 0.4)
+    recorder, h = recorded((GLOBAL_T, POOLING, SPLITTING, picky), has_users, keeps_picks=True)
+    table, expected, some = recorder.units(None), {}, []
+    assert table is not None
+    for block, design in ((1, "pooling"), (2, "splitting")):
+        for r, replication in enumerate(REPLICATIONS):
+            w, have, number = h.world(block, replication), set(), -1
+            for step in h.steps:
+                for b, user in enumerate(step.visits.user_RB[r].tolist()):
+                    number += 1
+                    unit, y = user if has_users else number, float(step.y_WBL[w, b, 0])
+                    differs = bool(step.differs_WB[w, b])
+                    have |= {unit} if differs else set()
+                    if np.isnan(y):
+                        continue
+                    some.append((differs, unit in have))
+                    key = design, replication, "CT"[int(step.is_treated_WB[w, b])], unit
+                    row = expected.setdefault(key, np.zeros(4))
+                    row += [differs, y * differs, unit in have, y * (unit in have)]
+    is_ours = pl.col("design").cast(pl.String) != "global"
+    part = table.filter(pl.col("label").cast(pl.String) == LABELS[0], is_ours)
+    known = part.drop_nulls("n_differ").select("design", "world", "arm", "unit", *PICKS_SCHEMA)
+    found = {row[:4]: row[4:] for row in known.iter_rows()}
+    assert found.keys() == expected.keys() and len(found) == known.height
+    for key, row in found.items():
+        assert row == pytest.approx(expected[key], rel=1e-6, abs=1e-9)
+    assert {*some} == ({(False, False), (False, True), (True, True)} if has_users else
+                       {(False, False), (True, True)})  # fmt: skip
+    # the arms of a design that may show them different videos do not pick from one slate
+    whose = set(table.filter(pl.col("n_differ").is_null())["design"].cast(pl.String))
+    assert whose == {"picky"}
+    if has_users:
+        plain = recorded((GLOBAL_T, POOLING, SPLITTING, picky))[0].units(None)
+        assert plain is not None and plain.equals(table.drop(PICKS_SCHEMA))
+
+
 LAYOUTS = {
     "users": ((GLOBAL_T, GLOBAL_C, POOLING), True),
     "units of three kinds": ((POOLING, CLUSTER, SWITCHBACK), True),
     "none, then blocks of steps": ((POOLING, SWITCHBACK, GLOBAL_T), False),
     "no units": ((POOLING,), False),
+    "picks": ((GLOBAL_T, POOLING, SWITCHBACK), True, "keeps picks"),
+    "picks of new users": ((GLOBAL_T, POOLING, SWITCHBACK), False, "keeps picks"),
 }
 
 
@@ -197,10 +241,11 @@ LAYOUTS = {
 def test_rows_that_were_written_and_loaded_give_the_same_tables(
     layout: str, reload_at: tuple[int, ...], tmp_path: Path
 ):
-    blocks, has_users = LAYOUTS[layout]
+    blocks, has_users, *keeps_picks = LAYOUTS[layout]
 
     def fresh() -> Recorder:
-        return Recorder(blocks, REPLICATIONS, LABELS, LABELS, KINDS, 2, has_users)
+        own = {"keeps_picks": bool(keeps_picks)}
+        return Recorder(blocks, REPLICATIONS, LABELS, LABELS, KINDS, 2, has_users, **own)
 
     def write(on: Recorder, folder: Path) -> list[dict[str, str]]:
         on.add_metric("loop", 3, "pooling", None, "G", "", "weights", "auc", 0.5, 7)

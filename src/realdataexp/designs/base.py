@@ -159,6 +159,11 @@ class Design(BaseModel):
         """An option that names a component from outside the package; empty: none does."""
         return ""
 
+    @property
+    def has_own_candidates(self) -> bool:
+        """Whether what a visit may be shown can depend on its arm."""
+        return type(self).candidates is not Design.candidates
+
     def start(self, context: Context) -> Design:
         """The design as it runs: itself, or with what it remembers a copy of itself.
 

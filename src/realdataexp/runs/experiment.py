@@ -44,6 +44,7 @@ from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
 from realdataexp.runs.setup import Setup, require_executor, set_up
 from realdataexp.runs.shard import Validator
+from realdataexp.stats.inference import find_method, needs_picks
 from realdataexp.tracking.session import Tracking, begin_tracking, trackers_of
 
 logger = logging.getLogger("realdataexp")
@@ -206,6 +207,10 @@ class Run(AnyRun):
             self.config.simulation.n_candidate,
             has_users=setup.histories is not None,
             n_items=setup.environment.n_items,
+            keeps_picks=any(
+                needs_picks(find_method(name, "experiment.intervals"))
+                for name in self.config.experiment.intervals or ()
+            ),
         )
         self.checkpoints = Checkpoints(
             made.path, self.config.simulation.keep_last, setup.primary_metric, setup.metrics

@@ -30,6 +30,7 @@ from realdataexp.stats.aggregates import (
     TOTALS_SCHEMA,
     arm_sums,
     outcome_table,
+    parted,
     unit_table,
     units_by_arm,
     world_totals,
@@ -79,16 +80,19 @@ class Recorder:
         n_candidate: int,
         has_users: bool,
         n_items: int | None = None,
+        keeps_picks: bool = False,
     ) -> None:
         """Begin with empty tables.
 
         ``labels`` name the outcomes; ``learned`` have a model, of these ``kinds``. A full slate has
         ``n_candidate``; where users come back, their visits belong together. Where items are
-        numbered, ``n_items``, it is reported how many of them are shown.
+        numbered, ``n_items``, it is reported how many of them are shown. ``keeps_picks``: units
+        say where the arms' picks differ, and a visit of a new user is a unit.
         """
         self.blocks, self.replications, self.labels = blocks, replications, labels
         self._learned_labels = dict(zip(learned, kinds, strict=True))
         self._n_candidate, self._has_users, self._n_items = n_candidate, has_users, n_items
+        self._kept = (*_VISITS, "differs") if keeps_picks else _VISITS
         self.worlds = [(b.label, r) for b in blocks for r in replications]
         self.networks = network_names(blocks, replications)
         self.training: dict[str, MetricValues] = {}
@@ -144,8 +148,8 @@ class Recorder:
             is_visit = s.is_visit_WB.cpu().numpy()
             is_treated, y = s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()
             sums.append(arm_sums(is_treated, y))
-            self._keep_units(s, is_treated, y)
             differs = s.differs_WB.cpu().numpy()
+            self._keep_units(s, is_treated, y, differs)
             weight_SA = s.weight_SA.cpu().numpy()
             of_arm_WAB = np.stack([~is_treated & is_visit, is_treated & is_visit], axis=1)
             visits_WA, differ_WA = of_arm_WAB.sum(2), (of_arm_WAB & differs[:, None]).sum(2)
@@ -178,7 +182,9 @@ class Recorder:
         self._tables["curve"].append(curve)
         self._losses += [(s.visits.step, s.loss_SL) for s in steps]
 
-    def _keep_units(self, step: Step, is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> None:
+    def _keep_units(
+        self, step: Step, is_treated_WB: np.ndarray, y_WBL: np.ndarray, differs_WB: np.ndarray
+    ) -> None:
         """Keep the visits of each block whose units come more than once."""
         R = len(self.replications)
         user_RB = step.visits.user_RB.cpu().numpy().astype(np.int32)
@@ -187,11 +193,19 @@ class Recorder:
             counted = counted & step.is_counted_WB
         is_counted_WB = counted.cpu().numpy()
         for i, unit in enumerate(step.unit_XRB):
-            if unit is not None or self._has_users:
-                unit_RB = user_RB if unit is None else _units(unit, self.blocks[i].label)
+            name, visits = self.blocks[i].label, self._visits[i]
+            if unit is not None or self._has_users or (self._keeps_picks and name != TRUTH):
+                unit_RB = user_RB if unit is None else _units(unit, name)
+                if unit is None and not self._has_users:  # every visit is a unit
+                    unit_RB = np.arange(user_RB.shape[1]) + len(visits) * user_RB.shape[1]
                 w = slice(i * R, (i + 1) * R)
-                unit_RB = np.where(is_counted_WB[w], unit_RB, _NOBODY)
-                self._visits[i].append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w]))
+                unit_RB = np.where(is_counted_WB[w], unit_RB, _NOBODY).astype(np.int32)
+                own = unit_RB, user_RB, is_treated_WB[w], y_WBL[w]
+                visits.append((*own, differs_WB[w]) if self._keeps_picks else own)
+
+    @property
+    def _keeps_picks(self) -> bool:
+        return len(self._kept) > len(_VISITS)
 
     def _see_propensities(
         self, propensity_WB: np.ndarray, is_treated_WB: np.ndarray, is_visit_WB: np.ndarray
@@ -328,7 +342,7 @@ class Recorder:
             f"{i}.{name}": torch.from_numpy(np.stack([step[j] for step in steps]))
             for i, steps in enumerate(new)
             if steps
-            for j, name in enumerate(_VISITS)
+            for j, name in enumerate(self._kept)
         }
         write_tensors(paths[-1], arrays)
         sync_names(folder)
@@ -349,7 +363,7 @@ class Recorder:
                 arrays = load_file(path)
                 for i, steps in enumerate(self._visits):
                     if f"{i}.unit" in arrays:
-                        own = (arrays[f"{i}.{name}"].numpy() for name in _VISITS)
+                        own = (arrays[f"{i}.{name}"].numpy() for name in self._kept)
                         steps += zip(*own, strict=True)
                 continue
             frame = read_parquet(path)
@@ -393,7 +407,7 @@ class Recorder:
         shapes = [
             step[0].shape[0] == R
             and step[3].shape == (*step[0].shape, len(self.labels))
-            and {x.shape for x in step[:3]} == {step[0].shape}
+            and {x.shape for x in (*step[:3], *step[4:])} == {step[0].shape}
             for steps in self._visits
             for step in steps
         ]
@@ -464,12 +478,20 @@ class Recorder:
         parts = []
         for block, steps in zip(self.blocks, self._visits, strict=True):
             if steps:
-                unit_RX, user_RX, is_treated_RX, y_RXL = (
+                unit_RX, user_RX, is_treated_RX, y_RXL, *picks = (
                     np.concatenate(x, axis=1) for x in zip(*steps, strict=True)
                 )
                 whose = of_world, [(block.label, r) for r in self.replications], list(self.labels)
-                parts.append(unit_table(unit_RX, user_RX, is_treated_RX, y_RXL, *whose))
-        return pl.concat(parts) if parts else None
+                found = None
+                if picks and not block.design.has_own_candidates:
+                    differs_RX = picks[0]
+                    parted_RX = differs_RX
+                    if self._has_users:
+                        of_users = zip(user_RX, differs_RX, strict=True)
+                        parted_RX = np.stack([parted(*x) for x in of_users])
+                    found = {"differ": differs_RX, "parted": parted_RX}
+                parts.append(unit_table(unit_RX, user_RX, is_treated_RX, y_RXL, *whose, found))
+        return pl.concat(parts, how="diagonal") if parts else None
 
     def _units_by_arm(self) -> dict[str, dict[str, int]]:
         """How many units each design gave the treatment and the control, in all worlds.

@@ -8,7 +8,7 @@ A *unit* is what was randomised as one: a user, a cluster of users, a block of s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,13 @@ UNIT_SCHEMA = pl.Schema(
         "design": pl.Categorical(), "world": pl.Int32(), "arm": pl.Categorical(),
         "label": pl.Categorical(), "unit": pl.Int32(), "n": pl.Int32(), "sum": pl.Float64(),
         "covariate": pl.Float64(), "ahead": pl.Float64(),
+    }
+)  # fmt: skip
+# further columns of units, where a method that reads both arms' picks is asked for
+PICKS_SCHEMA = pl.Schema(
+    {
+        "n_differ": pl.Int32(), "sum_differ": pl.Float64(),
+        "n_parted": pl.Int32(), "sum_parted": pl.Float64(),
     }
 )  # fmt: skip
 
@@ -97,6 +104,7 @@ def unit_table(
     covariates: Sequence[np.ndarray] | None,
     worlds: list[tuple[str, int]],
     labels: list[str],
+    picks: Mapping[str, np.ndarray] | None = None,
 ) -> pl.DataFrame:
     """What each unit did in each arm: the seam for inference that takes units as independent.
 
@@ -112,12 +120,15 @@ def unit_table(
             the experiment, NaN where unknown; None where nobody's is known.
         worlds: each world's design and replication.
         labels: the labels' names.
+        picks: which visits are "differ" and "parted" (see ``parted``): bool W, X each; None where
+            the arms' picks are not known.
 
     Returns:
         One row per design, world, label, unit and arm with a known outcome, in this order: n
         (visits with a known outcome), sum (of the outcome), covariate: the mean over these visits,
         in both arms, of the visitors' known covariates (null where there is none); ahead: the sum
         over these visits of ``outcomes_ahead`` (null where all units of the world keep one arm).
+        With ``picks`` also PICKS_SCHEMA: n and sum again, of such visits only.
 
     Raises:
         ValueError: a visit with an outcome has a unit below 0, or a user without a row in
@@ -145,14 +156,21 @@ def unit_table(
             if n.reshape(-1, 2).all(1).any():
                 ahead_x = outcomes_ahead(unit_x, y_WXL[w, known_X, i])
                 ahead = np.bincount(key_x, weights=ahead_x, minlength=2 * n_units)
-            parts.append((w, i, row, n[row], total[row], covariate_G[row // 2], ahead[row]))
+            own = [n[row], total[row], covariate_G[row // 2], ahead[row]]
+            for on_WX in (picks["differ"], picks["parted"]) if picks else ():
+                on_x = on_WX[w, known_X]
+                values, key_y = y_WXL[w, known_X, i][on_x], key_x[on_x]
+                own.append(np.bincount(key_y, minlength=2 * n_units)[row])
+                own.append(np.bincount(key_y, weights=values, minlength=2 * n_units)[row])
+            parts.append((w, i, row, *own))
+    schema = pl.Schema({**UNIT_SCHEMA, **(PICKS_SCHEMA if picks else {})})
     if not parts:
-        return pl.DataFrame(schema=UNIT_SCHEMA)
+        return pl.DataFrame(schema=schema)
     sizes = [len(part[2]) for part in parts]
     w_N = np.repeat([part[0] for part in parts], sizes)
     i_N = np.repeat([part[1] for part in parts], sizes)
-    key_N, n_N, sum_N, covariate_N, ahead_N = (
-        np.concatenate([part[k] for part in parts]) for k in range(2, 7)
+    key_N, n_N, sum_N, covariate_N, ahead_N, *picks_N = (
+        np.concatenate(x) for x in list(zip(*parts, strict=True))[2:]
     )
     columns = {
         "design": _repeated([name for name, _ in worlds], w_N),
@@ -164,8 +182,12 @@ def unit_table(
         "sum": sum_N,
         "covariate": covariate_N,
         "ahead": ahead_N,
+        **{
+            name: x.astype(np.int32) if name.startswith("n_") else x
+            for name, x in zip(PICKS_SCHEMA, picks_N, strict=False)
+        },
     }
-    frame = pl.DataFrame(columns, schema=UNIT_SCHEMA)
+    frame = pl.DataFrame(columns, schema=schema)
     known = (pl.when(pl.col(x).is_finite()).then(x).alias(x) for x in ("covariate", "ahead"))
     return frame.with_columns(*known)
 
@@ -191,6 +213,28 @@ def outcomes_ahead(unit_x: np.ndarray, y_x: np.ndarray) -> np.ndarray:
     before = np.concatenate([[0.0], sums])[np.flatnonzero(is_first)]
     out = np.empty_like(sums)
     out[order] = sums - before[np.cumsum(is_first) - 1]
+    return out
+
+
+def parted(user_X: np.ndarray, differs_X: np.ndarray) -> np.ndarray:
+    """Whether the arms' picks have differed in any of the user's visits up to this one: bool X.
+
+    The visits are in the order of time. Until then a user has been shown the same whatever the
+    arm, so that neither the visit's slate nor its outcome depends on it.
+
+    Examples:
+        User 5's first visit differs, and so its second counts; user 7's visits all agree:
+
+        >>> parted(np.array([7, 5, 7, 5]), np.array([False, True, False, False])).tolist()
+        [False, True, False, True]
+    """
+    order = np.argsort(user_X, kind="stable")
+    sums = np.cumsum(differs_X[order])
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = np.diff(user_X[order]) != 0
+    before = np.concatenate([[0], sums])[np.flatnonzero(is_first)]
+    out = np.empty(len(order), dtype=bool)
+    out[order] = sums > before[np.cumsum(is_first) - 1]
     return out
 
 

@@ -36,7 +36,7 @@ def _means(tables: DesignTables) -> Means:
     if units is None:
         nothing_ZA = np.full((tables.n_cells, 2), np.nan)
         return Means(nothing_ZA, nothing_ZA, nothing_ZA[:, 0], nothing_ZA[:, 0])
-    _, influence_UA, df_Z = _fitted(units, None)
+    _, influence_UA, df_Z = fitted(units, None)
     variance_ZA = np.column_stack([units.total(influence_UA[:, a] ** 2) for a in (0, 1)])
     # control's mean enters the difference with a minus
     covariance_Z = -units.total(influence_UA[:, 0] * influence_UA[:, 1])
@@ -82,12 +82,12 @@ def cuped(tables: DesignTables) -> Intervals:
 
 
 def regression(units: Units, x_U: np.ndarray | None) -> Intervals:
-    """The effect in ``_fitted``, with its variance CR2 and Student's t."""
-    value_Z, influence_UA, df_Z = _fitted(units, x_U)
+    """The effect in ``fitted``, with its variance CR2 and Student's t."""
+    value_Z, influence_UA, df_Z = fitted(units, x_U)
     return student(value_Z, np.sqrt(units.total(influence_UA.sum(1) ** 2)), df_Z)
 
 
-def _fitted(units: Units, x_U: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fitted(units: Units, x_U: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Visits' outcomes on a column for each arm and, if given, one for the units' covariate.
 
     All that is needed of a unit's visits are their number and sum in each arm, as the columns are

@@ -80,6 +80,11 @@ def needs_units(method: Method) -> bool:
     return getattr(method, "needs_units", False)
 
 
+def needs_picks(method: Method) -> bool:
+    """Whether a method reads at which visits the arms' picks differ."""
+    return getattr(method, "needs_picks", False)
+
+
 def compared(method: Method) -> str | None:
     """What an estimator compares, in words; None of an interval method."""
     return getattr(method, "compares", None)

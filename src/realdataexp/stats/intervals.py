@@ -47,6 +47,12 @@ def of_units(method: Method) -> Method:
     return method
 
 
+def of_picks(method: Method) -> Method:
+    """Mark a method that reads at which visits the arms' picks differ: recorded if one is named."""
+    vars(method)["needs_picks"] = True
+    return method
+
+
 def compares(what: str, applies: Callable[[Any], bool]) -> Callable[[Method], Method]:
     """Mark an estimator by what it compares; it is left out where that is not there.
 

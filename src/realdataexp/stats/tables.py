@@ -6,13 +6,14 @@ Axes: Z cells (one world and label each), U units of cells (a unit has one for e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import polars as pl
 
+from realdataexp.stats.aggregates import PICKS_SCHEMA
 from realdataexp.stats.estimates import world_estimates
 
 
@@ -20,7 +21,8 @@ from realdataexp.stats.estimates import world_estimates
 class Units:
     """The units' visits and outcomes in each arm, sorted by cell and unit.
 
-    ``ahead_UA`` is the sum of ``aggregates.outcomes_ahead``, NaN where that is not known.
+    ``ahead_UA`` is the sum of ``aggregates.outcomes_ahead``, NaN where that is not known;
+    ``picks`` are the columns of ``aggregates.PICKS_SCHEMA``, U, A each, if the table has them.
     """
 
     n_cells: int
@@ -30,6 +32,7 @@ class Units:
     sum_UA: np.ndarray
     covariate_U: np.ndarray
     ahead_UA: np.ndarray
+    picks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def total(self, x_U: np.ndarray) -> np.ndarray:
         """The sum of something over each cell's units: Z."""
@@ -149,7 +152,7 @@ class DesignTables:
                 pl.col("cell", "unit").cast(pl.Int64),
                 is_treated=pl.col("arm").cast(pl.String) == "T",
                 n="n", sum="sum", covariate=pl.col("covariate").fill_null(float("nan")),
-                ahead=self._ahead,
+                ahead=self._ahead, **self._picks,
             )
             .sort("cell", "unit")
         )  # fmt: skip
@@ -168,8 +171,26 @@ class DesignTables:
         ahead_UA = np.zeros_like(n_UA)
         np.add.at(ahead_UA, (unit, arm), found["ahead"].to_numpy())
         ahead_UA[np.isnan(ahead_UA).any(1)] = np.nan
+        picks = {name: np.zeros_like(n_UA) for name in self._picks}
+        for name, x_UA in picks.items():
+            np.add.at(x_UA, (unit, arm), found[name].to_numpy())
         own = cell[is_first], number[is_first]
-        return Units(self.n_cells, *own, n_UA, sum_UA, covariate, ahead_UA)
+        return Units(self.n_cells, *own, n_UA, sum_UA, covariate, ahead_UA, picks)
+
+    @property
+    def _picks(self) -> dict[str, pl.Expr]:
+        """The columns of both arms' picks; none where they are not known."""
+        if not self.has_picks:
+            return {}
+        return {name: pl.col(name).cast(pl.Float64) for name in PICKS_SCHEMA}
+
+    @cached_property
+    def has_picks(self) -> bool:
+        """Whether it is known at which visits the two arms' picks differ."""
+        sums = self.unit_sums
+        if sums is None or not {*PICKS_SCHEMA} <= {*sums.columns}:
+            return False
+        return not sums["n_differ"].has_nulls() and sums.height > 0
 
     @property
     def _ahead(self) -> pl.Expr:
