@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,15 @@ from realdataexp.stats.aggregates import (
     unit_table,
     units_by_arm,
 )
-from realdataexp.stats.inference import compared, find_method, inference_table, short_name
+from realdataexp.stats.inference import (
+    compared,
+    find_method,
+    inference_table,
+    needs_units,
+    short_name,
+)
+from realdataexp.stats.intervals import adjust_labels
+from realdataexp.stats.ratios import ratio_of
 
 _NUMBERS = (
     "value", "se", "ci_low", "ci_high", "p_value", "p_adjusted", "control_mean", "percent",
@@ -38,6 +47,7 @@ ANALYSIS_SCHEMA = pl.Schema(
     }
 )
 _DESIGN = "table"
+_OF_RATIOS = ("welch", "always_valid")  # and the methods of units
 _OF_ROLLOUTS = tuple(name for name in names("estimator") if name.startswith("rollout_"))
 # what is known to mean control and treatment; 0 and 1 equal False and True
 _PAIRS = [(False, True), ("0", "1"), ("C", "T"), ("control", "treatment"), ("A", "B")]
@@ -47,7 +57,8 @@ def analyze(
     table: Any,
     *,
     arm: str,
-    outcomes: str | Sequence[str],
+    outcomes: str | Sequence[str] = (),
+    ratios: Mapping[str, tuple[str, str]] | None = None,
     unit: str | None = None,
     treatment: Any = None,
     covariates: str | Mapping[str, str] | None = None,
@@ -69,6 +80,10 @@ def analyze(
         arm: the column of each row's arm, of two values.
         outcomes: the columns of the outcomes, numbers or booleans in any unit; a missing outcome
             (null or NaN) leaves its row out for that outcome alone.
+        ratios: by name, the columns of a numerator and of a denominator: the effect on
+            sum / sum, such as clicks per visit or minutes watched per minute offered. A row where
+            one is missing is left out. "welch" and the methods of units answer; these take a
+            unit's denominator in place of its number of rows.
         unit: the column of what was randomised as one, such as the user; None: each row by itself.
         treatment: the value of ``arm`` that is the treatment; None: where the two are False and
             True, 0 and 1, C and T, control and treatment, or A and B.
@@ -115,8 +130,10 @@ def analyze(
     """
     frame = _as_frame(table)
     outcomes = (outcomes,) if isinstance(outcomes, str) else tuple(outcomes)
-    covariate_of = _covariates(covariates, outcomes)
-    _check_columns(frame, arm, outcomes, unit, covariate_of, time, share)
+    ratios = ratios or {}
+    labels = [*outcomes, *ratios]
+    covariate_of = _covariates(covariates, labels)
+    _check_columns(frame, arm, outcomes, ratios, unit, covariate_of, time, share)
     asked, methods = (
         methods,
         _methods(methods, bool(covariate_of), time is not None, share is not None),
@@ -126,28 +143,45 @@ def analyze(
 
     is_treated_N = _is_treated(frame, arm, treatment)
     unit_N = _ranks(frame, unit, "unit") if unit else np.arange(frame.height)
-    y_NL = np.column_stack([_numbers(frame, name, "outcomes") for name in outcomes])
+    columns = [_numbers(frame, name, "outcomes") for name in outcomes]
+    y_NL = np.array(columns).reshape(len(outcomes), frame.height).T.copy()
     # differences do not depend on a common level, whose square would drown their own
     level_L = np.nanmean(y_NL, axis=0)
     y_NL -= level_L
-    x_NL = np.full_like(y_NL, np.nan)
-    for i, name in enumerate(outcomes):
+    ratio_of_name = {
+        name: ratio_of(
+            name, _numbers(frame, y, "ratios"), _numbers(frame, x, "ratios"), is_treated_N
+        )
+        for name, (y, x) in ratios.items()
+    }
+    x_NL = np.full((frame.height, len(labels)), np.nan)
+    for i, name in enumerate(labels):
         if name in covariate_of:
             x_NL[:, i] = _numbers(frame, covariate_of[name], "covariates")
     step_N = np.zeros(frame.height, dtype=np.int64)
     if time or share:
         step_N = _ranks(frame, time, "time") if time else _ranks(frame, str(share), "share")
 
-    worlds, labels = [(_DESIGN, 0)], list(outcomes)
+    worlds = [(_DESIGN, 0)]
+    linear_NL = np.column_stack([y_NL, *(x.linear_N for x in ratio_of_name.values())])
     sums = outcome_table(
-        _sums(step_N, is_treated_N, y_NL), [*range(int(step_N.max()) + 1)], worlds, labels
+        _sums(step_N, is_treated_N, linear_NL), [*range(int(step_N.max()) + 1)], worlds, labels
     )
     if share:
         share_T = _shares(frame, share, time, step_N)
         sums = sums.with_columns(p=pl.Series(share_T[sums["step"].to_numpy()]))
     row_1N = np.arange(frame.height)[None]
-    units = unit_table(unit_N[None], row_1N, is_treated_N[None], y_NL[None], [x_NL], worlds, labels)
-    levels = dict(zip(labels, level_L.tolist(), strict=True))
+
+    def by_unit(value_NL: np.ndarray, names: list[str]) -> pl.DataFrame:
+        own_NL = x_NL[:, [labels.index(name) for name in names]]
+        rows = unit_N[None], row_1N, is_treated_N[None], value_NL[None]
+        return unit_table(*rows, [own_NL], worlds, names).cast({"n": pl.Float64})
+
+    units = by_unit(y_NL, [*outcomes])
+    for name, ratio in ratio_of_name.items():
+        y, x = (by_unit(x[:, None], [name]) for x in (ratio.numerator_N, ratio.denominator_N))
+        units = pl.concat([units, _of_ratio(name, y, x)])
+    levels = dict(zip(labels, [*level_L, *(x.level for x in ratio_of_name.values())], strict=True))
     found = inference_table(sums, units, methods, levels=levels)
     left_out = [x for x in methods if short_name(x) not in {*found["se_method"]}]
     if asked is not None and left_out:
@@ -156,8 +190,9 @@ def analyze(
             f"methods: {name!r} compares {compared(find_method(name, 'methods'))}, but share = "
             f"{share!r} has too few; leave it out"
         )
+    found = _without_unfit(found, ratios, methods)
     return (
-        _shaped(found, frame.filter(~is_treated_N), outcomes, methods)
+        _shaped(found, frame.filter(~is_treated_N), outcomes, ratios, methods)
         .with_columns(**_sample_ratio(unit_N, is_treated_N, None if share else p_treatment))
         .select(ANALYSIS_SCHEMA.names())
         .cast(ANALYSIS_SCHEMA)
@@ -191,14 +226,20 @@ def _covariates(
 
 
 def _check_columns(
-    frame: pl.DataFrame, arm: str, outcomes: Sequence[str], unit: str | None,
+    frame: pl.DataFrame, arm: str, outcomes: Sequence[str],
+    ratios: Mapping[str, tuple[str, str]], unit: str | None,
     covariate_of: Mapping[str, str], time: str | None, share: str | None,
 ) -> None:  # fmt: skip
     """Refuse columns that are not there, and outcomes named twice, or none."""
-    if not outcomes or len(set(outcomes)) < len(outcomes):
-        raise InputError(f"outcomes = {[*outcomes]}: name one column or more, each once")
+    labels = [*outcomes, *ratios]
+    if not labels or len(set(labels)) < len(labels):
+        raise InputError(f"outcomes = {labels}: name one column or more, each once")
+    for name, parts in ratios.items():
+        if isinstance(parts, str) or len(parts) != 2:
+            raise InputError(f"ratios.{name} = {parts!r}: pass a numerator and a denominator")
     named = [("arm", arm), *(("outcomes", name) for name in outcomes)]
     named += [("covariates", name) for name in covariate_of.values()]
+    named += [(f"ratios.{name}", x) for name, parts in ratios.items() for x in parts]
     rest = (("unit", unit), ("time", time), ("share", share))
     named += [(x, name) for x, name in rest if name is not None]
     for argument, name in named:
@@ -325,16 +366,48 @@ def _sums(step_N: np.ndarray, is_treated_N: np.ndarray, y_NL: np.ndarray) -> np.
     return out.reshape(n_steps, 1, 2, -1, 3)
 
 
-def _shaped(
-    found: pl.DataFrame, control: pl.DataFrame, outcomes: Sequence[str], methods: Sequence[str]
+def _of_ratio(name: str, numerator: pl.DataFrame, denominator: pl.DataFrame) -> pl.DataFrame:
+    """A ratio's units: the denominator's sums stand where the number of visits does."""
+    units = numerator.with_columns(n=denominator["sum"])
+    empty = units.filter(pl.col("n") == 0)
+    n_bad = empty.filter(pl.col("sum") != 0).height
+    if n_bad:
+        raise InputError(
+            f"ratios.{name}: {n_bad:,} units have a numerator, but a denominator of 0; leave "
+            "these units out"
+        )
+    return units.filter(pl.col("n") > 0)
+
+
+def _without_unfit(
+    found: pl.DataFrame, ratios: Mapping[str, tuple[str, str]], methods: Sequence[str]
 ) -> pl.DataFrame:
+    """The rows but those of ratios by methods that would read them as outcomes of rows."""
+    fit = [x for x in methods if x in _OF_RATIOS or needs_units(find_method(x, "methods"))]
+    is_ratio = pl.col("label").is_in([*ratios])
+    left = found.filter(~is_ratio | pl.col("se_method").is_in([short_name(x) for x in fit]))
+    if left.height == 0:
+        raise InputError(f"methods: {methods[0]!r} has no answer for ratios; name user_cluster")
+    return adjust_labels(left.drop("p_adjusted"))
+
+
+def _shaped(
+    found: pl.DataFrame, control: pl.DataFrame, outcomes: Sequence[str],
+    ratios: Mapping[str, tuple[str, str]], methods: Sequence[str],
+) -> pl.DataFrame:  # fmt: skip
     """The rows by outcome and method, with what control had."""
-    means = [control[name].cast(pl.Float64).fill_nan(None).mean() for name in outcomes]
+    control = control.select(
+        pl.col({*outcomes, *chain(*ratios.values())}).cast(pl.Float64).fill_nan(None)
+    )
+    means: list[Any] = [control[name].mean() for name in outcomes]
+    for parts in ratios.values():
+        y, x = control.select(parts).drop_nulls().sum().row(0)
+        means.append(y / x)
     schema = {"outcome": pl.String, "control_mean": pl.Float64}
     order = pl.col("method").replace_strict({short_name(name): i for i, name in enumerate(methods)})
     size = pl.col("control_mean").abs()
     return (
-        pl.DataFrame([[*outcomes], means], schema=schema)
+        pl.DataFrame([[*outcomes, *ratios], means], schema=schema)
         .with_row_index("place")
         .join(
             found.drop("control_mean", "percent").rename(
