@@ -34,7 +34,8 @@ class OutsideDesign:
         self._design, self.who = design, who
         self._started = design if started is None else started
         self.n_models = design.n_models
-        self.has_own_candidates = type(design).candidates is not Design.candidates
+        own = getattr(type(design), "candidates", None)
+        self.has_own_candidates = own is not Design.candidates
         with calling(who, "n_models"):
             if type(design.n_models) is not int or design.n_models not in (1, 2):
                 raise Unfit(
