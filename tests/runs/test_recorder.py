@@ -134,9 +134,10 @@ def test_the_ledger_counts_whose_visits_each_arm_s_model_learned_from(
 ):
     seen: list[torch.Tensor] = []  # each step's weights, S, B
 
-    def watching(self: Loop, *given: object) -> torch.Tensor:
-        seen.append(weigh(self, *given))
-        return seen[-1]
+    def watching(self: Loop, *given: object) -> tuple[torch.Tensor, torch.Tensor | None]:
+        weight_SB, inflation_S = weigh(self, *given)
+        seen.append(weight_SB)
+        return weight_SB, inflation_S
 
     weigh = Loop._weights
     monkeypatch.setattr(Loop, "_weights", watching)
