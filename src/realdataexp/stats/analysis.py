@@ -128,7 +128,7 @@ def analyze(
         >>> found.select("value", pl.col("se").round(4), "control_mean", "units_T").row(0)
         (0.375, 0.2455, 0.25, 8)
     """
-    frame = _as_frame(table)
+    frame = as_frame(table)
     outcomes = (outcomes,) if isinstance(outcomes, str) else tuple(outcomes)
     ratios = ratios or {}
     labels = [*outcomes, *ratios]
@@ -141,7 +141,7 @@ def analyze(
     if not 0 < p_treatment < 1:
         raise InputError(f"p_treatment = {p_treatment}: must be above 0 and below 1")
 
-    is_treated_N = _is_treated(frame, arm, treatment)
+    is_treated_N = is_treated(frame, arm, treatment)
     unit_N = _ranks(frame, unit, "unit") if unit else np.arange(frame.height)
     columns = [_numbers(frame, name, "outcomes") for name in outcomes]
     y_NL = np.array(columns).reshape(len(outcomes), frame.height).T.copy()
@@ -199,7 +199,8 @@ def analyze(
     )
 
 
-def _as_frame(table: Any) -> pl.DataFrame:
+def as_frame(table: Any) -> pl.DataFrame:
+    """A table of any kind as Polars'; refuses what is none, and one without a row."""
     try:
         frame = table.collect() if isinstance(table, pl.LazyFrame) else pl.DataFrame(table)
     except Exception as error:  # the library's own, of many kinds
@@ -275,7 +276,7 @@ def _methods(
     return chosen
 
 
-def _require_known(frame: pl.DataFrame, name: str, argument: str) -> pl.Series:
+def require_known(frame: pl.DataFrame, name: str, argument: str) -> pl.Series:
     """A column without a missing value, of a kind that has an order."""
     column = frame[name]
     if column.dtype == pl.Object:
@@ -289,9 +290,9 @@ def _require_known(frame: pl.DataFrame, name: str, argument: str) -> pl.Series:
     return column
 
 
-def _is_treated(frame: pl.DataFrame, arm: str, treatment: Any) -> np.ndarray:
+def is_treated(frame: pl.DataFrame, arm: str, treatment: Any) -> np.ndarray:
     """Each row's arm."""
-    column = _require_known(frame, arm, "arm")
+    column = require_known(frame, arm, "arm")
     values = column.unique().sort().to_list()
     if len(values) != 2:
         shown = ", ".join(repr(value) for value in values[:5])
@@ -312,13 +313,13 @@ def _is_treated(frame: pl.DataFrame, arm: str, treatment: Any) -> np.ndarray:
 
 def _ranks(frame: pl.DataFrame, name: str, argument: str) -> np.ndarray:
     """The places of a column's values among its distinct ones, in order: N."""
-    column = _require_known(frame, name, argument)
+    column = require_known(frame, name, argument)
     return (column.rank("dense") - 1).cast(pl.Int64).to_numpy()
 
 
 def _shares(frame: pl.DataFrame, share: str, time: str | None, step_N: np.ndarray) -> np.ndarray:
     """The share treated at each step: T."""
-    _require_known(frame, share, "share")
+    require_known(frame, share, "share")
     share_N = _numbers(frame, share, "share")
     if share_N.min() <= 0 or share_N.max() >= 1:
         raise InputError(
