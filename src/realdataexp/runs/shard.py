@@ -332,8 +332,12 @@ class Shard:
         wanted = {"n_waiting": ()} | {
             f"{i}.{k}": shape for i in range(n_waiting) for k, shape in shapes.items()
         }
+        inflated = [f"{i}.inflation" for i in range(n_waiting) if f"{i}.inflation" in saved]
+        wanted |= dict.fromkeys(inflated, (S,))  # where a design has any
         if {name: tuple(tensor.shape) for name, tensor in saved.items()} != wanted:
             raise ValueError("loop: the outcomes that wait for training are others")
+        if not all(bool((saved[name] > 0).all()) for name in inflated):
+            raise ValueError("loop: an inflation is not above 0")
         for name, tensor in saved.items():
             own = inputs.get(name.rpartition(".")[2])
             n = None if own is None else own.n_ids
