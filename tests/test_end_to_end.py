@@ -79,7 +79,8 @@ def test_result_json_has_every_promised_key(small_run: Path):
     assert {e["estimand"] for e in result["estimates"]} == {"mean_per_visit"}
     assert set(result["estimates"][0]) == {
         "design", "label", "estimand", "value", "se", "ci_low", "ci_high", "p_value", "se_method",
-        "n_worlds", "p_adjusted",
+        "n_worlds", "p_adjusted", "control_mean", "percent", "percent_se", "percent_low",
+        "percent_high", "percent_why",
     }  # fmt: skip
     assert set(result["comparison"][0]) == {
         "design", "label", "gte", "estimate", "bias", "bias_mc_se", "bias_df", "sd", "rmse",
