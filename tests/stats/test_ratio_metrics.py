@@ -94,6 +94,7 @@ def test_ratios_stand_after_the_outcomes_and_are_of_their_family():
     ("changes", "said"),
     [
         ({"ratios": {"r": "watched"}}, "ratios.r = 'watched': pass a numerator and a denominator"),
+        ({"ratios": {"r": ("length", "length")}}, "pass a numerator and a denominator, two"),
         ({"ratios": {"r": ("watched", "lenght")}}, "ratios.r = 'lenght': .* did you mean length"),
         ({"ratios": {"r": ("watched", "below")}}, "ratios.r: the denominator is -1 in row 0"),
         ({"ratios": {"r": ("watched", "no")}}, "ratios.r: the denominators of an arm sum to 0"),

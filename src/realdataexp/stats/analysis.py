@@ -236,8 +236,10 @@ def _check_columns(
     if not labels or len(set(labels)) < len(labels):
         raise InputError(f"outcomes = {labels}: name one column or more, each once")
     for name, parts in ratios.items():
-        if isinstance(parts, str) or len(parts) != 2:
-            raise InputError(f"ratios.{name} = {parts!r}: pass a numerator and a denominator")
+        if isinstance(parts, str) or len(parts) != 2 or parts[0] == parts[1]:
+            raise InputError(
+                f"ratios.{name} = {parts!r}: pass a numerator and a denominator, two columns"
+            )
     named = [("arm", arm), *(("outcomes", name) for name in outcomes)]
     named += [("covariates", name) for name in covariate_of.values()]
     named += [(f"ratios.{name}", x) for name, parts in ratios.items() for x in parts]
