@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from bench.process import measure
-from realdataexp.api import run as run_config
+from bench.sharding import loop_timing
 from realdataexp.config import load_config
 
 
@@ -96,11 +96,6 @@ def simulated(plan: Plan, seed: int) -> float:
         heapq.heappush(free_at, start + stop)
         end = max(end, start + stop)
     return end / 3600
-
-
-def loop_timing(settings: dict[str, Any], out: str) -> dict[str, Any]:
-    """Run a config: the seconds that its result reports."""
-    return dict(run_config(settings, out=out).summary["timing"])
 
 
 def here(scratch: Path, replications: int = 32, steps: int = 400) -> tuple[float, float]:

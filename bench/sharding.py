@@ -30,9 +30,14 @@ from realdataexp.runs.shard import Validator
 _MERGED = {"batch_size": 32, "n_steps": 50, "validate_every": 25, "save_every": 25}
 
 
+def loop_timing(settings: dict[str, Any], out: str) -> dict[str, Any]:
+    """Run a config: the seconds that its result reports."""
+    return dict(run_config(settings, out=out).summary["timing"])
+
+
 def loop_seconds(settings: dict[str, Any], out: str) -> dict[str, Any]:
     """Run a config: ``seconds`` of its loop, but those of validation and checkpoints."""
-    timing = run_config(settings, out=out).summary["timing"]
+    timing = loop_timing(settings, out)
     parts = ("validation_seconds", "checkpoint_seconds")
     return {"seconds": timing["loop_seconds"] - sum(timing.get(x, 0.0) for x in parts)}
 
