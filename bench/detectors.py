@@ -157,7 +157,7 @@ def measured(study: Study, test: str, folder: Path, args: argparse.Namespace) ->
         print(f"{folder.name}: {test} ...", file=sys.stderr, flush=True)
         return rx.run(config, out=folder)
     result = rx.Result(folder)
-    if result.summary["config"] != config.resolved() or result.summary["status"] != "complete":
+    if result.summary["config"] != config.decisive() or result.summary["status"] != "complete":
         sys.exit(f"{folder}: holds another experiment; move it away")
     return result
 
