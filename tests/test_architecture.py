@@ -59,3 +59,9 @@ def test_loading_a_config_loads_what_it_names_and_nothing_that_runs(tmp_path: Pa
         assert find(kind, other, other).__module__ not in ours
     for other in ("loop", "runs", "report"):
         assert f"realdataexp.{other}" not in ours
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Or pytest finds only one of two, in whichever process takes both."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(x for x in set(names) if names.count(x) > 1) == []

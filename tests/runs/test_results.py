@@ -92,27 +92,35 @@ def test_a_starting_model_for_each_replication_has_no_spread_of_a_single_test():
 def test_an_a_a_test_has_no_sign_to_miss():
     rows = [row for w in (0, 1) for row in both_arms("pooling", w)]
     same = [("global", w, arm, 10, 4.0 + w) for w in (0, 1) for arm in "TC"]
-    no_test, no_sign = said_of(result_of(outcomes(*same, *rows)))
+    no_test, no_end, no_sign = said_of(result_of(outcomes(*same, *rows)))
     assert no_test == (
         "estimates: p_value, p_adjusted null for global of click: both arms do the same in every "
         "replication, so there is nothing to test"
+    )
+    assert no_end == (
+        "estimates: percent_low, percent_high null for global of click: control's mean cannot be "
+        "told from 0, so Fieller's set has no end"
     )
     assert no_sign == "comparison: sign_error_rate null for pooling of click: no effect has no sign"
 
 
 def test_outcomes_that_do_not_vary_have_no_p_value():
-    (said,) = said_of(result_of(outcomes(("pooling", 0, "T", 5, 5.0), ("pooling", 0, "C", 5, 0.0))))
-    assert said == (
+    said = said_of(result_of(outcomes(("pooling", 0, "T", 5, 5.0), ("pooling", 0, "C", 5, 0.0))))
+    assert said == [
         "estimates: p_value, p_adjusted null for pooling of click: the label's outcomes do not "
-        "vary, so nothing can be said; choose another target"
-    )
+        "vary, so nothing can be said; choose another target",
+        "estimates: percent, percent_se, percent_low, percent_high null for pooling of click: "
+        "control's mean is 0, of which nothing is a percentage",
+    ]
 
 
 def test_a_single_outcome_in_an_arm_has_no_interval():
     said = said_of(result_of(outcomes(("pooling", 0, "T", 1, 1.0), ("pooling", 0, "C", 5, 2.0))))
     assert said == [
         "estimates: se, ci_low, ci_high, p_value, p_adjusted null for pooling of click: fewer than "
-        "two outcomes in an arm"
+        "two outcomes in an arm",
+        "estimates: percent_se, percent_low, percent_high null for pooling of click: too few "
+        "outcomes or units for a standard error, or they do not vary",
     ]
 
 

@@ -17,7 +17,8 @@ from realdataexp.stats.intervals import CONFIDENCE
 NUMBERS = ("control_mean", "percent", "percent_se", "percent_low", "percent_high")
 RELATIVE_SCHEMA = pl.Schema({**dict.fromkeys(NUMBERS, pl.Float64), "percent_why": pl.String})
 NO_ARM = "an arm has no outcome"
-NO_ERROR = "too few outcomes or units for a standard error"
+NO_ERROR = "too few outcomes or units for a standard error, or they do not vary"
+ZERO = "control's mean is 0, of which nothing is a percentage"
 NEAR_ZERO = "control's mean cannot be told from 0, so Fieller's set has no end"
 OF_METHOD = "this method has no interval in percent; see those of welch and user_cluster"
 
@@ -83,6 +84,7 @@ def relative(means: Means) -> pl.DataFrame:
     low, high = np.where(sign < 0, high, low), np.where(sign < 0, low, high)
     why = np.where(is_bounded, "", NEAR_ZERO)
     why = np.where(np.isfinite(square), why, NO_ERROR)
+    why = np.where(m_C == 0, ZERO, why)
     why = np.where(np.isfinite(m_C) & np.isfinite(m_T), why, NO_ARM)
     columns = (m_C, *(100 * sign * x for x in (rho - 1, sign * se, low - 1, high - 1)))
     numbers = dict(zip(RELATIVE_SCHEMA, columns, strict=False))
