@@ -391,6 +391,7 @@ OneUnit = answering("unit", lambda visits: torch.zeros(1, dtype=torch.int64))
 NegativeUnits = answering("unit", lambda visits: -1 - visits.user_RB)
 FloatUnits = answering("unit", lambda visits: visits.user_RB.float())
 OneInflation = answering("inflation", lambda outcome, weight: weight.mean())
+ShareOfTwo = answering("treated_share", lambda step, n_steps, p: 2.0)
 NoSteps = answering("inflation", lambda outcome, weight: 0.0 * weight.mean(2))
 NoCounts = answering("counts", lambda visits: None)
 SomeCandidates = answering("candidates", lambda v, s, t: torch.ones(2, 2, dtype=torch.bool))
@@ -461,6 +462,7 @@ DESIGNS = {
     "NegativeUnits": ["unit() returned", "negative; count from 0"],
     "FloatUnits": ["unit() returned a float32", "wanted an int tensor"],
     "OneInflation": ["inflation() returned a float32 tensor of shape ()", "(2, 2)"],
+    "ShareOfTwo": ["treated_share() returned 2.0", "wanted a share from 0 to 1"],
     "NoSteps": ["inflation() returned a float32 tensor", "not above 0"],
     "NoCounts": ["counts() returned None"],
     "SomeCandidates": ["candidates() returned a bool tensor of shape (2, 2)", "(2, 8, 5)"],

@@ -221,6 +221,7 @@ class _Rehearsal:
             self._context, label=block.label, p=p, replication_R=visits.replication_R.cpu()
         )
         running, again = design.start(context), design.start(context)
+        running.treated_share(visits.step, context.n_steps, p)
         is_treated_RB = running.assign(visits, p)
         with calling(design.who, "assign()"):
             if not torch.equal(is_treated_RB, again.assign(visits, p)):
