@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
+import psutil
 from safetensors import SafetensorError
 
 from realdataexp.errors import DiskError, InputError
@@ -237,3 +238,13 @@ def lock(file: IO[str] | int, *, waits: bool = False) -> bool:
     except (ModuleNotFoundError, OSError):  # Windows, or a file system without locks
         return True
     return True
+
+
+def is_working(process: int) -> bool:
+    """Whether a process of this machine works: one that died, and nobody waited for, does not."""
+    try:
+        return psutil.Process(process).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

@@ -12,14 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 import yaml
-from processes import started
+from processes import started, until
 from support import assert_same_answer, result_of
 
 from realdataexp import cli
 from realdataexp.api import run
 from realdataexp.errors import InputError
+from realdataexp.files import is_working
 from realdataexp.runs.executors import work
 from realdataexp.runs.experiment import resume_experiment
 from realdataexp.runs.parts import ERROR, STATUS, Status, cancel, parts_of
@@ -148,6 +150,7 @@ def test_what_was_killed_goes_on_from_what_its_parts_have(long_run: Path, tmp_pa
         for each in (process, *own):
             os.kill(each.pid, signal.SIGKILL)
         process.wait()
+        until(lambda: not any(is_working(each.pid) for each in own))
     whole = run(yaml.safe_load(long_run.read_text()), out=tmp_path / "whole").folder
     shutil.rmtree(tmp_path / "r/shards/1")
     began = (tmp_path / "r/shards/0/shard.json").stat().st_mtime_ns
@@ -158,6 +161,16 @@ def test_what_was_killed_goes_on_from_what_its_parts_have(long_run: Path, tmp_pa
     assert_same_answer(tmp_path / "r", whole)
     assert (tmp_path / "r/shards/0/shard.json").stat().st_mtime_ns == began
     assert [part["state"] for part in parts_of(tmp_path / "r")] == ["done"] * 3
+
+
+def test_a_process_that_died_and_nobody_waited_for_does_not_work():
+    """As in a container whose first process waits for none."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert is_working(process.pid)
+        process.kill()
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        assert psutil.pid_exists(process.pid) and not is_working(process.pid)
+    assert not is_working(process.pid)
 
 
 def test_status_and_cancel_of_a_run_that_is_under_way(

@@ -24,12 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from realdataexp.data.log import DataSet, LogTable
 from realdataexp.data.parquet import StoredTable, read_parquet
 from realdataexp.errors import RunError, Warnings
-from realdataexp.files import disk_faults, locked, require_regular, sync, sync_names
+from realdataexp.files import (
+    disk_faults,
+    is_working,
+    locked,
+    require_regular,
+    sync,
+    sync_names,
+)
 
 logger = logging.getLogger("realdataexp")
 
@@ -198,7 +204,7 @@ def _remove_leftovers(cache_path: Path) -> None:
     for path in cache_path.glob(f"{_TEMPORARY}*"):
         owner, _, pid = path.name.rpartition("-")[0].rpartition("-")
         if owner.endswith(f"-{host}"):
-            is_abandoned = pid.isdigit() and not psutil.pid_exists(int(pid))
+            is_abandoned = pid.isdigit() and not is_working(int(pid))
         else:
             is_abandoned = time.time() - _newest_change_s(path) > _ABANDONED_AFTER_S
         if is_abandoned:

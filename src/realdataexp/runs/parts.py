@@ -13,10 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from realdataexp.errors import InputError, RunError
-from realdataexp.files import is_locked, read_json, write_json
+from realdataexp.files import is_locked, is_working, read_json, write_json
 
 ERROR, STATUS, LOCK, LOG = "error.json", "status.json", ".lock", "part.log"
 """Files of a part: what it raised, what it is doing, whether a command works there, its output."""
@@ -176,7 +174,7 @@ def _jobs(folder: Path, jobs: str) -> dict[str, str]:
 def is_alive(folder: Path, said: dict[str, Any]) -> bool:
     """Whether what noted a status still works: a process of this machine, or one with a lock."""
     if said.get("host") == platform.node():
-        return psutil.pid_exists(int(said.get("process", 0)))
+        return is_working(int(said.get("process", 0)))
     return is_locked(folder / LOCK) or is_locked(folder / "run.log")
 
 
