@@ -554,6 +554,13 @@ class Recorder:
         }
 
 
+def recorded(step: Step) -> Step:
+    """A step with what a recorder reads of it, for a file between the two."""
+    draws = {k: getattr(step.visits, k)[:, :0] for k in ("arm_draw_RB", "n_candidates_RB")}
+    visits = replace(step.visits, user_RB=step.visits.user_RB.int(), **draws)
+    return replace(step, visits=visits, n_candidates_WB=step.n_candidates_WB.int())
+
+
 def _joined(name: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """The frames of a table as one."""
     return pl.concat([pl.DataFrame(schema=_SCHEMAS[name]), *frames])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -90,6 +91,7 @@ def _in_child(run: Callable[..., Any], parent: int) -> None:
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    gc.freeze()  # to look through what is shared would copy it
     torch.set_num_threads(1)
     pools = sys.modules.get("threadpoolctl")
     if pools is not None:  # of scikit-learn, whose threads do not survive a fork

@@ -38,7 +38,8 @@ from realdataexp.runs.shard import Updates, Validation
 
 logger = logging.getLogger("realdataexp")
 
-_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.005, 0.5  # between two looks for a file
+_SHORTEST_PAUSE_SECONDS = 0.005  # between two looks for a file
+_LONGEST_PAUSE_SECONDS = {False: 0.02, True: 0.5}  # of parts here, which end with the run; of jobs
 
 
 class Shards:
@@ -150,7 +151,7 @@ class Shards:
                 if gone := [x for x, _ in self._shards if not (x / JOB).exists()]:
                     raise InputError(f"{gone[0]}: the shard is gone; resume the run")
                 time.sleep(pause)
-                pause = min(1.2 * pause, _LONGEST_PAUSE_SECONDS)
+                pause = min(1.2 * pause, _LONGEST_PAUSE_SECONDS[self._executor.outlives])
         return [read_packed(path) for path in paths]
 
     def _merge(self, chunks: Sequence[Chunk]) -> None:

@@ -23,6 +23,7 @@ from realdataexp.runs.executors.chunks import (
 from realdataexp.runs.labels import Starts
 from realdataexp.runs.life import differences, show
 from realdataexp.runs.parts import ERROR, Status
+from realdataexp.runs.recorder import recorded
 from realdataexp.runs.setup import Setup
 from realdataexp.runs.shard import Shard, Validator, next_stop
 
@@ -141,7 +142,7 @@ class _Work:
                 if self._idle_from is None and not self._shard.has_visitors:
                     self._idle_from = number
                 try:
-                    chunk.put(f"step.{number}", self._shard.step(number))
+                    chunk.put(f"step.{number}", recorded(self._shard.step(number)))
                 except Exception:
                     if number > chunk.first:
                         self._put(replace(chunk, last=number))
