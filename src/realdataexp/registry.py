@@ -24,6 +24,7 @@ from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 Kind = Literal[
     "design", "weight model", "model", "loss", "policy", "world", "interval method", "estimator",
     "detector", "metric", "executor", "tracker", "recommender", "check", "subject",
+    "off-policy estimator",
 ]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -159,6 +160,13 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "learning_rate": "realdataexp.diagnose.checks.learning_rate:check",
     },
     "subject": {},
+    "off-policy estimator": {
+        "ips": "realdataexp.observe.ips:IPS",
+        "snips": "realdataexp.observe.snips:SNIPS",
+        "dr": "realdataexp.observe.dr:DR",
+        "switch_dr": "realdataexp.observe.switch_dr:SwitchDR",
+        "mips": "realdataexp.observe.mips:MIPS",
+    },
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",
         "mlflow": "realdataexp.tracking.mlflow:MLflow",
