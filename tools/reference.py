@@ -184,6 +184,9 @@ def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
         return " \\| ".join(f"`{x}`" for x in field["enum"])
     if field.get("type") == "null":
         return "null"
+    if "prefixItems" in field:
+        places = [_type(x, definitions) for x in field["prefixItems"]]
+        return f"list of {', '.join(places)}"
     if field.get("type") == "array":
         items = _type(field.get("items", {}), definitions)
         return f"list of {items}" + (", not empty" if field.get("minItems") else "")

@@ -26,12 +26,14 @@ from realdataexp.config.sections import (
     NO_MODEL,
     ArmConfig,
     ArmsConfig,
+    DerivedConfig,
     FeatureConfig,
     LabelConfig,
     LabelFeatures,
     OutcomeConfig,
     Section,
     alike,
+    derived_of,
     outcomes_of,
     refuse_relative,
     result_name,
@@ -117,11 +119,15 @@ class Config(RunSettings):
     arms: ArmsConfig | None = setting(
         None, "what the arms do; null: they rank by the labels' alpha_T and alpha_C"
     )
+    derived: Annotated[tuple[DerivedConfig, ...], Field(strict=False)] = setting(
+        (), "columns that are computed from the log's, as targets of labels and outcomes"
+    )
     outcomes: Annotated[tuple[OutcomeConfig, ...], Field(strict=False, min_length=1)] | None = (
         setting(
             None,
-            "what is measured: names of labels, or {name, target, unit}; null: each "
-            "target of the labels once, named by the first label that has it",
+            "what is measured: names of labels, {name, target, unit} or {name, ratio, unit}; null: "
+            "each target of the labels once, named by the first label that has it, and each "
+            "derived column",
         )
     )
     pretrain: PretrainConfig = setting(PretrainConfig(), "the starting models")
@@ -195,14 +201,35 @@ class Config(RunSettings):
             arms.check(info.data["labels"])
         return arms
 
+    @field_validator("derived")
+    @classmethod
+    def _derived_from_a_log(
+        cls, derived: tuple[DerivedConfig, ...], info: ValidationInfo
+    ) -> tuple[DerivedConfig, ...]:
+        dataset = info.data.get("dataset")
+        if derived and dataset is not None and not dataset.takes_features:
+            raise ValueError(
+                f"has no effect in the world {dataset.name}, which has no log: leave it out"
+            )
+        return derived_of(derived)
+
     @field_validator("outcomes")
     @classmethod
     def _with_targets(
         cls, outcomes: tuple[OutcomeConfig, ...] | None, info: ValidationInfo
     ) -> tuple[OutcomeConfig, ...] | None:
-        if outcomes is None or "labels" not in info.data:
+        if "labels" not in info.data or "derived" not in info.data:
             return outcomes
-        return outcomes_of(outcomes, info.data["labels"])
+        labels, derived = info.data["labels"], info.data["derived"]
+        found = outcomes_of(outcomes, labels, derived)
+        used = {label.target for label in labels}
+        used |= {x for outcome in found for x in (outcome.target, *(outcome.ratio or ()))}
+        if unused := [x.name for x in derived if x.name not in used]:
+            raise ValueError(
+                f"the derived column {unused[0]} is neither a label's target nor in an outcome: "
+                "list it, or leave it out"
+            )
+        return None if outcomes is None else found
 
     @field_validator("simulation")
     @classmethod
@@ -229,18 +256,33 @@ class Config(RunSettings):
 
     @property
     def measured(self) -> dict[str, str]:
-        """The target of each outcome, by name."""
-        outcomes = self.outcomes or outcomes_of(None, self.labels)
-        return {x.name: x.target for x in outcomes if x.target is not None}
+        """The target of each outcome of a visit, by name."""
+        return {x.name: x.target for x in self._outcomes if x.target is not None}
+
+    @property
+    def ratios(self) -> dict[str, tuple[str, str]]:
+        """Numerator and denominator of each outcome that is a ratio of sums, by name."""
+        return {x.name: x.ratio for x in self._outcomes if x.ratio is not None}
+
+    @property
+    def _outcomes(self) -> tuple[OutcomeConfig, ...]:
+        return self.outcomes or outcomes_of(None, self.labels, self.derived)
 
     @property
     def targets(self) -> dict[str, str]:
-        """Every target, each once, and the place in the config that first names it."""
+        """Every column of outcomes that data must have, each once, and what first names it."""
         places: dict[str, str] = {}
         for i, label in enumerate(self.labels):
             places.setdefault(label.target, f"labels.{i}.target")
-        for i, target in enumerate(self.measured.values()):
-            places.setdefault(target, f"outcomes.{i}.target")
+        for i, outcome in enumerate(self._outcomes):
+            if outcome.target is not None:
+                places.setdefault(outcome.target, f"outcomes.{i}.target")
+            for j, column in enumerate(outcome.ratio or ()):
+                places.setdefault(column, f"outcomes.{i}.ratio.{j}")
+        for i, x in enumerate(self.derived):
+            places.pop(x.name, None)
+            for j, column in enumerate(x.columns):
+                places.setdefault(column, f"derived.{i}.{x.rule}.{j}")
         return places
 
     @property

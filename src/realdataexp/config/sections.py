@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -374,12 +374,71 @@ class ArmsConfig(Section):
 
 # --- outcomes ------------------------------------------------------------------------------------
 
+Pair = Annotated[tuple[Text, Text], Field(strict=False)]
+
+
+class DerivedConfig(Section):
+    """A column that is computed from two of the log's, row by row."""
+
+    name: Identifier = Field(description="name as a target of labels and outcomes, an identifier")
+    quotient: Pair | None = setting(
+        None, "[y, x]: y / x, such as play time per duration; missing where x is not above 0"
+    )
+    reached: Pair | None = setting(
+        None, "[y, x]: 1 where y is x or more, else 0; missing where x is not above 0"
+    )
+    at_most: Rate | None = setting(
+        None, "quotient: what larger ones are cut to; reached: what larger x are cut to; null: no"
+    )
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The log's columns y and x."""
+        found = self.quotient or self.reached
+        assert found is not None  # as checked
+        return found
+
+    @property
+    def rule(self) -> str:
+        """Which of the two it is."""
+        return "reached" if self.quotient is None else "quotient"
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> DerivedConfig:
+        if (self.quotient is None) == (self.reached is None):
+            raise ValueError("must have one of quotient and reached: keep one, with two columns")
+        if self.columns[0] == self.columns[1]:
+            raise ValueError(f"{self.rule}: names {self.columns[0]} twice: name two columns")
+        return self
+
+
+def derived_of(given: tuple[DerivedConfig, ...]) -> tuple[DerivedConfig, ...]:
+    """The derived columns, if each has a name of its own and is made of columns of the log.
+
+    Raises:
+        ValueError: they are not.
+    """
+    names = [x.name for x in given]
+    if twice := alike(names):
+        raise ValueError(f"the name {twice[0]} stands more than once: keep one")
+    for i, x in enumerate(given):
+        if nested := [column for column in x.columns if column in names]:
+            raise ValueError(f"{i}.{x.rule}: {nested[0]} is derived itself: name a log column")
+    return given
+
 
 class OutcomeConfig(Section):
-    """An outcome: its name alone, that of a label; or `{name, target, unit}`."""
+    """An outcome: its name alone, that of a label; or `{name, target, unit}`, or a ratio."""
 
     name: Identifier = Field(description="name in results, an identifier")
-    target: Text | None = setting(None, "log column that holds it; null: the label's")
+    target: Text | None = setting(
+        None, "log column that holds it, or a derived one; null: the label's"
+    )
+    ratio: Pair | None = setting(
+        None,
+        "[y, x], labels or columns: an arm's sum of y over its sum of x, over visits where both "
+        "are known",
+    )
     unit: Text | None = setting(None, "its unit in tables and plots; null: the column's")
 
     @model_validator(mode="before")
@@ -387,11 +446,24 @@ class OutcomeConfig(Section):
     def _name_alone(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @field_validator("ratio")
+    @classmethod
+    def _two_columns(cls, ratio: Pair | None, info: ValidationInfo) -> Pair | None:
+        if ratio is not None and info.data.get("target") is not None:
+            raise ValueError("stands next to a target: keep one of the two")
+        if ratio is not None and ratio[0] == ratio[1]:
+            raise ValueError(f"names {ratio[0]} twice: name two columns")
+        return ratio
+
 
 def outcomes_of(
-    given: Sequence[OutcomeConfig] | None, labels: Sequence[LabelConfig]
+    given: Sequence[OutcomeConfig] | None,
+    labels: Sequence[LabelConfig],
+    derived: Sequence[DerivedConfig] = (),
 ) -> tuple[OutcomeConfig, ...]:
-    """The outcomes with their targets; by default the labels' targets, each once.
+    """The outcomes with their targets, or the columns of their ratios.
+
+    By default the labels' targets, each once, then the derived columns.
 
     Raises:
         ValueError: a target is missing or not the label's, or two outcomes are the same.
@@ -400,22 +472,52 @@ def outcomes_of(
         first: dict[str, OutcomeConfig] = {}
         for label in sorted(labels, key=lambda label: label.model == NO_MODEL):
             first.setdefault(label.target, OutcomeConfig(name=label.name, target=label.target))
+        for x in derived:
+            first.setdefault(x.name, OutcomeConfig(name=x.name, target=x.name))
+        refuse_twice("name", [x.name for x in first.values()])
         return tuple(first.values())
-    targets = {label.name: label.target for label in labels}
-    filled = []
-    for i, outcome in enumerate(given):
-        of_label = targets.get(outcome.name)
-        if outcome.target is None and of_label is None:
-            near = did_you_mean(outcome.name, list(targets))
-            raise ValueError(f"{i}.name = {outcome.name}: no such label{near}; or name a target")
-        if of_label is not None and outcome.target not in (None, of_label):
-            raise ValueError(
-                f"{i}.target = {outcome.target}: the label {outcome.name} has the target "
-                f"{of_label}: give the outcome another name"
-            )
-        filled.append(outcome.model_copy(update={"target": outcome.target or of_label}))
-    for what in ("name", "target"):
-        if twice := alike([getattr(x, what) for x in filled]):
-            raise ValueError(f"the {what} {twice[0]} stands more than once: keep one")
+    targets = {x.name: x.name for x in derived} | {label.name: label.target for label in labels}
+    filled = [
+        (_as_target if outcome.ratio is None else _as_ratio)(i, outcome, targets)
+        for i, outcome in enumerate(given)
+    ]
+    if all(outcome.ratio is not None for outcome in filled):
+        raise ValueError("are ratios alone: list an outcome of a visit, such as a label, too")
+    refuse_twice("name", [x.name for x in filled])
+    refuse_twice("target", [x.target for x in filled if x.target is not None])
+    refuse_twice("ratio", [" / ".join(x.ratio) for x in filled if x.ratio is not None])
     refuse_relative([outcome.name for outcome in filled], "outcome")
     return tuple(filled)
+
+
+def _as_target(i: int, outcome: OutcomeConfig, targets: Mapping[str, str]) -> OutcomeConfig:
+    """An outcome with its target; those of labels and derived columns are known by name."""
+    of_label = targets.get(outcome.name)
+    if outcome.target is None and of_label is None:
+        near = did_you_mean(outcome.name, list(targets))
+        raise ValueError(f"{i}.name = {outcome.name}: no such label{near}; or name a target")
+    if of_label is not None and outcome.target not in (None, of_label):
+        raise ValueError(
+            f"{i}.target = {outcome.target}: the label {outcome.name} has the target "
+            f"{of_label}: give the outcome another name"
+        )
+    return outcome.model_copy(update={"target": outcome.target or of_label})
+
+
+def _as_ratio(i: int, outcome: OutcomeConfig, targets: Mapping[str, str]) -> OutcomeConfig:
+    """A ratio of two columns, which may be named by their labels."""
+    if outcome.name in targets:
+        raise ValueError(
+            f"{i}.name = {outcome.name}: is a label or a derived column: give the ratio another "
+            "name"
+        )
+    columns = tuple(targets.get(x, x) for x in outcome.ratio or ())
+    if columns[0] == columns[1]:
+        raise ValueError(f"{i}.ratio: both are {columns[0]}: name two columns")
+    return outcome.model_copy(update={"ratio": columns})
+
+
+def refuse_twice(what: str, names: Sequence[str]) -> None:
+    """Refuse names of outcomes, or their targets, that stand twice."""
+    if twice := alike(names):
+        raise ValueError(f"the {what} {twice[0]} stands more than once: keep one")

@@ -195,16 +195,16 @@ class Device(_Row):
 
 
 class Measured(_Row):
-    """An outcome of the config, or a label that names one."""
+    """An outcome of the config, or a label or a derived column that names one."""
 
     name: str
-    target: str
+    target: str | None = None
     given_unit: str | None = Field(None, alias="unit")
 
     @property
     def unit(self) -> str:
         """The given unit, or the one that the target's name tells, such as "ms", or ""."""
-        return self.given_unit or ("ms" if self.target.endswith("_ms") else "")
+        return self.given_unit or ("ms" if (self.target or "").endswith("_ms") else "")
 
     @property
     def title(self) -> str:
@@ -227,6 +227,7 @@ class Settings(_Row):
     """What readers of a result need of its config."""
 
     labels: list[Measured] = []
+    derived: list[Measured] = []
     outcomes: list[Measured] | None = None
     simulation: _Loop = _Loop()
     experiment: _Experiment = _Experiment()
@@ -234,8 +235,8 @@ class Settings(_Row):
 
     @property
     def measured(self) -> list[Measured]:
-        """Whatever may be an outcome: the labels, and the outcomes that the config lists."""
-        return [*self.labels, *(self.outcomes or ())]
+        """Whatever may be an outcome: labels, derived columns, and outcomes of the config."""
+        return [*self.labels, *self.derived, *(self.outcomes or ())]
 
     def replications(self, n: int | None = None) -> str:
         """How many replications count (all, if None), and from how many starting models."""

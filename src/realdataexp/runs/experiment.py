@@ -211,6 +211,7 @@ class Run(AnyRun):
                 needs_picks(find_method(name, "experiment.intervals"))
                 for name in self.config.experiment.intervals or ()
             ),
+            ratios=tuple(setup.ratios),
         )
         self.checkpoints = Checkpoints(
             made.path, self.config.simulation.keep_last, setup.primary_metric, setup.metrics

@@ -37,6 +37,7 @@ from realdataexp.stats.aggregates import (
 )
 from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.ledger import LEDGER_SCHEMA, ledger_table, shares
+from realdataexp.stats.ratios import linear_outcomes, linear_visits, ratio_sums, sum_names
 from realdataexp.worlds.base import start_of
 
 METRIC_SCHEMA = {
@@ -47,6 +48,7 @@ METRIC_SCHEMA = {
 # the tables that grow; the curve tells how many users and slates are short of rows
 _SCHEMAS: dict[str, Any] = {
     "outcomes": OUTCOME_SCHEMA,
+    "ratios": OUTCOME_SCHEMA,
     "ledger": LEDGER_SCHEMA,
     "metrics": METRIC_SCHEMA,
     "curve": {
@@ -81,18 +83,21 @@ class Recorder:
         has_users: bool,
         n_items: int | None = None,
         keeps_picks: bool = False,
+        ratios: tuple[str, ...] = (),
     ) -> None:
         """Begin with empty tables.
 
-        ``labels`` name the outcomes; ``learned`` have a model, of these ``kinds``. A full slate has
-        ``n_candidate``; where users come back, their visits belong together. Where items are
-        numbered, ``n_items``, it is reported how many of them are shown. ``keeps_picks``: units
-        say where the arms' picks differ, and a visit of a new user is a unit.
+        ``labels`` name the outcomes, ``ratios`` those that follow them in a step's outcomes with a
+        numerator and a denominator each; ``learned`` have a model, of these ``kinds``. A full slate
+        has ``n_candidate``; where users come back, their visits belong together. Where items are
+        numbered, ``n_items``, it is reported how many of them are shown. ``keeps_picks``: units say
+        where the arms' picks differ, and a visit of a new user is a unit.
         """
         self.blocks, self.replications, self.labels = blocks, replications, labels
         self._learned_labels = dict(zip(learned, kinds, strict=True))
         self._n_candidate, self._has_users, self._n_items = n_candidate, has_users, n_items
         self._kept = (*_VISITS, "differs") if keeps_picks else _VISITS
+        self._ratios = ratios
         self.worlds = [(b.label, r) for b in blocks for r in replications]
         self.networks = network_names(blocks, replications)
         self.training: dict[str, MetricValues] = {}
@@ -143,11 +148,14 @@ class Recorder:
         steps, self._pending = self._pending, []
         if not steps:
             return
-        sums, points, lessons, counts = [], [], [], self._counts
+        sums, parts, points, lessons, counts = [], [], [], [], self._counts
+        n_labels = len(self.labels)
         for s in steps:
             is_visit = s.is_visit_WB.cpu().numpy()
             is_treated, y = s.is_treated_WB.cpu().numpy(), s.y_WBL.cpu().numpy()
-            sums.append(arm_sums(is_treated, y))
+            sums.append(arm_sums(is_treated, y[..., :n_labels]))
+            if self._ratios:
+                parts.append(ratio_sums(is_treated, y[..., n_labels:]))
             differs = s.differs_WB.cpu().numpy()
             self._keep_units(s, is_treated, y, differs)
             weight_SA = s.weight_SA.cpu().numpy()
@@ -175,6 +183,11 @@ class Recorder:
         numbers = [s.visits.step for s in steps]
         table = outcome_table(np.stack(sums), numbers, self.worlds, list(self.labels))
         self._tables["outcomes"].append(table)
+        if parts:
+            named = sum_names(self._ratios)
+            self._tables["ratios"].append(
+                outcome_table(np.stack(parts), numbers, self.worlds, named)
+            )
         visits, differ, weight = (np.stack(x) for x in zip(*lessons, strict=True))
         ledger = ledger_table(visits, differ, weight, self._has_both_W, numbers, self.worlds)
         self._tables["ledger"].append(ledger)
@@ -406,7 +419,7 @@ class Recorder:
         most = dict(curve.select("step", "visits").iter_rows())
         shapes = [
             step[0].shape[0] == R
-            and step[3].shape == (*step[0].shape, len(self.labels))
+            and step[3].shape == (*step[0].shape, len(self.labels) + 2 * len(self._ratios))
             and {x.shape for x in (*step[:3], *step[4:])} == {step[0].shape}
             for steps in self._visits
             for step in steps
@@ -420,6 +433,7 @@ class Recorder:
             "outcomes twice": outcomes.select(
                 "design", "world", "step", "arm", "label"
             ).is_duplicated().any(),
+            "ratios": not {*self._table("ratios")["label"].unique()} <= {*sum_names(self._ratios)},
             "sums": not np.isfinite(outcomes.select("sum", "sum_sq").to_numpy()).all(),
             "ledger": not np.isfinite(ledger.select("own_weight", "other_weight").to_numpy()).all()
             or int(ledger["visits"].sum()) != int(n_visits_W.sum())
@@ -452,8 +466,12 @@ class Recorder:
         return _joined(name, self._tables[name])
 
     def outcomes(self) -> pl.DataFrame:
-        """The table of outcomes.parquet so far."""
+        """The table of outcomes.parquet so far, but for ratios."""
         return self._table("outcomes")
+
+    def ratios(self) -> pl.DataFrame:
+        """Its rows of ratios so far: ``ratios.linear_outcomes``."""
+        return linear_outcomes(self._table("ratios"), self._ratios)
 
     def ledger(self) -> pl.DataFrame:
         """The table of ledger.parquet so far."""
@@ -470,7 +488,7 @@ class Recorder:
     def units(self, covariates: Sequence[np.ndarray] | None) -> pl.DataFrame | None:
         """The table of units.parquet so far; None where no block's units come more than once.
 
-        The covariates are each start's table U, L; see ``aggregates.unit_table``.
+        The covariates are each start's table U, L and ratios; see ``aggregates.unit_table``.
         """
         of_world = covariates and [
             covariates[start_of(r, len(covariates))] for r in self.replications
@@ -481,7 +499,10 @@ class Recorder:
                 unit_RX, user_RX, is_treated_RX, y_RXL, *picks = (
                     np.concatenate(x, axis=1) for x in zip(*steps, strict=True)
                 )
-                whose = of_world, [(block.label, r) for r in self.replications], list(self.labels)
+                if self._ratios:
+                    y_RXL = linear_visits(is_treated_RX, y_RXL, len(self._ratios))
+                names = [*self.labels, *self._ratios]
+                whose = of_world, [(block.label, r) for r in self.replications], names
                 found = None
                 if picks and not block.design.has_own_candidates:
                     differs_RX = picks[0]

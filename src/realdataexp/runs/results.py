@@ -79,7 +79,8 @@ def write_results(run: Run, status: str) -> None:
     recorder, warnings, config, folder = run.recorder, run.warnings, run.config, run.folder
     recorder.flush()
     n_steps, blocks = config.simulation.n_steps, run.setup.blocks
-    outcomes = with_shares(recorder.outcomes(), blocks, n_steps)
+    measured = pl.concat([recorder.outcomes(), recorder.ratios()])
+    outcomes = with_shares(measured, blocks, n_steps)
     metrics, ledger = recorder.metrics(), recorder.ledger()
     units, diagnostics = recorder.units(run.setup.histories), recorder.diagnostics()
     failed: list[str] = []
@@ -120,7 +121,7 @@ def write_results(run: Run, status: str) -> None:
                     x.config.name: dataclasses.asdict(x.head.scale) for x in setup.labels
                 },
             },
-            "gte_results": gte_results(outcomes) if is_true else {},
+            "gte_results": gte_results(outcomes, run.setup.ratios) if is_true else {},
             "estimates": summarise(estimates, n_starts),
             "comparison": section(judged, "comparison"),
             "inference": section(judged, "inference"),

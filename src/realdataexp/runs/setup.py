@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ from realdataexp.runs.machine import versions
 from realdataexp.stats.detection import rehearse_detector
 from realdataexp.stats.estimates import TRUTH
 from realdataexp.stats.inference import rehearse_method
+from realdataexp.stats.ratios import before
 from realdataexp.worlds import Environment, world_of
 from realdataexp.worlds.base import WorldSettings
 
@@ -54,6 +56,7 @@ class Setup:
         labels: those with a model.
         networks: theirs, each of one label or of several.
         outcomes: targets of what is measured, by name.
+        ratios: numerators and denominators of outcomes that are ratios, by name.
         histories: each start's table U, L of users' mean outcomes before the test; None without
             returning users.
         started: the designs of ``blocks``, as they run in each process here, by its replications.
@@ -68,6 +71,7 @@ class Setup:
     labels: tuple[LabelParts, ...]
     networks: tuple[NetworkParts, ...]
     outcomes: dict[str, str]
+    ratios: dict[str, tuple[str, str]]
     histories: tuple[np.ndarray, ...] | None
     blocks: tuple[Block, ...]
     context: Context
@@ -126,7 +130,12 @@ class Setup:
     @property
     def world_targets(self) -> tuple[str, ...]:
         """What the world answers with: the labels' targets, then what else is measured."""
-        return tuple(dict.fromkeys((*self.targets, *self.outcomes.values())))
+        return tuple(dict.fromkeys((*self.targets, *self._recorded)))
+
+    @property
+    def _recorded(self) -> tuple[str, ...]:
+        """Targets of the outcomes, then numerator and denominator of each ratio."""
+        return recorded(self.outcomes, self.ratios)
 
     @property
     def label_at(self) -> tuple[int, ...] | None:
@@ -136,8 +145,8 @@ class Setup:
 
     @property
     def outcome_at(self) -> tuple[int, ...] | None:
-        """Where among them each outcome is; None: they are all."""
-        at = tuple(map(self.world_targets.index, self.outcomes.values()))
+        """Where among them each outcome, and then each ratio's two, are; None: they are all."""
+        at = tuple(map(self.world_targets.index, self._recorded))
         return None if at == tuple(range(len(self.world_targets))) else at
 
 
@@ -179,10 +188,11 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     if environment is None:
         raise InputError(*faults)
     labels, networks = learners_of(config, environment, place, faults, warnings)
-    outcomes = config.measured
-    starts, targets = range(config.experiment.n_starts), tuple(outcomes.values())
+    outcomes, ratios = config.measured, config.ratios
+    starts, targets = range(config.experiment.n_starts), recorded(outcomes, ratios)
     found = [attempt(environment.history, targets, start) for start in starts]
-    histories = tuple(x for x in found if x is not None) or None
+    histories = tuple(before(x, len(ratios)) for x in found if x is not None) or None
+    attempt(check_denominators, config, environment)
     scorers = attempt(_scorers, config, environment, place) or ()
     attempt(_check_drawn_networks, config)
     context = _context(config, environment, place, histories)
@@ -194,13 +204,30 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     faults.stop()
     assert blocks is not None and n_processes is not None
     setup = Setup(
-        config, place, environment, labels, networks, outcomes, histories, blocks, context,
+        config, place, environment, labels, networks, outcomes, ratios, histories, blocks, context,
         started, n_processes, scorers, metrics,
     )  # fmt: skip
     rehearse(setup)
     _warn_unused_rates(config, warnings)
     _warn_unread_features(config, environment.schema, warnings)
     return setup
+
+
+def recorded(outcomes: Mapping[str, str], ratios: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
+    """The targets that are recorded: of each outcome, then the two of each ratio."""
+    return (*outcomes.values(), *chain(*ratios.values()))
+
+
+def check_denominators(config: Config, environment: Environment) -> None:
+    """Raise an InputError where a ratio's denominator is below 0 in a training row."""
+    for name, (_, column) in config.ratios.items():
+        least = min((y.min() for y in environment.label_values(column) if y.size), default=0.0)
+        if least < 0:
+            raise InputError(
+                f"{config.targets.get(column, 'derived')}: {column!r} is the denominator of the "
+                f"ratio {name}, but has values below 0, the least {least:g}; a denominator must be "
+                "0 or more: choose another, or make such values missing"
+            )
 
 
 # --- designs and arms ----------------------------------------------------------------------------

@@ -63,7 +63,8 @@ class Validator:
         ]
         self._setup, self._arms = setup, setup.arms
         self._label_at = setup.label_at or range(len(setup.labels))
-        self._outcome_at = setup.outcome_at or range(len(setup.outcomes))
+        at = setup.outcome_at or range(len(setup.outcomes))
+        self._outcome_at = at[: len(setup.outcomes)]  # what follows are parts of ratios
 
     @property
     def size(self) -> str:

@@ -230,7 +230,7 @@ class _Sweep:
             found: list[dict[str, Any]] = []
             if i in faults:
                 designs = [x.label for x in config.designs()] or [TRUTH]
-                names = product(designs, config.measured)
+                names = product(designs, [*config.measured, *config.ratios])
                 found = [{"design": d, "label": x, "fault": faults[i]} for d, x in names]
             elif is_complete(place):
                 found = _rows(read_run(place))

@@ -13,7 +13,7 @@ Axes: W worlds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -123,11 +123,12 @@ class Performance:
     trustworthy: bool | None = None
 
 
-def gte_results(outcomes: pl.DataFrame) -> dict[str, float | None]:
+def gte_results(outcomes: pl.DataFrame, ratios: Collection[str] = ()) -> dict[str, float | None]:
     """For each label: totals of the treated and the control world, and their difference.
 
     Totals are means over replications: ``GT_<label>``, ``GC_<label>``, ``GTE_<label>`` and
-    ``GTE_<label>_relative`` (percent of GC; null where GC is 0).
+    ``GTE_<label>_relative`` (percent of GC; null where GC is 0). A ratio has no total: it is the
+    mean of the worlds' ratios.
 
     Examples:
         Everybody treated clicked 12 times, nobody treated 10 times:
@@ -143,6 +144,9 @@ def gte_results(outcomes: pl.DataFrame) -> dict[str, float | None]:
     results: dict[str, float | None] = {}
     n_worlds = max(1, truth["world"].n_unique())
     for (label,), group in truth.group_by(["label"], maintain_order=True):
+        if label in ratios:
+            of_world = pl.col("sum") / pl.col("n").sum().over("world", "arm")
+            group = group.with_columns(sum=of_world)
         sums = (group.filter(pl.col("arm") == arm)["sum"].sum() for arm in "TC")
         treated, control = (float(x) / n_worlds for x in sums)
         effect = treated - control

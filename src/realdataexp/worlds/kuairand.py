@@ -154,6 +154,11 @@ def _named(config: Config) -> tuple[dict[str, str | schema.Column], list[str]]:
             known = tuple(schema.LABEL_COLUMNS)
             hint = schema.nearest(target, known) or f"; there are {', '.join(known)}"
             faults.append(f"{where}: no such column in the logs{hint}")
+    faults += [
+        f"derived.{i}.name = {x.name!r}: the logs have a column of this name; use another"
+        for i, x in enumerate(config.derived)
+        if x.name in schema.LABEL_COLUMNS
+    ]
     feature = features_of(config)
     for name in feature.names:
         place = config.place_of_feature(name)

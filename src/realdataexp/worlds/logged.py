@@ -17,6 +17,7 @@ import torch
 from realdataexp import draws
 from realdataexp.config import Config, FeatureConfig
 from realdataexp.data import schema
+from realdataexp.data.derived import with_derived
 from realdataexp.data.features import fit_features
 from realdataexp.data.log import DataSet, Split, split_log
 from realdataexp.device import Device
@@ -65,7 +66,8 @@ class LoggedWorld(ItemsConfig, WorldConfig):
     def open(self, config: Config, device: Device, warnings: Warnings) -> ReplayEnvironment:
         """The data, split for each start, with features fitted to the first one's users."""
         feature = features_of(config)
-        data = self.data(config, config.cache_dir(), warnings)
+        derived = ((x.name, x.rule, x.columns, x.at_most) for x in config.derived)
+        data = with_derived(self.data(config, config.cache_dir(), warnings), derived)
         self.check_values(config, data, warnings)
         logger.info(
             "[data] %s rows, %s users, %s videos",
