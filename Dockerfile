@@ -5,7 +5,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
 # The CPU wheel of PyTorch; --build-arg TORCH=https://download.pytorch.org/whl/cu126 for a GPU.
 ARG TORCH=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir -c constraints.txt --extra-index-url "$TORCH" ".[sklearn]"
+RUN pip install --no-cache-dir -c constraints.txt --extra-index-url "$TORCH" ".[charts,sklearn]"
 WORKDIR /work
 ENTRYPOINT ["realdataexp"]
 CMD ["--help"]

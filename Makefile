@@ -5,7 +5,8 @@
 # Debian or Ubuntu).
 # make test-ray: runs on a Ray cluster of this machine; installs the extra ray.
 # make bench: the benchmark suite; BENCH names measurements and options, BENCH="big --rows 1,10".
-# make dist: a wheel and an sdist into dist/, each tried out in an empty environment.
+# make dist: a wheel and an sdist into dist/, each tried out in an empty environment. Needs npm, for the
+# part of plotly.js that they bring.
 # make docs: build the documentation into build/site (open index.html there).
 # All set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
 
@@ -55,6 +56,7 @@ bench: $(VENV)/.installed-dev
 
 dist: $(VENV)/.installed-dev
 	rm -rf dist
+	$(BIN)/python tools/plotly_bundle.py
 	$(BIN)/python -m build -q --outdir dist
 	PYTHON=$(PYTHON) tools/check_dist.sh
 
@@ -71,7 +73,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created $(SETUP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[charts]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created $(SETUP)

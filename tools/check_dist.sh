@@ -18,6 +18,10 @@ for file in "$root"/dist/realdataexp-*.whl "$root"/dist/realdataexp-*.tar.gz; do
     "$place/venv/bin/realdataexp" run demo --quiet --out demo \
       --set simulation.n_steps=20 --set experiment.replications=4 >said
     for name in result.json report.html plot.svg estimates.parquet; do test -s "demo/$name"; done
+    grep -q 'id="plotly"' demo/report.html || { echo "$file: its page has no charts" >&2; exit 1; }
+    size=$(stat -c %s demo/report.html)
+    test "$size" -le 1500000 || { echo "$file: its page has $size bytes" >&2; exit 1; }
+    echo "report.html: $size bytes"
   )
   rm -r "$place/empty"
   echo "$(basename "$file"): installed in $took s, ran the demo"

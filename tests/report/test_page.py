@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import json
 import re
 from collections import Counter
@@ -12,11 +15,13 @@ from typing import Any
 import polars as pl
 import pytest
 from page_reader import Element, charts_of, copy_run, read_page
+from plotly.offline import get_plotlyjs_version
 
 from realdataexp.errors import InputError
 from realdataexp.report import verdicts
 from realdataexp.report.files import read_run
 from realdataexp.report.page import advice, script_json, write_report
+from tools import plotly_bundle
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -250,3 +255,35 @@ def test_early_scatter_does_not_set_the_axis_and_is_marked(small_run: Path, tmp_
     (marks,) = [t for t in chart["data"] if t["mode"] == "markers" and t["name"] == "pooling"]
     assert list(zip(marks["x"], marks["y"], strict=True)) == beyond
     assert marks["marker"]["symbol"][0] == "triangle-up"
+
+
+# --- the script that draws charts ------------------------------------------------------------
+
+
+def test_the_page_s_policy_allows_the_very_script_that_it_unpacks(
+    small_run: Path, tmp_path: Path
+) -> None:
+    path = write_report(copy_run(small_run, tmp_path / "r"))
+    page = read_page(path)
+    (packed,) = page.all("script", id="plotly")
+    code = gzip.decompress(base64.b64decode(packed.text))
+    assert b"* plotly.js" in code[:200] and b"MIT license" in code[:200]
+    (policy,) = page.all("meta", http_equiv="Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(code).digest()).decode()
+    assert f"'sha256-{digest}'" in (policy.attributes["content"] or "")
+    rest = path.stat().st_size - len(packed.text)
+    assert rest < 800_000  # with the part of plotly.js that a wheel brings: below 1.5 MB
+
+
+def test_a_page_without_the_script_says_how_to_get_charts(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realdataexp.report.page._plotly", lambda: None)
+    page = read_page(write_report(copy_run(small_run, tmp_path / "r")))
+    assert not page.all("script", id="plotly")
+    (notice,) = page.all("p", class_="notice no-charts")
+    assert 'pip install "realdataexp[charts]"' in notice.text
+
+
+def test_a_wheel_brings_the_plotly_js_that_the_pinned_package_has() -> None:
+    assert get_plotlyjs_version() == plotly_bundle.VERSION

@@ -7,6 +7,7 @@ A page opens without a network. Its words are in the templates next to this file
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import yaml
@@ -226,8 +227,11 @@ def _shown(drawn: list[Panel], results: Sequence[RunResult]) -> dict[str, Any]:
 
 def _page(title: str, about: str, content: Markup, drawn: Sequence[Panel]) -> str:
     """The whole page. Only its own two scripts may run: the browser knows their digests."""
-    scripts = _scripts() if drawn else _scripts()[1:]
-    allowed = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
+    plotly = _plotly() if drawn else None
+    own = [_file("page.js"), *([plotly.code] if plotly else [])]
+    allowed = " ".join(
+        f"'sha256-{_base64(hashlib.sha256(code.encode()).digest())}'" for code in own
+    )
     return _render(
         "page.html",
         title=title,
@@ -238,7 +242,8 @@ def _page(title: str, about: str, content: Markup, drawn: Sequence[Panel]) -> st
         f"script-src {allowed}",
         style=_file("page.css"),
         charts=script_json([charts.chart(panel) for panel in drawn]),
-        scripts=scripts,
+        plotly=plotly and plotly.packed,
+        script=own[0],
     )
 
 
@@ -253,15 +258,33 @@ def _file(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-@cache
-def _scripts() -> list[tuple[str, str]]:
-    """Plotly's and the page's own script, each with its SHA-256 in Base64."""
-    from plotly.offline import get_plotlyjs
+class _Code(NamedTuple):
+    """A script, and the same compressed and as text, which the page's own script unpacks."""
 
-    codes = (get_plotlyjs().replace("\r\n", "\n"), _file("page.js"))
-    return [
-        (code, base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()) for code in codes
-    ]
+    code: str
+    packed: str
+
+
+@cache
+def _plotly() -> _Code | None:
+    """The script that draws charts; None where this installation has none.
+
+    A wheel brings the part of plotly.js that is needed, the Python package plotly all of it.
+    """
+    if (own := _HERE / "plotly.min.js").is_file():
+        code = own.read_text(encoding="utf-8")
+    else:
+        try:
+            from plotly.offline import get_plotlyjs
+        except ImportError:
+            return None
+        code = get_plotlyjs()
+    code = code.replace("\r\n", "\n")
+    return _Code(code, _base64(gzip.compress(code.encode(), mtime=0)))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 @cache
@@ -272,7 +295,11 @@ def _templates() -> Environment:
     )  # fmt: skip
     found.filters["number"] = number
     found.globals.update(
-        advice=advice, tables=tables, verdicts=verdicts, version=version("realdataexp")
+        advice=advice,
+        can_draw=lambda: _plotly() is not None,
+        tables=tables,
+        verdicts=verdicts,
+        version=version("realdataexp"),
     )
     found.globals["parts"] = found.get_template("parts.html").module
     return found
