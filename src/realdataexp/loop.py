@@ -170,6 +170,7 @@ class Loop:
         labels_of: Sequence[Sequence[int]] | None = None,
         label_at: Sequence[int] | None = None,
         outcome_at: Sequence[int] | None = None,
+        n_shown: int = 1,
     ) -> None:
         """Join a world of R replications for each block, and learners with their networks.
 
@@ -186,6 +187,7 @@ class Loop:
             labels_of: which labels the heads of each learner predict; None: a learner a label.
             label_at: where among the world's targets each label is; None: they are the first.
             outcome_at: likewise what is measured; None: all.
+            n_shown: K, candidates that an arm shows.
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
         self.labels_of = labels_of or [(i,) for i in range(len(labels))]
@@ -194,7 +196,7 @@ class Loop:
             for places in self.labels_of
         ]
         self._seed, self._diagnose_every = seed, diagnose_every
-        self._retrain_every = retrain_every
+        self._retrain_every, self._n_shown = retrain_every, n_shown
         self._waiting: list[Lesson] = []
         self.designs = [*designs] if designs else [block.design for block in blocks]
         n_models = sum(block.design.n_models for block in blocks)
@@ -266,9 +268,15 @@ class Loop:
         prediction_WABCL, score_WABC, pick_WAB, *logs = self._graphs.run(
             self._score, slate.batch, slate.is_candidate_WBC, R, *luck
         )
-        shown_WABK = self._arms.lists(score_WABC, pick_WAB, self.world.n_shown)
+        shown_WABK = self._arms.lists(score_WABC, pick_WAB, self._n_shown)
         shown_WBK = torch.where(is_treated_WB.unsqueeze(-1), shown_WABK[:, 1], shown_WABK[:, 0])
+        drafted = self._drafted(visits, worlds, shown_WABK, is_treated_WB)
+        for w, (list_RBK, _) in drafted:
+            shown_WBK[w] = list_RBK
         choice_WB = self.world.taken(visits, slate, shown_WBK)
+        for w, (list_RBK, is_treatments_RBK) in drafted:
+            is_taken_RBK = list_RBK == choice_WB[w].unsqueeze(-1)
+            is_treated_WB[w] = (is_taken_RBK & is_treatments_RBK).any(-1)
         log_WAB = _at_choice(logs[0], choice_WB) if logs else None
         y_WBX = self.world.feedback(visits, slate, choice_WB)
         y_WBL = y_WBX[..., self._outcome_at]
@@ -311,6 +319,20 @@ class Loop:
             is_counted_WB,
             self.world.exposure(visits, slate, shown_WBK),
         )
+
+    def _drafted(
+        self,
+        visits: Visits,
+        worlds: Sequence[slice],
+        shown_WABK: Tensor,
+        is_treated_WB: Tensor,
+    ) -> list[tuple[slice, tuple[Tensor, Tensor]]]:
+        """The worlds whose design shows other lists than an arm's, with what it shows."""
+        if self._n_shown == 1:
+            return []
+        asked = zip(self.designs, worlds, strict=True)
+        found = [(w, d.shown(visits, shown_WABK[w], is_treated_WB[w])) for d, w in asked]
+        return [(w, lists) for w, lists in found if lists is not None]
 
     def _score(
         self, batch: Batch, is_candidate_WBC: Tensor, R: int, *luck: Tensor
@@ -400,7 +422,7 @@ class Loop:
         for design, block, slate, w in zip(self.designs, self.blocks, slates, worlds, strict=True):
             log_RAB = None if log_WAB is None else log_WAB[w]
             own = slate, is_treated_WB[w], block.p, score_WABC[w], shown_WABK[w, ..., 0], y_WBL[w]
-            lists = () if self.world.n_shown == 1 else (shown_WABK[w], choice_WB[w])
+            lists = () if self._n_shown == 1 else (shown_WABK[w], choice_WB[w])
             outcome = Outcome(visits, *own, log_RAB, *lists)
             weight_RMB = design.weights(outcome)
             weight.append(weight_RMB.transpose(0, 1).flatten(0, 1))

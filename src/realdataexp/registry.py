@@ -44,6 +44,7 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "data_diverted": "realdataexp.designs.data_diverted:DataDiverted",
         "holdout": "realdataexp.designs.holdout:Holdout",
         "rollout": "realdataexp.designs.rollout:Rollout",
+        "interleave": "realdataexp.designs.interleave:Interleave",
     },
     "weight model": {
         "mlp": "realdataexp.designs.weight_models:MLPClassifier",

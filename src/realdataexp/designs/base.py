@@ -48,6 +48,7 @@ class Context:
         arms: whether arms "pick the best" of a slate, "explore" it with known propensities, or
             explore with "unknown" ones.
         assignment: "user" or "visit": what keeps an arm.
+        n_shown: K, candidates that an arm shows: one, or the list of its best.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Context:
     n_users: int | None = None
     arms: Literal["pick the best", "explore", "unknown"] = "pick the best"
     assignment: str = "user"
+    n_shown: int = 1
 
     def refuse(self, why: str) -> InputError:
         """An error that says why the design cannot run here, to be raised."""
@@ -160,6 +162,11 @@ class Design(BaseModel):
         return ""
 
     @property
+    def is_credited(self) -> bool:
+        """Whether a visit's arm is known only by what was taken."""
+        return type(self).shown is not Design.shown
+
+    @property
     def has_own_candidates(self) -> bool:
         """Whether what a visit may be shown can depend on its arm."""
         return type(self).candidates is not Design.candidates
@@ -222,6 +229,17 @@ class Design(BaseModel):
         so that all designs have the same number of rows left.
         """
         return slate.is_candidate_WBC
+
+    def shown(
+        self, visits: Visits, list_RABK: Tensor, is_treated_RB: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """What each visit is shown where arms show lists: by default, None, its arm's own.
+
+        Returns:
+            int64 R, B, K: the candidates shown, the best first; bool R, B, K: whose place each is,
+            True the treatment's. The visit then counts for the arm whose place was taken.
+        """
+        return None
 
     def counts(self, visits: Visits) -> Tensor:
         """Which visits' outcomes enter the estimate: bool R, B. By default all."""

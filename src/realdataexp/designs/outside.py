@@ -34,8 +34,9 @@ class OutsideDesign:
         self._design, self.who = design, who
         self._started = design if started is None else started
         self.n_models = design.n_models
-        own = getattr(type(design), "candidates", None)
-        self.has_own_candidates = own is not Design.candidates
+        kind = type(design)
+        self.has_own_candidates = getattr(kind, "candidates", None) is not Design.candidates
+        self.is_credited = getattr(kind, "shown", None) is not Design.shown
         with calling(who, "n_models"):
             if type(design.n_models) is not int or design.n_models not in (1, 2):
                 raise Unfit(
@@ -97,6 +98,18 @@ def _candidates(found: Any, n_models: int, visits: Visits, slate: Slate, *_: Any
     return fit(found, BOOLS, like.shape, "replications, visits, candidates", like)
 
 
+def _shown(
+    found: Any, n_models: int, visits: Visits, list_RABK: Tensor, *_: Any
+) -> tuple[Tensor, Tensor] | None:
+    if found is None:
+        return None
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise Unfit(f"returned {described(found)}; wanted None, or the lists and whose places are")
+    like, axes = list_RABK[:, 0], "replications, visits, places"
+    list_RBK = fit(found[0], INTEGERS, like.shape, axes, like)
+    return list_RBK, fit(found[1], BOOLS, like.shape, axes, like)
+
+
 def _weights(found: Any, n_models: int, outcome: Outcome) -> Tensor:
     (R, B), kinds = outcome.is_treated_RB.shape, (*FLOATS, *INTEGERS, *BOOLS)
     axes = "replications, models, visits"
@@ -145,7 +158,6 @@ def _diagnostics(found: Any, *_: Any) -> dict[str, float]:
 # What each method may return: (what it did, the design's models, what it was given) -> the same.
 _CHECKS: dict[str, Callable[..., Any]] = {
     "assign": _of_visits, "candidates": _candidates, "weights": _weights, "counts": _of_visits,
-    "unit": _unit, "treated_share": _share, "inflation": _inflation, "state": _state,
-    "evidence": _evidence,
-    "diagnostics": _diagnostics,
+    "unit": _unit, "shown": _shown, "treated_share": _share, "inflation": _inflation,
+    "state": _state, "evidence": _evidence, "diagnostics": _diagnostics,
 }  # fmt: skip

@@ -232,6 +232,9 @@ class _Rehearsal:
         allowed_RBC = running.candidates(visits, slate, is_treated_RB)
         slate = replace(slate, is_candidate_WBC=allowed_RBC & slate.is_candidate_WBC)
         pick_RAB = score_RABC.argmax(-1)
+        if (n_shown := context.n_shown) > 1:
+            order_RABC = score_RABC.argsort(dim=-1, descending=True, stable=True)
+            running.shown(visits, order_RABC[..., :n_shown], is_treated_RB)
         outcome = Outcome(visits, slate, is_treated_RB, p, score_RABC, pick_RAB, y_RBL)
         weight_RMB = running.weights(outcome)
         is_visit_R1B = slate.is_candidate_WBC.any(-1).unsqueeze(1)

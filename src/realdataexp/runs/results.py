@@ -151,8 +151,12 @@ def write_results(run: Run, status: str) -> None:
     for label, n_skipped in run.n_skipped.items():
         warn_of_updates(label, n_skipped, "simulation", warnings)
     warn_of_arms(estimates, warnings)
-    staged = [block.label for block in blocks if len(planned_shares(block, n_steps)) > 1]
-    warn_of_ratios(diagnostics, config.experiment.p_treatment, warnings, staged)
+    unplanned = [
+        block.label
+        for block in blocks
+        if block.design.is_credited or len(planned_shares(block, n_steps)) > 1
+    ]
+    warn_of_ratios(diagnostics, config.experiment.p_treatment, warnings, unplanned)
     warn_of_intervals(result["inference"], warnings)
     warn_of_groups(inference, n_starts, warnings)
     warn_of_nulls(result, warnings)
@@ -360,11 +364,11 @@ def warn_of_arms(estimates: pl.DataFrame, warnings: Warnings) -> None:
 
 
 def warn_of_ratios(
-    diagnostics: dict[str, Any], p: float, warnings: Warnings, staged: Sequence[str] = ()
+    diagnostics: dict[str, Any], p: float, warnings: Warnings, unplanned: Sequence[str] = ()
 ) -> None:
-    """Warn of designs, but those of several shares, whose treatment got another than p."""
+    """Warn of designs whose treatment got another share than p, but those that plan another."""
     for design, n in diagnostics["units_by_arm"].items():
-        if design in staged:
+        if design in unplanned:
             continue
         n_T, n_C = n["T"], n["C"]
         p_value = ratio_p_value(n_T, n_C, p)

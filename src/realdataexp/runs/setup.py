@@ -287,6 +287,7 @@ def _context(
         n_users=len(histories[0]) if histories is not None and environment.has_memory else None,
         arms=_how_arms_pick(config),
         assignment=config.experiment.assignment,
+        n_shown=environment.n_shown,
     )
 
 

@@ -244,6 +244,7 @@ class Shard:
             labels_of=[network.labels for network in setup.networks],
             label_at=setup.label_at,
             outcome_at=setup.outcome_at,
+            n_shown=setup.environment.n_shown,
         )
 
     @property

@@ -181,12 +181,14 @@ class Environment(ABC):
         has_exchangeable_candidates: whether all candidates are independent and alike.
         has_memory: whether a slate depends on what its user was recommended before.
         n_items: how many items there are, where ``World.exposure`` numbers them.
+        n_shown: K, candidates that an arm shows: one, or the list of its best.
     """
 
     schema: FeatureSchema
     has_exchangeable_candidates: bool = False
     has_memory: bool = True
     n_items: int | None = None
+    n_shown: int = 1
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
         """All values of a label on training rows, in blocks (float64, without missing ones)."""
@@ -242,13 +244,7 @@ class Environment(ABC):
 
 
 class World(ABC):
-    """R replications of one environment, each lived through by ``n_blocks`` designs at once.
-
-    Attributes:
-        n_shown: K, candidates that an arm shows: one, or the list of its best.
-    """
-
-    n_shown: int = 1
+    """R replications of one environment, each lived through by ``n_blocks`` designs at once."""
 
     @property
     def has_visitors(self) -> bool:

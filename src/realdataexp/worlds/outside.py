@@ -111,6 +111,10 @@ class OutsideEnvironment(Environment):
             self.schema = _of_kind(environment.schema, FeatureSchema)
         self.has_exchangeable_candidates = bool(environment.has_exchangeable_candidates)
         self.has_memory = bool(environment.has_memory)
+        with calling(who, "n_shown"):
+            if type(environment.n_shown) is not int or environment.n_shown < 1:
+                raise Unfit(f"is {environment.n_shown!r}; wanted a whole number of 1 or more")
+        self.n_shown = environment.n_shown
         self._n_popular: int | None = None  # videos that popularity() numbers, once it is asked
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
@@ -256,7 +260,6 @@ class OutsideWorld(World):
         self._settings, self.who = settings, environment.who
         R = len(settings.replications)
         self._R, self._W, self._B = R, R * settings.n_blocks, settings.batch_size
-        self.n_shown = world.n_shown
 
     @property
     def has_visitors(self) -> bool:

@@ -216,6 +216,7 @@ class SequenceEnvironment(Environment):
             config.seed,
         )
         self.n_items, V = histories.n_items, histories.n_items
+        self.n_shown = options.n_shown
         start_U, self.end_U = histories.offset_U1[:-1], histories.offset_U1[1:]
         n_early_U = np.maximum(1, (self.end_U - start_U) * config.pretrain.share).astype(np.int64)
         self.early_U = np.minimum(start_U + n_early_U, self.end_U)
@@ -460,7 +461,7 @@ class SequenceWorld(World):
     ) -> None:
         """Put each replication's visits in an order: users at random, their items by time."""
         self.environment, self.settings = environment, settings
-        self.n_shown = environment.options.n_shown
+        self.n_shown = environment.n_shown
         self._outcomes = [OUTCOMES.index(name) for name in targets]
         self._replication_R = torch.tensor(settings.replications)
         n_visits = settings.n_steps * settings.batch_size
