@@ -174,6 +174,15 @@ class TableFile:
         self._refuse(column, is_wrong, hint)
         return numbers.set(~numbers.is_finite(), None).cast(pl.Float32)
 
+    def propensities(self, name: str) -> pl.Series:
+        """A column of chances above 0 and at most 1, as `numbers`; null where it is not known."""
+        numbers, column = self.numbers(name), self._frame[name]
+        is_infinite = column.cast(pl.Float64, strict=False).is_infinite().fill_null(False)
+        is_wrong = ~numbers.is_between(0.0, 1.0, closed="right").fill_null(True) | is_infinite
+        hint = "is no propensity: must be above 0 and at most 1; mend it, or empty an unknown one"
+        self._refuse(column, is_wrong, hint)
+        return numbers
+
     def categories(self, name: str, *, is_list: bool) -> pl.Series:
         """A column of categories: String, or List(String) where a cell holds several.
 

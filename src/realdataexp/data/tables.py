@@ -73,6 +73,11 @@ class TablesConfig(Options):
     lists: Annotated[Names, EachOnce] = Field(
         (), description="categorical features whose texts hold several categories, as a,b,c"
     )
+    propensity: Text | None = Field(
+        None,
+        description="column of the log: the chance with which the row's video was shown to the "
+        "row's user, above 0 and at most 1; for observe",
+    )
 
     @field_validator("early_before", mode="before")
     @classmethod
@@ -108,7 +113,8 @@ class TablesRequest:
         tables: the files and columns.
         numerical, categorical: features, each a column of users or videos; `user.x` and
             `video.x` say of which.
-        targets: the log's columns that are labels or outcomes, and where the config names them.
+        targets: the log's columns that are labels, outcomes or propensities, and where the config
+            names them.
         places: where the config lists each feature.
     """
 
@@ -366,7 +372,9 @@ def _read_logs(
         columns = [file.ids(tables.user_id).alias("user_id")]
         columns += [file.ids(tables.video_id).alias("video_id")]
         times[name] = file.times(tables.time).alias("time_ms")
-        columns += [file.numbers(target).alias(_target(target)) for target in request.targets]
+        for target in request.targets:
+            read = file.propensities if target == tables.propensity else file.numbers
+            columns.append(read(target).alias(_target(target)))
         parts[name] = pl.DataFrame(columns)
     if not any(part.height for part in parts.values()):
         raise InputError(f"{', '.join(map(str, logs.values()))}: the log has no rows; add some")

@@ -108,12 +108,17 @@ def rebuilt(run_dir: Path) -> Basis:
     """What a shard needs, made from its run folder alone: set-up, validator, starting models."""
     require_modules(run_dir)
     setup = set_up(placed(load_config(run_dir / "config.yaml"), run_dir, None), Warnings())
+    return setup, Validator(setup), starts_of(run_dir, setup)
+
+
+def starts_of(run_dir: Path, setup: Setup) -> Starts:
+    """The starting models that a run has written for its parts."""
     found = read_networks(run_dir / STARTS)
     starts = [
         [{name: t[k] for name, t in own.items()} for k in range(len(found.card.members))]
         for own in found.params
     ]
-    return setup, Validator(setup), in_order(starts, setup)
+    return in_order(starts, setup)
 
 
 def starting_of(setup: Setup, folder: Path | None, warnings: Warnings) -> Starts | None:
@@ -237,8 +242,12 @@ class Run(AnyRun):
         if phase == PRETRAIN:
             with self.clock.timed("pretrain"):
                 starts = first.run(checkpoint)
+            self.has_pretrained(starts)
         with self.clock.timed("loop"), LoopPhase(self, starts, self.setup.n_processes) as second:
             second.run(checkpoint if phase == LOOP else None)
+
+    def has_pretrained(self, starts: Starts) -> None:
+        """The starting models are there; a kind of run that needs them later keeps them."""
 
     def write(self, status: str) -> None:
         """Write every file of the run folder."""

@@ -6,22 +6,24 @@ made on first use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
+import polars as pl
 from pydantic import Field
 
 from realdataexp.config import Config
 from realdataexp.data import schema
 from realdataexp.data.csv_files import read_header
 from realdataexp.data.kuairand import Files, ImportRequest, find_files, prepare
-from realdataexp.data.log import DataSet
+from realdataexp.data.log import DataSet, LogTable, Split
 from realdataexp.data.synthetic import SyntheticConfig, SyntheticTables, made_bytes
 from realdataexp.errors import InputError, Warnings
 from realdataexp.options import EachOnce
 from realdataexp.worlds.base import WorldConfig
-from realdataexp.worlds.logged import LoggedWorld, features_of
+from realdataexp.worlds.logged import LoggedWorld, UnknownPropensity, features_of
 
 
 class KuaiRand(LoggedWorld):
@@ -126,6 +128,27 @@ class KuaiRand(LoggedWorld):
             )
         return data
 
+    def propensities(self, log: LogTable, split: Split) -> np.ndarray:
+        """Of the random log: one of its videos, each as likely; it may be mixed with the early log.
+
+        Once imported, its rows are not told from those of the late standard log.
+        """
+        if "random" not in self.logs or "standard_late" in self.logs:
+            raise UnknownPropensity(
+                f"dataset.logs = [{', '.join(self.logs)}]: only the random log's exposures have a "
+                "known chance, and only without standard_late are its rows told from others"
+            )
+        late_from_N = np.repeat(log.offset_U1[:-1] + log.n_early_U, np.diff(log.offset_U1))
+        is_random_N = np.arange(log.n_rows) >= late_from_N
+        n_pool = len(np.unique(log.video_N[is_random_N]))
+        return np.where(is_random_N, 1.0 / max(1, n_pool), np.nan)
+
+    def rows(self, config: Config) -> Iterator[pl.DataFrame]:
+        """All rows of the logs with the official columns that their files have, in blocks."""
+        targets = tuple(x for x in config.measured.values() if x in schema.LABEL_COLUMNS)
+        for _, frame in self._files(config).read_log({log: 1 for log in self.logs}, targets):
+            yield frame
+
     def request(self, path: Path, config: Config) -> ImportRequest:
         """What a config asks of a folder."""
         feature, faults = features_of(config), _named(config)[1]
@@ -212,6 +235,9 @@ class Synthetic(KuaiRand):
         """Make the rows, or open their cache."""
         request = self.request(Path("synthetic"), config)
         return prepare(request, cache_path, warnings, force, SyntheticTables(self.synthetic))
+
+    def _files(self, config: Config) -> Files:
+        return SyntheticTables(self.synthetic)
 
     def made_bytes(self, config: Config, n_inputs: int) -> int:
         """Of the rows while they are made; a validation has no more visits than rows."""

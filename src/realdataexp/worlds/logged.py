@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from realdataexp import draws
@@ -19,7 +20,7 @@ from realdataexp.config import Config, FeatureConfig
 from realdataexp.data import schema
 from realdataexp.data.derived import with_derived
 from realdataexp.data.features import fit_features
-from realdataexp.data.log import DataSet, Split, split_log
+from realdataexp.data.log import DataSet, LogTable, Split, split_log
 from realdataexp.device import Device
 from realdataexp.errors import Warnings
 from realdataexp.models import FeatureSchema, SideSchema
@@ -39,6 +40,10 @@ _PER_VIDEO = ("author_id", "music_id")
 _LEVELS_ELSE, _VIDEOS_ELSE, _TAG_SLOTS = 1_000, 10_000, 4
 
 
+class UnknownPropensity(Exception):
+    """Nothing says how likely the log's exposures were; the message says what is missing."""
+
+
 class LoggedWorld(ItemsConfig, WorldConfig):
     """A world whose candidates and outcomes are rows of a log."""
 
@@ -53,6 +58,14 @@ class LoggedWorld(ItemsConfig, WorldConfig):
 
     def check_values(self, config: Config, data: DataSet, warnings: Warnings) -> None:
         """Raise an InputError where labels have values that their losses cannot take."""
+
+    @abstractmethod
+    def propensities(self, log: LogTable, split: Split) -> np.ndarray:
+        """The chance with which each row's video was shown: float64 N, NaN where it is not known.
+
+        Raises:
+            UnknownPropensity: it is of no row.
+        """
 
     @abstractmethod
     def side_of(self, feature: str) -> str:

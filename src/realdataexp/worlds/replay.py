@@ -240,6 +240,34 @@ class ReplayEnvironment(Environment):
         y_BCL = np.where(slot_BC[..., None] >= 0, y_BCL, np.nan)
         return HeldOut(batch, tensor(y_BCL), tensor(slot_BC >= 0), len(user_B), video_BC)
 
+    def logged(self, start: int) -> tuple[LogTable, Split]:
+        """The log, and a start's split of it."""
+        return self._data.log, self._splits[start]
+
+    def first_shown(self, user_B: np.ndarray, video_C: np.ndarray, start: int) -> Batch:
+        """What models see where users of a start, at their first visit, are offered these videos.
+
+        All C are offered to each of B users (S = 1).
+        """
+        log, tensor, rows = self._data.log, self._device.tensor, self._splits[start].pretrain
+        history = None
+        if n := self._store.n_history:
+            seen_BT = _videos_before(log, rows.end_U[user_B], rows.start_U[user_B], n)
+            history = tensor(seen_BT[None])
+        video_BC = tensor(np.broadcast_to(video_C, (len(user_B), len(video_C))).copy())
+        return self._store.batch(tensor(user_B[None]), video_BC.unsqueeze(0), history)
+
+    def video_categories(self) -> dict[str, np.ndarray]:
+        """Of each categorical feature, the number of each video's category, or combination: V."""
+        table = self._features.video
+        found = {}
+        for field in table.fields:
+            slots = slice(field.first_slot, field.end_slot)
+            filled_VK = np.where(table.weight_XK[:, slots] > 0, table.cat_XK[:, slots], -1)
+            together_V = np.unique(filled_VK, axis=0, return_inverse=True)[1]
+            found[field.name] = together_V.reshape(-1)
+        return found
+
     def tastes(self, start: int) -> np.ndarray:
         """Mean features of the videos in each user's pretraining rows: U, D; 0 without rows.
 

@@ -10,11 +10,11 @@ import torch
 from pydantic import Field, field_validator
 
 from realdataexp.config import Config
-from realdataexp.data.log import DataSet
+from realdataexp.data.log import DataSet, LogTable, Split
 from realdataexp.data.tables import TablesConfig, TablesRequest, prepare_tables
 from realdataexp.errors import InputError, Warnings
 from realdataexp.models import LOSSES
-from realdataexp.worlds.logged import LoggedWorld, features_of
+from realdataexp.worlds.logged import LoggedWorld, UnknownPropensity, features_of
 
 
 class Tables(LoggedWorld):
@@ -98,6 +98,18 @@ class Tables(LoggedWorld):
         path, feature = config.data_dir(), features_of(config)
         assert path is not None and self.tables is not None  # faults() and the schema see to it
         places = {name: config.place_of_feature(name) for name in feature.names}
+        targets = config.targets
+        if self.tables.propensity is not None:
+            targets.setdefault(self.tables.propensity, "dataset.tables.propensity")
         return TablesRequest(
-            path, self.tables, feature.numerical, feature.categorical, config.targets, places
+            path, self.tables, feature.numerical, feature.categorical, targets, places
         )
+
+    def propensities(self, log: LogTable, split: Split) -> np.ndarray:
+        """The column that names them."""
+        assert self.tables is not None
+        if self.tables.propensity is None:
+            raise UnknownPropensity(
+                "dataset.tables.propensity names no column with the chance of each exposure"
+            )
+        return log.targets[self.tables.propensity].astype(np.float64)
