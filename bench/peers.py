@@ -89,6 +89,7 @@ def open_table(config: Config) -> Table:
         split.is_training_U,
         missing_indicator=config.feature.missing_indicator,
         warnings=Warnings(),
+        missing=config.feature.missing,
     )
     environment = ReplayEnvironment(data, [split], features, choose_device("cpu"), config.seed)
     return Table(config, data, split, features, environment)

@@ -152,6 +152,11 @@ class FeatureConfig(LabelFeatures):
 
     _place: ClassVar[str] = "feature"
 
+    missing: Literal["mean", "zero", "predicted"] = setting(
+        "mean",
+        "what a missing number becomes: the mean over training rows, zero, or what the row's other "
+        "numbers predict (scikit-learn's IterativeImputer, fitted on training rows)",
+    )
     missing_indicator: bool = setting(
         False, "whether a missing number gets an indicator of its own"
     )

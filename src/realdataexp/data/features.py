@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
 
 from realdataexp.data.log import DataSet, training_blocks
+from realdataexp.data.missing import Predicted, sample_of
 from realdataexp.data.parquet import StoredTable
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import disk_faults
@@ -53,7 +54,7 @@ class FeatureTable:
     Attributes:
         numerical: the feature of each numerical column; an indicator's is that of its number.
         fields: the categorical features.
-        num_XD: float32, standardised; 0 where missing.
+        num_XD: float32, standardised; where missing what was filled in, by default 0.
         cat_XK: int32 ids in the side's joint vocabulary.
         weight_XK: float32, 1, or 0 where a multi-hot feature has fewer entries than slots.
     """
@@ -72,10 +73,15 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Features:
-    """The user table and the video table."""
+    """The user table and the video table, and of each number with missing ones what filled them.
+
+    ``filled`` has ``n_rows`` (users or videos), ``with`` (mean, zero or predicted) and ``mean`` (of
+    what was filled in, in the feature's own unit) by feature.
+    """
 
     user: FeatureTable
     video: FeatureTable
+    filled: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 _Table = pl.DataFrame | StoredTable
@@ -98,11 +104,14 @@ def fit_features(
     *,
     missing_indicator: bool,
     warnings: Warnings,
+    missing: str = "mean",
 ) -> Features:
     """Build both feature tables, scaling and levels fitted on the rows of training users.
 
-    Numerical features are standardised, a missing value being 0 after scaling, with a 0/1 column of
-    its own where there are some and ``missing_indicator`` is set. Of categorical ones, missing
+    Numerical features are standardised. A ``missing`` value is the mean (0 after scaling), zero in
+    the feature's own unit, or predicted from the row's other numbers, by what training users and
+    the videos in their rows show (``missing.Predicted``). There is a 0/1 column of its own for it
+    where training rows show some and ``missing_indicator`` is set. Of categorical ones, missing
     values and unseen levels are categories. Features that never vary, or but for a few extreme
     values, are warned of.
 
@@ -110,19 +119,24 @@ def fit_features(
         InputError: there is no feature of videos.
     """
     rows_U, count_V = training_counts(data, is_training_U)
-    sides = []
+    sides: list[FeatureTable] = []
+    filled: dict[str, dict[str, Any]] = {}
     for table, weight_X in ((data.users, rows_U), (data.videos, count_V)):
         ours = [name for name in numerical if name in table.columns]
         scales = _fit_numbers(table, ours, weight_X, missing_indicator, warnings)
         _warn_of_extremes(table, scales, warnings)
+        numbers = _Numbers(scales, missing)
+        if missing == "predicted":
+            numbers.fit(table, weight_X > 0, warnings)
         ours = [name for name in categorical if name in table.columns]
-        sides.append(_fill(table, scales, fit_fields(table, ours, weight_X > 0)))
+        sides.append(_fill(table, numbers, fit_fields(table, ours, weight_X > 0)))
+        filled |= numbers.filled()
     if not (sides[1].numerical or sides[1].fields):
         raise InputError(
             "feature: no video feature is listed, so a model cannot tell videos apart; "
             "add one, such as video_duration or tag"
         )
-    return Features(*sides)
+    return Features(sides[0], sides[1], filled)
 
 
 def _blocks(table: _Table, names: list[str]) -> Iterator[tuple[slice, pl.DataFrame]]:
@@ -211,33 +225,84 @@ def _known(column: pl.Series, weight_X: np.ndarray | None = None) -> tuple[np.nd
     return x[known], known[known] if weight_X is None else weight_X[known]
 
 
-def _fill(table: _Table, scales: list[_Scale], fields: list[CategoricalField]) -> FeatureTable:
+class _Numbers:
+    """A side's numerical features, standardised, with numbers in place of missing ones."""
+
+    def __init__(self, scales: list[_Scale], missing: str) -> None:
+        self.scales, self._missing = scales, missing
+        self._known = [i for i, scale in enumerate(scales) if scale.sd is not None]
+        self._predicted: Predicted | None = None
+        self._n_D, self._sum_D = np.zeros((2, len(scales)))
+
+    def fit(self, table: _Table, is_training_X: np.ndarray, warnings: Warnings) -> None:
+        """Learn to predict missing numbers from training rows."""
+        names = [scale.name for scale in self.scales]
+        blocks = (
+            self._scores(block)[is_training_X[rows]][:, self._known]
+            for rows, block in (_blocks(table, names) if names else ())
+        )
+        n_rows = int(is_training_X.sum())
+        z_XD = sample_of(blocks, n_rows) if names else np.zeros((0, 0))
+        self._predicted = Predicted(z_XD, [names[i] for i in self._known], warnings)
+
+    def _scores(self, block: pl.DataFrame) -> np.ndarray:
+        """The z-scores of a block, NaN where missing: X, D."""
+        z_XD = np.full((block.height, len(self.scales)), np.nan)
+        for z_X, scale in zip(z_XD.T, self.scales, strict=True):
+            x = block[scale.name].cast(pl.Float64).to_numpy()
+            known = np.isfinite(x)
+            if scale.sd is not None:
+                z_X[known] = (x[known] - scale.mean) / scale.sd
+        return z_XD
+
+    def columns(self, block: pl.DataFrame) -> Iterator[np.ndarray]:
+        """Each feature of a block, and its indicator where it has one."""
+        z_XD = self._scores(block)
+        is_missing_XD, filled_XD = np.isnan(z_XD), np.zeros_like(z_XD)
+        if self._predicted is not None and self._known:
+            filled_XD[:, self._known] = self._predicted.fill(z_XD[:, self._known])
+        elif self._missing == "zero":
+            filled_XD[:] = [0.0 if x.sd is None else -x.mean / x.sd for x in self.scales]
+        self._n_D += is_missing_XD.sum(0)
+        self._sum_D += np.where(is_missing_XD, filled_XD, 0.0).sum(0)
+        for d, scale in enumerate(self.scales):
+            yield np.where(is_missing_XD[:, d], filled_XD[:, d], z_XD[:, d])
+            if scale.has_indicator:
+                yield is_missing_XD[:, d].astype(np.float64)
+
+    def filled(self) -> dict[str, dict[str, Any]]:
+        """What was filled in so far, of each feature that lacked some; see ``Features``."""
+        found, is_zero = (
+            zip(self.scales, self._n_D, self._sum_D, strict=True),
+            self._missing == "zero",
+        )
+        return {
+            scale.name: {
+                "n_rows": int(n),
+                "with": self._missing,
+                "mean": 0.0 if is_zero else float(scale.mean + (scale.sd or 0.0) * total / n),
+            }
+            for scale, n, total in found
+            if n
+        }
+
+
+def _fill(table: _Table, numbers: _Numbers, fields: list[CategoricalField]) -> FeatureTable:
     """Compute a side's features, a block of rows at a time."""
+    scales = numbers.scales
     names = list(dict.fromkeys([*(s.name for s in scales), *(f.name for f in fields)]))
     folder = table.folder if isinstance(table, StoredTable) and table.n_blocks > 1 else None
     with Rows(folder) as num_XD, Rows(folder) as cat_XK, Rows(folder) as weight_XK:
         for _, block in _blocks(table, names):
-            numbers = [column for scale in scales for column in _standardised(block, scale)]
+            columns = list(numbers.columns(block))
             numbered = [number_entries(block, field) for field in fields]
             empty = np.zeros((block.height, 0))
-            num_XD.append(np.stack(numbers, axis=1) if numbers else empty, np.float32)
+            num_XD.append(np.stack(columns, axis=1) if columns else empty, np.float32)
             cat_XK.append(np.concatenate([*(i for i, _ in numbered), empty], axis=1), np.int32)
             weight_XK.append(np.concatenate([*(w for _, w in numbered), empty], axis=1), np.float32)
-        columns = [name for s in scales for name in [s.name] * (1 + s.has_indicator)]
+        shown = [name for s in scales for name in [s.name] * (1 + s.has_indicator)]
         arrays = num_XD.array(), cat_XK.array(), weight_XK.array()
-        return FeatureTable(tuple(columns), tuple(fields), *arrays)
-
-
-def _standardised(block: pl.DataFrame, scale: _Scale) -> Iterator[np.ndarray]:
-    """A feature's z-scores, and its indicator where it has one."""
-    x = block[scale.name].cast(pl.Float64).to_numpy()
-    known = np.isfinite(x)
-    if scale.sd is None:
-        yield np.zeros(len(x))
-    else:
-        yield np.where(known, (np.where(known, x, scale.mean) - scale.mean) / scale.sd, 0.0)
-    if scale.has_indicator:
-        yield (~known).astype(np.float64)
+        return FeatureTable(tuple(shown), tuple(fields), *arrays)
 
 
 # ---- categories ----------------------------------------------------------------------------------

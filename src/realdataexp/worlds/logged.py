@@ -95,6 +95,7 @@ class LoggedWorld(ItemsConfig, WorldConfig):
             splits[0].is_training_U,
             missing_indicator=feature.missing_indicator,
             warnings=warnings,
+            missing=feature.missing,
         )
         shown = {}
         if self.codes is not None or self.vectors is not None:

@@ -331,6 +331,7 @@ class ReplayEnvironment(Environment):
             "n_replay_rows": split.replay.n_rows,
             "n_validation_rows": split.validation.n_rows,
             "pretrain_rows": split.kind,
+            "filled": self._features.filled,
         }
 
     @cached_property
