@@ -91,6 +91,7 @@ class Setting:
     n_steps: int = 12
     min_candidates: int = 1
     assignment: str = "user"
+    n_shown: int = 1
     device: Device = CPU
     dtype: torch.dtype = torch.float32
 
@@ -236,6 +237,7 @@ def make_context(setting: Setting, replications: Sequence[int], **changes: Any) 
         tastes=lambda start: taste_UD,
         has_exchangeable_candidates=True,
         n_users=n_users,
+        n_shown=setting.n_shown,
     )
     return replace(context, **changes)
 
@@ -359,7 +361,8 @@ def start_loop(
     context = make_context(setting, replications)
     running = [b.design.start(replace(context, label=b.label, p=b.p)) for b in blocks]
     arms = make_arms(setting.labels)
-    loop = Loop(world, blocks, policies, arms, learners, setting.seed, designs=running)
+    own = {"designs": running, "n_shown": setting.n_shown}
+    loop = Loop(world, blocks, policies, arms, learners, setting.seed, **own)
     history = History(tuple(blocks), tuple(replications), learners)
     history.visits, history.slates, history.choices = world.visits, world.slates, world.choices
     return loop, world, history

@@ -36,10 +36,11 @@ from realdataexp.worlds.si2023 import Si2023
 from realdataexp.worlds.simulated import SimulatedEnvironment
 
 META = Device(torch.device("meta"), "a test", chunk_bytes=4 << 20, float64=torch.float32)
-SETTING = Setting(device=META)
-REPLICATIONS, P = (0, 1), 0.4
+SETTING = Setting(device=META, n_shown=3)
+REPLICATIONS, P = (0, 1), 0.5
 OPTIONS: dict[str, dict[str, Any]] = {
     "cluster": {"n_clusters": 3},
+    "shadow": {"keep": 0.5, "steps": "launched"},
     "switchback": {"block_steps": 4, "washout_steps": 1},
     "weighting": {"features": ("tag", "video_duration", "user_active_degree")},
 }
@@ -224,6 +225,7 @@ def test_world_and_design_fetch_nothing_from_the_host(name: str) -> None:
             pick_RAB = score_RABC.argmax(-1)
             y_RBL = world.feedback(visits, slate, pick_RAB[:, 0])
             design.weights(Outcome(visits, slate, z_RB, P, score_RABC, pick_RAB, y_RBL))
+            design.shown(visits, score_RABC.long()[..., : SETTING.n_shown], z_RB)
             design.counts(visits)
             design.unit(visits)
 

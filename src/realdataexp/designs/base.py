@@ -308,7 +308,7 @@ class Paced(Options):
         if self.keep == 1:
             return weight_RMB
         key_R = draws.key(self._seed, "thin", visits.replication_R, visits.step)
-        is_kept_RB = draws.uniform(key_R, weight_RMB.shape[2]).view(len(key_R), -1) < self.keep
+        is_kept_RB = draws.chance(key_R, weight_RMB.shape[2], self.keep).view(len(key_R), -1)
         return weight_RMB * (is_kept_RB / self.keep).to(weight_RMB.dtype).unsqueeze(1)
 
     def inflation(self, outcome: Outcome, weight_RMB: Tensor) -> Tensor | None:

@@ -57,7 +57,7 @@ class Interleave(Pooling):
         key_R = draws.key(self._seed, "draft", visits.replication_R, visits.step)
         R, _, B, K = list_RABK.shape
         n_rounds = (K + 1) // 2
-        is_first_RBN = (draws.uniform(key_R, B * n_rounds) < 0.5).view(R, B, n_rounds)
+        is_first_RBN = draws.chance(key_R, B * n_rounds, 0.5).view(R, B, n_rounds)
         drafted, owners = list[Tensor](), list[Tensor]()
         for k in range(K):
             owner_RB = is_first_RBN[..., k // 2] ^ bool(k % 2)
