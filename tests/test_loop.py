@@ -23,6 +23,18 @@ def states(*parts):
     return [{name: t.clone() for name, t in part.state().items()} for part in parts]
 
 
+def predictions(loop, params, batch, networks):
+    """Both arms' predictions of a world, by its networks with these params: A, B, C, L."""
+    columns = []
+    for learner, own in zip(loop.learners, params, strict=True):
+        now, learner.params = learner.params, own
+        arms = [networks[0], networks[-1]]
+        found = [learner.predict(batch, slice(s, s + 1))[0, ..., 0] for s in arms]
+        columns.append(torch.stack(found))
+        learner.params = now
+    return torch.stack(columns, -1)
+
+
 def test_targets_are_the_outcomes_that_a_network_learns_from():
     loop, world = start(1)
     for t in range(6):
@@ -48,6 +60,28 @@ def test_predictions_are_each_networks_own_for_its_worlds_choices():
                 chosen_B = predicted_BC.gather(1, world.choices[t][w].unsqueeze(1)).squeeze(1)
                 torch.testing.assert_close(step.prediction_SBL[s, :, i], chosen_B)
             learner.params = now
+
+
+def test_what_is_foretold_of_a_pick_is_the_mean_prediction_of_the_worlds_networks():
+    loop, world = start(1)
+    loop._foretells = True
+    for t in range(4):
+        visits = world.draw(t)
+        before = [{k: p.clone() for k, p in x.params.items()} for x in loop.learners]
+        step = loop.step(visits)
+        assert step.foretold_WBAJ is not None
+        for w in range(4):
+            own = [s for s, x in enumerate(WORLD_S) if x == w]
+            slate = world.slates[t].part(slice(w, w + 1))
+            found_ABCL = predictions(loop, before, slate.batch, own)
+            on_ABC = slate.is_candidate_WBC.expand(2, -1, -1)
+            score_ABC = (found_ABCL * loop._arms.factor_AL.view(2, 1, 1, -1)).sum(-1)
+            pick_AB = score_ABC.masked_fill(~on_ABC, -torch.inf).argmax(-1)
+            for arm in (0, 1):
+                at_B1L = pick_AB[arm].view(-1, 1, 1).expand(-1, 1, found_ABCL.shape[-1])
+                told_BL = found_ABCL.mean(0).gather(1, at_B1L).squeeze(1)
+                told_BL[~step.is_visit_WB[w]] = torch.nan
+                torch.testing.assert_close(step.foretold_WBAJ[w, :, arm], told_BL, equal_nan=True)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])

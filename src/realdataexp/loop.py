@@ -80,6 +80,8 @@ class Step:
         propensity_WB: how likely the visit's arm was to pick what it picked; None where no arm
             explores, NaN where that is not known.
         is_counted_WB: which visits enter the estimate; None: all.
+        foretold_WBAJ: what the models predicted of each outcome J for what each arm would have
+            picked; NaN where no model predicts it, or nobody visited; None where nobody asks.
         exposure: what the world reports of the lists that were shown; see ``World.exposure``.
     """
 
@@ -97,6 +99,7 @@ class Step:
     score_share_WAL: Tensor | None
     propensity_WB: Tensor | None = None
     is_counted_WB: Tensor | None = None
+    foretold_WBAJ: Tensor | None = None
     exposure: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -171,6 +174,7 @@ class Loop:
         label_at: Sequence[int] | None = None,
         outcome_at: Sequence[int] | None = None,
         n_shown: int = 1,
+        foretells: bool = False,
     ) -> None:
         """Join a world of R replications for each block, and learners with their networks.
 
@@ -188,6 +192,7 @@ class Loop:
             label_at: where among the world's targets each label is; None: they are the first.
             outcome_at: likewise what is measured; None: all.
             n_shown: K, candidates that an arm shows.
+            foretells: whether steps say what was predicted for both arms' picks.
         """
         self.world, self.blocks, self.labels, self.learners = world, blocks, labels, learners
         self.labels_of = labels_of or [(i,) for i in range(len(labels))]
@@ -215,6 +220,8 @@ class Loop:
         self._label_at = _places(label_at, len(labels), to)
         self._outcome_at = _places(outcome_at, None, to)
         self.is_idle_SL = _idle(blocks, labels, R, to)
+        self._foretells = foretells
+        self._targets = label_at or range(len(labels)), outcome_at
         zeros_S = torch.zeros(len(world_S), device=to)
         zeros_SL = torch.zeros(len(world_S), len(labels), device=to)
         self.weights_S = Extremes(zeros_S, zeros_S.clone())
@@ -317,6 +324,9 @@ class Loop:
             shares,
             propensity_WB,
             is_counted_WB,
+            self._foretold(prediction_WABCL, shown_WABK[..., 0], is_visit_WB, y_WBX.shape[-1])
+            if self._foretells
+            else None,
             self.world.exposure(visits, slate, shown_WBK),
         )
 
@@ -399,6 +409,30 @@ class Loop:
         W, A, B, _, L = prediction_WABCL.shape
         at_WAB1L = choice_WB.view(W, 1, B, 1, 1).expand(W, A, B, 1, L)
         return prediction_WABCL.gather(3, at_WAB1L).squeeze(3)[self._world_S, self._arm_S]
+
+    def _foretold(
+        self, prediction_WABCL: Tensor, pick_WAB: Tensor, is_visit_WB: Tensor, n_targets: int
+    ) -> Tensor:
+        """The mean prediction of a world's models for each arm's pick: W, B, A, J.
+
+        That of both arms' models, so that it does not depend on which of them serves the visit.
+        """
+        W, A, B, _, L = prediction_WABCL.shape
+        at_WABAL = pick_WAB.transpose(1, 2).view(W, 1, B, A, 1).expand(W, A, B, A, L)
+        found_WABAL = prediction_WABCL.gather(3, at_WABAL)
+        n_WL = found_WABAL.new_full((W, L), A)
+        if self.is_idle_SL is not None:
+            is_asked_SL = ~self.is_idle_SL
+            n_WL = torch.zeros_like(n_WL).index_add_(0, self._world_S, is_asked_SL.to(n_WL.dtype))
+            n_models_W = torch.bincount(self._world_S, minlength=W)
+            n_WL = n_WL * (A / n_models_W).unsqueeze(1)  # one model serves both arms
+        label_at, outcome_at = self._targets
+        columns = []
+        for target in range(n_targets) if outcome_at is None else outcome_at:
+            own = [i for i, at in enumerate(label_at) if at == target]
+            total_WBA = found_WABAL[..., own].sum((1, -1))
+            columns.append(total_WBA / n_WL[:, own].sum(1).view(W, 1, 1))  # 0 / 0: NaN
+        return torch.stack(columns, -1).masked_fill(~is_visit_WB.view(W, B, 1, 1), torch.nan)
 
     def _weights(
         self,

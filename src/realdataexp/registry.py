@@ -102,6 +102,8 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "differences_in_qs": "realdataexp.stats.differences_in_qs:differences_in_qs",
         "paired": "realdataexp.stats.paired:paired",
         "paired_visit": "realdataexp.stats.paired:paired_visit",
+        "aipw": "realdataexp.stats.aipw:aipw",
+        "cupac": "realdataexp.stats.cupac:cupac",
     },
     "detector": {
         "retraining": "realdataexp.stats.detectors.retraining:retraining",

@@ -187,6 +187,7 @@ def a_step(number: int = 4, *, is_diagnosed: bool = True) -> Step:
         real(W, B) < 0.5, whole(W, B), real(S * R, L), real(S * R, B, L), real(S * R, B, L),
         real(S * R, 2),
         real(W, 2, L) if is_diagnosed else None, is_counted_WB=real(W, B) < 0.5,
+        foretold_WBAJ=real(W, B, 2, L) if is_diagnosed else None,
         exposure={"shown": whole(W, 2, 7)},
     )  # fmt: skip
 

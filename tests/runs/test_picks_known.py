@@ -12,7 +12,7 @@ import pytest
 import realdataexp as rx
 from realdataexp.config import load_config
 from realdataexp.runs.experiment import run_experiment
-from realdataexp.stats.aggregates import PICKS_SCHEMA
+from realdataexp.stats.aggregates import FORETOLD_SCHEMA, PICKS_SCHEMA
 
 PLAIN = ["user_cluster", "always_valid"]
 
@@ -49,3 +49,29 @@ def test_who_names_them_has_more_columns_and_the_rest_is_as_it_was(
         asked.summary["diagnostics"]["share_of_visits_where_arms_differ"]["pooling"], abs=1e-12
     )
     assert units["n_parted"].sum() >= units["n_differ"].sum() > 0
+
+
+def test_predictions_of_both_picks_are_kept_for_who_asks_whatever_the_processes(
+    small_settings: Callable[..., Any], tmp_path: Path
+):
+    def of(name: str, *more: str, **settings: Any) -> rx.Result:
+        designs = ["pooling", "splitting", "codiverted"]
+        test = {"replications": 4, "designs": designs, "intervals": ["paired", *more]}
+        loop = {"n_steps": 12, "batch_size": 32, "save_every": 5, **settings}
+        config = load_config(small_settings(simulation=loop, experiment=test))
+        return rx.Result(run_experiment(config, tmp_path / name))
+
+    plain, asked = of("plain"), of("asked", "aipw", "cupac")
+    shared = of("shared", "aipw", "cupac", processes=2)
+    assert plain.units is not None and asked.units is not None and shared.units is not None
+    assert plain.units.equals(asked.units.drop(FORETOLD_SCHEMA))
+    assert plain.outcomes.equals(asked.outcomes)
+    assert asked.units.equals(shared.units) and asked.estimates.equals(shared.estimates)
+    new = asked.estimates.filter(pl.col("se_method").is_in(["aipw", "cupac"]))
+    assert set(new["design"]) == {"pooling", "splitting"} and new.height == 2 * 2 * 2 * 4
+    assert new.select("value", "se", "ci_low", "ci_high", "p_value").null_count().row(0) == (0,) * 5
+    is_known = pl.col("foretold").is_not_null()
+    told = asked.units.filter(is_known)
+    assert set(told["design"].cast(pl.String)) == {"global", "pooling", "splitting"}
+    click = told.filter(pl.col("label").cast(pl.String) == "click")["foretold"]
+    assert 0 < click.min() <= click.max() < 1 and click.n_unique() > 20

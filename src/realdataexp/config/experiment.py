@@ -283,7 +283,7 @@ class ExperimentConfig(Section):
         None,
         f"interval methods: {', '.join(names('interval method'))}; estimators: "
         f"{', '.join(names('estimator'))}; or package.module:Name; null: all of the package that "
-        "apply, but for paired and paired_visit, which have more recorded",
+        "apply, but for paired, paired_visit, aipw and cupac, which have more recorded",
     )
     detectors: (
         Annotated[tuple[Annotated[str, component_name("detector")], ...], Field(strict=False)]

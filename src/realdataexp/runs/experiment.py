@@ -44,7 +44,7 @@ from realdataexp.runs.recorder import Recorder
 from realdataexp.runs.results import write_results
 from realdataexp.runs.setup import Setup, require_executor, set_up
 from realdataexp.runs.shard import Validator
-from realdataexp.stats.inference import find_method, needs_picks
+from realdataexp.stats.inference import needs_foretold, needs_picks
 from realdataexp.tracking.session import Tracking, begin_tracking, trackers_of
 
 logger = logging.getLogger("realdataexp")
@@ -212,10 +212,8 @@ class Run(AnyRun):
             self.config.simulation.n_candidate,
             has_users=setup.histories is not None,
             n_items=setup.environment.n_items,
-            keeps_picks=any(
-                needs_picks(find_method(name, "experiment.intervals"))
-                for name in self.config.experiment.intervals or ()
-            ),
+            keeps_picks=setup.records(needs_picks),
+            keeps_foretold=setup.records(needs_foretold),
             ratios=tuple(setup.ratios),
         )
         self.checkpoints = Checkpoints(

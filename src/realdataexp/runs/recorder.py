@@ -83,6 +83,7 @@ class Recorder:
         has_users: bool,
         n_items: int | None = None,
         keeps_picks: bool = False,
+        keeps_foretold: bool = False,
         ratios: tuple[str, ...] = (),
     ) -> None:
         """Begin with empty tables.
@@ -91,12 +92,14 @@ class Recorder:
         numerator and a denominator each; ``learned`` have a model, of these ``kinds``. A full slate
         has ``n_candidate``; where users come back, their visits belong together. Where items are
         numbered, ``n_items``, it is reported how many of them are shown. ``keeps_picks``: units say
-        where the arms' picks differ, and a visit of a new user is a unit.
+        where the arms' picks differ, and a visit of a new user is a unit;
+        ``keeps_foretold``: and what was predicted of both picks.
         """
         self.blocks, self.replications, self.labels = blocks, replications, labels
         self._learned_labels = dict(zip(learned, kinds, strict=True))
         self._n_candidate, self._has_users, self._n_items = n_candidate, has_users, n_items
-        self._kept = (*_VISITS, "differs") if keeps_picks else _VISITS
+        more = ("differs", "foretold")[: keeps_picks + keeps_foretold]
+        self._kept = (*_VISITS, *more)
         self._ratios = ratios
         self.worlds = [(b.label, r) for b in blocks for r in replications]
         self.networks = network_names(blocks, replications)
@@ -213,8 +216,10 @@ class Recorder:
                     unit_RB = np.arange(user_RB.shape[1]) + len(visits) * user_RB.shape[1]
                 w = slice(i * R, (i + 1) * R)
                 unit_RB = np.where(is_counted_WB[w], unit_RB, _NOBODY).astype(np.int32)
-                own = unit_RB, user_RB, is_treated_WB[w], y_WBL[w]
-                visits.append((*own, differs_WB[w]) if self._keeps_picks else own)
+                more = [differs_WB[w]] if self._keeps_picks else []
+                if step.foretold_WBAJ is not None:
+                    more.append(step.foretold_WBAJ[w].cpu().numpy())
+                visits.append((unit_RB, user_RB, is_treated_WB[w], y_WBL[w], *more))
 
     @property
     def _keeps_picks(self) -> bool:
@@ -420,7 +425,8 @@ class Recorder:
         shapes = [
             step[0].shape[0] == R
             and step[3].shape == (*step[0].shape, len(self.labels) + 2 * len(self._ratios))
-            and {x.shape for x in (*step[:3], *step[4:])} == {step[0].shape}
+            and {x.shape for x in (*step[:3], *step[4:5])} == {step[0].shape}
+            and {x.shape[:2] for x in step[5:]} <= {step[0].shape}
             for steps in self._visits
             for step in steps
         ]
@@ -496,22 +502,28 @@ class Recorder:
         parts = []
         for block, steps in zip(self.blocks, self._visits, strict=True):
             if steps:
-                unit_RX, user_RX, is_treated_RX, y_RXL, *picks = (
+                unit_RX, user_RX, is_treated_RX, y_RXL, *more = (
                     np.concatenate(x, axis=1) for x in zip(*steps, strict=True)
                 )
                 if self._ratios:
                     y_RXL = linear_visits(is_treated_RX, y_RXL, len(self._ratios))
                 names = [*self.labels, *self._ratios]
                 whose = of_world, [(block.label, r) for r in self.replications], names
-                found = None
-                if picks and not block.design.has_own_candidates:
-                    differs_RX = picks[0]
-                    parted_RX = differs_RX
-                    if self._has_users:
-                        of_users = zip(user_RX, differs_RX, strict=True)
-                        parted_RX = np.stack([parted(*x) for x in of_users])
+                found = foretold_RXAL = None
+                design = block.design
+                if more and not (design.has_own_candidates or design.is_credited):
+                    differs_RX = more[0]
+                    if len(more) > 1:  # nothing is predicted of ratios
+                        told_RXAL, n = more[1][..., : len(self.labels)], len(self._ratios)
+                        none = np.full((*told_RXAL.shape[:3], n), np.nan, told_RXAL.dtype)
+                        foretold_RXAL = np.concatenate([told_RXAL, none], axis=-1)
+                    if not self._has_users:  # each visit is another's
+                        user_RX = np.broadcast_to(np.arange(unit_RX.shape[1]), unit_RX.shape)
+                    of_users = zip(user_RX, differs_RX, strict=True)
+                    parted_RX = np.stack([parted(*x) for x in of_users])
                     found = {"differ": differs_RX, "parted": parted_RX}
-                parts.append(unit_table(unit_RX, user_RX, is_treated_RX, y_RXL, *whose, found))
+                seen = unit_RX, user_RX, is_treated_RX, y_RXL
+                parts.append(unit_table(*seen, *whose, found, foretold_RXAL))
         return pl.concat(parts, how="diagonal") if parts else None
 
     def _units_by_arm(self) -> dict[str, dict[str, int]]:

@@ -66,6 +66,11 @@ _NO_COVARIATE = (
     "the covariate of cuped, a unit's mean outcome before the test, is missing or the same for all "
     "units; leave cuped out of experiment.intervals"
 )
+_NOT_FORETOLD = (
+    "no model predicts this outcome, or the same for all users; give it one (labels), or leave "
+    "aipw and cupac out of experiment.intervals"
+)
+_OF_ADJUSTED = {"cuped": _NO_COVARIATE, "cupac": _NOT_FORETOLD, "aipw": _NOT_FORETOLD}
 _TOO_FEW = "too few worlds or outcomes tell; experiment.replications of 20 or more would"
 _NO_SIGN = "no effect has no sign"
 _OF_WORLDS = ("estimates", "comparison")
@@ -452,14 +457,14 @@ def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     told = [_who(x) for x in result.get("inference", ()) if x.get("se_mean") is not None]
     for part in ("inference", "family", "regret", "plan"):
         for entry in result.get(part, ()):
-            who, is_cuped = _who(entry), entry.get("se_method") == "cuped"
+            who, adjusted = _who(entry), _OF_ADJUSTED.get(entry.get("se_method", ""))
             for key in _lacking(entry):
                 if key == "sign_error_rate" and entry["gte"] == 0:
                     yield part, key, "some designs", _NO_SIGN
                 elif who in constant:
                     yield part, key, who, _CONSTANT
-                elif who in told and is_cuped and entry.get("se_mean") is None:
-                    yield part, key, who, _NO_COVARIATE
+                elif who in told and adjusted and entry.get("se_mean") is None:
+                    yield part, key, who, adjusted
                 else:
                     yield part, key, "some designs", _TOO_FEW
 

@@ -38,7 +38,7 @@ from realdataexp.runs.labels import (
 from realdataexp.runs.machine import versions
 from realdataexp.stats.detection import rehearse_detector
 from realdataexp.stats.estimates import TRUTH
-from realdataexp.stats.inference import rehearse_method
+from realdataexp.stats.inference import Method, find_method, rehearse_method
 from realdataexp.stats.ratios import before
 from realdataexp.worlds import Environment, world_of
 from realdataexp.worlds.base import WorldSettings
@@ -84,6 +84,11 @@ class Setup:
         """The designs as they run in some of the replications, for one loop."""
         ready = self.started.pop(replications, None)  # what they remember is one loop's
         return ready or _start(self.blocks, self.context, replications)
+
+    def records(self, needs: Callable[[Method], bool]) -> bool:
+        """Whether an interval method that is named needs something that is not recorded else."""
+        named = self.config.experiment.intervals or ()
+        return any(needs(find_method(name, "experiment.intervals")) for name in named)
 
     def members(self, network: NetworkParts) -> list[LabelParts]:
         """The labels of a network."""

@@ -33,6 +33,7 @@ from realdataexp.metrics import (
 from realdataexp.models import Batch
 from realdataexp.runs.labels import Starts
 from realdataexp.runs.setup import Setup
+from realdataexp.stats.inference import needs_foretold
 from realdataexp.worlds.base import HeldOut, World, start_of
 
 
@@ -245,6 +246,7 @@ class Shard:
             label_at=setup.label_at,
             outcome_at=setup.outcome_at,
             n_shown=setup.environment.n_shown,
+            foretells=setup.records(needs_foretold),
         )
 
     @property

@@ -9,6 +9,7 @@ A *unit* is what was randomised as one: a user, a cluster of users, a block of s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,10 @@ PICKS_SCHEMA = pl.Schema(
         "n_parted": pl.Int32(), "sum_parted": pl.Float64(),
     }
 )  # fmt: skip
+# and where one is that reads what the models predicted of these picks
+FORETOLD_SCHEMA = pl.Schema(
+    {"foretold": pl.Float64(), "foretold_C": pl.Float64(), "foretold_T": pl.Float64()}
+)
 
 
 def arm_sums(is_treated_WB: np.ndarray, y_WBL: np.ndarray) -> np.ndarray:
@@ -105,6 +110,7 @@ def unit_table(
     worlds: list[tuple[str, int]],
     labels: list[str],
     picks: Mapping[str, np.ndarray] | None = None,
+    foretold_WXAL: np.ndarray | None = None,
 ) -> pl.DataFrame:
     """What each unit did in each arm: the seam for inference that takes units as independent.
 
@@ -122,13 +128,18 @@ def unit_table(
         labels: the labels' names.
         picks: which visits are "differ" and "parted" (see ``parted``): bool W, X each; None where
             the arms' picks are not known.
+        foretold_WXAL: what was predicted at the visit for what each arm would have picked, NaN
+            where nothing was; None where that is not known, or ``picks`` are not.
 
     Returns:
         One row per design, world, label, unit and arm with a known outcome, in this order: n
         (visits with a known outcome), sum (of the outcome), covariate: the mean over these visits,
         in both arms, of the visitors' known covariates (null where there is none); ahead: the sum
         over these visits of ``outcomes_ahead`` (null where all units of the world keep one arm).
-        With ``picks`` also PICKS_SCHEMA: n and sum again, of such visits only.
+        With ``picks`` also PICKS_SCHEMA: n and sum again, of such visits only. With
+        ``foretold_WXAL`` also FORETOLD_SCHEMA: foretold: the mean over these visits of both arms'
+        prediction at the visitor's first visit; foretold_C, foretold_T: the sums over "parted"
+        visits of each arm's at the visitor's first such visit (null where there is none).
 
     Raises:
         ValueError: a visit with an outcome has a unit below 0, or a user without a row in
@@ -136,6 +147,7 @@ def unit_table(
     """
     parts: list[tuple[Any, ...]] = []  # world, label, then a column each
     for w in range(len(worlds)):
+        of_picks = _OfPicks.of_world(picks, foretold_WXAL, user_WX, w)
         for i in range(len(labels)):
             known_X = np.isfinite(y_WXL[w, :, i])
             unit_x = unit_WX[w, known_X].astype(np.int64)
@@ -157,19 +169,19 @@ def unit_table(
                 ahead_x = outcomes_ahead(unit_x, y_WXL[w, known_X, i])
                 ahead = np.bincount(key_x, weights=ahead_x, minlength=2 * n_units)
             own = [n[row], total[row], covariate_G[row // 2], ahead[row]]
-            for on_WX in (picks["differ"], picks["parted"]) if picks else ():
-                on_x = on_WX[w, known_X]
-                values, key_y = y_WXL[w, known_X, i][on_x], key_x[on_x]
-                own.append(np.bincount(key_y, minlength=2 * n_units)[row])
-                own.append(np.bincount(key_y, weights=values, minlength=2 * n_units)[row])
+            if of_picks is not None:
+                own += of_picks.columns(i, known_X, y_WXL[w, :, i], key_x, row)
             parts.append((w, i, row, *own))
-    schema = pl.Schema({**UNIT_SCHEMA, **(PICKS_SCHEMA if picks else {})})
+    more = {} if picks is None else {**PICKS_SCHEMA}
+    if picks is not None and foretold_WXAL is not None:
+        more |= FORETOLD_SCHEMA
+    schema = pl.Schema({**UNIT_SCHEMA, **more})
     if not parts:
         return pl.DataFrame(schema=schema)
     sizes = [len(part[2]) for part in parts]
     w_N = np.repeat([part[0] for part in parts], sizes)
     i_N = np.repeat([part[1] for part in parts], sizes)
-    key_N, n_N, sum_N, covariate_N, ahead_N, *picks_N = (
+    key_N, n_N, sum_N, covariate_N, ahead_N, *more_N = (
         np.concatenate(x) for x in list(zip(*parts, strict=True))[2:]
     )
     columns = {
@@ -184,12 +196,59 @@ def unit_table(
         "ahead": ahead_N,
         **{
             name: x.astype(np.int32) if name.startswith("n_") else x
-            for name, x in zip(PICKS_SCHEMA, picks_N, strict=False)
+            for name, x in zip(more, more_N, strict=True)
         },
     }
     frame = pl.DataFrame(columns, schema=schema)
-    known = (pl.when(pl.col(x).is_finite()).then(x).alias(x) for x in ("covariate", "ahead"))
+    may_lack = [x for x in ("covariate", "ahead", *FORETOLD_SCHEMA) if x in schema]
+    known = (pl.when(pl.col(x).is_finite()).then(x).alias(x) for x in may_lack)
     return frame.with_columns(*known)
+
+
+@dataclass(frozen=True)
+class _OfPicks:
+    """What is known of both arms' picks at the visits of a world."""
+
+    differs_X: np.ndarray
+    parted_X: np.ndarray
+    at_first_XL: np.ndarray | None = None  # both arms' prediction at the user's first visit
+    at_parting_XAL: np.ndarray | None = None  # each arm's at the first where the picks differ
+
+    @classmethod
+    def of_world(
+        cls,
+        picks: Mapping[str, np.ndarray] | None,
+        foretold_WXAL: np.ndarray | None,
+        user_WX: np.ndarray,
+        w: int,
+    ) -> _OfPicks | None:
+        """See ``unit_table``."""
+        if picks is None:
+            return None
+        own = picks["differ"][w], picks["parted"][w]
+        if foretold_WXAL is None:
+            return cls(*own)
+        own_XAL = foretold_WXAL[w].astype(np.float64)
+        is_told_X = np.isfinite(own_XAL).any((1, 2))
+        at_first_XL = own_XAL[first_where(user_WX[w], is_told_X)].mean(1)
+        return cls(*own, at_first_XL, own_XAL[first_where(user_WX[w], own[1])])
+
+    def columns(
+        self, label: int, known_X: np.ndarray, y_X: np.ndarray, key_x: np.ndarray, row: np.ndarray
+    ) -> list[np.ndarray]:
+        """PICKS_SCHEMA, and FORETOLD_SCHEMA where it is known, of some keys (unit and arm)."""
+
+        def sums(on_X: np.ndarray, x_X: np.ndarray | None = None) -> np.ndarray:
+            on_x = on_X[known_X]
+            weights = None if x_X is None else x_X[known_X][on_x]
+            return np.bincount(key_x[on_x], weights, minlength=row[-1] + 1)[row]
+
+        found = [sums(on_X, x) for on_X in (self.differs_X, self.parted_X) for x in (None, y_X)]
+        if self.at_first_XL is not None and self.at_parting_XAL is not None:
+            first_x = self.at_first_XL[known_X, label]
+            found.append(_mean_by_unit(first_x, key_x // 2, row[-1] // 2 + 1)[row // 2])
+            found += [sums(self.parted_X, self.at_parting_XAL[:, a, label]) for a in (0, 1)]
+        return found
 
 
 def outcomes_ahead(unit_x: np.ndarray, y_x: np.ndarray) -> np.ndarray:
@@ -228,13 +287,27 @@ def parted(user_X: np.ndarray, differs_X: np.ndarray) -> np.ndarray:
         >>> parted(np.array([7, 5, 7, 5]), np.array([False, True, False, False])).tolist()
         [False, True, False, True]
     """
+    return first_where(user_X, differs_X) >= 0
+
+
+def first_where(user_X: np.ndarray, on_X: np.ndarray) -> np.ndarray:
+    """The place of the first of the user's visits up to this one that is on, or -1: int64 X.
+
+    The visits are in the order of time.
+
+    Examples:
+        >>> first_where(np.array([7, 5, 7, 5]), np.array([False, True, True, False])).tolist()
+        [-1, 1, 2, 1]
+    """
+    n = len(user_X)
     order = np.argsort(user_X, kind="stable")
-    sums = np.cumsum(differs_X[order])
-    is_first = np.ones(len(order), dtype=bool)
+    is_first = np.ones(n, dtype=bool)
     is_first[1:] = np.diff(user_X[order]) != 0
-    before = np.concatenate([[0], sums])[np.flatnonzero(is_first)]
-    out = np.empty(len(order), dtype=bool)
-    out[order] = sums > before[np.cumsum(is_first) - 1]
+    group, begins = np.cumsum(is_first) - 1, np.flatnonzero(is_first)
+    place_on = np.where(on_X[order], np.arange(n), n)
+    first = np.minimum.reduceat(place_on, begins)[group] if n else place_on
+    out = np.empty(n, dtype=np.int64)
+    out[order] = np.where(first <= np.arange(n), order[first.clip(max=n - 1)], -1)
     return out
 
 

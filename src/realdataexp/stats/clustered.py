@@ -68,8 +68,11 @@ def cuped(tables: DesignTables) -> Intervals:
     Cannot tell where no unit has a covariate or all have the same.
     """
     units = tables.units
-    if units is None:
-        return cannot_tell(tables.n_cells)
+    return cannot_tell(tables.n_cells) if units is None else adjusted(units)
+
+
+def adjusted(units: Units) -> Intervals:
+    """The difference that is left after the units' covariate; see ``cuped``."""
     n_U = units.n_UA.sum(axis=1)
     is_known = np.isfinite(units.covariate_U)
     x_U = np.where(is_known, units.covariate_U, 0.0)

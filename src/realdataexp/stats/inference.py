@@ -85,6 +85,11 @@ def needs_picks(method: Method) -> bool:
     return getattr(method, "needs_picks", False)
 
 
+def needs_foretold(method: Method) -> bool:
+    """Whether a method reads what the models predicted of both arms' picks."""
+    return getattr(method, "needs_foretold", False)
+
+
 def compared(method: Method) -> str | None:
     """What an estimator compares, in words; None of an interval method."""
     return getattr(method, "compares", None)

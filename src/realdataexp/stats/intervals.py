@@ -53,6 +53,12 @@ def of_picks(method: Method) -> Method:
     return method
 
 
+def of_foretold(method: Method) -> Method:
+    """Mark a method that reads what the models predicted of both arms' picks; see ``of_picks``."""
+    vars(method)["needs_foretold"] = True
+    return of_picks(method)
+
+
 def compares(what: str, applies: Callable[[Any], bool]) -> Callable[[Method], Method]:
     """Mark an estimator by what it compares; it is left out where that is not there.
 

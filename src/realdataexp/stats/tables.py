@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from realdataexp.stats.aggregates import PICKS_SCHEMA
+from realdataexp.stats.aggregates import FORETOLD_SCHEMA, PICKS_SCHEMA
 from realdataexp.stats.estimates import world_estimates
 
 
@@ -22,7 +22,8 @@ class Units:
     """The units' visits and outcomes in each arm, sorted by cell and unit.
 
     ``ahead_UA`` is the sum of ``aggregates.outcomes_ahead``, NaN where that is not known;
-    ``picks`` are the columns of ``aggregates.PICKS_SCHEMA``, U, A each, if the table has them.
+    ``picks`` are the columns of ``aggregates.PICKS_SCHEMA`` and FORETOLD_SCHEMA, U, A each, as far
+    as the table has them; ``foretold_U`` is the one of these that is the same in both arms.
     """
 
     n_cells: int
@@ -33,6 +34,7 @@ class Units:
     covariate_U: np.ndarray
     ahead_UA: np.ndarray
     picks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    foretold_U: np.ndarray | None = None
 
     def total(self, x_U: np.ndarray) -> np.ndarray:
         """The sum of something over each cell's units: Z."""
@@ -152,7 +154,7 @@ class DesignTables:
                 pl.col("cell", "unit").cast(pl.Int64),
                 is_treated=pl.col("arm").cast(pl.String) == "T",
                 n="n", sum="sum", covariate=pl.col("covariate").fill_null(float("nan")),
-                ahead=self._ahead, **self._picks,
+                ahead=self._ahead, foretold=self._foretold, **self._picks,
             )
             .sort("cell", "unit")
         )  # fmt: skip
@@ -175,14 +177,17 @@ class DesignTables:
         for name, x_UA in picks.items():
             np.add.at(x_UA, (unit, arm), found[name].to_numpy())
         own = cell[is_first], number[is_first]
-        return Units(self.n_cells, *own, n_UA, sum_UA, covariate, ahead_UA, picks)
+        foretold = found["foretold"].to_numpy()[is_first] if self.has_foretold else None
+        return Units(self.n_cells, *own, n_UA, sum_UA, covariate, ahead_UA, picks, foretold)
 
     @property
     def _picks(self) -> dict[str, pl.Expr]:
         """The columns of both arms' picks; none where they are not known."""
         if not self.has_picks:
             return {}
-        return {name: pl.col(name).cast(pl.Float64) for name in PICKS_SCHEMA}
+        more = [*FORETOLD_SCHEMA][1:] if self.has_foretold else []
+        known = {name: pl.col(name).cast(pl.Float64) for name in (*PICKS_SCHEMA, *more)}
+        return {name: x.fill_null(float("nan")) for name, x in known.items()}
 
     @cached_property
     def has_picks(self) -> bool:
@@ -192,10 +197,23 @@ class DesignTables:
             return False
         return not sums["n_differ"].has_nulls() and sums.height > 0
 
+    @cached_property
+    def has_foretold(self) -> bool:
+        """Whether it is known what was predicted of both picks, for some outcome."""
+        sums = self.unit_sums
+        if sums is None or not self.has_picks or not {*FORETOLD_SCHEMA} <= {*sums.columns}:
+            return False
+        return sums["foretold"].null_count() < sums.height
+
     @property
     def _ahead(self) -> pl.Expr:
         has_it = self.unit_sums is not None and "ahead" in self.unit_sums.columns
         return pl.col("ahead").fill_null(float("nan")) if has_it else pl.lit(float("nan"))
+
+    @property
+    def _foretold(self) -> pl.Expr:
+        nothing = pl.lit(float("nan"))
+        return pl.col("foretold").fill_null(float("nan")) if self.has_foretold else nothing
 
     @cached_property
     def draws_arm_by_visit(self) -> bool:
