@@ -6,17 +6,20 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import processes
 import pytest
 import yaml
 
+import realdataexp as rx
 from bench.suite import MEASUREMENTS
 from realdataexp import cli
 from realdataexp.config import load_config
 from realdataexp.config.load import read_draft
 from realdataexp.config.points import Asked, load_points
 from realdataexp.diagnose.claims import claims_of
+from realdataexp.runs.panel import Panel
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,6 +123,15 @@ def shorten(words: list[str]) -> None:
             words[words.index("--retrain-every") + 1] = "1,3"
 
 
+@pytest.fixture
+def few_designs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score card of two designs and two steps; tests/runs/test_scoring.py has whole ones."""
+    real = Panel.read()
+    small = {"designs": real.designs[:2], "quick": {**real.quick, "simulation.n_steps": 2}}
+    monkeypatch.setattr(Panel, "read", classmethod(lambda cls: real.model_copy(update=small)))
+
+
+@pytest.mark.usefixtures("few_designs")
 def test_every_command_of_readme_and_docs_runs(
     reader: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,15 +167,36 @@ def test_every_command_of_readme_and_docs_runs(
 RUN_ELSEWHERE = ("architecture.md", "own-data.md")
 
 
-def test_python_of_readme_and_docs_runs(workplace: Path) -> None:
+@pytest.fixture
+def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python runs is as small as the commands are."""
+    few = SMALL[1::2]
+    for name in ("load_config", "run", "sweep"):
+        real = getattr(rx, name)
+
+        def small(config: Any, overrides: Any = (), *, real: Any = real, **more: Any) -> Any:
+            own = [x for x in few if x.split("=")[0] not in more.get("grid", ())]
+            given = [*overrides, *own] if isinstance(config, str) else overrides
+            return real(config, given, **more)
+
+        monkeypatch.setattr(rx, name, small)
+
+
+@pytest.mark.usefixtures("small_runs")
+def test_python_of_readme_and_docs_runs(reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = [block for _, _, block in files()]
     ran = []
     for page, block in blocks("python"):
-        compile(block, page, "exec")
+        code = compile(block, page, "exec")
         if page not in RUN_ELSEWHERE and block not in saved:
-            run([sys.executable, "-c", block], workplace)
-            ran.append(page)
-    assert {"README.md", "api.md"} <= set(ran)
+            exec(code, {"__name__": page})
+            ran.append((page, capsys.readouterr().out))
+    assert {"README.md", "api.md"} <= {page for page, _ in ran}
+    (said,) = [said for page, said in ran if page == "README.md"]
+    (shown,) = re.findall(r"```\n(┌.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    table = said[said.index("┌") :].splitlines()
+    for i in (1, 2, 3):  # the columns and their types; the numbers are those of the whole demo
+        assert table[i].replace(" ", "") == shown.splitlines()[i].replace(" ", "")
 
 
 def test_every_config_shown_is_one_that_the_schema_takes(reader: Path) -> None:
@@ -188,19 +221,20 @@ def test_every_config_shown_is_one_that_the_schema_takes(reader: Path) -> None:
     assert len(shown) >= 5
 
 
-def test_the_outside_design_of_the_architecture_page_runs(workplace: Path) -> None:
+@pytest.mark.usefixtures("small_runs")
+def test_the_outside_design_of_the_architecture_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = next(b for p, b in blocks("python") if p == "architecture.md" and "(Design)" in b)
     listed = next(b for p, b in blocks("yaml") if p == "architecture.md")
-    (workplace / "my_designs.py").write_text(code)
+    (tmp_path / "my_designs.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_designs", raising=False)  # another page's
     designs = yaml.safe_load(listed)["experiment"]["designs"]
-    script = (
-        "import sys; sys.path.insert(0, '.')\n"
-        "import realdataexp as rx\n"
-        "result = rx.run('demo', ['simulation.n_steps=12', 'experiment.replications=2', "
-        f"{'experiment.designs=' + str(designs)!r}])\n"
-        "print(result.comparison['design'].unique().sort().to_list())\n"
-    )
-    assert run([sys.executable, "-c", script], workplace).strip() == "['Alternating', 'pooling']"
+    result = rx.run("demo", [f"experiment.designs={designs}"])
+    monkeypatch.delitem(sys.modules, "my_designs")
+    assert result.comparison["design"].unique().sort().to_list() == ["Alternating", "pooling"]
 
 
 def test_the_chinese_readme_shows_the_same_blocks_files_and_links() -> None:
