@@ -39,7 +39,8 @@ from realdataexp.runs.shard import Updates, Validation
 logger = logging.getLogger("realdataexp")
 
 _SHORTEST_PAUSE_SECONDS = 0.005  # between two looks for a file
-_LONGEST_PAUSE_SECONDS = {False: 0.02, True: 0.5}  # of parts here, which end with the run; of jobs
+_PAUSE_SECONDS_OF_FAULTS = 0.2  # between two looks for what ended a shard
+_LONGEST_PAUSE_SECONDS = {False: 0.05, True: 0.5}  # of parts here, which end with the run; of jobs
 
 
 class Shards:
@@ -142,17 +143,24 @@ class Shards:
             file_of(folder, n) for (folder, _), n in zip(self._shards, self._n_read, strict=True)
         ]
         for path in paths:
-            folder, pause = path.parent, _SHORTEST_PAUSE_SECONDS
+            pause, at_faults = _SHORTEST_PAUSE_SECONDS, 0.0
             while not path.exists():
                 self._interrupts.check()
-                if (folder / ERROR).exists() and not path.exists():
-                    raise error_of(folder)
-                self._executor.watch()
-                if gone := [x for x, _ in self._shards if not (x / JOB).exists()]:
-                    raise InputError(f"{gone[0]}: the shard is gone; resume the run")
+                if time.monotonic() >= at_faults:
+                    self._look_for_faults(path)
+                    at_faults = time.monotonic() + _PAUSE_SECONDS_OF_FAULTS
                 time.sleep(pause)
                 pause = min(1.2 * pause, _LONGEST_PAUSE_SECONDS[self._executor.outlives])
         return [read_packed(path) for path in paths]
+
+    def _look_for_faults(self, path: Path) -> None:
+        """Raise what ended the shard that should write a chunk, or any of the others."""
+        folder = path.parent
+        if (folder / ERROR).exists() and not path.exists():
+            raise error_of(folder)
+        self._executor.watch()
+        if gone := [x for x, _ in self._shards if not (x / JOB).exists()]:
+            raise InputError(f"{gone[0]}: the shard is gone; resume the run")
 
     def _merge(self, chunks: Sequence[Chunk]) -> None:
         """Take in a chunk of each shard."""
