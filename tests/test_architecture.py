@@ -30,7 +30,7 @@ def test_the_config_passes_through_few_files():
     all_files = [(path, path.relative_to(SRC).with_suffix("").parts) for path in SRC.rglob("*.py")]
     files = [path for path, parts in all_files if "config" not in parts]
     known = [path for path in files if taking.search(path.read_text(encoding="utf-8"))]
-    assert len(known) <= 30, sorted(map(str, known))
+    assert len(known) <= 31, sorted(map(str, known))
 
 
 def test_a_run_of_the_demo_loads_few_of_the_package_s_modules(tmp_path: Path):

@@ -445,6 +445,48 @@ def diagnose(
         raise typer.Exit(1)
 
 
+@_command("observe kuairand-pure --data data/KuaiRand-Pure --users 5000")
+def observe(
+    config: Annotated[str, _argument(f"{_CONFIG}, of a world that replays a log.")],
+    data: _Data = None,
+    out: _Out = None,
+    estimators: Annotated[
+        list[str] | None,
+        _option(
+            "ips, snips, dr, switch_dr, mips, package.module:Name, or {name: ..., <options>}; "
+            "repeatable; default: all.",
+            "--estimator",
+        ),
+    ] = None,
+    users: Annotated[int, _option("Users to evaluate the arms on, at most.", min=2)] = 2_000,
+    seed: _Seed = None,
+    device: _Device = None,
+    overrides: _Overrides = None,
+    as_json: Annotated[bool, _option("Print JSON.", "--json")] = False,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Evaluate frozen arms on a log's random exposures; say what replay cannot see."""
+    _log("ERROR" if as_json else "INFO", quiet=quiet, verbose=verbose)
+    from realdataexp.observe.run import run_observation
+
+    folder = run_observation(
+        config, overrides or (), estimators=estimators or (), n_users=users, data=data, out=out,
+        seed=seed, device=device,
+    )  # fmt: skip
+    if as_json:
+        typer.echo((folder / "observe.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        _show_observation(folder)
+
+
+def _show_observation(folder: Path) -> None:
+    from realdataexp.report.observed import print_observation
+
+    print_observation(folder)
+    terminal.say(f"Observation: {folder / 'observe.json'}")
+
+
 def _show(run_dir: Path) -> None:
     if "RANK" in os.environ and not run_dir.exists():
         return  # one of torchrun's processes behind the first, which writes
@@ -477,6 +519,11 @@ def resume(
         return
     if is_complete(run_dir):
         terminal.say(f"{run_dir}: complete; nothing to resume")
+        return
+    if (run_dir / "observe.yaml").is_file():
+        from realdataexp.observe.run import resume_observation
+
+        _show_observation(resume_observation(run_dir, data))
         return
     from realdataexp.train.config import is_train
 

@@ -5,7 +5,7 @@ Axes: N logged rows, U users, K videos of the pool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -79,6 +79,9 @@ class Terms(NamedTuple):
 
 class Estimator(Options):
     """An estimator of the value of a policy. Its fields are its options."""
+
+    def check(self, features: Collection[str]) -> None:
+        """Raise an InputError where an option does not fit videos' categorical features."""
 
     def terms(self, seen: Exposures) -> Terms:
         """What each row adds.

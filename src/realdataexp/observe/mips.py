@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from pydantic import Field
 
@@ -50,9 +52,13 @@ class MIPS(Estimator):
         if self.feature is None:
             together = np.stack([*known.values()], axis=1)
             return np.unique(together, axis=0, return_inverse=True)[1].reshape(-1)
-        if self.feature not in known:
+        self.check(known)
+        return known[self.feature]
+
+    def check(self, features: Collection[str]) -> None:
+        """See Estimator."""
+        if self.feature is not None and self.feature not in features:
             raise InputError(
                 f"mips: feature = {self.feature!r}: no categorical feature of videos"
-                f"{did_you_mean(self.feature, known)}; known are {', '.join(known)}"
+                f"{did_you_mean(self.feature, features)}; known are {', '.join(features)}"
             )
-        return known[self.feature]
