@@ -39,7 +39,7 @@ from realdataexp.cli import main
 small = ["simulation.n_steps=2", "experiment.replications=2", "pretrain.max_rows=200"]
 assert main(["run", "demo", "--quiet", *(x for s in small for x in ("--set", s))]) == 0
 """
-    assert 40 < len(loaded(code, folder=tmp_path)) <= 127
+    assert 40 < len(loaded(code, folder=tmp_path)) <= 129
 
 
 def test_help_loads_nothing_that_computes(tmp_path: Path):

@@ -30,7 +30,8 @@ from realdataexp.stats.inference import (
     short_name,
 )
 from realdataexp.stats.intervals import adjust_labels
-from realdataexp.stats.ratios import ratio_of
+from realdataexp.stats.quantiles import Quantile, quantile_of
+from realdataexp.stats.ratios import Ratio, ratio_of
 
 _NUMBERS = (
     "value", "se", "ci_low", "ci_high", "p_value", "p_adjusted", "control_mean", "percent",
@@ -59,6 +60,7 @@ def analyze(
     arm: str,
     outcomes: str | Sequence[str] = (),
     ratios: Mapping[str, tuple[str, str]] | None = None,
+    quantiles: Mapping[str, tuple[str, float]] | None = None,
     unit: str | None = None,
     treatment: Any = None,
     covariates: str | Mapping[str, str] | None = None,
@@ -84,6 +86,9 @@ def analyze(
             sum / sum, such as clicks per visit or minutes watched per minute offered. A row where
             one is missing is left out. "welch" and the methods of units answer; these take a
             unit's denominator in place of its number of rows.
+        quantiles: by name, the column of an outcome and a share above 0 and below 1: the effect on
+            that quantile of the rows, such as ("minutes", 0.9). All methods but "randomisation"
+            answer; ``quantiles.quantile_of`` has the equations.
         unit: the column of what was randomised as one, such as the user; None: each row by itself.
         treatment: the value of ``arm`` that is the treatment; None: where the two are False and
             True, 0 and 1, C and T, control and treatment, or A and B.
@@ -103,7 +108,8 @@ def analyze(
     Returns:
         A row per outcome and method, in this order, of ANALYSIS_SCHEMA: ``value``, ``se``,
         ``ci_low`` and ``ci_high`` (95 %) in the outcome's unit; ``p_value``, and ``p_adjusted`` by
-        Holm's method over the outcomes (Holm 1979); ``control_mean``; ``percent``: value in percent
+        Holm's method over the outcomes (Holm 1979); ``control_mean`` (of a quantile, control's
+        quantile); ``percent``: value in percent
         of its size; ``n_T`` and ``n_C``: rows with that outcome. The same in each row: ``units_T``
         and ``units_C``, and ``ratio_p_value``, the exact test of the planned share (sample-ratio
         mismatch, Fabijan et al. 2019; null with ``share``). Null where a method cannot tell. Of
@@ -130,10 +136,10 @@ def analyze(
     """
     frame = as_frame(table)
     outcomes = (outcomes,) if isinstance(outcomes, str) else tuple(outcomes)
-    ratios = ratios or {}
-    labels = [*outcomes, *ratios]
+    ratios, quantiles = ratios or {}, quantiles or {}
+    labels = [*outcomes, *ratios, *quantiles]
     covariate_of = _covariates(covariates, labels)
-    _check_columns(frame, arm, outcomes, ratios, unit, covariate_of, time, share)
+    _check_columns(frame, arm, outcomes, ratios, quantiles, unit, covariate_of, time, share)
     asked, methods = (
         methods,
         _methods(methods, bool(covariate_of), time is not None, share is not None),
@@ -163,7 +169,12 @@ def analyze(
         step_N = _ranks(frame, time, "time") if time else _ranks(frame, str(share), "share")
 
     worlds = [(_DESIGN, 0)]
-    linear_NL = np.column_stack([y_NL, *(x.linear_N for x in ratio_of_name.values())])
+    quantile_of_name = {
+        name: quantile_of(name, _numbers(frame, y, "quantiles"), tau, unit_N, is_treated_N)
+        for name, (y, tau) in quantiles.items()
+    }
+    own: list[Ratio | Quantile] = [*ratio_of_name.values(), *quantile_of_name.values()]
+    linear_NL = np.column_stack([y_NL, *(x.linear_N for x in own)])
     sums = outcome_table(
         _sums(step_N, is_treated_N, linear_NL), [*range(int(step_N.max()) + 1)], worlds, labels
     )
@@ -177,11 +188,12 @@ def analyze(
         rows = unit_N[None], row_1N, is_treated_N[None], value_NL[None]
         return unit_table(*rows, [own_NL], worlds, names).cast({"n": pl.Float64})
 
-    units = by_unit(y_NL, [*outcomes])
+    is_plain = [name not in ratios for name in labels]
+    units = by_unit(linear_NL[:, is_plain], [*outcomes, *quantiles])
     for name, ratio in ratio_of_name.items():
         y, x = (by_unit(x[:, None], [name]) for x in (ratio.numerator_N, ratio.denominator_N))
         units = pl.concat([units, _of_ratio(name, y, x)])
-    levels = dict(zip(labels, [*level_L, *(x.level for x in ratio_of_name.values())], strict=True))
+    levels = dict(zip(labels, [*level_L, *(x.level for x in own)], strict=True))
     found = inference_table(sums, units, methods, levels=levels)
     left_out = [x for x in methods if short_name(x) not in {*found["se_method"]}]
     if asked is not None and left_out:
@@ -190,9 +202,9 @@ def analyze(
             f"methods: {name!r} compares {compared(find_method(name, 'methods'))}, but share = "
             f"{share!r} has too few; leave it out"
         )
-    found = _without_unfit(found, ratios, methods)
+    found = _without_unfit(found, ratios, quantiles, methods)
     return (
-        _shaped(found, frame.filter(~is_treated_N), outcomes, ratios, methods)
+        _shaped(found, frame.filter(~is_treated_N), outcomes, ratios, quantile_of_name, methods)
         .with_columns(**_sample_ratio(unit_N, is_treated_N, None if share else p_treatment))
         .select(ANALYSIS_SCHEMA.names())
         .cast(ANALYSIS_SCHEMA)
@@ -228,11 +240,11 @@ def _covariates(
 
 def _check_columns(
     frame: pl.DataFrame, arm: str, outcomes: Sequence[str],
-    ratios: Mapping[str, tuple[str, str]], unit: str | None,
-    covariate_of: Mapping[str, str], time: str | None, share: str | None,
+    ratios: Mapping[str, tuple[str, str]], quantiles: Mapping[str, tuple[str, float]],
+    unit: str | None, covariate_of: Mapping[str, str], time: str | None, share: str | None,
 ) -> None:  # fmt: skip
     """Refuse columns that are not there, and outcomes named twice, or none."""
-    labels = [*outcomes, *ratios]
+    labels = [*outcomes, *ratios, *quantiles]
     if not labels or len(set(labels)) < len(labels):
         raise InputError(f"outcomes = {labels}: name one column or more, each once")
     for name, parts in ratios.items():
@@ -240,9 +252,16 @@ def _check_columns(
             raise InputError(
                 f"ratios.{name} = {parts!r}: pass a numerator and a denominator, two columns"
             )
+    for name, of in quantiles.items():
+        if isinstance(of, str) or len(of) != 2 or not isinstance(of[1], float) or not 0 < of[1] < 1:
+            raise InputError(
+                f"quantiles.{name} = {of!r}: pass a column and a share above 0 and below 1, such "
+                "as 0.9 for the 90th percentile"
+            )
     named = [("arm", arm), *(("outcomes", name) for name in outcomes)]
     named += [("covariates", name) for name in covariate_of.values()]
     named += [(f"ratios.{name}", x) for name, parts in ratios.items() for x in parts]
+    named += [(f"quantiles.{name}", of[0]) for name, of in quantiles.items()]
     rest = (("unit", unit), ("time", time), ("share", share))
     named += [(x, name) for x, name in rest if name is not None]
     for argument, name in named:
@@ -383,20 +402,28 @@ def _of_ratio(name: str, numerator: pl.DataFrame, denominator: pl.DataFrame) -> 
 
 
 def _without_unfit(
-    found: pl.DataFrame, ratios: Mapping[str, tuple[str, str]], methods: Sequence[str]
-) -> pl.DataFrame:
-    """The rows but those of ratios by methods that would read them as outcomes of rows."""
+    found: pl.DataFrame, ratios: Mapping[str, tuple[str, str]],
+    quantiles: Mapping[str, tuple[str, float]], methods: Sequence[str],
+) -> pl.DataFrame:  # fmt: skip
+    """The rows but those of ratios by methods that would read them as outcomes of rows.
+
+    And those of quantiles by the one that would draw again which arm's quantile a row was held to.
+    """
     fit = [x for x in methods if x in _OF_RATIOS or needs_units(find_method(x, "methods"))]
     is_ratio = pl.col("label").is_in([*ratios])
     left = found.filter(~is_ratio | pl.col("se_method").is_in([short_name(x) for x in fit]))
+    drawn_again = pl.col("label").is_in([*quantiles]) & (pl.col("se_method") == "randomisation")
+    left = left.filter(~drawn_again)
     if left.height == 0:
-        raise InputError(f"methods: {methods[0]!r} has no answer for ratios; name user_cluster")
+        what = "ratios" if ratios else "quantiles"
+        raise InputError(f"methods: {methods[0]!r} has no answer for {what}; name user_cluster")
     return adjust_labels(left.drop("p_adjusted"))
 
 
 def _shaped(
     found: pl.DataFrame, control: pl.DataFrame, outcomes: Sequence[str],
-    ratios: Mapping[str, tuple[str, str]], methods: Sequence[str],
+    ratios: Mapping[str, tuple[str, str]], quantiles: Mapping[str, Quantile],
+    methods: Sequence[str],
 ) -> pl.DataFrame:  # fmt: skip
     """The rows by outcome and method, with what control had."""
     control = control.select(
@@ -406,11 +433,12 @@ def _shaped(
     for parts in ratios.values():
         y, x = control.select(parts).drop_nulls().sum().row(0)
         means.append(y / x)
+    means += [x.level for x in quantiles.values()]
     schema = {"outcome": pl.String, "control_mean": pl.Float64}
     order = pl.col("method").replace_strict({short_name(name): i for i, name in enumerate(methods)})
     size = pl.col("control_mean").abs()
     return (
-        pl.DataFrame([[*outcomes, *ratios], means], schema=schema)
+        pl.DataFrame([[*outcomes, *ratios, *quantiles], means], schema=schema)
         .with_row_index("place")
         .join(
             found.drop("control_mean", "percent").rename(
