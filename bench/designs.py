@@ -243,8 +243,8 @@ what deciding by that interval costs per visit. Studies of KuaiRand-Pure replay 
 25 April to 8 May. Other pages quote these studies with 100 replications (`--replications 100`), \
 of which those here are the first.
 
-Measured on two x86-64 cores (AMD EPYC, family 26), one process and one thread each, beside other \
-work, PyTorch 2.13 CPU."""
+Measured on two x86-64 cores (AMD EPYC, families 25 and 26), one process and one thread each, \
+beside other work, PyTorch 2.13 CPU."""
 
 
 def main() -> None:

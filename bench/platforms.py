@@ -1,6 +1,7 @@
-"""Shadow on twenty random platforms: the table of docs/weights.md.
+"""Shadow on twenty random platforms: the figures of docs/designs.md.
 
-    python -m bench.platforms [--replications 40] [--steps 300] [--runs FOLDER]
+    python -m bench.platforms [--replications 40] [--starts 8] [--steps 300] [--only 3 5 ...]
+        [--runs FOLDER]
 
 The platforms are draws of a fixed generator over the constants of si2023: how strongly features
 matter, the share of long videos, and how much more the treatment cares for finishing. sgd and the
@@ -18,7 +19,7 @@ import numpy as np
 
 import realdataexp as rx
 
-N, STARTS, SEED = 20, 8, 2310
+N, SEED = 20, 2310
 LABELS = ("stay_time", "finish")
 DESIGNS = ("pooling", "splitting", "shadow")
 
@@ -47,6 +48,8 @@ def platforms() -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replications", type=int, default=40)
+    parser.add_argument("--starts", type=int, default=8)
+    parser.add_argument("--only", type=int, nargs="+", choices=range(N), help="these platforms")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--runs", type=Path, help="keep run folders here, and reuse them")
     args = parser.parse_args()
@@ -55,11 +58,11 @@ def main() -> None:
     print("|---|" + "---:|" * len(columns))
     found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for i, own in enumerate(platforms()):
+        for i in args.only or range(N):
             settings = [
-                *own,
+                *platforms()[i],
                 f"experiment.replications={args.replications}",
-                f"experiment.starts={STARTS}",
+                f"experiment.starts={args.starts}",
                 f"experiment.designs=[{', '.join(DESIGNS)}]",
                 "experiment.intervals=[welch]",
                 f"simulation.n_steps={args.steps}",
