@@ -29,6 +29,7 @@ from realdataexp.options import (
 )
 from realdataexp.registry import Kind, find, names
 
+_TIME_SLICES = 10
 COMPARED = ("pooling", "snapshot", "splitting", "weighting", "shadow")  # by default
 
 # --- the phases ----------------------------------------------------------------------------------
@@ -118,6 +119,16 @@ class SimulationConfig(Section):
     gradient_clip: Rate | None = setting(None, _GRADIENT_CLIP)
     max_skipped_share: float = setting(0.1, _MAX_SKIPPED, ge=0, le=1)
     min_candidates: Count = setting(1, "a user with fewer unused videos than this is not drawn")
+    order: Literal["any", "time"] = setting(
+        "any",
+        "any: a slate is drawn from all of its user's unused rows; time: the run walks through the "
+        "log's calendar, slice by slice, and visits and slates are of the slice's rows alone",
+    )
+    time_slices: Count | None = setting(
+        None,
+        "order time: slices of the calendar, each of about as many replayed rows and of as many "
+        "steps; null: 10",
+    )
     processes: Literal["auto"] | Count = setting(
         "auto",
         "parts that the replications are shared out to, each run by a process; changes "
@@ -140,6 +151,18 @@ class SimulationConfig(Section):
         bound = "n_steps" if info.field_name == "retrain_every" else "n_candidate"
         if value > info.data.get(bound, value):
             raise ValueError(f"must be at most {bound}, which is {info.data[bound]}")
+        return value
+
+    @field_validator("time_slices")
+    @classmethod
+    def _only_in_order(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if info.data.get("order") != "time":
+            if value is not None:
+                raise ValueError("has no effect with order any: leave it out, or set order: time")
+            return None
+        value, n_steps = value or _TIME_SLICES, info.data.get("n_steps", MOST)
+        if value > n_steps:
+            raise ValueError(f"must be at most n_steps, which is {n_steps}, not {value}")
         return value
 
     @field_validator("processes", mode="before")

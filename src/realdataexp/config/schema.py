@@ -238,6 +238,11 @@ class Config(RunSettings):
         lacking = [lab.name for lab in labels if lab.learning_rate is None]
         if loop.learning_rate is None and lacking:
             raise ValueError(f"no learning_rate, and none in the labels {', '.join(lacking)}")
+        dataset = info.data.get("dataset")
+        if loop.order == "time" and dataset is not None and not dataset.takes_features:
+            raise ValueError(
+                f"order: time walks through a log, and the world {dataset.name} has none: use any"
+            )
         return loop
 
     def decisive(self) -> dict[str, Any]:

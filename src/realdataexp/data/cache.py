@@ -4,6 +4,7 @@
         meta.json         format version, request, source files, stats, warnings, own files
         users.parquet     videos.parquet
         offset_U1.npy     n_early_U.npy     video_N.npy     target_<name>.npy
+        time_N.npy        where times were asked for
 
 An entry is written beside its place under a temporary name and renamed when it is whole, so that
 what carries a fingerprint is complete, whoever was interrupted.
@@ -47,7 +48,8 @@ _ABANDONED_AFTER_S = 3600.0
 _HASHED_BYTES = 64 * 1024
 _N_PAGES, _PAGE_BYTES = 64, 4096
 _IN_MEMORY_BYTES = 64 << 20
-_DTYPES = {"offset_U1": np.int64, "n_early_U": np.int64, "video_N": np.int32}
+_ALWAYS = {"offset_U1": np.int64, "n_early_U": np.int64, "video_N": np.int32}
+_DTYPES = {**_ALWAYS, "time_N": np.int64}
 
 
 # ---- what tells whether a file is what it was ---------------------------------------------------
@@ -132,10 +134,15 @@ def _read(entry: Path) -> tuple[DataSet, list[dict[str, str]]]:
         return values
 
     targets = {name: array(f"target_{name}") for name in meta["targets"]}
+    has_times = any(key["name"] == "time_N.npy" for key in meta["files"])
     data = DataSet(
         version=meta["version"],
         fingerprint=entry.name,
-        log=LogTable(**{name: array(name) for name in _DTYPES}, targets=targets),
+        log=LogTable(
+            **{name: array(name) for name in _ALWAYS},
+            targets=targets,
+            time_N=array("time_N") if has_times else None,
+        ),
         users=read_parquet(entry / "users.parquet"),
         videos=StoredTable(entry / "videos.parquet"),
         stats=meta["stats"],

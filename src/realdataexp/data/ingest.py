@@ -198,13 +198,14 @@ def write_log(
     targets: Mapping[str, Target],
     content: Sequence[str],
     directory: Path,
+    times: bool = False,
 ) -> tuple[IdSet, IdSet, dict[str, Any]]:
     """Write the arrays of a `LogTable` from blocks of rows in any order, each sorted by user.
 
     A block comes with the name of its file, one of ``files``. Two rows that agree in the columns
     ``content`` (those that a source has) are one row, and rows of one user and time are sorted by
-    them, in this order. The directory takes `<field>.npy` per field of `LogTable`,
-    `target_<name>.npy` per target, and meanwhile the blocks.
+    them, in this order. The directory takes `<field>.npy` per field of `LogTable` (`time_N` where
+    ``times`` are asked for), `target_<name>.npy` per target, and meanwhile the blocks.
 
     Returns:
         The users and the videos that occur, and the log's part of the stats; no users where there
@@ -225,7 +226,8 @@ def write_log(
         total = _add_up(counts).sort("user_id")
         if not total.height:
             return users.freeze(), videos, {"files": n_rows, "n_rows_read": 0}
-        user_U, stats = _write_arrays(spill, total, videos, targets, content, directory)
+        asked = videos, targets, content, directory, times
+        user_U, stats = _write_arrays(spill, total, *asked)
     n_read = sum(n_rows.values())
     if stats["n_rows"] + stats["duplicate_rows"] != n_read:
         raise RunError(f"of {n_read} rows only {stats['n_rows']} were written")
@@ -273,15 +275,18 @@ def _write_arrays(
     targets: Mapping[str, Target],
     content: Sequence[str],
     directory: Path,
+    times: bool,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Sort the rows a range of users at a time and write them; return users and stats."""
 
     def sort(bounds: tuple[int, int]) -> tuple[dict[str, np.ndarray], _Bucket]:
         rows = spill.read(*bounds)
         assert rows is not None  # each range has a user, each user a row
-        return _sort_rows(rows, videos, targets, content)
+        return _sort_rows(rows, videos, targets, content, times)
 
     dtypes: dict[str, type[np.generic]] = {"video_N": np.int32}
+    if times:
+        dtypes["time_N"] = np.int64
     dtypes |= {f"target_{name}": np.float32 for name in targets}
     buckets: list[_Bucket] = []
     with ExitStack() as stack:
@@ -321,7 +326,11 @@ def _said(sums: Sequence[tuple[float, int, int, int]]) -> dict[str, float | int 
 
 
 def _sort_rows(
-    frame: pl.DataFrame, videos: IdSet, targets: Mapping[str, Target], content: Sequence[str]
+    frame: pl.DataFrame,
+    videos: IdSet,
+    targets: Mapping[str, Target],
+    content: Sequence[str],
+    times: bool,
 ) -> tuple[dict[str, np.ndarray], _Bucket]:
     """Sort rows by user, early first, then time, then content; drop those equal in content."""
     order_N, n_across = _distinct_in_order(frame, content)
@@ -331,6 +340,8 @@ def _sort_rows(
     n_early_U = np.add.reduceat(is_early_N, starts, dtype=np.int64)
     users = _count_users(user_N).with_columns(n_early=n_early_U)
     arrays, sums = {"video_N": videos.numbers(frame["video_id"].to_numpy()[order_N])}, {}
+    if times:
+        arrays["time_N"] = frame["time_ms"].to_numpy()[order_N].astype(np.int64)
     for name, (column, low, high) in targets.items():
         y = frame[column].gather(order_N)
         arrays[f"target_{name}"], sums[name] = _target(y, low, high)

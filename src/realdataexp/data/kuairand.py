@@ -79,6 +79,7 @@ class ImportRequest:
         logs: which of `schema.LOGS`.
         numerical, categorical: features, named as in the config (`schema.resolve_feature`).
         targets: log columns to read as labels, of `schema.LABEL_COLUMNS`.
+        times: whether the rows' times are kept too.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class ImportRequest:
     numerical: tuple[str, ...]
     categorical: tuple[str, ...]
     targets: tuple[str, ...]
+    times: bool = False
 
     @property
     def log_stems(self) -> list[str]:
@@ -313,6 +315,8 @@ def prepare(
     stems = request.stems()
     files = files or find_files(request.path, request.logs, schema.VIDEO_STATISTIC in stems)
     asked = {x: getattr(request, x) for x in ("logs", "numerical", "categorical", "targets")}
+    if request.times:
+        asked["times"] = True
     fill, sources = partial(_import, request, files), files.sources(stems)
     return cache.open_or_import(cache_path, asked, request.path, sources, fill, warnings, force)
 
@@ -325,7 +329,8 @@ def _import(request: ImportRequest, source: Files, directory: Path) -> dict[str,
     names = [path.name for stem in request.log_stems for path in source.shards[stem]]
     targets = {name: (name, *schema.LABEL_COLUMNS[name]) for name in request.targets}
     blocks = source.read_log({log: _CODES[log] for log in request.logs}, request.targets)
-    users, videos, log = write_log(blocks, names, targets, schema.LOG_COLUMNS, directory)
+    own = blocks, names, targets, schema.LOG_COLUMNS, directory, request.times
+    users, videos, log = write_log(*own)
     if not log["n_rows_read"]:
         raise InputError(f"{', '.join(names)}: no rows below the header; fetch the files again")
     stats = {"version": source.version, **log, "without_features": {}, "features": {}}
@@ -353,7 +358,7 @@ def _import(request: ImportRequest, source: Files, directory: Path) -> dict[str,
 def _require_space(folder: Path, request: ImportRequest, source: Files) -> None:
     """Raise an InputError where an import would fill the disk."""
     n_rows = sum(map(source.n_rows_about, request.log_stems))
-    log = n_rows * (4 + 4 * len(request.targets))
+    log = n_rows * (4 + 4 * len(request.targets) + 8 * request.times)
     features = 8 + sum(_FEATURE_BYTES[x.is_numerical] for x in request.features("video"))
     features *= min(n_rows, source.n_rows_about(schema.VIDEO_BASIC))
     require_space(folder, int(1.1 * (log + max(n_rows * _ROW_BYTES, 2 * features))))

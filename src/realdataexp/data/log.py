@@ -36,12 +36,14 @@ class LogTable:
         n_early_U: int64 [U], how many of a user's rows (its first ones) are `standard_early`.
         video_N: int32 [N], index of the row's video.
         targets: per label target float32 [N] in the log's own units; NaN = missing.
+        time_N: int64 [N], in the order of the rows' times; None where they were not asked for.
     """
 
     offset_U1: np.ndarray
     n_early_U: np.ndarray
     video_N: np.ndarray
     targets: dict[str, np.ndarray]
+    time_N: np.ndarray | None = None
 
     @property
     def n_rows(self) -> int:

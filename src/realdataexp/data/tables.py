@@ -116,6 +116,7 @@ class TablesRequest:
         targets: the log's columns that are labels, outcomes or propensities, and where the config
             names them.
         places: where the config lists each feature.
+        times: whether the rows' times are kept too.
     """
 
     path: Path
@@ -124,6 +125,7 @@ class TablesRequest:
     categorical: tuple[str, ...]
     targets: Mapping[str, str]
     places: Mapping[str, str]
+    times: bool = False
 
     def logs(self) -> dict[str, tuple[int, Path]]:
         """The log's files by their paths within the folder; and to which entry each belongs."""
@@ -434,7 +436,8 @@ def _import_log(
 
     targets = {name: (_target(name), -math.inf, math.inf) for name in request.targets}
     content = ["user_id", "time_ms", "video_id", *map(_target, request.targets)]
-    _, _, stats = write_log(blocks(), ["log"], targets, content, directory)
+    asked = targets, content, directory, request.times
+    _, _, stats = write_log(blocks(), ["log"], *asked)
     if bound is not None and stats["n_early_rows"] in (0, stats["n_rows"]):
         span = pl.Series([times.min(), times.max()])
         if unit is not None:

@@ -99,7 +99,7 @@ class Setup:
         loop, assignment = self.config.simulation, self.config.experiment.assignment
         return WorldSettings(
             self.config.seed, replications, len(self.blocks), loop.batch_size, loop.n_candidate,
-            loop.n_steps, loop.min_candidates, assignment,
+            loop.n_steps, loop.min_candidates, assignment, loop.time_slices or 1,
         )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:

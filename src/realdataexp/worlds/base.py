@@ -110,6 +110,7 @@ class WorldSettings:
         n_steps: most steps.
         min_candidates: a user with fewer unused rows is not drawn.
         assignment: "user" draws the arm once per user, "visit" anew at each visit.
+        n_slices: of the log's calendar, one after the other; 1: rows are drawn whatever their time.
     """
 
     seed: int
@@ -120,6 +121,7 @@ class WorldSettings:
     n_steps: int
     min_candidates: int
     assignment: str
+    n_slices: int = 1
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,8 @@ class KuaiRand(LoggedWorld):
         if faults:
             raise InputError(*faults)
         targets = tuple(config.targets)
-        return ImportRequest(path, self.logs, feature.numerical, feature.categorical, targets)
+        asked = feature.numerical, feature.categorical, targets
+        return ImportRequest(path, self.logs, *asked, config.simulation.order == "time")
 
     def prepare(
         self, config: Config, cache_path: Path, force: bool

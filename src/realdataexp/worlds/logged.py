@@ -26,6 +26,7 @@ from realdataexp.errors import Warnings
 from realdataexp.models import FeatureSchema, SideSchema
 from realdataexp.sequences.item_options import ItemsConfig, inputs_about
 from realdataexp.worlds.base import RAW_TIME, WorldConfig
+from realdataexp.worlds.calendar import require_visits
 from realdataexp.worlds.replay import ReplayEnvironment
 
 logger = logging.getLogger("realdataexp")
@@ -103,9 +104,14 @@ class LoggedWorld(ItemsConfig, WorldConfig):
 
             seed = draws.start_seed(config.seed, 0)
             shown = shown_videos(self, data, splits, seed, warnings, config.path)
-        return ReplayEnvironment(
+        environment = ReplayEnvironment(
             data, splits, features, device, config.seed, feature.history, shown
         )
+        loop = config.simulation
+        if loop.time_slices is not None:
+            for cuts_PU in environment.cuts_PXU(loop.time_slices).swapaxes(0, 1):
+                require_visits(cuts_PU, loop.n_steps, loop.batch_size, loop.min_candidates)
+        return environment
 
     def prepare(
         self, config: Config, cache_path: Path, force: bool

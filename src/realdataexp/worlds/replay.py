@@ -8,8 +8,11 @@ visits of that user, never the length of the history, worlds whose choices diffe
 the same slates, and who visits, how many rows are left and which slots are shown do not depend on
 any choice: they are drawn once per replication, for all designs.
 
+In order of time the same is done slice by slice of the log's calendar: at the first step of a slice
+a user's slots are the user's rows of that slice, and none of them is used.
+
 Axes: R replications, W worlds (block x replication), B visits, C candidates, L labels, U users,
-N log rows, K earlier visits of a user, X starts.
+N log rows, K earlier visits of a user, X starts, P slices of the calendar.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from realdataexp.worlds.base import (
     shown_items,
     start_of,
 )
+from realdataexp.worlds.calendar import cuts_of, first_step
 
 _ROWS_AT_ONCE = 1 << 22
 _BLOCK, _N_BLOCKS = 1 << 16, 64  # rows that are hashed at once, and blocks of an array at most
@@ -201,6 +205,7 @@ class ReplayEnvironment(Environment):
         self._features, self._shown = features, shown
         self._store = FeatureStore(features, device, n_history, shown)
         self.schema, self.n_items = self._store.schema, self._store.n_videos
+        self._cuts: dict[int, np.ndarray] = {}
 
     def label_values(self, target: str) -> Iterator[np.ndarray]:
         """The values of the first start's training users, in blocks."""
@@ -312,7 +317,15 @@ class ReplayEnvironment(Environment):
             self._device,
             np.stack([(split.pretrain.start_U, split.pretrain.end_U) for split in self._splits]),
             self._count_XV,
+            self.cuts_PXU(settings.n_slices) if settings.n_slices > 1 else None,
         )
+
+    def cuts_PXU(self, n_slices: int) -> np.ndarray:
+        """Where each user's rows of the slices of each start's calendar begin: P + 1, X, U."""
+        if n_slices not in self._cuts:
+            found = [cuts_of(self._data.log, x.replay, n_slices) for x in self._splits]
+            self._cuts[n_slices] = np.stack(found, axis=1)
+        return self._cuts[n_slices]
 
     @cached_property
     def _count_XV(self) -> np.ndarray | None:
@@ -384,10 +397,12 @@ class ReplayWorld(World):
         device: Device,
         seen_X2U: np.ndarray | None = None,
         count_XV: np.ndarray | None = None,
+        cuts_PXU: np.ndarray | None = None,
     ) -> None:
         """Set up the replay of each user's rows [rows_from, rows_to), which differ between starts.
 
-        They are empty for users who do not take part. Where models are shown a history, it begins
+        They are empty for users who do not take part. With ``cuts_PXU`` (``calendar.cuts_of``) they
+        are replayed slice by slice. Where models are shown a history, it begins
         with each user's rows ``seen_X2U`` and continues with what a world recommended, and margins
         are over what videos have the most rows, ``count_XV``. Slates are made on the device; who
         visits is drawn on the host.
@@ -395,26 +410,15 @@ class ReplayWorld(World):
         self._store, self._settings, self._device = store, settings, device
         self._video_N = device.tensor(log.video_N)
         self._target_N = [device.tensor(log.targets[t]) for t in targets]
-        self._from_XU, self._n_rows_XU = rows_from_XU, rows_to_XU - rows_from_XU
+        self._cuts_PXU = np.stack([rows_from_XU, rows_to_XU]) if cuts_PXU is None else cuts_PXU
         self._replication_R = torch.tensor(settings.replications, dtype=torch.int64)
         n_starts, n_users = rows_from_XU.shape
         n_replications = len(settings.replications)
-        start_R = start_of(np.array(settings.replications), n_starts)
-        self._start_R1 = start_R[:, None]
-        is_eligible_XU = self._n_rows_XU >= settings.min_candidates
-        n_eligible_X = is_eligible_XU.sum(1)
-        eligible_XU = np.argsort(~is_eligible_XU, axis=1, kind="stable")[:, : n_eligible_X.max()]
-        self._eligible_RU = eligible_XU[start_R].astype(np.int32)
-        self._n_eligible_R = n_eligible_X[start_R]
-        takes_part_XU = self._n_rows_XU > 0
-        self._n_taking_part_R = takes_part_XU.sum(1).clip(1)[start_R]
-        is_short_XU = takes_part_XU & (self._n_rows_XU < settings.n_candidates)
-        self._n_short_R = is_short_XU.sum(1)[start_R]
+        self._start_R1 = start_of(np.array(settings.replications), n_starts)[:, None]
         # the many draws of slates and arms are made where float64 is, on the device if it can be
         self._graphs = Graphs(device)
         self._drawn_R = self._replication_R.to(device.with_float64)
         # a user's visits form a chain, newest first; a visit's number is step * B + place
-        self._n_visits_RU = np.zeros((n_replications, n_users), dtype=np.int32)
         self._last_visit_RU = np.full((n_replications, n_users), -1, dtype=np.int32)
         n_visits = settings.n_steps * settings.batch_size
         self._previous_RT = np.full((n_replications, n_visits), -1, dtype=np.int32)
@@ -426,15 +430,39 @@ class ReplayWorld(World):
         self._log, self._seen_X2U = log, seen_X2U
         self._count_XV = None if count_XV is None else device.tensor(count_XV.astype(np.float32))
         self._shown_WT = torch.full_like(self._slot_WT, -1) if store.n_history else None
+        self._begin(0)
+
+    def _begin(self, p: int) -> None:
+        """Begin a slice of the calendar, in which nothing is used yet."""
+        s, start_R = self._settings, self._start_R1[:, 0]
+        self._slice = p
+        self._first_visit = first_step(p, s.n_steps, len(self._cuts_PXU) - 1) * s.batch_size
+        self._from_XU = self._cuts_PXU[p]
+        self._n_rows_XU = self._cuts_PXU[p + 1] - self._from_XU
+        is_eligible_XU = self._n_rows_XU >= s.min_candidates
+        n_eligible_X = is_eligible_XU.sum(1)
+        eligible_XU = np.argsort(~is_eligible_XU, axis=1, kind="stable")[:, : n_eligible_X.max()]
+        self._eligible_RU = eligible_XU[start_R].astype(np.int32)
+        self._n_eligible_R = n_eligible_X[start_R]
+        takes_part_XU = self._n_rows_XU > 0
+        self._n_taking_part_R = takes_part_XU.sum(1).clip(1)[start_R]
+        is_short_XU = takes_part_XU & (self._n_rows_XU < s.n_candidates)
+        self._n_short_R = is_short_XU.sum(1)[start_R]
+        self._n_visits_RU = np.zeros(self._last_visit_RU.shape, dtype=np.int32)
 
     @property
     def has_visitors(self) -> bool:
-        """Whether any replication has a user with enough unused rows."""
-        return bool((self._n_eligible_R > 0).any())
+        """Whether any replication has a user with enough unused rows, now or in a later slice."""
+        return self._slice < len(self._cuts_PXU) - 2 or bool((self._n_eligible_R > 0).any())
 
     def draw(self, step: int) -> Visits:
         """The step's visits, drawn on the host from keys alone and from earlier draws."""
-        s, rows = self._settings, np.arange(len(self._n_eligible_R))[:, None]
+        s, n_slices = self._settings, len(self._cuts_PXU) - 1
+        while self._slice + 1 < n_slices and step >= first_step(
+            self._slice + 1, s.n_steps, n_slices
+        ):
+            self._begin(self._slice + 1)
+        rows = np.arange(len(self._n_eligible_R))[:, None]
         n_R = torch.from_numpy(self._n_eligible_R)
         u_RB = draws.uniform(draws.key(s.seed, "users", self._replication_R, step), s.batch_size)
         place_RB = draws.choose(u_RB, n_R).numpy()
@@ -444,7 +472,8 @@ class ReplayWorld(World):
         n_visits_RB = self._n_visits_RU.reshape(-1)[at_RB]
         left_RB = np.where(is_visit_RB, self._n_rows_XU[self._start_R1, user_RB] - n_visits_RB, 0)
         last_RB = np.where(is_visit_RB, self._last_visit_RU.reshape(-1)[at_RB], -1)
-        earlier_KRB = self._look_back(last_RB)
+        # a history goes back beyond the slice, used slots do not
+        earlier_KRB = self._look_back(last_RB, 0 if self._store.n_history else self._first_visit)
         share_short_R = torch.from_numpy(self._n_short_R / self._n_taking_part_R)
         # lengthen the visitors' chains, and strike those who ran out from the eligible
         visit_B = np.arange(step * s.batch_size, (step + 1) * s.batch_size, dtype=np.int32)
@@ -494,10 +523,13 @@ class ReplayWorld(World):
         keys_R = draws.key(s.seed, "arm of visit", self._drawn_R, step)
         return slot_RBC, draws.uniform(keys_R, s.batch_size)
 
-    def _look_back(self, visit_RB: np.ndarray) -> np.ndarray:
-        """The visitors' earlier visits from the last on, -1 behind a user's first: K, R, B."""
+    def _look_back(self, visit_RB: np.ndarray, first: int) -> np.ndarray:
+        """The visitors' earlier visits from the last on, back to one: K, R, B.
+
+        -1 behind a user's first.
+        """
         rows, chain = np.arange(visit_RB.shape[0])[:, None], []
-        while (visit_RB >= 0).any():
+        while (visit_RB >= first).any():
             chain.append(visit_RB)
             visit_RB = np.where(visit_RB >= 0, self._previous_RT[rows, visit_RB.clip(0)], -1)
         return np.stack(chain) if chain else np.zeros((0, *visit_RB.shape), dtype=np.int32)
@@ -522,7 +554,7 @@ class ReplayWorld(World):
         for k, visit_RB in enumerate(earlier_KRB):
             visit_WB = visit_RB.repeat(n_blocks, 1)
             deleted_WB = self._slot_WT.gather(1, visit_WB.clamp_min(0)).to(torch.int64)
-            deleted_WB = torch.where(visit_WB >= 0, deleted_WB, -1)
+            deleted_WB = torch.where(visit_WB >= self._first_visit, deleted_WB, -1)
             # that deletion moved the last slot of its time, number left + k, into the hole
             moved_WB = left_WB + k
             slot_WBC = torch.where(
@@ -586,6 +618,8 @@ class ReplayWorld(World):
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while running, as named tensors."""
         shown = {} if self._shown_WT is None else {"shown": self._shown_WT}
+        if len(self._cuts_PXU) > 2:
+            shown["slice"] = torch.tensor(self._slice)
         return shown | {
             "eligible": torch.from_numpy(self._eligible_RU),
             "n_eligible": torch.from_numpy(self._n_eligible_R),
@@ -598,6 +632,10 @@ class ReplayWorld(World):
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a state; see World."""
+        if (p := int(tensors.get("slice", torch.tensor(0)))) != self._slice:
+            if not 0 <= p < len(self._cuts_PXU) - 1:
+                raise ValueError(f"world: there is no slice {p} of its calendar")
+            self._begin(p)
         restore(self.state(), tensors)
         self._check_state()
 
@@ -616,7 +654,7 @@ class ReplayWorld(World):
                 (user >= 0) & (user < n_RU.shape[1]),
                 (previous_RT >= -1) & (previous_RT < number_T),
                 (last_RU >= -1) & (last_RU < len(number_T)),
-                (last_RU >= 0) == (n_RU > 0),
+                (last_RU >= self._first_visit) == (n_RU > 0),
             )
         )
         if self._shown_WT is not None:

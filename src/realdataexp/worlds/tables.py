@@ -102,8 +102,9 @@ class Tables(LoggedWorld):
         if self.tables.propensity is not None:
             targets.setdefault(self.tables.propensity, "dataset.tables.propensity")
         return TablesRequest(
-            path, self.tables, feature.numerical, feature.categorical, targets, places
-        )
+            path, self.tables, feature.numerical, feature.categorical, targets, places,
+            config.simulation.order == "time",
+        )  # fmt: skip
 
     def propensities(self, log: LogTable, split: Split) -> np.ndarray:
         """The column that names them."""
