@@ -44,6 +44,7 @@ def monitored(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> rx.R
 PARTS = {  # of result.json
     "answers": "estimates", "comparison": "comparison", "inference": "inference",
     "family": "family", "regret": "regret", "power": "plan", "last_metrics": "metrics_summary",
+    "prediction": "prediction",
     "detectors": "detectors",
 }  # fmt: skip
 FILES = ("outcomes", "units", "ledger", "estimates", "detections", "metrics", "monitor")

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from realdataexp.metrics import (
@@ -21,6 +22,8 @@ from realdataexp.metrics import (
     _Places,
     binary_metrics,
     categorical_metrics,
+    derived_metrics,
+    derived_names,
     numerical_metrics,
     ranking_metrics,
 )
@@ -438,3 +441,31 @@ def test_no_warning_and_inputs_stay_as_they_were() -> None:
         ranking_metrics(p_SN[None].mT.mT, y_SN, torch.isfinite(y_SN))
     assert torch.equal(p_SN.nan_to_num(), before[0].nan_to_num())
     assert torch.equal(y_SN.nan_to_num(), before[1].nan_to_num())
+
+
+# --- derived columns -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_most", [math.inf, 18.0])
+def test_a_reached_column_is_foretold_by_the_prediction_over_what_is_to_be_reached(at_most: float):
+    g = torch.Generator().manual_seed(0)
+    x_N = torch.rand(300, generator=g) * 40
+    y_N = (torch.rand(300, generator=g) < 0.4).float().masked_fill(x_N < 4, torch.nan)
+    prediction_SN = torch.rand(2, 300, generator=g) * 40 - 3
+    found, n_rows_S = derived_metrics("long", "reached", at_most, prediction_SN, x_N, y_N)
+    assert {*found} == {*derived_names("long", "reached")} == {"long_auc", "long_accuracy"}
+    known = ~torch.isnan(y_N)
+    assert n_rows_S.tolist() == [int(known.sum())] * 2
+    for s, prediction_N in enumerate(prediction_SN):
+        share = (prediction_N.clamp_min(0) / x_N.clamp_max(at_most))[known].double().numpy()
+        truth = y_N[known].numpy()
+        assert found["long_auc"][s] == pytest.approx(roc_auc_score(truth, share))
+        assert found["long_accuracy"][s] == pytest.approx(((share >= 1) == truth).mean())
+
+
+def test_a_quotient_is_foretold_by_that_of_the_prediction():
+    x_N, y_N = torch.tensor([2.0, 4.0, 0.0, 1.0]), torch.tensor([1.0, 0.5, torch.nan, 2.0])
+    prediction_SN = torch.tensor([[3.0, 2.0, 9.0, 5.0]])  # 1.5, 0.5, unknown, 5 cut to 2
+    found, n_rows_S = derived_metrics("share", "quotient", 2.0, prediction_SN, x_N, y_N)
+    assert found["share_mae"].tolist() == pytest.approx([0.5 / 3]) and n_rows_S.tolist() == [3]
+    assert found["share_spearman"].tolist() == pytest.approx([1.0])

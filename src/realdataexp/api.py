@@ -38,6 +38,7 @@ _PARTS = (
     "power",
     "detectors",
     "last_metrics",
+    "prediction",
 )
 _KEYS = {"answers": "estimates", "power": "plan", "last_metrics": "metrics_summary"}
 
@@ -164,6 +165,16 @@ class Result:
         A row per phase, design, model, label, split and metric.
         """
         return self._part("last_metrics")
+
+    @property
+    def prediction(self) -> pl.DataFrame:
+        """How well each design's networks and rankings do on held-out visits at last.
+
+        A row per design, arm, label and metric: value (mean over worlds) with its sd over
+        replications, and the difference from the truth's network of the arm with its standard
+        error; null for the truth, and where a run has none.
+        """
+        return self._part("prediction")
 
     @property
     def outcomes(self) -> pl.DataFrame:

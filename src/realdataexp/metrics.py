@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -231,6 +231,37 @@ def label_metrics(kind: str, prediction_SN: Tensor, y_N: Tensor) -> dict[str, Te
         for s in range(0, S, size)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+_DERIVED_METRICS = {"quotient": ("mae", "spearman"), "reached": ("auc", "accuracy")}
+
+
+def derived_names(column: str, rule: str) -> dict[str, Metric]:
+    """The metrics of ``derived_metrics``, named with the column; no label's type has them."""
+    kept = _DERIVED_METRICS[rule]
+    return {f"{column}_{name}": replace(METRICS[name], types=()) for name in kept}
+
+
+def derived_metrics(
+    column: str, rule: str, at_most: float, prediction_SN: Tensor, x_N: Tensor, y_N: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """How well a derived column y follows from predictions of what it is derived from, with x.
+
+    By ``data.derived``: a "quotient" is predicted by that of the prediction, and has ``mae`` and
+    ``spearman``. Of "reached" the prediction over min(x, at_most) is the score of an ``auc``, and
+    predicts a 1 from 1 on: ``accuracy``.
+
+    Returns:
+        The metrics by ``derived_names``, and the rows that they rest on: S each.
+    """
+    prediction_SN, x_N = prediction_SN.double(), x_N.double()
+    if rule == "reached":
+        score_SN = prediction_SN.clamp_min(0.0) / x_N.clamp_max(at_most)
+        found = label_metrics("binary", score_SN / (1.0 + score_SN), y_N)
+    else:
+        found = label_metrics("numerical", (prediction_SN / x_N).clamp_max(at_most), y_N)
+    kept = {f"{column}_{name}": found[name].cpu() for name in _DERIVED_METRICS[rule]}
+    return kept, found["n_rows"].cpu()
 
 
 def find_metric(name: str, where: str) -> Metric:

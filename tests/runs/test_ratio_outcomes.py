@@ -165,8 +165,11 @@ SMALL = [
 
 
 def test_a_run_reports_a_ratio_like_any_outcome(tmp_path: Path):
-    asked = "outcomes=[play_time, {name: rate, ratio: [play_time, duration_ms], unit: share}]"
-    result = rx.run("demo", [*SMALL, asked], out=tmp_path / "run")
+    asked = [
+        "derived=[{name: long, reached: [play_time_ms, duration_ms], at_most: 18000}]",
+        "outcomes=[play_time, long, {name: rate, ratio: [play_time, duration_ms], unit: share}]",
+    ]
+    result = rx.run("demo", [*SMALL, *asked], out=tmp_path / "run")
     ours = result.comparison.filter(label="rate")
     assert ours["design"].to_list() == ["pooling", "shadow"]
     numbers = ours.select("gte", "estimate", "bias", "bias_mc_se", "sd")
@@ -174,7 +177,14 @@ def test_a_run_reports_a_ratio_like_any_outcome(tmp_path: Path):
     assert result.units is not None
     kept = result.units.filter(pl.col("label") == "rate", pl.col("design") == "pooling")
     assert kept["covariate"].is_not_null().mean() > 0.5
-    assert "rate (share)" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "rate (share)" in page and "long_auc" in page
+    foretold = result.prediction.filter(label="play_time", metric="long_auc")
+    assert foretold.select("design", "arm").rows() == [
+        *((design, arm) for design in ("global", "pooling", "shadow") for arm in "TC")
+    ]
+    assert foretold["value"].is_between(0, 1).all() and foretold["sd"].null_count() == 0
+    assert foretold["difference"].null_count() == 2  # of the truth itself
     alone = rx.run("demo", [*SMALL, "outcomes=[play_time]"], out=tmp_path / "alone")
     plain = result.outcomes.filter(pl.col("label") == "play_time")
     assert plain.equals(alone.outcomes)  # what else is measured changes nothing

@@ -18,6 +18,7 @@ from realdataexp.config.schema import RunSettings as RunSettings
 from realdataexp.config.schema import default_cache_dir as default_cache_dir
 from realdataexp.config.sections import ARMS as ARMS
 from realdataexp.config.sections import NO_MODEL as NO_MODEL
+from realdataexp.config.sections import DerivedConfig as DerivedConfig
 from realdataexp.config.sections import FeatureConfig as FeatureConfig
 from realdataexp.config.sections import LabelConfig as LabelConfig
 from realdataexp.config.sections import LabelFeatures as LabelFeatures

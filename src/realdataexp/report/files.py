@@ -181,6 +181,17 @@ class LastMetric(_Row):
     value: float | None = None
 
 
+class Quality(_OfDesign):
+    """How well a design's networks predict held-out visits: of ``prediction``."""
+
+    arm: str
+    metric: str
+    value: float | None = None
+    sd: float | None = None
+    difference: float | None = None
+    difference_se: float | None = None
+
+
 class Device(_Row):
     """What a run computed on."""
 
@@ -270,6 +281,7 @@ class RunResult(_Row):
     dataset_stats: dict[str, Any] = {}
     weights: dict[str, dict[str, float | None]] = {}
     metrics_summary: list[LastMetric] = []
+    prediction: list[Quality] = []
     device: Device = Device()
     timing: dict[str, float | None] = {}
     versions: dict[str, str | None] = {}

@@ -349,6 +349,19 @@ def weights(result: RunResult) -> Table:
     return table
 
 
+def prediction(result: RunResult) -> Table:
+    """How well each design's networks and rankings do on held-out visits."""
+    title = (
+        "Prediction for held-out users at the last validation, by the network that serves the arm: "
+        "mean ± SD over replications, and difference from the truth's network ± standard error"
+    )
+    table = Table(title, "arm", "label", "metric", "mean", "SD", "difference", "±", first="design")
+    for e in sorted(result.prediction, key=lambda e: (e.label, e.metric, e.arm)):
+        numbers = map(Cell.of, (e.value, e.sd, e.difference, e.difference_se))
+        table.add(e.design, e.arm, e.label, e.metric, *numbers, design=e.design)
+    return table
+
+
 def metrics(result: RunResult) -> Table:
     """What was measured of the loop's networks at last."""
     title = "Last value of every metric, averaged over worlds"

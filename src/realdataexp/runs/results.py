@@ -42,6 +42,7 @@ from realdataexp.stats.performance import (
     section,
     two_groups,
 )
+from realdataexp.stats.prediction import prediction_quality
 
 if TYPE_CHECKING:
     from realdataexp.loop import Block
@@ -137,6 +138,7 @@ def write_results(run: Run, status: str) -> None:
             "detectors": detector_results(detections),
             "weights": run.weight_metrics,
             "metrics_summary": _last_metrics(metrics),
+            "prediction": prediction_quality(metrics, n_starts),
             "best": run.checkpoints.best.get(LOOP, {}),
             "diagnostics": diagnostics,
             "warnings": [],

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from realdataexp.arms import Arms, Explore, MostPopular, OutsidePolicy, Policy, Random, Scorer
-from realdataexp.config import ARMS, Config
+from realdataexp.config import ARMS, Config, DerivedConfig
 from realdataexp.designs import Context, Design, OutsideDesign, build_design
 from realdataexp.device import Device, can_fork, choose_device, n_gpus, usable_threads
 from realdataexp.errors import InputError, Warnings, did_you_mean
 from realdataexp.loop import Block
-from realdataexp.metrics import LOSS, Metric, find_metric, metric_names
+from realdataexp.metrics import LOSS, Metric, derived_names, find_metric, metric_names
 from realdataexp.models import is_module
 from realdataexp.models.batch import FeatureSchema
 from realdataexp.options import construct
@@ -62,7 +62,7 @@ class Setup:
         started: the designs of ``blocks``, as they run in each process here, by its replications.
         n_processes: over how many the loop's replications are spread.
         scorers: what scores for each arm in place of labels; None: nothing.
-        metrics: from outside the package, by name.
+        metrics: from outside the package, and of derived columns by a label's predictions, by name.
     """
 
     config: Config
@@ -171,6 +171,8 @@ def set_up(config: Config, warnings: Warnings, *, every_fault: bool = False) -> 
     check_names(config, faults)
     doubts = attempt(world.doubts, config) or []
     metrics = attempt(_own_metrics, config) or {}
+    for _, x in derived_of_labels(config):
+        metrics |= derived_names(x.name, x.rule)
     attempt(_check_primary_metric, config, metrics)
     for i, name in enumerate(config.experiment.intervals or ()):
         attempt(rehearse_method, name, f"experiment.intervals.{i}")
@@ -355,6 +357,12 @@ def _check_drawn_networks(config: Config) -> None:
 
 
 # --- validation, intervals, histories ------------------------------------------------------------
+
+
+def derived_of_labels(config: Config) -> list[tuple[int, DerivedConfig]]:
+    """The derived columns that follow from a label's predictions, with its place; see metrics."""
+    labels = [(i, x.target) for i, x in enumerate(config.learned) if x.type == "numerical"]
+    return [(i, x) for i, target in labels for x in config.derived if x.columns[0] == target]
 
 
 def _own_metrics(config: Config) -> dict[str, Metric]:

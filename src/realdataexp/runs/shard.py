@@ -11,6 +11,7 @@ model, X starts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from realdataexp.learner import Learner
 from realdataexp.loop import Block, Loop, Step, by_label, n_networks
 from realdataexp.metrics import (
     MetricValues,
+    derived_metrics,
     for_metrics,
     label_metrics,
     own_metrics,
@@ -32,7 +34,7 @@ from realdataexp.metrics import (
 )
 from realdataexp.models import Batch
 from realdataexp.runs.labels import Starts
-from realdataexp.runs.setup import Setup
+from realdataexp.runs.setup import Setup, derived_of_labels
 from realdataexp.stats.inference import needs_foretold
 from realdataexp.worlds.base import HeldOut, World, start_of
 
@@ -58,8 +60,11 @@ class Validator:
         """Draw a run's samples, unless they are given."""
         config, loop = setup.config, setup.config.simulation
         n_visits = config.validation.validation_batches * loop.batch_size
+        self._derived = derived_of_labels(config)
+        more = (name for _, x in self._derived for name in (x.name, x.columns[1]))
+        self._targets = tuple(dict.fromkeys((*setup.world_targets, *more)))
         self.held_out = held_out or [
-            setup.environment.held_out(setup.world_targets, n_visits, loop.n_candidate, start)
+            setup.environment.held_out(self._targets, n_visits, loop.n_candidate, start)
             for start in range(config.experiment.n_starts)
         ]
         self._setup, self._arms = setup, setup.arms
@@ -136,7 +141,19 @@ class Validator:
                 y_N = torch.where(is_idle_S1, torch.nan, y_N)
             found = label_metrics(kind, prediction_SN, y_N)
             own = own_metrics(self._setup.metrics, kind, prediction_SN, y_N)
-            yield values_of(label.config.name, found, seen.loss_SJ[:, k], own)
+            values = values_of(label.config.name, found, seen.loss_SJ[:, k], own)
+            for place, x in self._derived:
+                if place == k:
+                    at = [self._targets.index(name) for name in (x.columns[1], x.name)]
+                    x_N, of_x_N = (self._of(seen.start_S, y_XNL[..., i]) for i in at)
+                    of_x_N = torch.where(torch.isnan(y_N), torch.nan, of_x_N)
+                    most = math.inf if x.at_most is None else x.at_most
+                    told, n_rows_S = derived_metrics(
+                        x.name, x.rule, most, prediction_SN, x_N, of_x_N
+                    )
+                    values.values.update(told)
+                    values.counts.update(dict.fromkeys(told, n_rows_S))
+            yield values
 
     def rankings(
         self, seen: Seen, blocks: Sequence[Block]
