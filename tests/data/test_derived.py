@@ -98,6 +98,7 @@ def test_a_label_may_learn_a_derived_column():
         ("derived=[{name: a, quotient: [x, y]}, {name: A, reached: [x, y]}]", "more than once"),
         ("derived=[{name: a, quotient: [x, y], at_most: 0}]", "derived.0.at_most"),
         ("derived=[{name: click, quotient: [x, y]}]", "outcomes = null: the name click stands"),
+        ("derived=[{name: click_relative, quotient: [x, y]}]", "click_relative: results call"),
         ("outcomes=[{name: r, ratio: [click, is_click]}]", "both are is_click"),
         ("outcomes=[{name: r, ratio: [click, click]}]", "names click twice"),
         ("outcomes=[{name: r, ratio: [a, b]}]", "are ratios alone"),

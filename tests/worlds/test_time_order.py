@@ -18,8 +18,8 @@ from realdataexp.errors import InputError, Warnings
 from realdataexp.runs.executors.chunks import join, share_of
 from realdataexp.runs.setup import set_up
 from realdataexp.worlds import calendar
-from realdataexp.worlds.base import Slate, Visits, WorldSettings
-from realdataexp.worlds.calendar import cuts_of, first_step, require_visits
+from realdataexp.worlds.base import Slate, Visits, WorldSettings, first_step
+from realdataexp.worlds.calendar import cuts_of, require_visits
 from realdataexp.worlds.replay import ReplayWorld
 
 N_ROWS = (9, 4, 12, 7, 0, 3, 11, 8, 6, 12)

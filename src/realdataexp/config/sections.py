@@ -479,7 +479,9 @@ def outcomes_of(
             first.setdefault(label.target, OutcomeConfig(name=label.name, target=label.target))
         for x in derived:
             first.setdefault(x.name, OutcomeConfig(name=x.name, target=x.name))
-        refuse_twice("name", [x.name for x in first.values()])
+        names = [x.name for x in first.values()]
+        refuse_twice("name", names)
+        refuse_relative(names, "outcome")
         return tuple(first.values())
     targets = {x.name: x.name for x in derived} | {label.name: label.target for label in labels}
     filled = [

@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 
 from realdataexp.data.log import DataSet, training_blocks
-from realdataexp.data.missing import Predicted, sample_of
 from realdataexp.data.parquet import StoredTable
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import disk_faults
@@ -231,11 +230,13 @@ class _Numbers:
     def __init__(self, scales: list[_Scale], missing: str) -> None:
         self.scales, self._missing = scales, missing
         self._known = [i for i, scale in enumerate(scales) if scale.sd is not None]
-        self._predicted: Predicted | None = None
+        self._predicted: Any = None
         self._n_D, self._sum_D = np.zeros((2, len(scales)))
 
     def fit(self, table: _Table, is_training_X: np.ndarray, warnings: Warnings) -> None:
         """Learn to predict missing numbers from training rows."""
+        from realdataexp.data.missing import Predicted, sample_of  # few runs predict them
+
         names = [scale.name for scale in self.scales]
         blocks = (
             self._scores(block)[is_training_X[rows]][:, self._known]

@@ -362,6 +362,11 @@ class WorldConfig(DatasetConfig):
         return RAW_TIME if target.endswith("_ms") else _RAW_OTHER
 
 
+def first_step(p: int, n_steps: int, n_slices: int) -> int:
+    """The step at which a slice begins: the steps are shared out as evenly as can be."""
+    return -(-p * n_steps // n_slices)
+
+
 def start_of(replication: _Numbers, n_starts: int) -> _Numbers:
     """The start that a replication begins from; it does not depend on how many replications run."""
     return replication % n_starts

@@ -9,6 +9,7 @@ import numpy as np
 
 from realdataexp.data.log import LogTable, RowRanges
 from realdataexp.errors import InputError
+from realdataexp.worlds.base import first_step
 
 _MOST_TIMES = 1 << 22  # that the ends of slices are quantiles of
 _ROWS_AT_ONCE = 1 << 22
@@ -42,11 +43,6 @@ def cuts_of(log: LogTable, rows: RowRanges, n_slices: int) -> np.ndarray:
     cuts_PU = np.zeros((n_slices + 1, log.n_users), dtype=np.int64)
     cuts_PU[1:] = n_PU.cumsum(0)
     return cuts_PU + rows.start_U
-
-
-def first_step(p: int, n_steps: int, n_slices: int) -> int:
-    """The step at which a slice begins: the steps are shared out as evenly as can be."""
-    return -(-p * n_steps // n_slices)
 
 
 def require_visits(cuts_PU: np.ndarray, n_steps: int, batch_size: int, least: int) -> None:

@@ -18,7 +18,6 @@ import torch
 from realdataexp import draws
 from realdataexp.config import Config, FeatureConfig
 from realdataexp.data import schema
-from realdataexp.data.derived import with_derived
 from realdataexp.data.features import fit_features
 from realdataexp.data.log import DataSet, LogTable, Split, split_log
 from realdataexp.device import Device
@@ -26,7 +25,6 @@ from realdataexp.errors import Warnings
 from realdataexp.models import FeatureSchema, SideSchema
 from realdataexp.sequences.item_options import ItemsConfig, inputs_about
 from realdataexp.worlds.base import RAW_TIME, WorldConfig
-from realdataexp.worlds.calendar import require_visits
 from realdataexp.worlds.replay import ReplayEnvironment
 
 logger = logging.getLogger("realdataexp")
@@ -80,8 +78,12 @@ class LoggedWorld(ItemsConfig, WorldConfig):
     def open(self, config: Config, device: Device, warnings: Warnings) -> ReplayEnvironment:
         """The data, split for each start, with features fitted to the first one's users."""
         feature = features_of(config)
-        derived = ((x.name, x.rule, x.columns, x.at_most) for x in config.derived)
-        data = with_derived(self.data(config, config.cache_dir(), warnings), derived)
+        data = self.data(config, config.cache_dir(), warnings)
+        if config.derived:
+            from realdataexp.data.derived import with_derived  # few runs derive any
+
+            asked = ((x.name, x.rule, x.columns, x.at_most) for x in config.derived)
+            data = with_derived(data, asked)
         self.check_values(config, data, warnings)
         logger.info(
             "[data] %s rows, %s users, %s videos",
@@ -109,6 +111,8 @@ class LoggedWorld(ItemsConfig, WorldConfig):
         )
         loop = config.simulation
         if loop.time_slices is not None:
+            from realdataexp.worlds.calendar import require_visits  # few runs have an order
+
             for cuts_PU in environment.cuts_PXU(loop.time_slices).swapaxes(0, 1):
                 require_visits(cuts_PU, loop.n_steps, loop.batch_size, loop.min_candidates)
         return environment

@@ -41,10 +41,10 @@ from realdataexp.worlds.base import (
     Visits,
     World,
     WorldSettings,
+    first_step,
     shown_items,
     start_of,
 )
-from realdataexp.worlds.calendar import cuts_of, first_step
 
 _ROWS_AT_ONCE = 1 << 22
 _BLOCK, _N_BLOCKS = 1 << 16, 64  # rows that are hashed at once, and blocks of an array at most
@@ -323,6 +323,8 @@ class ReplayEnvironment(Environment):
     def cuts_PXU(self, n_slices: int) -> np.ndarray:
         """Where each user's rows of the slices of each start's calendar begin: P + 1, X, U."""
         if n_slices not in self._cuts:
+            from realdataexp.worlds.calendar import cuts_of  # few runs have an order
+
             found = [cuts_of(self._data.log, x.replay, n_slices) for x in self._splits]
             self._cuts[n_slices] = np.stack(found, axis=1)
         return self._cuts[n_slices]
