@@ -138,6 +138,12 @@ class Setup:
         return tuple(dict.fromkeys((*self.targets, *self._recorded)))
 
     @property
+    def held_out_targets(self) -> tuple[str, ...]:
+        """These, then what predictions are judged by besides; see ``derived_of_labels``."""
+        asked = (name for _, x in derived_of_labels(self.config) for name in (x.name, x.columns[1]))
+        return tuple(dict.fromkeys((*self.world_targets, *asked)))
+
+    @property
     def _recorded(self) -> tuple[str, ...]:
         """Targets of the outcomes, then numerator and denominator of each ratio."""
         return recorded(self.outcomes, self.ratios)

@@ -61,10 +61,8 @@ class Validator:
         config, loop = setup.config, setup.config.simulation
         n_visits = config.validation.validation_batches * loop.batch_size
         self._derived = derived_of_labels(config)
-        more = (name for _, x in self._derived for name in (x.name, x.columns[1]))
-        self._targets = tuple(dict.fromkeys((*setup.world_targets, *more)))
         self.held_out = held_out or [
-            setup.environment.held_out(self._targets, n_visits, loop.n_candidate, start)
+            setup.environment.held_out(setup.held_out_targets, n_visits, loop.n_candidate, start)
             for start in range(config.experiment.n_starts)
         ]
         self._setup, self._arms = setup, setup.arms
@@ -144,7 +142,9 @@ class Validator:
             values = values_of(label.config.name, found, seen.loss_SJ[:, k], own)
             for place, x in self._derived:
                 if place == k:
-                    at = [self._targets.index(name) for name in (x.columns[1], x.name)]
+                    at = [
+                        self._setup.held_out_targets.index(name) for name in (x.columns[1], x.name)
+                    ]
                     x_N, of_x_N = (self._of(seen.start_S, y_XNL[..., i]) for i in at)
                     of_x_N = torch.where(torch.isnan(y_N), torch.nan, of_x_N)
                     most = math.inf if x.at_most is None else x.at_most
