@@ -74,6 +74,7 @@ def test_each_entry_is_that_of_the_model_that_serves_the_arm():
     found = prediction_quality(table, N_STARTS)
     keys = [(x["design"], x["arm"], x["label"], x["metric"]) for x in found]
     assert len({*keys}) == len(keys) == 3 * 2 * 3
+    assert [key[1] for key in keys] == ["T", "C"] * 9
     for entry, key in zip(found, keys, strict=True):
         own = value_of(table, *key)
         assert entry["n_worlds"] == len(own) == N_WORLDS - (key[0::3] == ("pooling", "auc"))

@@ -61,10 +61,15 @@ def prediction_quality(metrics: pl.DataFrame, n_starts: int = 1) -> list[dict[st
     both = served.join(
         truth, on=["arm", "label", "metric", "world"], how="left", maintain_order="left"
     )
-    return [
+    found = [
         _entry(dict(zip(_KEYS, key, strict=True)), group, n_starts)
         for key, group in both.group_by(_KEYS, maintain_order=True)
     ]
+    # by design, label and metric as they come, the treatment first
+    places = {key: list(dict.fromkeys(x[key] for x in found)) for key in _KEYS}
+    places["arm"] = ["T", "C"]
+    order = ("design", "label", "metric", "arm")
+    return sorted(found, key=lambda x: [places[key].index(x[key]) for key in order])
 
 
 def _entry(entry: dict[str, Any], group: pl.DataFrame, n_starts: int) -> dict[str, Any]:
