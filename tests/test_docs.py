@@ -103,7 +103,7 @@ SMALL = [
 
 def shorten(words: list[str]) -> None:
     """Make a command small, in place: fewer steps, and fewer points of what it varies."""
-    if words[1] in ("run", "plan", "sweep"):
+    if words[1] in ("run", "plan", "sweep", "observe"):
         words += SMALL
     if words[1] == "sweep":  # two points of a grid
         options = [i for i, word in enumerate(words[:-1]) if word == "--grid"]

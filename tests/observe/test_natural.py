@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from realdataexp.observe.natural import START, is_beyond_placebos, natural_experiment
+from realdataexp.observe.natural import START, natural_experiment
 
 PLAY = {"play": "play_time_ms"}
 
@@ -95,7 +95,7 @@ def test_a_planted_change_at_the_date_is_beyond_the_placebo_dates(jump: float):
     assert all(abs(x["value"]) < 5 * x["se"] < 60 for x in placebos)
     assert found["share_of_users_who_stay"] == 1.0
     if jump:
-        assert is_beyond_placebos(found, "play") is True
+        assert found["beyond_placebos"]["play"] is True
 
 
 def test_what_the_logs_lack_is_named():
@@ -105,7 +105,7 @@ def test_what_the_logs_lack_is_named():
     after = found["before_against_after"]
     assert "2022-04-25 to 2022-05-08" in after["effects"]["play"]["cannot_tell"]
     assert [x["day"] for x in after["placebos"]["play"]] == ["2022-05-02"]
-    assert is_beyond_placebos(after, "play") is None
+    assert after["beyond_placebos"]["play"] is None
     without = natural_experiment([late.drop("tab")], PLAY)
     assert without["before_against_after"] == {"cannot_tell": "the logs lack tab"}
 

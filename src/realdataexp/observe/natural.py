@@ -198,16 +198,15 @@ def _before_against_after(cells: pl.DataFrame, outcomes: Sequence[str], start: d
     at_date = _has_weeks(start, first, last)
     users = [x.select("user_id").unique() for x in (before, after)]
     n_stay = users[0].join(users[1], on="user_id").height
-    return {
+    lacks = (
+        f"the standard logs have {first} to {last}, not the weeks before and after {start}: "
+        "dataset.logs needs standard_early and standard_late"
+    )
+    found: Found = {
         "days": [first.isoformat(), last.isoformat()],
         "share_of_users_who_stay": n_stay / users[0].height if users[0].height else None,
         "effects": {
-            name: _at(standard, start, name)
-            if at_date
-            else {
-                "cannot_tell": f"the standard logs have {first} to {last}, not the weeks before "
-                f"and after {start}: dataset.logs needs standard_early and standard_late"
-            }
+            name: _at(standard, start, name) if at_date else {"cannot_tell": lacks}
             for name in outcomes
         },
         "placebos": {
@@ -215,6 +214,7 @@ def _before_against_after(cells: pl.DataFrame, outcomes: Sequence[str], start: d
             for name in outcomes
         },
     }
+    return {**found, "beyond_placebos": {x: _is_beyond_placebos(found, x) for x in outcomes}}
 
 
 def _has_weeks(day: date, first: date, last: date) -> bool:
@@ -230,7 +230,7 @@ def _at(cells: pl.DataFrame, day: date, outcome: str) -> Found:
     return paired(after, before, outcome)
 
 
-def is_beyond_placebos(found: Found, outcome: str) -> bool | None:
+def _is_beyond_placebos(found: Found, outcome: str) -> bool | None:
     """Whether the change at the date is larger than at all placebo dates; None: not to be told."""
     sizes = [abs(x["value"]) for x in found["placebos"][outcome] if "value" in x]
     effect = found["effects"][outcome]

@@ -162,6 +162,9 @@ def _before_against_after(found: Found, start: str, change: Found) -> Iterator[T
             table.add(f"{x['day']}: nothing (placebo)", users, _with_error(x, scale))
         if table.rows:
             yield table
+        if (is_beyond := change["beyond_placebos"][outcome]) is not None:
+            size = "larger than all" if is_beyond else "no larger than the largest of"
+            yield f"The change at {start} is {size} {len(placebos)} placebos."
     effects = change["effects"].values()
     reasons = dict.fromkeys(x["cannot_tell"] for x in effects if "cannot_tell" in x)
     yield from (f"The change at {start}: cannot tell: {reason}" for reason in reasons)
