@@ -141,6 +141,14 @@ def test_a_feature_without_any_value_takes_no_part():
     assert np.array_equal(found.user.num_XD[:, :2], two.user.num_XD)
 
 
+def test_predictions_stay_within_the_range_of_training_rows():
+    g = np.random.default_rng(0)
+    x = g.normal(size=(200, 1))
+    fitted = Predicted(np.hstack([x, 2 * x]), ["a", "b"], Warnings())
+    found = fitted.fill(np.array([[50.0, np.nan], [-50.0, np.nan]]))
+    assert found[:, 1] == pytest.approx([2 * x.max(), 2 * x.min()])
+
+
 def test_rounds_that_do_not_settle_are_warned_of(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(missing_module, "_ROUNDS", 1)
     warnings, (frame, _) = Warnings(), users()

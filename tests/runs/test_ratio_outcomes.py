@@ -179,6 +179,7 @@ def test_a_run_reports_a_ratio_like_any_outcome(tmp_path: Path):
     assert kept["covariate"].is_not_null().mean() > 0.5
     page = (tmp_path / "run" / "report.html").read_text()
     assert "rate (share)" in page and "long_auc" in page
+    assert "rate (share): effect, 4" in page and "long: effect per visit, 4" in page
     foretold = result.prediction.filter(label="play_time", metric="long_auc")
     assert foretold.select("design", "arm").rows() == [
         *((design, arm) for design in ("global", "pooling", "shadow") for arm in "TC")

@@ -210,6 +210,7 @@ class Measured(_Row):
 
     name: str
     target: str | None = None
+    ratio: list[str] | None = None
     given_unit: str | None = Field(None, alias="unit")
 
     @property
@@ -341,6 +342,11 @@ class RunResult(_Row):
     def title(self, label: str) -> str:
         """What an outcome is called, with its unit."""
         return self.titles.get(label, label)
+
+    def per(self, label: str) -> str:
+        """Whose effect that on an outcome is: a visit's, or of a ratio of sums that of the arm."""
+        is_ratio = any(x.name == label and x.ratio for x in self.config.measured)
+        return "" if is_ratio else " per visit"
 
     def totals(self, label: str) -> list[float | None]:
         """GT, GC and GTE of a label: of ``gte_results``."""

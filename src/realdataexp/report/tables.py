@@ -120,7 +120,7 @@ def _quality(result: RunResult, truth: Effect) -> Table:
         return Cell(scale.text(value), value)
 
     table = Table(
-        f"{result.title(truth.label)}: effect per visit, {_worlds(result)}",
+        f"{result.title(truth.label)}: effect{result.per(truth.label)}, {_worlds(result)}",
         "estimate", Column("bias ± MC SE", is_judged=True),
         Column("bias, % of effect", is_more=True), "SD", "RMSE", Column("SE / SD", is_more=True),
         "coverage", Column("wrong sign", is_more=True), Column("regret", is_more=True),

@@ -244,14 +244,16 @@ class Finding(NamedTuple):
     words: str
 
 
-def effect(entry: Effect, relative: float | None = None, unit: str = "") -> Finding:
+def effect(
+    entry: Effect, relative: float | None = None, unit: str = "", per: str = " per visit"
+) -> Finding:
     """What an entry of ``estimates`` says of the effect, with its percent of control, its unit."""
     value = entry.value
     if value is None:
         return Finding("unknown", "no answer: no replication has outcomes in both arms")
     scale = Scale.of([value], [entry.se])
     share = "" if relative is None else f" ({percent(relative)})"
-    of_visit = f" {unit} per visit" if unit else " per visit"
+    of_visit = f" {unit}{per}" if unit else per
     amount = f"by {scale.text(abs(value))}{of_visit}{share}"
     if entry.interval is None:
         way = "higher" if value > 0 else "lower"
