@@ -328,6 +328,7 @@ def test_an_interrupted_observation_is_resumed_to_the_same(
     [
         (["si2023"], "dataset.name = 'si2023': has no log to observe: use KuaiRand, tables"),
         (["demo", "--set", "pretrain.rows=overlap"], "pretrain.rows = 'overlap': the models have"),
+        (["demo", "--set", "simulation.order=time"], "simulation.order = 'time': slates of a"),
         (["demo", "--estimator", "ipss"], "did you mean ips?"),
         (["demo", "--estimator", "[ips]"], "must be a name, or {name: ..., <options>}"),
         (["demo", "--estimator", "{threshold: 1}"], "must be a name, or {name: ..., <options>}"),

@@ -127,6 +127,11 @@ def run_observation(
             "pretrain.rows = 'overlap': the models have seen the answers of the rows that would "
             "evaluate them; use early or share"
         )
+    if config.simulation.order == "time":
+        raise InputError(
+            "simulation.order = 'time': slates of a slice of the calendar are no draw from all of "
+            "a user's rows, which observe evaluates: leave it out"
+        )
     logs = _logs_of(world)
     own = [*overrides, "experiment.starts=1"]
     own.append(f"simulation.retrain_every={config.simulation.n_steps}")
