@@ -14,6 +14,7 @@ from realdataexp.stats.clustered import user_cluster
 from realdataexp.stats.inference import inference_table
 from realdataexp.stats.intervals import Intervals
 from realdataexp.stats.paired import paired, paired_visit
+from realdataexp.stats.ratios import linear_visits
 from realdataexp.stats.tables import DesignTables
 
 # of a world, in the order of time: users, arms, whether the picks differ, outcomes
@@ -164,3 +165,24 @@ def test_it_answers_only_where_both_picks_are_known():
     assert not answers(design.unit_sums.drop(PICKS_SCHEMA))
     unknown = (pl.lit(None, kind).alias(name) for name, kind in PICKS_SCHEMA.items())
     assert not answers(design.unit_sums.with_columns(*unknown))
+
+
+@pytest.mark.parametrize("by_arm", [False, True])
+def test_ratios_are_compared_around_one_ratio_or_err_where_denominators_differ(by_arm: bool):
+    """Watch time per length, with longer videos where the picks differ; fails once in a million."""
+    g, n, X = np.random.default_rng(6), 200, 2000
+    is_treated, differs = g.random((n, X)) < 0.5, g.random((n, X)) < 0.5
+    length = 1.0 + 2.0 * differs + g.random((n, X))
+    watched = 0.3 * length + 0.3 * length * (is_treated & differs) + 0.1 * g.normal(size=(n, X))
+    y_WXL = np.stack([watched, length], -1)
+    names, new = ([("it", w) for w in range(n)], ["rate"]), np.tile(np.arange(X), (n, 1))
+    lines = linear_visits(is_treated, y_WXL, 1)
+    picks = {"differ": differs, "parted": differs}
+    if not by_arm:
+        picks["y"] = linear_visits(is_treated, y_WXL, 1, by_arm=False)
+    outcomes = outcome_table(arm_sums(is_treated, lines)[None], [0], *names)
+    units = unit_table(new, new, is_treated, lines, None, *names, picks)
+    value = paired(DesignTables("it", outcomes, units)).value
+    truth = 0.3 * 3.5 / (3.5 + 1.5)
+    error = stats.norm.isf(FALSE_FAIL_RATE / 2) * value.std() / n**0.5
+    assert (abs(value.mean() - truth) < error < 0.02 * truth) == (not by_arm)

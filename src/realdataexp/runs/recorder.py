@@ -505,8 +505,9 @@ class Recorder:
                 unit_RX, user_RX, is_treated_RX, y_RXL, *more = (
                     np.concatenate(x, axis=1) for x in zip(*steps, strict=True)
                 )
+                raw_RXL, n_ratios = y_RXL, len(self._ratios)
                 if self._ratios:
-                    y_RXL = linear_visits(is_treated_RX, y_RXL, len(self._ratios))
+                    y_RXL = linear_visits(is_treated_RX, raw_RXL, n_ratios)
                 names = [*self.labels, *self._ratios]
                 whose = of_world, [(block.label, r) for r in self.replications], names
                 found = foretold_RXAL = None
@@ -522,6 +523,9 @@ class Recorder:
                     of_users = zip(user_RX, differs_RX, strict=True)
                     parted_RX = np.stack([parted(*x) for x in of_users])
                     found = {"differ": differs_RX, "parted": parted_RX}
+                    if self._ratios:
+                        own = is_treated_RX, raw_RXL, n_ratios
+                        found["y"] = linear_visits(*own, by_arm=False)
                 seen = unit_RX, user_RX, is_treated_RX, y_RXL
                 parts.append(unit_table(*seen, *whose, found, foretold_RXAL))
         return pl.concat(parts, how="diagonal") if parts else None

@@ -127,7 +127,7 @@ def unit_table(
         worlds: each world's design and replication.
         labels: the labels' names.
         picks: which visits are "differ" and "parted" (see ``parted``): bool W, X each; None where
-            the arms' picks are not known.
+            the arms' picks are not known. "y", if given, is summed over them in place of y_WXL.
         foretold_WXAL: what was predicted at the visit for what each arm would have picked, NaN
             where nothing was; None where that is not known, or ``picks`` are not.
 
@@ -170,7 +170,8 @@ def unit_table(
                 ahead = np.bincount(key_x, weights=ahead_x, minlength=2 * n_units)
             own = [n[row], total[row], covariate_G[row // 2], ahead[row]]
             if of_picks is not None:
-                own += of_picks.columns(i, known_X, y_WXL[w, :, i], key_x, row)
+                y_X = (picks or {}).get("y", y_WXL)[w, :, i]
+                own += of_picks.columns(i, known_X, y_X, key_x, row)
             parts.append((w, i, row, *own))
     more = {} if picks is None else {**PICKS_SCHEMA}
     if picks is not None and foretold_WXAL is not None:

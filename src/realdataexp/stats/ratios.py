@@ -137,10 +137,14 @@ def linear_outcomes(sums: pl.DataFrame, ratios: Sequence[str]) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def linear_visits(is_treated_WX: np.ndarray, y_WXL: np.ndarray, n_ratios: int) -> np.ndarray:
+def linear_visits(
+    is_treated_WX: np.ndarray, y_WXL: np.ndarray, n_ratios: int, *, by_arm: bool = True
+) -> np.ndarray:
     """Visits' outcomes with their ratios linearised by world and arm: float64 W, X, L + K.
 
-    The last 2 K of y are numerators and denominators, as in ``ratio_sums``.
+    The last 2 K of y are numerators and denominators, as in ``ratio_sums``. Not ``by_arm``, both
+    arms' rows are around one ratio: then a visit has the same value in either arm where its
+    outcomes are the same, and a difference of the arms' means is that of the ratios to first order.
     """
     n = y_WXL.shape[-1] - 2 * n_ratios
     out = np.full((*y_WXL.shape[:2], n + n_ratios), np.nan)
@@ -148,7 +152,8 @@ def linear_visits(is_treated_WX: np.ndarray, y_WXL: np.ndarray, n_ratios: int) -
     for w, is_treated_X in enumerate(is_treated_WX):
         for k in range(n_ratios):
             y_X2 = y_WXL[w, :, n + 2 * k : n + 2 * k + 2]
-            for arm in (is_treated_X, ~is_treated_X):
+            arms = (is_treated_X, ~is_treated_X) if by_arm else (np.ones_like(is_treated_X),)
+            for arm in arms:
                 out[w, arm, n + k] = linear(*y_X2[arm].T)
     return out
 
