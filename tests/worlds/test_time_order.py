@@ -273,6 +273,14 @@ def test_a_wrong_order_is_one_line(override: str, said: str):
     assert said in line
 
 
+def test_there_are_no_more_slices_than_steps_where_none_are_asked_for():
+    for n_steps, n_slices in ((3, 3), (40, 10)):
+        asked = f"simulation={{order: time, n_steps: {n_steps}}}"
+        config = load_config("demo", [asked])
+        assert config.simulation.time_slices == n_slices
+        assert load_config(config.resolved()) == config
+
+
 def test_a_world_without_a_log_has_no_calendar():
     with pytest.raises(InputError, match="the world si2023 has none: use any"):
         load_config("si2023", ["simulation.order=time"])

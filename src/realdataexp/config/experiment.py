@@ -127,7 +127,7 @@ class SimulationConfig(Section):
     time_slices: Count | None = setting(
         None,
         "order time: slices of the calendar, each of about as many replayed rows and of as many "
-        "steps; null: 10",
+        "steps; null: 10, or n_steps where these are fewer",
     )
     processes: Literal["auto"] | Count = setting(
         "auto",
@@ -160,7 +160,8 @@ class SimulationConfig(Section):
             if value is not None:
                 raise ValueError("has no effect with order any: leave it out, or set order: time")
             return None
-        value, n_steps = value or _TIME_SLICES, info.data.get("n_steps", MOST)
+        n_steps = info.data.get("n_steps", MOST)
+        value = value or min(_TIME_SLICES, n_steps)
         if value > n_steps:
             raise ValueError(f"must be at most n_steps, which is {n_steps}, not {value}")
         return value
