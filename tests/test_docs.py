@@ -163,8 +163,8 @@ def test_every_command_of_readme_and_docs_runs(
     assert n_run >= 30
 
 
-# Run by tests of their own: below, and in tests/data/test_tables.py.
-RUN_ELSEWHERE = ("architecture.md", "own-data.md")
+# Run by tests of their own: below, and in tests/data/test_ready_data.py.
+RUN_ELSEWHERE = ("architecture.md", "ready-data.md")
 
 
 @pytest.fixture
@@ -242,3 +242,21 @@ def test_the_chinese_readme_shows_the_same_blocks_files_and_links() -> None:
     for pattern in (r"```.*?```", r"^\| `.*?` \|", r"\]\((docs/[^)]*)\)"):
         found = [re.findall(pattern, x, re.DOTALL | re.MULTILINE) for x in (english, chinese)]
         assert found[0] == found[1] and found[0], pattern
+
+
+def slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", head.lower()) for head in heads)
+    return {head.strip().replace(" ", "-") for head in plain}
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_links_of_the_pages_outside_docs_lead_somewhere(page: Path) -> None:
+    """Those within docs/ are checked by the build of the site."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"https?://|mailto:", link):
+            name, _, anchor = link.partition("#")
+            target = ROOT / name if name else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in slugs(target), f"{page.name}: {link}"

@@ -381,10 +381,9 @@ def make(pictures: Iterable[Picture], runs: Path) -> dict[str, dict[str, str]]:
     said = {}
     for picture in pictures:
         given = [runs / picture.run] if picture.run else []
-        for folder in given:
-            if not folder.is_dir() and cli.main(
-                [*RUNS[picture.run], "--quiet", "--out", str(folder)]
-            ):
+        for folder in given:  # a run that is there is drawn again, as its pages may have changed
+            words = [*RUNS[picture.run], "--quiet", "--out"] if not folder.is_dir() else ["report"]
+            if cli.main([*words, str(folder)]):
                 sys.exit(f"{picture.command}: failed")
         content = picture.draw(*given, *picture.options)
         if len(content) > MOST_BYTES:

@@ -612,14 +612,7 @@ def test_the_commands_take_ones_own_data(
 # ---- the page about it ------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
-EXAMPLES = {
-    name: yaml.safe_load(block)
-    for name, block in zip(
-        ("mine", "KuaiRec", "open-bandit"),
-        re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL),
-        strict=True,
-    )
-}
+(EXAMPLE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_first_example_of_the_page_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -636,52 +629,5 @@ def test_the_first_example_of_the_page_is_right(tmp_path: Path, monkeypatch: pyt
     pl.DataFrame(items).write_parquet(folder / "items.parquet")
     users = {"user": [1, 2, 3], "age": [1, 2, 3], "country": ["x", "y", "z"], "size": [1, 2, 3]}
     pl.DataFrame(users).write_csv(folder / "users.csv")
-    data = imported(load_config(EXAMPLES["mine"]), tmp_path / "cache", Warnings())
+    data = imported(load_config(yaml.safe_load(EXAMPLE)), tmp_path / "cache", Warnings())
     assert (data.log.n_rows, data.stats["n_early_rows"]) == (4, 2)
-
-
-def test_kuairec_maps_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    folder = Path("data/KuaiRec/data")
-    folder.mkdir(parents=True)
-    (folder / "big_matrix.csv").write_text(
-        "user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio\n"
-        "14,148,4381,6067,2020-07-05 05:27:48.378,20200705,1593898068.378,0.722103\n"
-        "14,183,11635,6100,2020-08-05 05:28:00.057,20200805,1596576480.057,1.907377\n"
-        "15,183,100,6100,2020-08-05 05:28:00.057,20200805,1596576480.057,0.0164\n"
-    )
-    (folder / "item_categories.csv").write_text('video_id,feat\n148,[8]\n183,"[27, 9]"\n')
-    (folder / "user_features.csv").write_text(
-        "user_id,user_active_degree,is_video_author,follow_user_num,fans_user_num,"
-        "friend_user_num,register_days\n14,full_active,0,5,0,0,107\n15,high_active,1,5,0,0,107\n"
-    )
-    data = imported(load_config(EXAMPLES["KuaiRec"]), tmp_path / "cache", Warnings())
-    assert videos_of(data)["feat"].to_list() == [["8"], ["27", "9"]]
-    assert data.log.n_early_U.tolist() == [1, 0]
-
-
-def test_the_open_bandit_dataset_maps_as_the_page_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    folder = Path("data/open-bandit")
-    (folder / "random" / "all").mkdir(parents=True)
-    header = ",timestamp,item_id,position,click,propensity_score," + ",".join(
-        f"user_feature_{i}" for i in range(4)
-    )
-    rows = (
-        "0,2019-11-24 00:00:02.12+00:00,1,3,0,0.0125,ab,cd,ef,12",
-        "1,2019-11-24 00:00:01.123456+00:00,0,1,1,0.0125,ab,cd,ef,12",
-        "2,2019-11-24 00:00:07+00:00,1,2,0,0.0125,ab,,ef,12",
-    )
-    (folder / "random" / "all" / "all.csv").write_text("\n".join([header, *rows]) + "\n")
-    (folder / "random" / "all" / "item_context.csv").write_text(
-        ",item_id,item_feature_0,item_feature_1,item_feature_2,item_feature_3\n"
-        "0,0,-0.5,a,b,c\n1,1,0.7,a,b,d\n"
-    )
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(block, {})
-    data = imported(load_config(EXAMPLES["open-bandit"]), tmp_path / "cache", Warnings())
-    assert data.users["user_id"].to_list() == ["ab|cd|ef|12", "ab||ef|12"]
-    assert data.log.offset_U1.tolist() == [0, 2, 3]
-    assert data.log.targets["click"].tolist() == [1.0, 0.0, 0.0]

@@ -26,13 +26,13 @@ BROWSER = next(
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 
-def opened(path: Path, home: Path) -> tuple[str, list[str]]:
+def opened(path: Path, home: Path, width: int = 1280) -> tuple[str, list[str]]:
     """The page as it is once its scripts ran, and what its console says."""
     done = subprocess.run(
         [
             str(BROWSER), "--headless", "--disable-gpu", "--no-first-run",
             *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
-            f"--user-data-dir={home}", "--virtual-time-budget=10000", "--window-size=1280,900",
+            f"--user-data-dir={home}", "--virtual-time-budget=10000", f"--window-size={width},900",
             "--enable-logging=stderr", "--v=0", "--dump-dom", f"{path.as_uri()}#selftest",
         ],
         capture_output=True, text=True, timeout=120, check=True,
@@ -76,6 +76,19 @@ def test_a_runs_page_draws_its_charts_and_its_controls_work(small_run: Path, tmp
     assert len(biases) == 3
     assert found["numbers"] == 4
     assert found["theme"] is True
+
+
+def test_a_phone_shows_the_page_without_scrolling_sideways(small_run: Path, tmp_path: Path):
+    """In a frame, as a browser's own window may not be as narrow."""
+    page = write_report(copy_run(small_run, tmp_path / "r"))
+    frame = tmp_path / "phone.html"
+    frame.write_text(
+        f"<iframe src='{page.as_uri()}#selftest' style='width:375px;height:800px'></iframe><script>"
+        "onmessage = (x) => { document.title = x.data; }</script>"
+    )
+    dom, _ = opened(frame, tmp_path / "home")
+    (whole, seen) = json.loads(unescape(dom.split("<title>")[1].split("</title>")[0]))["page"]
+    assert whole <= seen <= 375
 
 
 def test_several_runs_are_drawn(small_run: Path, tmp_path: Path):

@@ -257,6 +257,39 @@ def test_early_scatter_does_not_set_the_axis_and_is_marked(small_run: Path, tmp_
     assert marks["marker"]["symbol"][0] == "triangle-up"
 
 
+# --- what whoever decides looks at -----------------------------------------------------------
+
+
+def test_the_verdict_comes_first_and_each_design_stands_beside_the_truth(
+    page: Element, small_run: Path
+) -> None:
+    found = section(page, "answer")
+    first, *_ = [x for x in found.inner() if x.name == "p"]
+    assert first.text == verdicts.headline(read_run(small_run))[0]
+    result = read_run(small_run)
+    for label, card in zip(result.titles, found.all("div", class_="card"), strict=True):
+        rows = card.all("div", class_="glance-row")
+        entries = {e.design: e for e in result.comparison if e.label == label}
+        assert [row.attributes["data-design"] for row in rows] == list(entries)
+        at = [_places(row) for row in rows]
+        assert len({x["truth"] for x in at}) == 1 and len({x["zero"] for x in at}) == 1
+        for x, e in zip(at, entries.values(), strict=True):
+            scale = (e.gte or 0.0) / (x["truth"] - x["zero"])  # of a percent of the width
+            near = {"rel": 0.01, "abs": 0.05 * abs(scale)}  # places have two decimals
+            assert (x["dot"] - x["zero"]) * scale == pytest.approx(e.estimate, **near)
+            assert x["width"] * abs(scale) == pytest.approx(2 * (e.sd or 0.0), **near)
+
+
+def _places(row: Element) -> dict[str, float]:
+    """Where the marks of a row are, in percent of its width."""
+    out = {}
+    for mark in row.all("i"):
+        name = (mark.attributes["class"] or "").split()[0]
+        numbers = re.findall(r"(left|width):(-?[\d.]+)%", mark.attributes["style"] or "")
+        out |= {name if key == "left" else key: float(x) for key, x in numbers}
+    return out
+
+
 # --- the script that draws charts ------------------------------------------------------------
 
 

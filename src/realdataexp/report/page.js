@@ -3,7 +3,8 @@
 
    Opened with #selftest, the page tries its own controls once and writes what it found, as JSON,
    into <output id="selftest">: charts drawn, what the filters and choices hide, the order after a
-   sort, and the theme after a click on its button. The tests read it. */
+   sort, the theme after a click on its button, and the widths of the page and the window. The
+   tests read it. */
 (() => {
   const charts = JSON.parse(document.getElementById("charts-data").textContent);
   const PAPER = 640;  // pixels
@@ -97,7 +98,7 @@
     for (const box of all("[data-filter]")) {
       hidden[box.dataset.filter][box.checked ? "delete" : "add"](box.value);
     }
-    for (const row of all("tr[data-design]")) row.hidden = hidden.design.has(row.dataset.design);
+    for (const row of all("tr[data-design], .glance-row")) row.hidden = hidden.design.has(row.dataset.design);
     for (const part of all("[data-label]")) part.hidden = hidden.label.has(part.dataset.label);
     drawAll();
   };
@@ -181,7 +182,8 @@
   const selftest = () => {
     const drawn = () => all(".chart svg.main-svg").length;
     const shown = () => all(".chart").flatMap((x) => x.data || []).filter((t) => t.visible === true).length;
-    const found = { charts: charts.length, drawn: all(".chart").filter((x) => x.querySelector("svg.main-svg")).length };
+    const root = document.documentElement;
+    const found = { page: [root.scrollWidth, root.clientWidth], charts: charts.length, drawn: all(".chart").filter((x) => x.querySelector("svg.main-svg")).length };
     found.svgs = drawn();
     found.shown = shown();
     for (const what of ["design", "label"]) {
@@ -217,6 +219,7 @@
     button.click();
     const out = document.getElementById("selftest");
     out.textContent = JSON.stringify(found);
+    if (parent !== window) parent.postMessage(out.textContent, "*");
   };
 
   // --- Plotly, which is most of the page, and compressed ---------------------------------------

@@ -181,6 +181,19 @@ class Bias:
             return f"no bias found; at most {most}"
         return f"{size}; up to {most}, is not excluded{more}"
 
+    @property
+    def in_short(self) -> str:
+        """What is found, in a few words for whoever decides."""
+        if self.kind in ("unknown", "few"):
+            return "too few replications to judge"
+        if self.kind == "none":
+            return "no bias found"
+        if self.kind != "unclear":
+            chance = ", perhaps by chance" if self.kind == "doubtful" else ""
+            return f"{self._direction()}{chance}"
+        more = "" if self.enough is None else f": {_about(*self.enough)} would decide"
+        return f"inconclusive{more}"
+
     def _direction(self) -> str:
         share = self.percent_of_effect
         if share is None:
@@ -195,6 +208,49 @@ def biases(result: RunResult, label: str | None = None) -> list[Bias]:
     """Every bias of a result, or those of a label."""
     n = len(result.comparison)
     return [Bias(e, n) for e in result.comparison if label in (None, e.label)]
+
+
+class Glance(NamedTuple):
+    """A design beside the truth: places are percents of the width of a chart."""
+
+    design: str
+    judgement: Judgement
+    words: str
+    mean: float
+    low: float  # one standard deviation of a single test below the mean, and above
+    high: float
+
+
+class Glances(NamedTuple):
+    """Designs beside the truth, for whoever decides by it."""
+
+    truth: float
+    no_effect: float
+    rows: list[Glance]
+
+
+def glances(result: RunResult, label: str) -> Glances | None:
+    """What tests of each design report of a label, beside the truth and no effect.
+
+    None where there is no truth, or no design has an answer.
+    """
+    truth = next((e.value for e in result.truths if e.label == label), None)
+    known = [x for x in biases(result, label) if x.entry.estimate is not None]
+    if truth is None or not known:
+        return None
+    spans = [(x.entry.estimate or 0.0, x.entry.sd or 0.0) for x in known]
+    ends = [0.0, truth, *(m - sd for m, sd in spans), *(m + sd for m, sd in spans)]
+    room = 0.04 * (max(ends) - min(ends)) or 1.0
+    low, width = min(ends) - room, max(ends) - min(ends) + 2 * room
+
+    def place(value: float) -> float:
+        return round(100 * (value - low) / width, 2)
+
+    rows = [
+        Glance(x.entry.design, x.judgement, x.in_short, place(m), place(m - sd), place(m + sd))
+        for x, (m, sd) in zip(known, spans, strict=True)
+    ]
+    return Glances(place(truth), place(0.0), rows)
 
 
 def rule(found: Sequence[Bias]) -> str:
