@@ -31,7 +31,7 @@ import numpy as np
 
 from realdataexp.stats.aggregates import ARMS
 from realdataexp.stats.intervals import Intervals, cannot_tell, compares, of_foretold, of_units
-from realdataexp.stats.paired import difference, interval
+from realdataexp.stats.paired import difference, interval, plain
 from realdataexp.stats.tables import DesignTables
 
 _ROUNDING = 1e-10
@@ -52,7 +52,7 @@ def aipw(tables: DesignTables) -> Intervals:
     units = tables.units
     if units is None or units.foretold_U is None:
         return cannot_tell(tables.n_cells)
-    plain = difference(units, "parted", units.picks["sum_parted"])
+    paired = plain(units, "parted")
     told_A = [units.picks[f"foretold_{arm}"] for arm in ARMS]  # of each pick, in each arm
     own_UA = np.column_stack([told_A[arm][:, arm] for arm in (0, 1)])
     both_U = (told_A[1] - told_A[0]).sum(1)
@@ -60,10 +60,10 @@ def aipw(tables: DesignTables) -> Intervals:
     square_Z = units.total(added.moved_U**2)
     size_Z = units.total(np.abs(own_UA).sum(1)) / units.n_ZA.sum(1)
     is_constant_Z = square_Z <= (_ROUNDING * size_Z) ** 2  # nothing but rounding
-    theta_Z = -units.total(plain.moved_U * added.moved_U) / np.where(is_constant_Z, 1.0, square_Z)
+    theta_Z = -units.total(paired.moved_U * added.moved_U) / np.where(is_constant_Z, 1.0, square_Z)
     theta_Z = np.where(is_constant_Z, 0.0, theta_Z)
-    found = plain._replace(
-        value_Z=plain.value_Z + theta_Z * added.value_Z,
-        moved_U=plain.moved_U + theta_Z[units.cell_U] * added.moved_U,
+    found = paired._replace(
+        value_Z=paired.value_Z + theta_Z * added.value_Z,
+        moved_U=paired.moved_U + theta_Z[units.cell_U] * added.moved_U,
     )
     return interval(units, found)

@@ -17,6 +17,7 @@ units says too much about how well it is known.
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 from scipy import special
@@ -26,6 +27,7 @@ from realdataexp.stats.relative import Means, in_percent
 from realdataexp.stats.tables import DesignTables, Units
 
 MIN_UNITS = 6  # for always_valid
+Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
 _ROUNDING = 1e-10  # equal covariates differ from their mean by less of their size
 _LEVERAGE = 1e-9  # a unit that fits itself but for this leaves no residual to tell its variance
 
@@ -90,7 +92,7 @@ def regression(units: Units, x_U: np.ndarray | None) -> Intervals:
     return student(value_Z, np.sqrt(units.total(influence_UA.sum(1) ** 2)), df_Z)
 
 
-def fitted(units: Units, x_U: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fitted(units: Units, x_U: np.ndarray | None) -> Fit:
     """Visits' outcomes on a column for each arm and, if given, one for the units' covariate.
 
     All that is needed of a unit's visits are their number and sum in each arm, as the columns are
@@ -107,13 +109,22 @@ def fitted(units: Units, x_U: np.ndarray | None) -> tuple[np.ndarray, np.ndarray
     Returns:
         The effect (Z), v_u' e_u split by the arm of the visits (U, A), the degrees of freedom (Z).
     """
+    if x_U is not None:
+        return _fitted(units, x_U)
+    if "fitted" not in units.known:  # several methods ask for it
+        units.known["fitted"] = _fitted(units, None)
+    found: Fit = units.known["fitted"]
+    return found
+
+
+def _fitted(units: Units, x_U: np.ndarray | None) -> Fit:
     cell = units.cell_U
     n_UA, root_UA = units.n_UA, np.sqrt(units.n_UA)
     ratio_ZA = units.ratios(units.sum_UA)
     value_Z, residual_UA = ratio_ZA[:, 1] - ratio_ZA[:, 0], units.sum_UA - ratio_ZA[cell] * n_UA
-    # an orthonormal column's entry at the visits of each unit and arm
-    column_UAD = np.zeros((len(cell), 2, 2 if x_U is None else 3))
-    column_UAD[:, [0, 1], [0, 1]] = (units.n_ZA.clip(1) ** -0.5)[cell]
+    # an orthonormal column's entry at the visits of each arm and unit
+    column_ADU = np.zeros((2, 2 if x_U is None else 3, len(cell)))
+    column_ADU[[0, 1], [0, 1]] = (units.n_ZA.clip(1) ** -0.5).T[:, cell]
     effect_ZD = np.array([-1.0, 1.0]) * units.n_ZA.clip(1) ** -0.5
     if x_U is not None:
         mean_ZA = units.ratios(x_U[:, None] * n_UA)
@@ -125,37 +136,43 @@ def fitted(units: Units, x_U: np.ndarray | None) -> tuple[np.ndarray, np.ndarray
         shift_Z = mean_ZA[:, 1] - mean_ZA[:, 0]
         value_Z = value_Z - theta_Z * shift_Z
         residual_UA = residual_UA - theta_Z[cell, None] * x_UA * n_UA
-        column_UAD[:, :, 2] = x_UA / np.sqrt(square_Z)[cell, None]
+        column_ADU[:, 2] = x_UA.T / np.sqrt(square_Z)[cell]
         effect_ZD = np.column_stack([effect_ZD, -shift_Z / np.sqrt(square_Z)])
 
     # per unit, in the orthonormal basis of "the visits of one arm"
-    column_UAD = column_UAD * root_UA[:, :, None]
-    weight_UA = _inverse_root(
-        np.eye(2) - np.einsum("uad,ubd->uab", column_UAD, column_UAD),
-        np.einsum("uad,ud->ua", column_UAD, effect_ZD[cell]),
+    of_C_DU, of_T_DU = column_ADU * root_UA.T[:, None]
+    effect_DU = effect_ZD.T[:, cell]
+    weight_C_U, weight_T_U = _inverse_root(
+        (1 - (of_C_DU**2).sum(0), -(of_C_DU * of_T_DU).sum(0), 1 - (of_T_DU**2).sum(0)),
+        ((of_C_DU * effect_DU).sum(0), (of_T_DU * effect_DU).sum(0)),
     )
+    weight_UA = np.column_stack([weight_C_U, weight_T_U])
     influence_UA = weight_UA * residual_UA / np.where(n_UA > 0, root_UA, 1.0)
-    q_UD = np.einsum("uad,ua->ud", column_UAD, weight_UA)
-    own_U, q2_U = (weight_UA**2).sum(1), (q_UD**2).sum(1)
-    D = q_UD.shape[1]
-    cross_Z = sum(units.total(q_UD[:, i] * q_UD[:, j]) ** 2 for i in range(D) for j in range(D))
-    square_Z = units.total((own_U - q2_U) ** 2 - q2_U**2) + cross_Z
+    q_DU = of_C_DU * weight_C_U + of_T_DU * weight_T_U
+    own_U, q2_U = weight_C_U**2 + weight_T_U**2, (q_DU**2).sum(0)
+    square_Z = units.total((own_U - q2_U) ** 2 - q2_U**2)
+    square_Z = square_Z + sum(units.total(q_U**2) ** 2 for q_U in q_DU)
+    square_Z = square_Z + 2 * sum(units.total(a * b) ** 2 for a, b in combinations(q_DU, 2))
     df_Z = units.total(own_U - q2_U) ** 2 / np.where(square_Z > 0, square_Z, np.nan)
     return value_Z, influence_UA, df_Z
 
 
-def _inverse_root(matrix_U22: np.ndarray, vector_U2: np.ndarray) -> np.ndarray:
+def _inverse_root(
+    matrix_3U: tuple[np.ndarray, ...], vector_2U: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """matrix^(-1/2) vector, of symmetric 2 x 2 matrices; NaN where one is not positive definite.
+
+    A matrix is its upper triangle, row by row.
 
     By Cayley and Hamilton the root is (matrix + d) / sqrt(trace + 2 d), d the root of the
     determinant.
     """
-    a, b, c = matrix_U22[:, 0, 0], matrix_U22[:, 0, 1], matrix_U22[:, 1, 1]
+    a, b, c = matrix_3U
     determinant = a * c - b * b
     d = np.sqrt(np.where(determinant > _LEVERAGE, determinant, np.nan))
     scale = np.sqrt(a + c + 2 * d) / ((a + d) * (c + d) - b * b)
-    x, y = vector_U2[:, 0], vector_U2[:, 1]
-    return np.stack([(c + d) * x - b * y, (a + d) * y - b * x], axis=1) * scale[:, None]
+    x, y = vector_2U
+    return ((c + d) * x - b * y) * scale, ((a + d) * y - b * x) * scale
 
 
 # --- valid however often one looks ---------------------------------------------------------------

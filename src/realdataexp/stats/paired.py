@@ -70,7 +70,7 @@ def _where(tables: DesignTables, which: str) -> Intervals:
     units = tables.units
     if units is None or not units.picks:
         return cannot_tell(tables.n_cells)
-    return interval(units, difference(units, which, units.picks[f"sum_{which}"]))
+    return interval(units, plain(units, which))
 
 
 class Difference(NamedTuple):
@@ -80,6 +80,14 @@ class Difference(NamedTuple):
     moved_U: np.ndarray
     df_Z: np.ndarray
     is_never_Z: np.ndarray  # no visit is such
+
+
+def plain(units: Units, which: str) -> Difference:
+    """The difference of outcomes of the visits that are "differ" or "parted"."""
+    if which not in units.known:
+        units.known[which] = difference(units, which, units.picks[f"sum_{which}"])
+    found: Difference = units.known[which]
+    return found
 
 
 def difference(

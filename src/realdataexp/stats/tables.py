@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,7 @@ class Units:
     ``ahead_UA`` is the sum of ``aggregates.outcomes_ahead``, NaN where that is not known;
     ``picks`` are the columns of ``aggregates.PICKS_SCHEMA`` and FORETOLD_SCHEMA, U, A each, as far
     as the table has them; ``foretold_U`` is the one of these that is the same in both arms.
+    ``known`` keeps what several methods compute of these units alone.
     """
 
     n_cells: int
@@ -35,6 +37,7 @@ class Units:
     ahead_UA: np.ndarray
     picks: Mapping[str, np.ndarray] = field(default_factory=dict)
     foretold_U: np.ndarray | None = None
+    known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def total(self, x_U: np.ndarray) -> np.ndarray:
         """The sum of something over each cell's units: Z."""
