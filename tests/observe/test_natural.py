@@ -94,8 +94,15 @@ def test_a_planted_change_at_the_date_is_beyond_the_placebo_dates(jump: float):
     ]  # fmt: skip
     assert all(abs(x["value"]) < 5 * x["se"] < 60 for x in placebos)
     assert found["share_of_users_who_stay"] == 1.0
+    assert found["exposures_per_day"] == {"before": 600.0, "after": 600.0, "is_alike": True}
     if jump:
         assert found["beyond_placebos"]["play"] is True
+
+
+def test_a_log_that_keeps_another_part_of_the_exposures_is_told():
+    rows = logs(6).filter((pl.col("date") < 20220422) | (pl.col("video_id") % 4 == 0))
+    found = natural_experiment([rows], PLAY)["before_against_after"]["exposures_per_day"]
+    assert found == {"before": 600.0, "after": 200.0, "is_alike": False}
 
 
 def test_what_the_logs_lack_is_named():

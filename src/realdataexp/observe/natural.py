@@ -29,6 +29,9 @@ START = date(2022, 4, 22)
 BALANCED = 0.1
 """Largest standardised mean difference that passes as balanced (Austin 2009, Stat. Med. 28)."""
 
+MOST_CHANGE = 1.5
+"""By how much exposures a day may grow or fall at the date for the logs to pass as alike."""
+
 _WEEK = timedelta(days=7)
 _DAY = timedelta(days=1)
 _KEYS = ["user_id", "day", "is_rand", "tab"]
@@ -205,6 +208,7 @@ def _before_against_after(cells: pl.DataFrame, outcomes: Sequence[str], start: d
     found: Found = {
         "days": [first.isoformat(), last.isoformat()],
         "share_of_users_who_stay": n_stay / users[0].height if users[0].height else None,
+        "exposures_per_day": _per_day(before, after) if before.height and after.height else None,
         "effects": {
             name: _at(standard, start, name) if at_date else {"cannot_tell": lacks}
             for name in outcomes
@@ -215,6 +219,13 @@ def _before_against_after(cells: pl.DataFrame, outcomes: Sequence[str], start: d
         },
     }
     return {**found, "beyond_placebos": {x: _is_beyond_placebos(found, x) for x in outcomes}}
+
+
+def _per_day(before: pl.DataFrame, after: pl.DataFrame) -> Found:
+    """Standard exposures a day; a log that keeps another part of them is another log."""
+    n, n_after = (int(x["n"].sum()) / x["day"].n_unique() for x in (before, after))
+    is_alike = 1 / MOST_CHANGE <= n_after / n <= MOST_CHANGE
+    return {"before": n, "after": n_after, "is_alike": is_alike}
 
 
 def _has_weeks(day: date, first: date, last: date) -> bool:

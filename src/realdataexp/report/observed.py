@@ -165,6 +165,13 @@ def _before_against_after(found: Found, start: str, change: Found) -> Iterator[T
         if (is_beyond := change["beyond_placebos"][outcome]) is not None:
             size = "larger than all" if is_beyond else "no larger than the largest of"
             yield f"The change at {start} is {size} {len(placebos)} placebos."
+    days_both = change["exposures_per_day"]
+    if days_both is not None and not days_both["is_alike"]:
+        yield (
+            f"The logs hold {days_both['before']:,.0f} standard exposures a day before {start} and "
+            f"{days_both['after']:,.0f} after it: another part of them is logged, so a change need "
+            "not be the experiment's."
+        )
     effects = change["effects"].values()
     reasons = dict.fromkeys(x["cannot_tell"] for x in effects if "cannot_tell" in x)
     yield from (f"The change at {start}: cannot tell: {reason}" for reason in reasons)
