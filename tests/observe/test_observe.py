@@ -363,3 +363,26 @@ def test_an_arm_whose_chances_are_not_known_is_refused(tmp_path: Path, capsys):
         "known in closed form; use epsilon, or no exploration"
     ]
     assert not (tmp_path / "out").exists()
+
+
+def test_an_estimator_from_outside_has_options_like_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "my_off_policy.py").write_text(
+        "import numpy as np\n"
+        "from realdataexp.observe import Estimator, Terms\n"
+        "class Clipped(Estimator):\n"
+        "    most: float = 2.0\n"
+        "    def terms(self, seen):\n"
+        "        weight_N = np.minimum(seen.weight_N, self.most)\n"
+        "        return Terms(weight_N * seen.reward_N, np.ones_like(weight_N))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "my_off_policy:Clipped"
+    asked = run.Asked(estimators=[name, {"name": name, "most": 1.5}], users=2, logs=[])
+    assert list(asked.named()) == [name, f"{name} (most 1.5)"]
+    pool = hand_pool(propensity_N=np.full(3, 1 / 3))
+    found = off_policy(pool, asked.named(), {"y": np.array([1.0, 2.0, 4.0])}, {})
+    clipped, more = (x["treatment"]["value"] for x in found["outcomes"]["y"][2:])
+    # weights 1.8, .9 and 0: of user 0 the mean of 1.8 and 1.8, or of 1.5 and 1.8; user 1 has 0
+    assert (clipped, more) == (pytest.approx(0.9), pytest.approx(0.825))
