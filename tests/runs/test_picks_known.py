@@ -51,6 +51,22 @@ def test_who_names_them_has_more_columns_and_the_rest_is_as_it_was(
     assert units["n_parted"].sum() >= units["n_differ"].sum() > 0
 
 
+def test_an_outcome_without_a_model_says_that_nothing_is_predicted_of_it_and_others_do_not(
+    small_settings: Callable[..., Any], tmp_path: Path
+):
+    test = {"replications": 4, "designs": ["pooling"], "intervals": ["user_cluster", "aipw"]}
+    loop = {"n_steps": 12, "batch_size": 32}
+    outcomes = [{"name": "click"}, {"name": "liked", "target": "is_like"}]
+    settings = small_settings(simulation=loop, experiment=test, outcomes=outcomes)
+    result = rx.Result(run_experiment(load_config(settings), tmp_path / "run"))
+    own = result.estimates.filter(se_method="aipw").group_by("label").agg(pl.col("se").count())
+    assert dict(own.iter_rows()) == {"click": 4, "liked": 0}
+    said = [w["message"] for w in result.summary["warnings"] if w["code"] == "no_number"]
+    of_models = [x for x in said if "no model predicts this outcome" in x]
+    assert of_models and all("pooling of liked" in x for x in of_models)
+    assert not any("pooling of click" in x for x in of_models)
+
+
 def test_predictions_of_both_picks_are_kept_for_who_asks_whatever_the_processes(
     small_settings: Callable[..., Any], tmp_path: Path
 ):

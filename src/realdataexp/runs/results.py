@@ -456,17 +456,20 @@ def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     constant = [
         _who(x) for part in _OF_WORLDS for x in result[part] if 0 in (x.get("se"), x.get("sd"))
     ]
-    told = [_who(x) for x in result.get("inference", ()) if x.get("se_mean") is not None]
+    found = result.get("inference", ())
+    of_methods = {(_who(x), x.get("se_method", "")): x.get("se_mean") for x in found}
+    told = [who for (who, _), se_mean in of_methods.items() if se_mean is not None]
     for part in ("inference", "family", "regret", "plan"):
         for entry in result.get(part, ()):
-            who, adjusted = _who(entry), _OF_ADJUSTED.get(entry.get("se_method", ""))
+            who, method = _who(entry), entry.get("se_method", "")
+            is_silent = of_methods.get((who, method), 0.0) is None and who in told
             for key in _lacking(entry):
                 if key == "sign_error_rate" and entry["gte"] == 0:
                     yield part, key, "some designs", _NO_SIGN
                 elif who in constant:
                     yield part, key, who, _CONSTANT
-                elif who in told and adjusted and entry.get("se_mean") is None:
-                    yield part, key, who, adjusted
+                elif is_silent and method in _OF_ADJUSTED:
+                    yield part, key, who, _OF_ADJUSTED[method]
                 else:
                     yield part, key, "some designs", _TOO_FEW
 
