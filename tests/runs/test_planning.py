@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import realdataexp as rx
 from realdataexp import cli
 from realdataexp.config import load_config
 from realdataexp.errors import InputError
+from realdataexp.report import plans
+from realdataexp.report.files import read_plan
 from realdataexp.runs import several
 from realdataexp.runs.planning import make_grid
 
@@ -72,7 +75,7 @@ def written(plan_dir: Path) -> dict[str, int]:
 
 def test_a_plan_has_a_run_for_each_p_and_cadence_and_a_row_for_each_length(plan_dir: Path):
     there = sorted(p.name for p in plan_dir.iterdir())
-    assert there == sorted([*SWEPT, "plan.json", "plan.parquet"])
+    assert there == sorted([*SWEPT, "plan.html", "plan.json", "plan.parquet"])
     table = pl.read_parquet(plan_dir / "plan.parquet")
     assert table.height == 4 * 2 * 2 * 2
     keys = table.select("p", "retrain_every", "steps", "design").rows()
@@ -83,6 +86,13 @@ def test_a_plan_has_a_run_for_each_p_and_cadence_and_a_row_for_each_length(plan_
     assert document["rows"] == table.to_dicts()
     asked = {k: v for k, v in document["settings"].items() if k != "config"}
     assert asked == {"p": [0.25, 0.5], "retrain_every": [1, 4], "steps": [4, 12], "power": 0.8}
+
+
+def test_a_plan_has_a_page(plan_dir: Path):
+    page = (plan_dir / "plan.html").read_text(encoding="utf-8")
+    for said in plans.headline(read_plan(plan_dir)):
+        assert escape(said) in page
+    assert page.count("<table") == len(plans.titles(read_plan(plan_dir)))
 
 
 @pytest.mark.parametrize("steps", [4, 12])
@@ -285,5 +295,5 @@ def test_the_default_folder_is_in_the_log_dir(settings: Settings, tmp_path: Path
     table = rx.plan(settings, [f"logging.log_dir={tmp_path}"], steps=2)
     (folder,) = tmp_path.iterdir()
     assert folder.name.endswith("-plan")
-    assert {p.name for p in folder.iterdir()} == {*SWEPT, "plan.json", "plan.parquet"}
+    assert {p.name for p in folder.iterdir()} == {*SWEPT, "plan.html", "plan.json", "plan.parquet"}
     assert table.equals(pl.read_parquet(folder / "plan.parquet"))

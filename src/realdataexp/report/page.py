@@ -26,7 +26,7 @@ from pydantic_core import to_json
 from realdataexp.errors import InputError
 from realdataexp.files import write_text
 from realdataexp.report import charts, diagnosis, panels, tables, verdicts
-from realdataexp.report.files import REMEDY, RunResult, odd_files_named, read_run
+from realdataexp.report.files import REMEDY, RunResult, odd_files_named, read_plan, read_run
 from realdataexp.report.numbers import number, percent
 from realdataexp.report.panels import Panel, Panels
 
@@ -143,6 +143,27 @@ def write_sweep(folder: Path, out: Path | None = None) -> Path:
     title = f"{', '.join(sweep.keys)}: {folder.resolve().name}"
     html = _page(title, sweeps.headline(sweep)[0], body, drawn)
     return write_text(out or folder / sweeps.PAGE, html, REMEDY)
+
+
+def write_plan_page(folder: Path) -> Path:
+    """Write plan.html of a plan's folder; returns it."""
+    from realdataexp.report import plans
+
+    plan = read_plan(folder)
+    drawn = plans.panels(plan)
+    body = _render(
+        "plan.html",
+        plan=plan,
+        plans=plans,
+        legend=tables.plan_legend(plan),
+        config=(folder / "points" / "0" / "config.yaml").read_text(encoding="utf-8"),
+        panels=drawn,
+        designs={row.design: row.design for row in plan.rows},
+        labels=plans.titles(plan),
+    )
+    power = f"power {100 * plan.settings.power:g} %"
+    html = _page(f"Which test shows the effect: {folder.resolve().name}", power, body, drawn)
+    return write_text(folder / plans.PAGE, html, REMEDY)
 
 
 def write_score(folder: Path, out: Path | None = None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from realdataexp.report.files import (
     TRUTH,
     Doubt,
     Effect,
+    Plan,
     Planned,
     RunResult,
     leaves,
@@ -499,6 +500,20 @@ def settings(runs: Runs) -> Table:
 # --- a plan --------------------------------------------------------------------------------------
 
 
+def plan_tables(plan: Plan) -> Iterator[tuple[str, Table]]:
+    """A table for each outcome, by its name."""
+    titles = {x.name: x.title for x in plan.settings.config.measured}
+    for label in dict.fromkeys(row.label for row in plan.rows):
+        rows = [row for row in plan.rows if row.label == label]
+        n = max((row.n_worlds for row in rows), default=0)
+        yield label, _plan(rows, titles[label], plan.settings.config.replications(n))
+
+
+def plan_legend(plan: Plan) -> str:
+    """What the columns of these tables mean."""
+    return _PLAN_LEGEND.format(power=100 * plan.settings.power)
+
+
 def _plan(rows: Sequence[Planned], title: str, worlds: str) -> Table:
     """One label: what each design could detect, in percent of what a visit of control yields.
 
@@ -568,13 +583,10 @@ def print_plan(plan_dir: Path, console: Console | None = None) -> None:
     """Print what each design could detect, a table for each label, and the warnings."""
     console = console or Console(highlight=False)
     plan = read_plan(plan_dir)
-    titles = {x.name: x.title for x in plan.settings.config.measured}
-    for label in dict.fromkeys(row.label for row in plan.rows):
-        rows = [row for row in plan.rows if row.label == label]
-        n = max((row.n_worlds for row in rows), default=0)
-        _plan(rows, titles[label], plan.settings.config.replications(n)).show(console)
+    for _, table in plan_tables(plan):
+        table.show(console)
     console.print()
-    say(console, _PLAN_LEGEND.format(power=100 * plan.settings.power), "dim")
+    say(console, plan_legend(plan), "dim")
     _print_warnings(console, plan.warnings)
 
 

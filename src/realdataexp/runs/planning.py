@@ -21,6 +21,7 @@ from realdataexp.data.parquet import write_parquet
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import write_json
 from realdataexp.report.files import read_result, read_table
+from realdataexp.report.page import write_plan_page
 from realdataexp.runs.folder import finite
 from realdataexp.runs.sweeping import asked_of, run_sweep
 from realdataexp.stats.performance import PlannedRun, plan_grid
@@ -173,6 +174,7 @@ def write_plan(folder: Path) -> Path:
     }
     write_parquet(folder / "plan.parquet", rows)
     write_json(folder / "plan.json", finite(document, warnings))
+    write_plan_page(folder)
     logger.info("[plan] complete: %s", folder)
     return folder
 
