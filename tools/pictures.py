@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,9 @@ RUNS = {
         "--set", "experiment.designs=[pooling, weighting, shadow]",
     ],
 }  # fmt: skip
-PAGE = ["report/page.css", "report/page.html", "report/parts.html"]
+PAGE = ("report/page.css", "report/page.html")
+DEMO = (*PAGE, "configs/demo.yaml", "report/parts.html:answer,effects,glance")
+SWEEP = (*PAGE, "configs/si2023.yaml", "report/parts.html:charts,filter")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Picture:
     name: str
     draw: Callable[..., bytes]
     run: str = ""  # one of RUNS
-    files: tuple[str, ...] = ()  # of the package
+    files: tuple[str, ...] = ()  # of the package; of a template those macros that are named
     options: tuple[str, ...] = ()  # what ``draw`` takes after the run's folder
 
     @property
@@ -81,8 +84,15 @@ class Picture:
         texts = [self.command, *self.options, inspect.getsource(self.draw)]
         if self.draw in (clouds, architecture, loop):
             texts += [STYLE, repr(DESIGNS), *map(inspect.getsource, (text, svg, lanes, box, way))]
-        texts += [(PACKAGE / name).read_text(encoding="utf-8") for name in self.files]
+        texts += [x for name in self.files for x in content(*name.split(":"))]
         return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def content(name: str, macros: str = "") -> list[str]:
+    """A file's text, or that of some of its macros."""
+    whole = (PACKAGE / name).read_text(encoding="utf-8")
+    found = {x[2]: x[1] for x in re.finditer(r"({% macro (\w+)\(.*?{% endmacro %})", whole, re.S)}
+    return [found[macro] for macro in macros.split(",")] if macros else [whole]
 
 
 # --- drawing -------------------------------------------------------------------------------------
@@ -364,12 +374,12 @@ PICTURES = [
     Picture("designs.svg", clouds, "platform", ("configs/si2023.yaml", "worlds/si2023.py")),
     Picture("architecture.svg", architecture),
     Picture("loop.svg", loop),
-    Picture("report-light.png", page, "demo", (*PAGE, "configs/demo.yaml", "report/run.html"),
+    Picture("report-light.png", page, "demo", DEMO,
             ("report.html", "light", "0", "1000")),
-    Picture("report-dark.png", page, "demo", (*PAGE, "configs/demo.yaml", "report/run.html"),
+    Picture("report-dark.png", page, "demo", DEMO,
             ("report.html", "dark", "0", "1000")),
     Picture("plot.svg", plot, "demo", ("configs/demo.yaml", "report/style.mplstyle")),
-    Picture("sweep.png", page, "sweep", (*PAGE, "configs/si2023.yaml", "report/sweep.html"),
+    Picture("sweep.png", page, "sweep", SWEEP,
             ("sweep.html", "light", "1080", "2080")),
 ]  # fmt: skip
 
