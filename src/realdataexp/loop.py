@@ -221,6 +221,13 @@ class Loop:
         self._outcome_at = _places(outcome_at, None, to)
         self.is_idle_SL = _idle(blocks, labels, R, to)
         self._foretells = foretells
+        is_asked_SL = torch.ones(len(world_S), len(labels))
+        if self.is_idle_SL is not None:
+            is_asked_SL = (~self.is_idle_SL).cpu().float()
+        n_models_W = torch.bincount(world_S)
+        n_asked_WL = torch.zeros(len(n_models_W), len(labels)).index_add_(0, world_S, is_asked_SL)
+        # of two arms: one model serves both
+        self._n_asked_WL = (n_asked_WL * (2.0 / n_models_W).unsqueeze(1)).to(to)
         self._targets = label_at or range(len(labels)), outcome_at
         zeros_S = torch.zeros(len(world_S), device=to)
         zeros_SL = torch.zeros(len(world_S), len(labels), device=to)
@@ -420,18 +427,13 @@ class Loop:
         W, A, B, _, L = prediction_WABCL.shape
         at_WABAL = pick_WAB.transpose(1, 2).view(W, 1, B, A, 1).expand(W, A, B, A, L)
         found_WABAL = prediction_WABCL.gather(3, at_WABAL)
-        n_WL = found_WABAL.new_full((W, L), A)
-        if self.is_idle_SL is not None:
-            is_asked_SL = ~self.is_idle_SL
-            n_WL = torch.zeros_like(n_WL).index_add_(0, self._world_S, is_asked_SL.to(n_WL.dtype))
-            n_models_W = torch.bincount(self._world_S, minlength=W)
-            n_WL = n_WL * (A / n_models_W).unsqueeze(1)  # one model serves both arms
         label_at, outcome_at = self._targets
         columns = []
         for target in range(n_targets) if outcome_at is None else outcome_at:
             own = [i for i, at in enumerate(label_at) if at == target]
             total_WBA = found_WABAL[..., own].sum((1, -1))
-            columns.append(total_WBA / n_WL[:, own].sum(1).view(W, 1, 1))  # 0 / 0: NaN
+            n_W11 = self._n_asked_WL[:, own].sum(1).view(W, 1, 1)
+            columns.append(total_WBA / n_W11)  # 0 / 0: NaN
         return torch.stack(columns, -1).masked_fill(~is_visit_WB.view(W, B, 1, 1), torch.nan)
 
     def _weights(
