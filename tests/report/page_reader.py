@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -73,8 +75,10 @@ def read_page(path: Path) -> Element:
 
 def charts_of(page: Element) -> list[dict[str, Any]]:
     """What the page's script draws."""
-    (data,) = page.all("script", id="charts-data")
-    found: list[dict[str, Any]] = json.loads(data.text)
+    packed = page.all("script", id="charts-data")
+    found: list[dict[str, Any]] = []
+    for data in packed:
+        found += json.loads(gzip.decompress(base64.b64decode(data.text)))
     return found
 
 

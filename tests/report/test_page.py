@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs_version
 from realdataexp.errors import InputError
 from realdataexp.report import verdicts
 from realdataexp.report.files import read_run
-from realdataexp.report.page import advice, script_json, write_report
+from realdataexp.report.page import advice, packed_json, write_report
 from tools import plotly_bundle
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -232,7 +232,10 @@ def test_names_are_text_and_never_markup(small_run: Path, tmp_path: Path):
 
 def test_what_is_no_number_is_null_in_a_script() -> None:
     value = {"a": [1.0, float("nan"), (float("inf"), 2)], "b": "nan"}
-    assert json.loads(script_json(value)) == {"a": [1.0, None, [None, 2]], "b": "nan"}
+    assert json.loads(gzip.decompress(base64.b64decode(packed_json(value)))) == {
+        "a": [1.0, None, [None, 2]],
+        "b": "nan",
+    }
 
 
 def test_early_scatter_does_not_set_the_axis_and_is_marked(small_run: Path, tmp_path: Path):
@@ -305,7 +308,7 @@ def test_the_page_s_policy_allows_the_very_script_that_it_unpacks(
     digest = base64.b64encode(hashlib.sha256(code).digest()).decode()
     assert f"'sha256-{digest}'" in (policy.attributes["content"] or "")
     rest = path.stat().st_size - len(packed.text)
-    assert rest < 800_000  # with the part of plotly.js that a wheel brings: below 1.5 MB
+    assert rest < 500_000  # with the part of plotly.js that a wheel brings: below 1.2 MB
 
 
 def test_a_page_without_the_script_says_how_to_get_charts(

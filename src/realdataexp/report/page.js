@@ -6,7 +6,7 @@
    sort, the theme after a click on its button, and the widths of the page and the window. The
    tests read it. */
 (() => {
-  const charts = JSON.parse(document.getElementById("charts-data").textContent);
+  let charts = [];
   const PAPER = 640;  // pixels
   let isPaper = false;
   const hidden = { design: new Set(), label: new Set() };
@@ -88,10 +88,8 @@
     Plotly.react(place(chart), data, layoutOf(chart), options);
   };
   const drawAll = () => charts.forEach(draw);
-  for (const chart of charts) {
-    all("[data-select]", place(chart).closest("figure")).forEach((select) =>
-      select.addEventListener("change", () => draw(chart)));
-  }
+  const listen = (chart) => all("[data-select]", place(chart).closest("figure")).forEach((select) =>
+    select.addEventListener("change", () => draw(chart)));
 
   // --- filters -------------------------------------------------------------------------------
   const filter = () => {
@@ -222,14 +220,19 @@
     if (parent !== window) parent.postMessage(out.textContent, "*");
   };
 
-  // --- Plotly, which is most of the page, and compressed ---------------------------------------
-  const start = async () => {
-    if (!charts.length) return;
-    const packed = document.getElementById("plotly");
-    const bytes = Uint8Array.from(atob(packed.textContent), (x) => x.charCodeAt(0));
+  // --- the charts and Plotly, which are most of the page, and compressed ------------------------
+  const unpacked = (id) => {
+    const packed = document.getElementById(id).textContent;
+    const bytes = Uint8Array.from(atob(packed), (x) => x.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text();
+  };
+  const start = async () => {
+    if (!document.getElementById("charts-data")) return;
+    charts = JSON.parse(await unpacked("charts-data"));
+    charts.forEach(listen);
     const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
+    script.textContent = await unpacked("plotly");
     document.body.append(script);
   };
   const complain = () => {

@@ -262,16 +262,20 @@ def _page(title: str, about: str, content: Markup, drawn: Sequence[Panel]) -> st
         policy="default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
         f"script-src {allowed}",
         style=_file("page.css"),
-        charts=script_json([charts.chart(panel) for panel in drawn]),
+        charts=packed_json([charts.chart(panel) for panel in drawn]) if drawn else None,
         plotly=plotly and plotly.packed,
         script=own[0],
     )
 
 
-def script_json(value: Any) -> Markup:
-    """JSON that can stand in a script element, whatever texts are in it; null for no number."""
-    packed = to_json(value, inf_nan_mode="null").decode()
-    return Markup(packed.translate({ord(x): f"\\u{ord(x):04x}" for x in "<>&"}))
+def packed_json(value: Any) -> str:
+    """JSON with null for no number, compressed, as text that the page's script unpacks."""
+    return _packed(to_json(value, inf_nan_mode="null"))
+
+
+def _packed(content: bytes) -> str:
+    """Gzip in Base64, which can stand in a script element whatever is in it."""
+    return _base64(gzip.compress(content, mtime=0))
 
 
 @cache
@@ -301,7 +305,7 @@ def _plotly() -> _Code | None:
             return None
         code = get_plotlyjs()
     code = code.replace("\r\n", "\n")
-    return _Code(code, _base64(gzip.compress(code.encode(), mtime=0)))
+    return _Code(code, _packed(code.encode()))
 
 
 def _base64(data: bytes) -> str:
