@@ -57,6 +57,8 @@ STUDIES = {
     "real rows, arms far apart": Study("kuairand-pure", REAL, "pooling", 100),
     "demo": Study("demo", (), ALL, 40),
     "demo, A/A": Study("demo", AA, ALL, 40),
+    "demo, arm by visit": Study("demo", ("experiment.assignment=visit",), "pooling, splitting", 40),
+    "platform": Study("si2023", (), "pooling, splitting", 40),
 }
 
 
@@ -134,13 +136,13 @@ def tables(found: dict[str, rx.Result]) -> Iterator[str]:
         for entry in result.comparison.iter_rows(named=True):
             design, label = entry["design"], entry["label"]
             by_method = {x: measures(result, design, label, x) for x in METHODS}
-            n_worlds = by_method["user_cluster"].n
+            n_worlds = result.estimates["world"].n_unique()
             first = f"| {name} | {design} | {label} | {apart(result, design, label)} |"
             cells: dict[str, list[str]] = {"narrow": [], "wide": []}
             for x in by_method.values():
-                if x.sd == 0:
+                if x is None or x.sd == 0:
                     for own in cells.values():
-                        own.append("0 exactly")
+                        own.append("no answer" if x is None else "0 exactly")
                     continue
                 few = "" if x.n == n_worlds else f" ({x.n} tests)"
                 told = x.rejected if is_aa else x.covered
@@ -161,8 +163,8 @@ def apart(result: rx.Result, design: str, label: str) -> str:
     return f"{100 * n_differ / n:.0f} %, {100 * n_parted / n:.0f} %"
 
 
-def measures(result: rx.Result, design: str, label: str, method: str) -> Row:
-    """A method's row, over the worlds in which it has an interval."""
+def measures(result: rx.Result, design: str, label: str, method: str) -> Row | None:
+    """A method's row, over the worlds in which it has an interval; None where it has none."""
     own = result.estimates.filter(design=design, label=label, se_method=method)
     plain = result.estimates.filter(design=design, label=label, se_method="user_cluster")
     truth = result.estimates.filter(design="global", label=label, se_method="welch")
@@ -175,6 +177,8 @@ def measures(result: rx.Result, design: str, label: str, method: str) -> Row:
     world, value, truth_W, se, plain_se, low, high = (
         both[x].to_numpy() for x in ("world", "value", "truth", "se", "plain", "ci_low", "ci_high")
     )
+    if not len(world):
+        return None
     n_starts = int(result.summary["config"]["experiment"]["starts"])
     n_W = np.bincount(world % n_starts, minlength=n_starts)[world % n_starts]
     off = (value - of_starts(value, world, n_starts)) * np.sqrt(n_W / (n_W - 1).clip(1))
