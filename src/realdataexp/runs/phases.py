@@ -230,9 +230,13 @@ class LoopPhase:
         self._shard = Shards(run.folder, setup, n_processes, executor, run.interrupts)
 
     def __enter__(self) -> LoopPhase:
+        self._n_threads = torch.get_num_threads()
+        if isinstance(self._shard, Shards):
+            torch.set_num_threads(1)  # more would spin on the cores that the shards compute on
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        torch.set_num_threads(self._n_threads)
         self._shard.close(error)
 
     def run(self, checkpoint: Checkpoint | None) -> None:
