@@ -34,7 +34,6 @@ MONITOR_SCHEMA: dict[str, type[pl.DataType]] = {
     "gpu_percent": pl.Float64, "gpu_memory_mb": pl.Float64, "gpu_watts": pl.Float64,
 }  # fmt: skip
 _SECONDS_BETWEEN_WRITES = 60.0
-_SAMPLES_BETWEEN_MEMORY = 5  # of a process of the loop, which takes 15 ms of a core
 _PATIENCE = 5.0  # seconds for a sample that hangs in a driver
 _RESERVED = 1 << 30  # addresses that threads and allocators take without using the memory
 _CGROUP = Path("/sys/fs/cgroup")
@@ -198,9 +197,9 @@ class Monitor:
 
     A row: `process` (0, then one more each time the run was resumed), `seconds` since the start,
     `phase`, `cpu_percent` of this process and those of the loop (100 = one core),
-    `machine_percent` of all `cores`, `memory_mb` resident (what they share counts once; that of
-    the loop's processes is looked at in every fifth row), and of the whole GPU, whoever uses it,
-    `gpu_percent`, `gpu_memory_mb` and `gpu_watts` (null where NVML does not tell).
+    `machine_percent` of all `cores`, `memory_mb` resident (what they share counts once), and of
+    the whole GPU, whoever uses it, `gpu_percent`, `gpu_memory_mb` and `gpu_watts` (null where NVML
+    does not tell).
     """
 
     def __init__(self, path: Path, device: Device | None = None, every: float = 1.0) -> None:
@@ -212,7 +211,6 @@ class Monitor:
         self._rows: list[dict[str, Any]] = []
         self._process: psutil.Process | None = None
         self._workers: dict[int, psutil.Process] = {}
-        self._own_bytes: dict[int, int] = {}  # what each has to itself
         self._gpu: Callable[[], dict[str, float | None]] = dict
         self._began = self._written = time.monotonic()
         self._n_before = 0
@@ -256,17 +254,13 @@ class Monitor:
         children = {child.pid: child for child in self._process.children(recursive=True)}
         # a process must be asked twice for its share of a core
         self._workers = {pid: self._workers.get(pid, x) for pid, x in children.items()}
-        is_due = len(self._rows) % _SAMPLES_BETWEEN_MEMORY == 0
-        self._own_bytes = {pid: n for pid, n in self._own_bytes.items() if pid in children}
-        cpu_percent = 0.0
-        for pid, worker in self._workers.items():
+        cpu_percent, memory = 0.0, 0
+        for worker in self._workers.values():
             try:
                 cpu_percent += worker.cpu_percent()
-                if is_due or pid not in self._own_bytes:
-                    self._own_bytes[pid] = worker.memory_full_info().uss
+                memory += worker.memory_full_info().uss
             except psutil.Error:  # it has ended meanwhile
                 continue
-        memory = sum(self._own_bytes.values())
         self._rows.append(
             {
                 "process": self._n_before,
