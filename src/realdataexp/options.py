@@ -251,3 +251,10 @@ def show(value: Any) -> str:
     """A value as the user would write it, cut to a readable length."""
     text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def damaged(path: Path, error: ValidationError, writer: str, remedy: str) -> InputError:
+    """What to say of a file that is not as a command wrote it: its first fault, and the remedy."""
+    fault = error.errors()[0]
+    where = ".".join(map(str, fault["loc"]))
+    return InputError(f"{path}: {where}: not what {writer} writes ({fault['msg']}); {remedy}")

@@ -25,7 +25,7 @@ from realdataexp.observe.natural import natural_experiment
 from realdataexp.observe.pool import pool_of, refuse_unknown_chances
 from realdataexp.observe.support import support
 from realdataexp.observe.values import off_policy
-from realdataexp.options import construct
+from realdataexp.options import construct, damaged
 from realdataexp.registry import find, names
 from realdataexp.runs.checkpoint import Checkpoint
 from realdataexp.runs.experiment import Run, starts_of
@@ -61,11 +61,7 @@ class Asked(BaseModel):
         try:
             return cls.model_validate(parse_yaml(read_text(path, str(path)), str(path))[0])
         except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"]))
-            raise InputError(
-                f"{path}: {where}: not what observe writes ({fault['msg']}); observe anew"
-            ) from None
+            raise damaged(path, error, "observe", "observe anew") from None
 
     def named(self) -> dict[str, Estimator]:
         """The estimators, by the names that tables have: with their options, if any are given."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from realdataexp.data.parquet import read_parquet
 from realdataexp.errors import InputError
 from realdataexp.files import read_json, require_regular
+from realdataexp.options import damaged
 
 TRUTH = "global"
 REMEDY = "copy the run folder to another place"
@@ -394,11 +395,7 @@ def read_run(run_dir: Path) -> RunResult:
     try:
         return RunResult.of(raw)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise InputError(
-            f"{path}: {where}: not what a run writes ({fault['msg']}); run again"
-        ) from error
+        raise damaged(path, error, "a run", "run again") from error
 
 
 def read_result(run_dir: Path) -> dict[str, Any]:

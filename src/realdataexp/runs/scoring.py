@@ -24,7 +24,7 @@ from realdataexp.designs import build_design
 from realdataexp.device import own_arithmetic
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import write_json, write_text
-from realdataexp.options import check, show
+from realdataexp.options import check, damaged, show
 from realdataexp.report.files import IntervalQuality, RunResult, is_complete, read_run
 from realdataexp.report.page import write_score
 from realdataexp.report.scores import CARD
@@ -66,11 +66,7 @@ class _Asked(BaseModel):
             values, _ = parse_yaml(read_text(path, str(path)), str(path))
             return cls.model_validate(values)
         except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"]))
-            raise InputError(
-                f"{path}: {where}: not what score writes ({fault['msg']}); choose another --out"
-            ) from None
+            raise damaged(path, error, "score", "choose another --out") from None
 
 
 @dataclass(frozen=True)

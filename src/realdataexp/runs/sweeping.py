@@ -22,7 +22,7 @@ from realdataexp.data.parquet import write_parquet
 from realdataexp.device import own_arithmetic
 from realdataexp.errors import InputError, Warnings
 from realdataexp.files import write_text
-from realdataexp.options import show
+from realdataexp.options import damaged, show
 from realdataexp.report.files import TRUTH, RunResult, is_complete, read_run
 from realdataexp.report.page import write_sweep
 from realdataexp.report.sweeps import SWEEP, TABLE
@@ -89,11 +89,7 @@ def asked_of(folder: Path) -> Asked:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: holds no {SWEEP}; pass a folder made by sweep") from None
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise InputError(
-            f"{path}: {where}: not what a sweep writes ({fault['msg']}); run the sweep anew"
-        ) from None
+        raise damaged(path, error, "a sweep", "run the sweep anew") from None
 
 
 def run_sweep(
