@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import yaml
 
+# a small run waits longer for the disk than for all else
+processes.trust_memory()
 # the tensors of the tests are far too small to be worth sharing out among threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # what nohup, or a shell's &, makes programs ignore, the runs that tests interrupt would too

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,6 +218,7 @@ def section(judged: Iterable[Performance], name: str) -> list[dict[str, Any]]:
     ]
 
 
+@cache  # a run asks a hundred times, of few numbers, and SciPy searches for each end
 def binomial_interval(n_hits: int, n: int) -> tuple[float, float]:
     """Clopper and Pearson's exact 95 % interval of a share.
 
