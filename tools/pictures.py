@@ -84,6 +84,8 @@ class Picture:
         texts = [self.command, *self.options, inspect.getsource(self.draw)]
         if self.draw in (clouds, architecture, loop):
             texts += [STYLE, repr(DESIGNS), *map(inspect.getsource, (text, svg, lanes, box, way))]
+        if self.draw in (architecture, loop):
+            texts.append(HEAD)
         texts += [x for name in self.files for x in content(*name.split(":"))]
         return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
@@ -238,15 +240,16 @@ def way(path: str) -> str:
     return f'<path class="way" d="{path}" marker-end="url(#head)"/>'
 
 
-HEAD = (
-    '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
-    'orient="auto"><path class="head" d="M0 0L8 4L0 8z"/></marker></defs>'
+HEAD = (  # its tip is where the path ends, and its size does not depend on the path's width
+    '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" '
+    'markerUnits="userSpaceOnUse" orient="auto"><path class="head" d="M0 0L8 4L0 8z"/></marker>'
+    "</defs>"
 )
 
 
 def architecture() -> bytes:
     """A step of the loop, with the two functions that are a design."""
-    y, width = 92, 126
+    y, width, gap = 92, 120, 17
     steps = [
         ("visits", "who comes"),
         ("assign", "arm of each visit"),
@@ -261,14 +264,14 @@ def architecture() -> bytes:
         text(24, 60, "Every design, in every replication, takes this step at once.", "soft")
     )
     for i, (name, what) in enumerate(steps):
-        x = 24 + i * (width + 10)
+        x = 24 + i * (width + gap)
         body.append(
             box(x, y, width, [name, what], "ours" if name in ("assign", "weights") else "box")
         )
         if i:
-            body.append(way(f"M{x - 9} {y + 28}H{x - 1}"))
-    end, start = 24 + 6.5 * (width + 10) - 5, 24 + 3.5 * (width + 10) - 5
-    body.append(way(f"M{end} {y + 56}V{y + 92}H{start}V{y + 60}"))
+            body.append(way(f"M{x - gap + 2} {y + 28}H{x - 2}"))
+    start, end = (24 + i * (width + gap) + width / 2 for i in (3, 6))
+    body.append(way(f"M{end} {y + 58}V{y + 92}H{start}V{y + 58}"))
     body.append(text((end + start) / 2, y + 86, "the models of the next step", "soft mid"))
     code = [
         "class MyDesign(Design):",
@@ -322,8 +325,11 @@ def loop() -> bytes:
                 f'<circle class="{kind} go" r="5" style="offset-path:path(\'{track}\');'
                 f'animation-delay:-{8 * i / 5:.2f}s"/>'
             )
-    body.append(text(24, 292, "The GTE is the difference of the two worlds. What the test reports "
-                     "is another number; realdataexp measures by how much.", "soft"))  # fmt: skip
+    told = (
+        "The GTE is the difference between the two worlds. The test reports another number; "
+        "realdataexp measures how far off it is."
+    )
+    body.append(text(24, 292, told, "soft"))
     style = (
         ".go { animation: round 8s linear infinite; offset-rotate: 0deg }"
         "@keyframes round { to { offset-distance: 100% } }"

@@ -216,10 +216,16 @@ def test_a_point_that_failed_is_told_and_drawn_nowhere(
     assert "! point 1: the GPU is <gone>" in capsys.readouterr().out
 
 
+def test_chance_over_points_is_told_of_where_there_are_several(page: Element, tmp_path: Path):
+    assert "Over 6 points some verdicts" in section(page, "answer").text
+    said = section(read_page(write_sweep(write(tmp_path / "s", GRID[:1]))), "answer").text
+    assert "1 of 1 point is done" in said and "Over 1" not in said
+
+
 def test_a_sweep_of_which_nothing_is_done_has_a_page(tmp_path: Path):
     folder = write(tmp_path / "s", GRID[:1])
     pl.read_parquet(folder / "sweep.parquet").clear().write_parquet(folder / "sweep.parquet")
-    assert "0 of 1 points are done" in section(read_page(write_sweep(folder)), "answer").text
+    assert "0 of 1 point is done" in section(read_page(write_sweep(folder)), "answer").text
 
 
 def test_what_is_no_sweep_or_a_damaged_one_is_one_line(tmp_path: Path):

@@ -201,7 +201,7 @@ def test_a_signal_ends_a_plan_with_a_partial_run(config: Path, tmp_path: Path):
                 break
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("interrupted: 0 of 1 points are done; resume it")
+    assert err.splitlines()[-1].startswith("interrupted: 0 of 1 point is done; resume it")
     assert json.loads((out / "points/0/result.json").read_text())["status"] == "partial"
 
 

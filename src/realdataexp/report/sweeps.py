@@ -119,7 +119,8 @@ def headline(sweep: Sweep) -> list[str]:
     values = {key: sweep.table[key].unique(maintain_order=True).to_list() for key in sweep.keys}
     told = [f"{key}: {_listed(own)}" for key, own in values.items()]
     done = sweep.points.height
-    lines = [f"{done} of {sweep.n_points} points are done", *told]
+    points = "point is" if sweep.n_points == 1 else "points are"
+    lines = [f"{done} of {sweep.n_points} {points} done", *told]
     if sweep.failed:
         lines[0] += f", {len(sweep.failed)} failed"
     return lines

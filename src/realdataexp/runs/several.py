@@ -234,7 +234,8 @@ class Points:
     def _ended_early(self, error: BaseException) -> BaseException:
         """The error to raise, which says what became of the question."""
         done, n = sum(map(is_complete, self.places)), len(self.places)
-        so_far = f"{done} of {n} points are done; resume it: realdataexp resume {self.folder}"
+        points = "point is" if n == 1 else "points are"
+        so_far = f"{done} of {n} {points} done; resume it: realdataexp resume {self.folder}"
         if isinstance(error, KeyboardInterrupt):
             return KeyboardInterrupt(f"interrupted: {so_far}")
         where = "".join(f"{self._names[i]}: " for i in self.faults)
