@@ -21,6 +21,7 @@ import typer
 from realdataexp import __version__, terminal
 from realdataexp.configs import built_in_names
 from realdataexp.errors import InputError, RunError, is_out_of_memory, one_line
+from realdataexp.registry import names
 from realdataexp.runs import ENDING, is_ignored
 
 if TYPE_CHECKING:
@@ -248,7 +249,10 @@ _Logs = Annotated[
 _DownloadDirectory = Annotated[
     Path, _argument("Folder for the data, to pass to prepare and run.", "DIR")
 ]
-_Url = Annotated[str | None, _option("A mirror of the archive; its md5 is checked as well.")]
+_Url = Annotated[
+    str | None,
+    _option("A mirror of the file, or of the folder of several; checksums are compared as well."),
+]
 _KeepArchive = Annotated[bool, _option("Keep the archive next to the data.", "--keep-archive")]
 _ReportOut = Annotated[
     Path | None, _option("The page; default: in the run folder.", metavar="FILE")
@@ -757,22 +761,35 @@ def prepare(
 
 
 @_command(
-    "download pure data/KuaiRand-Pure. An archive that lies in DIR "
-    "already is checked and unpacked without fetching it again."
+    "download kuairec data/KuaiRec. A file that lies in DIR already is "
+    "checked and used without fetching it again."
 )
 def download(
-    version: Annotated[str, _argument("Version of KuaiRand.", "pure|1k|27k")],
+    name: Annotated[
+        str,
+        _argument(f"Data set: {', '.join(names('archive'))}; or package.module:NAME.", "NAME"),
+    ],
     directory: _DownloadDirectory,
+    every: Annotated[
+        int | None,
+        _option("Keep every so many-th user, where tables are made of the files."),
+    ] = None,
     url: _Url = None,
     keep_archive: _KeepArchive = False,
 ) -> None:
-    """Fetch an official archive, check it and unpack it; resume an interrupted transfer."""
+    """Fetch a public data set from its authors, check and unpack it; resume where it stopped."""
     _log("INFO")
     from realdataexp.data.download import download as fetch
+    from realdataexp.data.download import find_archive
 
+    archive = find_archive(name)
     with terminal.byte_progress() as progress:
-        is_new = fetch(version, directory, url=url, keep_archive=keep_archive, progress=progress)
+        is_new = fetch(
+            archive, directory, every=every, url=url, keep_archive=keep_archive, progress=progress
+        )
     terminal.say(f"{directory}: {'complete' if is_new else 'was complete already'}")
+    terminal.say(f"{archive.name}: {archive.licence}, see {archive.home}")
+    terminal.say(f"next: realdataexp {archive.run.format(directory)}")
 
 
 @_command("synth data/small --version pure --users 2000 --rows 120000")

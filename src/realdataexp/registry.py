@@ -24,7 +24,7 @@ from realdataexp.errors import InputError, RunError, did_you_mean, one_line
 Kind = Literal[
     "design", "weight model", "model", "loss", "policy", "world", "interval method", "estimator",
     "detector", "metric", "executor", "tracker", "recommender", "check", "subject",
-    "off-policy estimator",
+    "off-policy estimator", "archive",
 ]  # fmt: skip
 
 _OUTSIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -169,6 +169,18 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "dr": "realdataexp.observe.dr:DR",
         "switch_dr": "realdataexp.observe.switch_dr:SwitchDR",
         "mips": "realdataexp.observe.mips:MIPS",
+    },
+    "archive": {
+        "kuairand-pure": "realdataexp.data.archives.kuairand:PURE",
+        "kuairand-1k": "realdataexp.data.archives.kuairand:ONE_K",
+        "kuairand-27k": "realdataexp.data.archives.kuairand:TWENTY_SEVEN_K",
+        "kuairec": "realdataexp.data.archives.kuairec:ARCHIVE",
+        "open-bandit": "realdataexp.data.archives.open_bandit:ARCHIVE",
+        "movielens": "realdataexp.data.archives.movielens:SMALL",
+        "movielens-25m": "realdataexp.data.archives.movielens:TWENTY_FIVE_M",
+        "movielens-32m": "realdataexp.data.archives.movielens:THIRTY_TWO_M",
+        "vk-lsvd": "realdataexp.data.archives.vk_lsvd:ARCHIVE",
+        "yambda": "realdataexp.data.archives.yambda:ARCHIVE",
     },
     "tracker": {
         "tensorboard": "realdataexp.tracking.tensorboard:TensorBoard",

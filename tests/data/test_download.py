@@ -25,8 +25,10 @@ from pathlib import Path
 import pytest
 
 from realdataexp import cli
-from realdataexp.data import download as module
-from realdataexp.data.download import ARCHIVES, Archive, Patience, download, locked
+from realdataexp.data.archives import kuairand
+from realdataexp.data.archives.base import File
+from realdataexp.data.download import download, find_archive, locked
+from realdataexp.data.transfer import Patience
 from realdataexp.errors import DiskError, InputError, RunError
 
 LOG = random.Random(0).randbytes(300_000)
@@ -150,8 +152,9 @@ def _own_archive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    archive = Archive("KuaiRand-Pure", hashlib.md5(content).hexdigest(), 400_000)
-    monkeypatch.setitem(ARCHIVES, "pure", archive)
+    files = (File("KuaiRand-Pure.tar.gz", f"md5:{hashlib.md5(content).hexdigest()}"),)
+    archive = replace(kuairand.PURE, files=files, unpacked_bytes=400_000)
+    monkeypatch.setattr(kuairand, "PURE", archive)
 
 
 QUICK = Patience(
@@ -161,7 +164,7 @@ QUICK = Patience(
 
 def get(server: Server, folder: Path, **options: object) -> bool:
     options = {"url": server.url, "patience": QUICK, **options}
-    return download("pure", folder, **options)  # type: ignore[arg-type]
+    return download(kuairand.PURE, folder, **options)  # type: ignore[arg-type]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -178,12 +181,11 @@ WHOLE = {name.removeprefix("KuaiRand-Pure/"): content for name, content in FILES
 
 
 def test_the_official_archives_are_those_of_the_record():
-    archives = {name: archive for name, archive in ARCHIVES.items() if name != "pure"}
-    assert archives["1k"].url == (
-        "https://zenodo.org/records/10439422/files/KuaiRand-1K.tar.gz?download=1"
+    archive = find_archive("kuairand-27k")
+    assert f"{archive.base}/{archive.files[0].path}" == (
+        "https://zenodo.org/records/10439422/files/KuaiRand-27K.tar.gz"
     )
-    assert archives["27k"].md5 == "3e3c799a24e2d23a4d2c757fbf9adf59"
-    assert all(len(archive.md5) == 32 for archive in archives.values())
+    assert archive.files[0].checksum == "md5:3e3c799a24e2d23a4d2c757fbf9adf59"
 
 
 def test_an_archive_is_fetched_checked_and_unpacked(server: Server, tmp_path: Path):
@@ -219,7 +221,7 @@ def test_the_archive_can_be_kept_and_used_again(server: Server, tmp_path: Path):
 
 def test_an_archive_that_is_there_but_wrong_is_refused_and_kept(server: Server, tmp_path: Path):
     (tmp_path / "KuaiRand-Pure.tar.gz").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"is not the official archive.*remove it"):
+    with pytest.raises(InputError, match=r"is not the official file.*remove it"):
         get(server, tmp_path)
     assert contents(tmp_path) == {"KuaiRand-Pure.tar.gz": b"mine"}
 
@@ -270,7 +272,9 @@ def test_a_file_that_changed_half_way_is_told_by_its_md5(server: Server, tmp_pat
     with pytest.raises(RunError):
         get(server, tmp_path)
     server.content = ARCHIVE
-    with pytest.raises(RunError, match=r"gave a file with md5 .* it was removed: run the command"):
+    with pytest.raises(
+        RunError, match=r"gave a file whose md5 is .* it was removed: run the command"
+    ):
         get(server, tmp_path)
     get(server, tmp_path)
     assert contents(tmp_path) == WHOLE
@@ -299,7 +303,7 @@ def test_a_part_that_is_whole_is_not_fetched_again(server: Server, tmp_path: Pat
 
 def test_wrong_bytes_are_removed(server: Server, tmp_path: Path):
     server.content = ARCHIVE[:-5] + b"wrong"
-    with pytest.raises(RunError, match=r"gave a file with md5 .* it was removed") as caught:
+    with pytest.raises(RunError, match=r"gave a file whose md5 is .* it was removed") as caught:
         get(server, tmp_path)
     assert "\n" not in str(caught.value)
     assert contents(tmp_path) == {}
@@ -341,7 +345,7 @@ def test_a_server_says_when_to_come_back(
         handler.end_headers()
 
     waits: list[float] = []
-    monkeypatch.setattr("realdataexp.data.download.time.sleep", waits.append)
+    monkeypatch.setattr("realdataexp.data.transfer.time.sleep", waits.append)
     server.script = [busy]
     get(server, tmp_path, patience=Patience(attempts=3, timeout_s=5))
     assert waits[0] == 7.0
@@ -362,7 +366,7 @@ def test_a_host_that_is_not_found_ends_soon_and_asks_for_a_network(
 
 def test_waits_grow_and_end(monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path):
     waits: list[float] = []
-    monkeypatch.setattr("realdataexp.data.download.time.sleep", waits.append)
+    monkeypatch.setattr("realdataexp.data.transfer.time.sleep", waits.append)
     server.script = [500] * 20
     with pytest.raises(RunError, match=r"gave up after 8 attempts.*500"):
         get(server, tmp_path, patience=Patience())
@@ -544,7 +548,7 @@ def test_another_version_gets_another_folder(server: Server, tmp_path: Path):
     with pytest.raises(
         InputError, match=r"holds KuaiRand-Pure; choose another folder for KuaiRand-1K"
     ):
-        download("1k", tmp_path, url=server.url)
+        download(find_archive("kuairand-1k"), tmp_path, url=server.url)
 
 
 def test_a_second_download_into_the_same_folder_waits_for_nobody(server: Server, tmp_path: Path):
@@ -620,9 +624,12 @@ def test_an_interruption_while_files_are_put_in_place_is_mended(
 CHILD = """
 import sys
 from realdataexp import cli
-from realdataexp.data.download import ARCHIVES, Archive
-ARCHIVES["pure"] = Archive("KuaiRand-Pure", sys.argv[1], 400_000)
-sys.exit(cli.main(["download", "pure", sys.argv[2], "--url", sys.argv[3]]))
+from dataclasses import replace
+from realdataexp.data.archives import kuairand
+from realdataexp.data.archives.base import File
+files = (File("KuaiRand-Pure.tar.gz", f"md5:{sys.argv[1]}"),)
+kuairand.PURE = replace(kuairand.PURE, files=files, unpacked_bytes=400_000)
+sys.exit(cli.main(["download", "kuairand-pure", sys.argv[2], "--url", sys.argv[3]]))
 """
 
 
@@ -648,9 +655,18 @@ def test_a_process_that_ends_in_the_middle_is_continued_by_the_next(
     assert set(contents(folder)) == {part.name}
     have, server.pause_s = part.stat().st_size, 0.0
     done = subprocess.run(args, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{folder}: complete\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, said("complete", folder)), done.stderr
     assert server.ranges() == [None, f"bytes={have}-"]
     assert contents(folder) == WHOLE
+
+
+def said(state: str, folder: Path) -> str:
+    """What the command prints in the end."""
+    return (
+        f"{folder}: {state}\n"
+        "KuaiRand-Pure: CC BY-SA 4.0, see https://kuairand.com\n"
+        f"next: realdataexp run kuairand-pure --data {folder}\n"
+    )
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -666,19 +682,24 @@ def wait_for(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
 def test_the_command_says_what_it_did(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    args = ["download", "pure", str(tmp_path), "--url", server.url]
+    args = ["download", "kuairand-pure", str(tmp_path), "--url", server.url]
     assert cli.main(args) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: complete\n"
+    out, err = capsys.readouterr()
+    assert out == said("complete", tmp_path)
+    assert f"{kuairand.PURE.files[0].checksum}, as stated by Zenodo" in err
     assert cli.main(args) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: was complete already\n"
+    assert capsys.readouterr().out == said("was complete already", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["2k"], 2, "2k: no version of KuaiRand; there are pure, 1k, 27k"),
-        (["pure", "--url", "nothing"], 2, "--url nothing: is no http or https address"),
-        (["pure"], 1, "answers 404"),
+        (["kuairand-2k"], 2, "unknown archive; did you mean kuairand-27k"),
+        (["realdataexp.errors:InputError"], 2, "is no realdataexp.data.archives.base.Archive"),
+        (["kuairand-pure", "--url", "nothing"], 2, "--url nothing: is no http or https address"),
+        (["kuairand-pure", "--every", "2"], 2, "--every 2: KuaiRand-Pure is kept as it is"),
+        (["movielens", "--every", "0"], 2, "--every 0: must be at least 1"),
+        (["kuairand-pure"], 1, "answers 404"),
     ],
 )
 def test_the_commands_faults_are_one_line(
@@ -691,7 +712,8 @@ def test_the_commands_faults_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ):
     server.script = [404]
-    monkeypatch.setattr(module.Archive, "url", server.url)
+    base = server.url.rpartition("/")[0]
+    monkeypatch.setattr(kuairand, "PURE", replace(kuairand.PURE, base=base))
     assert cli.main(["download", args[0], str(tmp_path / "x"), *args[1:]]) == code
     lines = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("[download]")]
     assert len(lines) == 1
@@ -705,7 +727,7 @@ def test_bytes_are_shown_in_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("realdataexp.terminal._SECONDS_BETWEEN_LINES", 0.0)
-    assert cli.main(["download", "pure", str(tmp_path), "--url", server.url]) == 0
+    assert cli.main(["download", "kuairand-pure", str(tmp_path), "--url", server.url]) == 0
     err = capsys.readouterr().err
     assert "[download] download: 0 of 0 MB" in err
     assert "\r" not in err
@@ -719,7 +741,7 @@ def test_bytes_are_shown_as_a_bar_on_a_terminal(
 ):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: True)
-    assert cli.main(["download", "pure", str(tmp_path), "--url", server.url]) == 0
+    assert cli.main(["download", "kuairand-pure", str(tmp_path), "--url", server.url]) == 0
     assert "unpack" in capsys.readouterr().err
 
 
@@ -800,6 +822,6 @@ def test_what_a_server_says_reaches_the_terminal_as_plain_text(
     capsys: pytest.CaptureFixture[str],
 ):
     server.script = [to(None, 404, "gone\x1b[2J\x07")]
-    assert cli.main(["download", "pure", str(tmp_path), "--url", server.url]) == 1
+    assert cli.main(["download", "kuairand-pure", str(tmp_path), "--url", server.url]) == 1
     err = capsys.readouterr().err
     assert "\x1b" not in err and "\x07" not in err and "404 gone" in err

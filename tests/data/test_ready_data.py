@@ -1,21 +1,38 @@
-"""Public data sets map as docs/ready-data.md says, on small files of exactly their columns."""
+"""Public data sets are fetched and run as docs/ready-data.md says.
+
+On small files of exactly their columns, packed as theirs are, from a server on this machine.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib
 import re
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from realdataexp import cli
+from realdataexp import cli, registry
+from realdataexp.data.archives.base import Archive, File, some_users
+from realdataexp.data.download import download, find_archive
+from realdataexp.errors import InputError, RunError
+from realdataexp.registry import names
 from realdataexp.report.files import read_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ready-data.md").read_text(encoding="utf-8")
-SECTIONS = {  # what a page's section has: its Python, and its command
-    re.search(r"realdataexp run ([\w-]+)", text)[1]: text  # type: ignore[index]
+COMMANDS = {  # those of a data set's section: download, and run
+    commands[1].split()[1]: commands
     for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
+    if len(commands := re.findall(r"^\$ realdataexp (.*)", text, re.MULTILINE)) == 2
 }
 N_USERS, N_ITEMS, N_ROWS = 24, 30, 20  # rows of each user
 SMALL = [
@@ -41,7 +58,7 @@ def views() -> pl.DataFrame:
 
 def kuairec(folder: Path) -> None:
     """KuaiRec 2.0; some rows of small_matrix.csv have no time."""
-    place = folder / "data/KuaiRec/data"
+    place = folder / "KuaiRec 2.0/data"
     place.mkdir(parents=True)
     views().select(
         user_id="user", video_id="item", play_duration=pl.col("x") * 1000,
@@ -60,7 +77,7 @@ def kuairec(folder: Path) -> None:
 
 def open_bandit(folder: Path) -> None:
     """The random policy's campaign "all": its first column has no name, a user feature is empty."""
-    place = folder / "data/open-bandit/random/all"
+    place = folder / "open_bandit_dataset/random/all"
     place.mkdir(parents=True)
     table = views()
     user = pl.col("user").cast(pl.String)
@@ -82,7 +99,7 @@ def open_bandit(folder: Path) -> None:
 
 def movielens(folder: Path) -> None:
     """ml-latest-small: a title with a comma, a film without genres, one without a year."""
-    place = folder / "data/ml-latest-small"
+    place = folder / "ml-latest-small"
     place.mkdir(parents=True)
     views().select(
         userId=pl.col("user") + 1, movieId=pl.col("item") + 1, rating=pl.col("x") % 10 / 2 + 0.5,
@@ -94,79 +111,285 @@ def movielens(folder: Path) -> None:
 
 
 def vk_lsvd(folder: Path) -> None:
-    """Two weeks; a user whose number is not drawn."""
-    place = folder / "data/VK-LSVD"
-    (place / "metadata").mkdir(parents=True)
-    (place / "interactions/train").mkdir(parents=True)
+    """Four weeks; some users whose number is not drawn."""
+    weeks = folder / "subsamples/ur0.01/train"
+    weeks.mkdir(parents=True)
+    (folder / "metadata").mkdir()
     whole = pl.UInt32, pl.UInt8
     log = views().select(
-        user_id=(pl.col("user") * 500 + (pl.col("user") == 0)).cast(whole[0]),
+        user_id=(pl.col("user") * 500).cast(whole[0]),
         item_id=pl.col("item").cast(whole[0]),
         **{x: pl.lit(0).cast(whole[1]) for x in ("place", "platform", "agent")},
         timespent=pl.col("x").cast(whole[1]), like=pl.col("x") > 50,
         **{x: pl.lit(False) for x in ("dislike", "share", "bookmark", "click_on_author",
                                       "open_comments")},
     )  # fmt: skip
-    half = log.height // 2
-    log[:half].write_parquet(place / "interactions/train/week_00.parquet")
-    log[half:].write_parquet(place / "interactions/train/week_01.parquet")
+    for i in range(4):
+        log.gather_every(4, i).write_parquet(weeks / f"week_{i:02}.parquet")
     users = log.select(pl.col("user_id").unique(maintain_order=True))
     users.with_columns(
         age=pl.lit(30).cast(whole[1]), gender=(pl.col("user_id") % 2).cast(whole[1]),
         geo=pl.lit(3).cast(whole[1]), train_interactions_rank=pl.col("user_id"),
-    ).write_parquet(place / "metadata/users_metadata.parquet")  # fmt: skip
+    ).write_parquet(folder / "metadata/users_metadata.parquet")  # fmt: skip
     pl.DataFrame({"item_id": range(N_ITEMS + 5)}, schema={"item_id": whole[0]}).with_columns(
         author_id=pl.col("item_id") % 7, duration=(pl.col("item_id") + 5).cast(whole[1]),
         train_interactions_rank=pl.col("item_id"),
-    ).write_parquet(place / "metadata/items_metadata.parquet")  # fmt: skip
+    ).write_parquet(folder / "metadata/items_metadata.parquet")  # fmt: skip
 
 
 def yambda(folder: Path) -> None:
-    """flat/50m: a track of two artists, one of none, a listener who is not drawn."""
-    place = folder / "data/yambda"
-    (place / "flat/50m").mkdir(parents=True)
+    """flat/50m: a track of two artists, one of none, listeners who are not drawn."""
+    (folder / "flat/50m").mkdir(parents=True)
     views().select(
-        uid=(pl.col("user") * 1000 + 10 * (pl.col("user") == 0)).cast(pl.UInt32),
+        uid=(pl.col("user") * 10).cast(pl.UInt32),
         timestamp=(5 * pl.col("row")).cast(pl.UInt32), item_id=pl.col("item").cast(pl.UInt32),
         is_organic=(pl.col("row") % 2).cast(pl.UInt8), played_ratio_pct=(2 * pl.col("x")).cast(
             pl.UInt16), track_length_seconds=(100 + pl.col("item")).cast(pl.UInt32),
-    ).write_parquet(place / "flat/50m/listens.parquet")  # fmt: skip
+    ).write_parquet(folder / "flat/50m/listens.parquet")  # fmt: skip
     pl.DataFrame(
         {"artist_id": [1, 2, *range(3, N_ITEMS)], "item_id": [0, 0, *range(1, N_ITEMS - 2)]},
         schema={"artist_id": pl.UInt32, "item_id": pl.UInt32},
-    ).write_parquet(place / "artist_item_mapping.parquet")
+    ).write_parquet(folder / "artist_item_mapping.parquet")
 
 
 MAKE = {
     "kuairec": kuairec, "open-bandit": open_bandit, "movielens": movielens, "vk-lsvd": vk_lsvd,
     "yambda": yambda,
 }  # fmt: skip
-FACTS = {  # rows and videos that the run has; what of the files is told in its statistics
-    "kuairec": (N_USERS * N_ROWS - 1, N_ITEMS),
-    "open-bandit": (N_USERS * N_ROWS, N_ITEMS),
-    "movielens": (N_USERS * N_ROWS, N_ITEMS),
-    "vk-lsvd": ((N_USERS - 1) * N_ROWS, N_ITEMS),
-    "yambda": ((N_USERS - 1) * N_ROWS, N_ITEMS),
-}
+ROWS = {"kuairec": N_USERS * N_ROWS - 1}  # that a run has; of the others all
+EVERY = {"vk-lsvd": 2, "yambda": 2}  # of so few users; as published it is every 20th, every 100th
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that a server on this machine serves, and every archive lies there."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    folder = tmp_path / "server"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+    for name in names("archive"):
+        base = f"http://127.0.0.1:{http.server_port}/{name}"
+        patch(monkeypatch, name, replace(find_archive(name), base=base))
+    yield folder
+    http.shutdown()
+    http.server_close()
+
+
+def patch(monkeypatch: pytest.MonkeyPatch, name: str, archive: Archive) -> None:
+    module, _, attribute = registry._REGISTERED["archive"][name].partition(":")
+    monkeypatch.setattr(importlib.import_module(module), attribute, archive)
+
+
+def publish(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make an archive's files, packed where the real ones are, with checksums of their own."""
+    place, archive = folder / name, find_archive(name)
+    place.mkdir()
+    MAKE[name](place)
+    (packed,) = [file.path for file in archive.files if file.is_packed] or [None]
+    if packed:
+        (place / "__MACOSX").mkdir()
+        (place / "__MACOSX/._data").write_text("")
+        inside = sorted(path for path in place.rglob("*") if path.is_file())
+        with zipfile.ZipFile(place / packed, "w", zipfile.ZIP_DEFLATED) as made:
+            for path in inside:
+                made.write(path, path.relative_to(place))
+    files = []
+    for file in archive.files:
+        kind = file.checksum.partition(":")[0]
+        content = (place / file.path).read_bytes()
+        if kind.endswith(".md5"):  # as GroupLens writes it
+            said = f"MD5 ({file.path}) = {hashlib.md5(content).hexdigest()}\n"
+            (place / kind).write_text(said)
+        elif kind:
+            file = File(file.path, f"{kind}:{hashlib.new(kind, content).hexdigest()}")
+        files.append(file)
+    patch(monkeypatch, name, replace(archive, files=tuple(files), unpacked_bytes=1))
 
 
 def test_the_page_has_a_section_for_each() -> None:
-    assert SECTIONS.keys() == MAKE.keys() == FACTS.keys()
+    assert COMMANDS.keys() == MAKE.keys()
+
+
+def test_every_archive_says_where_it_is_from_and_how_it_is_checked() -> None:
+    for name in names("archive"):
+        archive = find_archive(name)
+        assert archive.base.startswith("https://") and archive.home.startswith("https://")
+        assert archive.home in PAGE or "KuaiRand" in archive.name
+        assert archive.licence and "{}" in archive.run
+        for file in archive.files:
+            assert re.fullmatch(r"|md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|.*\.md5", file.checksum)
+            assert bool(file.checksum) == bool(archive.checked_by)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_files_as_published_map_and_run_as_the_page_says(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_as_published_are_fetched_and_run_as_the_page_says(
+    name: str,
+    served: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REALDATAEXP_CACHE", str(tmp_path / "cache"))
-    MAKE[name](tmp_path)
-    for block in re.findall(r"```python\n(.*?)```", SECTIONS[name], re.DOTALL):
-        exec(compile(block, name, "exec"), {})
-    (command,) = re.findall(r"\$ realdataexp (.*)", SECTIONS[name])
+    publish(name, served, monkeypatch)
+    fetch, run = COMMANDS[name]
+    every = ["--every", str(EVERY[name])] if name in EVERY else []
+    assert cli.main([*fetch.split(), *every]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"next: realdataexp {run}"
+    archive = find_archive(name)
+    said = f"as stated by {archive.checked_by}" if archive.checked_by else "no checksum is known"
+    assert err.count(said) == len(archive.files)
+    assert cli.main([*fetch.split(), *every]) == 0
+    assert "was complete already" in capsys.readouterr().out
+    assert not list(Path("data").rglob("*.zip")) and not list(Path("data").rglob("*.part"))
     small = [word for setting in SMALL for word in ("--set", setting)]
-    assert cli.main([*command.split(), "--quiet", "--out", "run", *small]) == 0
+    assert cli.main([*run.split(), "--quiet", "--out", "run", *small]) == 0
     result = read_run(tmp_path / "run")
     stats = result.raw["dataset_stats"]
-    assert stats["n_rows"] == FACTS[name][0]
+    assert stats["n_rows"] == ROWS.get(name, N_USERS * N_ROWS // EVERY.get(name, 1))
     assert [e.label for e in result.comparison] == list(result.titles)
+
+
+def test_other_users_are_kept_of_the_files_that_are_there(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("vk-lsvd", served, monkeypatch)
+    archive, folder = find_archive("vk-lsvd"), tmp_path / "data"
+    for every, n_users in ((2, 12), (5, 5)):
+        assert download(archive, folder, every=every)
+        log = pl.read_parquet(folder / "log.parquet")
+        assert sorted(log["user_id"].unique()) == [500 * every * i for i in range(n_users)]
+        assert log["time"].is_sorted()
+        users = pl.read_parquet(folder / "users.parquet")
+        assert users["user_id"].n_unique() == users.height == n_users
+        for path in served.rglob("*.parquet"):
+            path.unlink()  # nothing is fetched again
+    assert not download(archive, folder, every=5)
+
+
+def test_a_mirror_of_several_files_is_the_folder_they_lie_in(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("yambda", served, monkeypatch)
+    archive = find_archive("yambda")
+    away = replace(archive, base="http://127.0.0.1:1/nowhere")
+    assert download(away, tmp_path / "data", url=f"{archive.base}/", every=1)
+
+
+def test_one_wrong_file_of_several_is_one_line_and_the_others_stay(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("yambda", served, monkeypatch)
+    (served / "yambda/artist_item_mapping.parquet").write_bytes(b"other")
+    folder = tmp_path / "data"
+    with pytest.raises(RunError, match=r"artist_item_mapping.parquet: gave a file whose sha256 is"):
+        download(find_archive("yambda"), folder)
+    left = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert left == ["flat/50m/listens.parquet"]
+
+
+def test_a_file_that_states_no_md5_is_one_line(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("movielens", served, monkeypatch)
+    (served / "movielens/ml-latest-small.zip.md5").write_text("<html>not found</html>")
+    with pytest.raises(RunError, match=r"ml-latest-small.zip.md5: states no md5"):
+        download(find_archive("movielens"), tmp_path / "data")
+
+
+def test_files_that_are_not_as_published_are_one_line(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MAKE, "movielens", _without_titles)
+    publish("movielens", served, monkeypatch)
+    said = r"ml-latest-small could not be prepared: ColumnNotFoundError: .*compare its files"
+    with pytest.raises(RunError, match=said) as caught:
+        download(find_archive("movielens"), tmp_path / "data")
+    assert "\n" not in str(caught.value)
+
+
+def _without_titles(folder: Path) -> None:
+    movielens(folder)
+    (folder / "ml-latest-small/movies.csv").write_text("movieId,genres\n1,Comedy\n")
+
+
+def bad_zips(place: Path) -> dict[str, Path]:
+    """Zip files that must not be unpacked."""
+    link = zipfile.ZipInfo("ml-latest-small/ratings.csv")
+    link.external_attr = 0o120777 << 16
+    bad = {
+        "a path that leads out": ("../ratings.csv", b"x"),
+        "an absolute path": ("/tmp/ratings-of-a-test.csv", b"x"),
+        "a link": (link, b"/etc/passwd"),
+        "no data": ("ml-latest-small/links.csv", b"x"),
+    }
+    made = {}
+    for name, (member, content) in bad.items():
+        made[name] = place / f"{name}.zip"
+        with zipfile.ZipFile(made[name], "w") as archive:
+            archive.writestr(member, content)
+    whole = zipfile.ZipFile(place / "whole.zip", "w")
+    with whole as archive:
+        archive.writestr("ml-latest-small/ratings.csv", b"1,2,3" * 500)
+    content = (place / "whole.zip").read_bytes()
+    made["damaged"] = place / "damaged.zip"
+    made["damaged"].write_bytes(content.replace(b"1,2,3", b"1,2,4", 1))
+    made["no archive"] = place / "no archive.zip"
+    made["no archive"].write_bytes(b"<html>")
+    return made
+
+
+def test_a_zip_that_is_bad_is_one_line_and_leaves_nothing(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {
+        "a path that leads out": "refused", "an absolute path": "refused", "a link": "refused",
+        "no data": "holds no file of data", "damaged": "cannot be unpacked",
+        "no archive": "cannot be unpacked",
+    }  # fmt: skip
+    publish("movielens", served, monkeypatch)
+    archive = find_archive("movielens")
+    for name, path in bad_zips(tmp_path).items():
+        (served / "movielens/ml-latest-small.zip").write_bytes(path.read_bytes())
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        bad = replace(archive, files=(File("ml-latest-small.zip", f"md5:{digest}"),))
+        folder = tmp_path / "outer" / name
+        with pytest.raises(RunError, match=expected[name]) as caught:
+            download(bad, folder)
+        assert "\n" not in str(caught.value)
+        left = [path.name for path in folder.parent.rglob("*") if path.is_file()]
+        assert set(left) == {"ml-latest-small.zip"}, name
+    assert not Path("/tmp/ratings-of-a-test.csv").exists()
+
+
+def test_every_second_user_is_kept_in_their_order() -> None:
+    log = pl.LazyFrame({"user": [7, 3, 9, 3, 5, 7], "row": range(6)})
+    assert some_users(log, "user", 2).collect()["row"].to_list() == [0, 1, 3, 5]
+    assert some_users(log, "user", 1).collect().equals(log.collect())
+
+
+def test_an_archive_of_another_package_is_fetched_as_the_page_says(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "my_data.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_data", raising=False)
+    archive = find_archive("my_data:SHOP")
+    (served / archive.files[0].path).write_text("user_id,video_id\n1,2\n")
+    base = find_archive("yambda").base.rpartition("/")[0]
+    assert download(archive, tmp_path / "shop", url=f"{base}/{archive.files[0].path}")
+    assert (tmp_path / "shop" / archive.files[0].path).is_file()
+    with pytest.raises(InputError, match="my_data:NONE"):
+        find_archive("my_data:NONE")

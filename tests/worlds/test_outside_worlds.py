@@ -359,7 +359,7 @@ def test_a_target_that_is_no_outcome_is_a_line():
 # --- nothing but a world's own file asks what it is -----------------------------------------------
 
 OWN = {
-    "registry.py", "configs/__init__.py", "data/download.py", "data/synthetic.py", "data/tables.py",
+    "registry.py", "configs/__init__.py", "data/synthetic.py", "data/tables.py",
     "worlds/kuairand.py", "worlds/si2023.py", "worlds/tables.py", "worlds/sequences.py",
     "sequences/formats.py",
 }  # fmt: skip

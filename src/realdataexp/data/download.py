@@ -1,110 +1,71 @@
-"""The official KuaiRand archives: fetched, checked and unpacked, each step whole or not at all.
+"""Public data sets: fetched, checked, unpacked and prepared, each step whole or not at all.
 
 DIR/KuaiRand-Pure.tar.gz.part    what has come so far
-DIR/KuaiRand-Pure.tar.gz         the whole archive, its md5 checked
-DIR/.unpacking/                  being unpacked
+DIR/KuaiRand-Pure.tar.gz         the whole archive, its checksum compared
+DIR/.unpacking/                  being unpacked, or prepared
 DIR/.download.json               the files that were put in place, with their sizes
 DIR/data/*.csv                   the data
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import socket
-import ssl
 import sys
-import tarfile
-import time
-import urllib.error
-import urllib.request
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from realdataexp.data.archives.base import Archive, File
+from realdataexp.data.transfer import PATIENCE, Patience, Progress, Transfer, digest
+from realdataexp.data.unpacking import unpack
 from realdataexp.errors import InputError, RunError
 from realdataexp.files import disk_faults, require_space, sync
+from realdataexp.registry import find, reason
 
 logger = logging.getLogger("realdataexp")
 
-Progress = Callable[[str, int, int | None], None]
-"""Told the phase, and its bytes so far and in all (None: unknown)."""
-
 _MARKER = ".download.json"
-_BLOCK, _NETWORK_BLOCK = 1 << 20, 1 << 16
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_TRANSIENT = (408, 425, 429)
-_ATTEMPTS_TO_FIND_THE_HOST = 3
+_MD5 = re.compile(r"\b[0-9a-fA-F]{32}\b")
+_LONGEST = 4096  # bytes of a file that states one
 
 
-@dataclass(frozen=True)
-class Archive:
-    """An official archive, `<name>.tar.gz`, which unpacks to a folder `<name>`.
+def find_archive(name: str) -> Archive:
+    """The archive called ``name``, or what ``package.module:NAME`` names.
 
-    ``md5`` is as Zenodo gives it; its files take about ``unpacked_bytes``.
+    Raises:
+        InputError: there is none, or it is no `Archive`.
     """
-
-    name: str
-    md5: str
-    unpacked_bytes: int
-
-    @property
-    def url(self) -> str:
-        """Where its authors keep it."""
-        return f"https://zenodo.org/records/10439422/files/{self.name}.tar.gz?download=1"
-
-
-ARCHIVES = {
-    "pure": Archive("KuaiRand-Pure", "0820331067a3784d9691136f772b35a7", 210_000_000),
-    "1k": Archive("KuaiRand-1K", "6b0b9c8222d67fcd4c676218edca3f1f", 4_700_000_000),
-    "27k": Archive("KuaiRand-27K", "3e3c799a24e2d23a4d2c757fbf9adf59", 50_000_000_000),
-}
-
-
-@dataclass(frozen=True)
-class Patience:
-    """When to give up.
-
-    Attributes:
-        attempts: failed ones in a row, without `progress_bytes` more than ever before.
-        first_wait_s, max_wait_s: between two attempts; the wait doubles.
-        timeout_s: without a byte.
-        progress_bytes: what counts as progress.
-    """
-
-    attempts: int = 8
-    first_wait_s: float = 1.0
-    max_wait_s: float = 30.0
-    timeout_s: float = 30.0
-    progress_bytes: int = 1 << 20
+    archive = find("archive", name, "download")
+    if not isinstance(archive, Archive):
+        raise InputError(f"download {name}: is no realdataexp.data.archives.base.Archive")
+    return archive
 
 
 def download(
-    version: str,
+    archive: Archive,
     folder: Path,
     *,
+    every: int | None = None,
     url: str | None = None,
     keep_archive: bool = False,
     progress: Progress = lambda phase, done, total: None,
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
 ) -> bool:
-    """Fetch, check and unpack an official archive; resume where an earlier call stopped.
+    """Fetch, check, unpack and prepare a data set; resume where an earlier call stopped.
 
     Args:
-        version: one of `ARCHIVES`.
-        folder: takes the data; afterwards it is what `dataset.path` names.
-        url: a mirror of the archive; its md5 must be the official one all the same.
-        keep_archive: keep the archive beside the data.
+        archive: the data set.
+        folder: takes the data.
+        every: keep every so many-th user in the tables that are made of the files.
+        url: a mirror of the file; of the folder that they lie in, where there are several. The
+            checksums must be the same.
+        keep_archive: keep what was unpacked beside the data.
         progress: told of every block.
         patience: when to give up.
 
@@ -113,41 +74,51 @@ def download(
 
     Raises:
         InputError: the folder, the URL or the disk cannot be used.
-        RunError: the archive could not be fetched, or is not the official one.
+        RunError: a file could not be fetched, or is not the official one.
         KeyboardInterrupt: with how to go on.
     """
-    archive = ARCHIVES.get(version)
-    if archive is None:
-        raise InputError(f"{version}: no version of KuaiRand; there are {', '.join(ARCHIVES)}")
-    path = folder / f"{archive.name}.tar.gz"
+    every = _every(archive, every)
+    if url is not None and len(archive.files) > 1:
+        archive = replace(archive, base=url.rstrip("/"))
+        url = None
     try:
         with disk_faults(folder, "choose another folder"):
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder):
-                marker = _marker(folder)
-                if marker["name"] == archive.name and all(
-                    (folder / name).is_file() and (folder / name).stat().st_size == size
-                    for name, size in marker["files"].items()
-                ):
-                    return False
-                ours = _refuse_other_files(archive, folder, marker)
-                temporary = folder / ".unpacking"
-                shutil.rmtree(temporary, ignore_errors=True)
-                require_space(folder, archive.unpacked_bytes)
-                _provide(archive, path, url or archive.url, progress, patience)
-                logger.info("[download] unpacking %s", path)
-                try:
-                    _unpack(path, temporary, progress)
-                    _put_in_place(archive, temporary, folder, ours)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-                if not keep_archive:
-                    path.unlink()
+                content = _Content.read(folder, archive)
+                is_new = not content.has_files
+                if is_new:
+                    content.refuse_strangers(_first_names(archive))
+                    require_space(folder, archive.unpacked_bytes)
+                    for file in archive.files:
+                        _provide(archive, file, folder, url, progress, patience)
+                    content = _fill(archive, folder, content, progress)
+                    for file in archive.files:
+                        if file.is_packed and not keep_archive:
+                            (folder / file.path).unlink()
+                if archive.tables and content.every != every:
+                    content, is_new = _prepare(archive, folder, content, every), True
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; the same command resumes where it stopped ({folder})"
         ) from None
-    return True
+    return is_new
+
+
+def _every(archive: Archive, every: int | None) -> int:
+    if every is None:
+        return archive.tables.every if archive.tables else 1
+    if archive.tables is None:
+        raise InputError(f"--every {every}: {archive.name} is kept as it is; leave it out")
+    if every < 1:
+        raise InputError(f"--every {every}: must be at least 1; every second user is --every 2")
+    return every
+
+
+def _first_names(archive: Archive) -> set[str]:
+    """Names at the top of the folder that are known before anything is unpacked."""
+    is_packed = any(file.is_packed for file in archive.files)
+    return {archive.holds.split("/")[0]} if is_packed else set()
 
 
 @contextmanager
@@ -173,292 +144,211 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+# ---- a file -----------------------------------------------------------------------------------
+
+
 def _provide(
-    archive: Archive, path: Path, url: str, progress: Progress, patience: Patience
+    archive: Archive,
+    file: File,
+    folder: Path,
+    url: str | None,
+    progress: Progress,
+    patience: Patience,
 ) -> None:
-    """See to it that the archive is at its path, its md5 the official one."""
+    """See to it that a file is at its path, its checksum the one that is known."""
+    path, url = folder / file.path, url or f"{archive.base}/{file.path}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checksum = file.checksum
+    if checksum and ":" not in checksum:
+        checksum = _published(f"{archive.base}/{checksum}", path, progress, patience)
     if path.exists():
-        if (found := _md5(path, progress)) != archive.md5:
+        if wrong := _fault(path, checksum, progress):
             raise InputError(
-                f"{path}: is not the official archive: its md5 is {found}, not {archive.md5}; "
-                "remove it and run the command again"
+                f"{path}: is not the official file: its {wrong}; remove it and run the command "
+                "again"
             )
-        return
-    logger.info("[download] %s", url)
-    part = path.with_name(f"{path.name}.part")
-    _Transfer(archive, url, part, progress, patience).run()
-    if (found := _md5(part, progress)) != archive.md5:
-        part.unlink()
-        raise RunError(
-            f"{url}: gave a file with md5 {found}, not {archive.md5}; it was removed: run the "
-            "command again, or name another mirror with --url"
-        )
-    sync(part)
-    part.replace(path)
+    else:
+        logger.info("[download] %s", url)
+        part = path.with_name(f"{path.name}.part")
+        Transfer(url, part, checksum, archive.unpacked_bytes, progress, patience).run()
+        if wrong := _fault(part, checksum, progress):
+            part.unlink()
+            raise RunError(
+                f"{url}: gave a file whose {wrong}; it was removed: run the command again, or name "
+                "another mirror with --url"
+            )
+        sync(part)
+        part.replace(path)
+    if checksum:
+        logger.info("[download] %s: %s, as stated by %s", path.name, checksum, archive.checked_by)
+    else:
+        found = digest(path, "sha256", progress)
+        logger.info("[download] %s: no checksum is known; its sha256 is %s", path.name, found)
 
 
-def _md5(path: Path, progress: Progress) -> str:
-    digest, done, size = hashlib.md5(usedforsecurity=False), 0, path.stat().st_size
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            done += len(block)
-            progress("check", done, size)
-    return digest.hexdigest()
+def _fault(path: Path, checksum: str, progress: Progress) -> str:
+    """How a file's checksum differs from the one that is known; empty where it does not."""
+    kind, _, digits = checksum.partition(":")
+    if not kind or (found := digest(path, kind, progress)) == digits:
+        return ""
+    return f"{kind} is {found}, not {digits}"
 
 
-# ---- the transfer -----------------------------------------------------------------------------
+def _published(url: str, path: Path, progress: Progress, patience: Patience) -> str:
+    """The md5 that a file beside the archive states.
 
-
-class _BrokenError(Exception):
-    """An attempt failed in a way that another may not."""
-
-    def __init__(self, reason: str, wait_s: float = 0.0, attempts: int | None = None) -> None:
-        super().__init__(reason)
-        self.wait_s, self.attempts = wait_s, attempts  # at most so many of this kind
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        (parts.hostname or "").encode("idna")
-    except ValueError:
-        return False
-    return bool(is_good) and url.isascii() and url.isprintable() and " " not in url
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server to http and https addresses only."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        if not _is_address(newurl):
-            raise ValueError(f"{newurl} is no http or https address")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _Transfer:
-    """The part file, and attempts to fill it over HTTP; proxies are taken from the environment.
-
-    Whatever the server has in its place meanwhile, the archive's md5 tells in the end.
+    Raises:
+        RunError: it could not be fetched, or states none.
     """
-
-    def __init__(
-        self, archive: Archive, url: str, part: Path, progress: Progress, patience: Patience
-    ) -> None:
-        if not _is_address(url):
-            raise InputError(f"--url {url}: is no http or https address; pass one of the archive")
-        self._archive, self._url, self._part = archive, url, part
-        self._progress, self._patience = progress, patience
-        self._size = part.stat().st_size if part.exists() else 0
-
-    def run(self) -> None:
-        """Fill the part.
-
-        Raises:
-            RunError: the server refuses, or every attempt failed.
-        """
-        patience, failed, mark = self._patience, 0, self._size
-        while True:
-            try:
-                return self._attempt()
-            except _BrokenError as error:
-                if self._size >= mark + patience.progress_bytes:
-                    failed, mark = 0, self._size
-                failed += 1
-                if failed >= min(patience.attempts, error.attempts or patience.attempts):
-                    raise RunError(
-                        f"{self._url}: gave up after {failed} attempts, {self._size:,} bytes have "
-                        f"come: {error}; run the command again to resume, or name a mirror with "
-                        "--url"
-                    ) from error
-                wait = max(patience.first_wait_s * 2 ** (failed - 1), error.wait_s)
-                wait = min(wait, patience.max_wait_s)
-                logger.info("[download] %s; attempt %d in %.0f s", error, failed + 1, wait)
-                time.sleep(wait)
-
-    def _attempt(self) -> None:
-        """Ask for what is missing and write it; return when the file is whole."""
-        response = self._open()
-        if response is None:
-            return
-        with response:
-            total = self._total(response)
-            missing = max(0, (total or 0) - self._size)
-            require_space(self._part.parent, missing + self._archive.unpacked_bytes)
-            self._copy(response, total)
-        if total is not None and self._size != total:
-            raise _BrokenError(f"the connection ended after {self._size:,} of {total:,} bytes")
-
-    def _open(self) -> HTTPResponse | None:
-        """The server's answer; None where all is there already."""
-        headers = {"User-Agent": "realdataexp", "Accept-Encoding": "identity"}
-        if self._size:
-            headers["Range"] = f"bytes={self._size}-"
-        request = urllib.request.Request(self._url, headers=headers)
-        try:
-            # an opener of its own: the shared one keeps the proxies of its first use
-            opener = urllib.request.build_opener(_Redirects)
-            response: HTTPResponse = opener.open(request, timeout=self._patience.timeout_s)
-            return response
-        except urllib.error.HTTPError as error:
-            error.close()
-            said = " ".join(f"the server answers {error.code} {error.reason}".split())
-            if error.code == 416:  # nothing lies behind what is here
-                if _md5(self._part, self._progress) == self._archive.md5:
-                    return None
-                raise self._start_over(said) from error
-            if error.code in _TRANSIENT or error.code >= 500:
-                after = error.headers.get("Retry-After", "")
-                raise _BrokenError(said, float(after) if after.isdecimal() else 0.0) from error
-            raise RunError(f"{self._url}: {said}; name a mirror with --url") from error
-        except ValueError as error:
-            text = f"{self._url}: redirects to an address that cannot be used: {_said(error)}"
-            raise RunError(f"{text}; name a mirror with --url") from error
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, ssl.SSLCertVerificationError):
-                raise RunError(
-                    f"{self._url}: its certificate cannot be verified; check this machine's clock "
-                    "and proxy"
-                ) from error
-            if isinstance(reason, socket.gaierror):
-                host = urlsplit(self._url).hostname
-                said = f"the host {host} is not found ({_said(reason)}): is there a network?"
-                raise _BrokenError(said, attempts=_ATTEMPTS_TO_FIND_THE_HOST) from error
-            raise _BrokenError(f"no answer: {_said(reason)}") from error
-
-    def _total(self, response: HTTPResponse) -> int | None:
-        """The file's size, where it is said; the part ends where the answer begins."""
-        if response.status != 206:
-            self._start_over("the server sends all of it")
-            length = response.headers.get("Content-Length", "")
-            return int(length) if length.isdecimal() else None
-        given = response.headers.get("Content-Range", "")
-        match = _CONTENT_RANGE.fullmatch(given.strip())
-        if match is None or int(match[1]) != self._size:
-            raise self._start_over(f"the answer does not fit ({given or 'no range'})")
-        return None if match[2] == "*" else int(match[2])
-
-    def _start_over(self, reason: str) -> _BrokenError:
-        self._part.write_bytes(b"")
-        self._size = 0
-        return _BrokenError(f"{reason}; starting over")
-
-    def _copy(self, response: HTTPResponse, total: int | None) -> None:
-        self._progress("download", self._size, total)
-        with self._part.open("ab", buffering=0) as file:
-            while True:
-                try:
-                    block = response.read1(_NETWORK_BLOCK)
-                except (OSError, HTTPException) as error:
-                    raise _BrokenError(f"the connection broke: {_said(error)}") from error
-                if not block:
-                    return
-                file.write(block)
-                self._size += len(block)
-                self._progress("download", self._size, total)
-
-
-def _said(error: object) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    part = path.with_name(f"{path.name}.md5.part")
+    Transfer(url, part, "", 0, progress, patience).run()
+    found = _MD5.search(part.read_bytes()[:_LONGEST].decode("ascii", "replace"))
+    part.unlink()
+    if found is None:
+        raise RunError(f"{url}: states no md5; try again later")
+    return f"md5:{found[0].lower()}"
 
 
 # ---- the folder -------------------------------------------------------------------------------
 
 
-def _marker(folder: Path) -> dict[str, Any]:
-    """What an earlier download put, or began to put, into the folder."""
-    try:
-        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-        return {"name": str(marker["name"]), "files": dict(marker["files"])}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return {"name": None, "files": {}}
+@dataclass(frozen=True)
+class _Content:
+    """What earlier downloads put, or began to put, into the folder.
 
-
-def _refuse_other_files(archive: Archive, folder: Path, marker: dict[str, Any]) -> set[str]:
-    """Refuse to mix the data with others; return what an earlier download put at the top."""
-    if marker["name"] not in (None, archive.name):
-        raise InputError(
-            f"{folder}: holds {marker['name']}; choose another folder for {archive.name}"
-        )
-    ours = {name.split("/")[0] for name in marker["files"]}
-    _refuse_strangers(folder, {"data"} - ours)
-    return ours
-
-
-def _refuse_strangers(folder: Path, names: set[str]) -> None:
-    for path in sorted(folder / name for name in names):
-        if path.exists():
-            raise InputError(
-                f"{path}: exists, and not from a download; choose another folder or move it"
-            )
-
-
-def _put_in_place(archive: Archive, temporary: Path, folder: Path, ours: set[str]) -> None:
-    """Rename what was unpacked into the folder; the list of it is written first."""
-    root = temporary / archive.name
-    if not root.is_dir():
-        root = temporary
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    if not any(path.parent == root / "data" and path.stat().st_size for path in files):
-        text = f"{folder / f'{archive.name}.tar.gz'}: holds no file of data"
-        raise RunError(f"{text}; remove it, and name another mirror with --url")
-    names = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
-    _refuse_strangers(folder, {name.split("/")[0] for name in names} - ours)
-    listed = temporary / _MARKER
-    text = json.dumps({"name": archive.name, "files": names}, indent=1)
-    listed.write_text(text, encoding="utf-8")
-    sync(listed)
-    listed.replace(folder / _MARKER)
-    for path in files:
-        target = folder / path.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-
-
-def _unpack(archive: Path, folder: Path, progress: Progress) -> None:
-    """Unpack a .tar.gz into a new folder.
-
-    Raises:
-        RunError: the archive is damaged, or holds a link, a device, a sparse file, the same file
-            twice, or a path that leads out of the folder.
-        InputError: a file is larger than what is free on the disk.
+    Attributes:
+        name: of the archive; None where there was none.
+        files: paths and sizes of what was published.
+        tables: of what was made of it, for every `every`-th user.
     """
-    folder.mkdir()
-    size = archive.stat().st_size
+
+    folder: Path
+    name: str | None = None
+    files: dict[str, int] = field(default_factory=dict)
+    tables: dict[str, int] = field(default_factory=dict)
+    every: int | None = None
+
+    @classmethod
+    def read(cls, folder: Path, archive: Archive) -> _Content:
+        try:
+            given = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+            files, tables = dict(given["files"]), dict(given.get("prepared", {}))
+            content = cls(folder, str(given["name"]), files, tables, given.get("every"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return cls(folder)
+        if content.name != archive.name:
+            raise InputError(
+                f"{folder}: holds {content.name}; choose another folder for {archive.name}"
+            )
+        return content if content._is_there(tables) else replace(content, every=None)
+
+    def _is_there(self, files: dict[str, int]) -> bool:
+        paths = [(self.folder / name, size) for name, size in files.items()]
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether all that was published is in place."""
+        return self.name is not None and self._is_there(self.files)
+
+    def refuse_strangers(self, names: set[str]) -> None:
+        """Refuse to mix the data with files of the same names, at the top of the folder."""
+        ours = {name.split("/")[0] for name in (*self.files, *self.tables)}
+        for path in sorted(self.folder / name for name in names - ours):
+            if path.exists():
+                raise InputError(
+                    f"{path}: exists, and not from a download; choose another folder or move it"
+                )
+
+    def place(self, root: Path) -> None:
+        """Write this content down, then rename what ``root`` has of it into the folder."""
+        marker: dict[str, Any] = {"name": self.name, "files": self.files}
+        if self.tables:
+            marker |= {"prepared": self.tables, "every": self.every}
+        listed = root / _MARKER
+        listed.write_text(json.dumps(marker, indent=1), encoding="utf-8")
+        sync(listed)
+        listed.replace(self.folder / _MARKER)
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            target = self.folder / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+
+
+def _sizes(root: Path) -> dict[str, int]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    temporary = folder / ".unpacking"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        with (
-            archive.open("rb") as packed,
-            gzip.open(packed) as unpacked,
-            tarfile.open(fileobj=unpacked, mode="r:") as tar,
-        ):
-            for member in tar:
-                target = folder / member.name
-                is_plain = (member.isreg() and not member.issparse()) or member.isdir()
-                if not is_plain or not target.resolve().is_relative_to(folder.resolve()):
-                    raise RunError(
-                        f"{archive}: refused: {member.name!r} in it is not a plain file or folder "
-                        "inside the archive's own"
-                    )
-                if member.isdir():
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                require_space(folder, member.size)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                source = tar.extractfile(member)
-                assert source is not None  # it is a regular file
-                with source, target.open("xb") as file:
-                    while block := source.read(_BLOCK):
-                        file.write(block)
-                        progress("unpack", packed.tell(), size)
-                sync(target)
-            while unpacked.read(_BLOCK):  # to its checksum, which comes last
-                pass
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
-        raise RunError(f"{archive}: cannot be unpacked: {' '.join(str(error).split())}") from error
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise RunError(f"{archive}: cannot be unpacked: holds {error.filename} twice") from error
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(archive: Archive, folder: Path, content: _Content, progress: Progress) -> _Content:
+    """Unpack what is packed and put it in place; what the folder holds then."""
+    with _temporary(folder) as temporary:
+        plain = [file.path for file in archive.files if not file.is_packed]
+        packed = [folder / file.path for file in archive.files if file.is_packed]
+        for path in packed:
+            logger.info("[download] unpacking %s", path)
+            unpack(path, temporary, archive.members, progress)
+        root = _root(archive, temporary, packed[0]) if packed else temporary
+        files = {name: (folder / name).stat().st_size for name in plain} | _sizes(root)
+        content.refuse_strangers({name.split("/")[0] for name in _sizes(root)})
+        content = replace(content, name=archive.name, files=files, tables={}, every=None)
+        content.place(root)
+    return content
+
+
+def _root(archive: Archive, temporary: Path, packed: Path) -> Path:
+    """The folder of an unpacked archive that holds what the archive is known by."""
+    depth = archive.holds.count("/")
+    found = [
+        path.parents[depth]
+        for path in sorted(temporary.rglob(archive.holds))
+        if path.is_file() and path.stat().st_size
+    ]
+    if not found:
+        text = f"{packed}: holds no file of data ({archive.holds})"
+        raise RunError(f"{text}; remove it, and name another mirror with --url")
+    return min(found, key=lambda path: len(path.parts))
+
+
+def _prepare(archive: Archive, folder: Path, content: _Content, every: int) -> _Content:
+    """Make the tables that a config reads, and put them in place."""
+    assert archive.tables is not None
+    logger.info("[download] preparing %s", folder)
+    with _temporary(folder) as temporary:
+        with _reading(archive, folder):
+            archive.tables.write(folder, temporary, every)
+        tables = _sizes(temporary)
+        content.refuse_strangers(set(tables))
+        for name in tables:
+            sync(temporary / name)
+        content = replace(content, tables=tables, every=every)
+        content.place(temporary)
+    return content
+
+
+@contextmanager
+def _reading(archive: Archive, folder: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with files that are not as published into one line."""
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:
+        is_of_disk = isinstance(error, OSError) or "(os error" in str(error)
+        if is_of_disk and not isinstance(error, FileNotFoundError):
+            raise
+        raise RunError(
+            f"{folder}: {archive.name} could not be prepared: {reason(error)}; compare its files "
+            f"with what {archive.home} describes"
+        ) from error
