@@ -42,23 +42,35 @@ AA = ("experiment.aa=true",)
 
 @dataclass(frozen=True)
 class Study:
-    """A test of one world: a built-in config, what it changes, its designs and its length."""
+    """A test of one world: a built-in config, what it changes, its designs and its length.
+
+    The designs are in groups that are run one after the other, for memory.
+    """
 
     config: str
     settings: tuple[str, ...]
-    designs: str
+    designs: tuple[str, ...]
     n_steps: int
+    is_frozen: bool = False  # models stay as they started, in the truth too
 
 
-ALL = "pooling, snapshot, splitting, weighting, shadow"
+# all whose picks are known; of a rollout the whole has estimators of its own
+FIRST = "pooling, snapshot, splitting, weighting, shadow"
+NEW_USERS = (FIRST, "oracle, data_diverted, switchback, holdout, sharing")
+BACK = (FIRST, "data_diverted, cluster, switchback, holdout, sharing")
+POOLING = ("pooling",)
 STUDIES = {
-    "real rows, arms close": Study("kuairand-pure", CLOSE, "pooling, splitting, shadow", 60),
-    "real rows, A/A": Study("kuairand-pure", (*CLOSE, *AA), "pooling, splitting, shadow", 60),
-    "real rows, arms far apart": Study("kuairand-pure", REAL, "pooling", 100),
-    "demo": Study("demo", (), ALL, 40),
-    "demo, A/A": Study("demo", AA, ALL, 40),
-    "demo, arm by visit": Study("demo", ("experiment.assignment=visit",), "pooling, splitting", 40),
-    "platform": Study("si2023", (), "pooling, splitting", 40),
+    "real rows, arms close": Study("kuairand-pure", CLOSE, BACK, 60),
+    "real rows, A/A": Study("kuairand-pure", (*CLOSE, *AA), BACK, 60),
+    "real rows, arms far apart": Study("kuairand-pure", REAL, POOLING, 100),
+    "demo": Study("demo", (), BACK, 40),
+    "demo, A/A": Study("demo", AA, BACK, 40),
+    "demo, arm by visit": Study(
+        "demo", ("experiment.assignment=visit",), ("pooling, splitting",), 40
+    ),
+    "platform": Study("si2023", (), NEW_USERS, 40),
+    "real rows, nothing learned": Study("kuairand-pure", CLOSE, POOLING, 60, is_frozen=True),
+    "platform, nothing learned": Study("si2023", (), POOLING, 40, is_frozen=True),
 }
 
 
@@ -78,17 +90,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.only or STUDIES:
             if not STUDIES[name].config.startswith("kuairand") or args.data is not None:
-                folder = (args.runs or Path(temporary)) / name.replace(" ", "-").replace("/", "")
-                found[name] = measured(STUDIES[name], folder, args)
+                where = args.runs or Path(temporary)
+                found[name] = [
+                    measured(STUDIES[name], designs, where / folder_name(name, i), args)
+                    for i, designs in enumerate(STUDIES[name].designs)
+                ]
         print("\n".join(tables(found)))
 
 
-def measured(study: Study, folder: Path, args: argparse.Namespace) -> rx.Result:
-    """A study's result: of its folder if that is there, else of a new run."""
+def folder_name(study: str, group: int) -> str:
+    return f"{study.replace(' ', '-').replace(',', '').replace('/', '')}-{group}"
+
+
+def measured(study: Study, designs: str, folder: Path, args: argparse.Namespace) -> rx.Result:
+    """What a study found of some designs: of their folder if that is there, else of a new run."""
     n_steps = args.steps or study.n_steps
     settings = [
         *study.settings,
-        f"experiment.designs=[{study.designs}]",
+        f"experiment.designs=[{designs}]",
         f"experiment.intervals=[{', '.join(METHODS)}]",
         f"experiment.replications={args.replications}",
         "experiment.starts=10",
@@ -96,8 +115,11 @@ def measured(study: Study, folder: Path, args: argparse.Namespace) -> rx.Result:
         f"simulation.n_steps={n_steps}",
         f"simulation.validate_every={n_steps}",
         f"simulation.save_every={n_steps}",
+        f"simulation.retrain_every={n_steps if study.is_frozen else 1}",
         "logging.pictures=false",
     ]
+    if "switchback" in designs:
+        settings.append(f"switchback.block_steps={max(1, n_steps // 20)}")
     data = {"data": args.data} if study.config.startswith("kuairand") else {}
     config = rx.load_config(study.config, settings, **data)
     if not (folder / "result.json").exists():
@@ -122,7 +144,7 @@ class Row:
     rejected: str
 
 
-def tables(found: dict[str, rx.Result]) -> Iterator[str]:
+def tables(found: dict[str, list[rx.Result]]) -> Iterator[str]:
     """Coverage or false rejections with the standard error's share, then error and spread."""
     narrow = ["standard error / user_cluster's, coverage of its mean (A/A: false rejections)"]
     wide = ["its mean minus the truth ± MC SE, SD of a single test, mean SE"]
@@ -131,7 +153,7 @@ def tables(found: dict[str, rx.Result]) -> Iterator[str]:
     )
     for lines in (narrow, wide):
         lines += ["", columns, f"|---|---|---|---:|{'---:|' * len(METHODS)}"]
-    for name, result in found.items():
+    for name, result in ((name, x) for name, results in found.items() for x in results):
         is_aa = bool(result.summary["config"]["experiment"]["aa"])
         for entry in result.comparison.iter_rows(named=True):
             design, label = entry["design"], entry["label"]

@@ -115,12 +115,18 @@ def test_a_run_reports_it_and_takes_its_shares_for_no_fault(
         return list_RBK, (list_RBK == list_RBK[..., :1])
 
     monkeypatch.setattr(Interleave, "shown", biased)
-    result = rx.run(SETTINGS, out=tmp_path / "r")
+    paired = {**SETTINGS["experiment"], "intervals": ["user_cluster", "paired"]}
+    result = rx.run({**SETTINGS, "experiment": paired}, out=tmp_path / "r")
     n = visits_by_arm(result.folder)
     assert n["T"].sum() > 1.5 * n["C"].sum() > 0
     entries = {(x["design"], x["se_method"]) for x in result.summary["inference"]}
     assert ("interleave", "user_cluster") in entries
-    assert "sample_ratio_mismatch" not in {w["code"] for w in result.summary["warnings"]}
+    said = {w["code"]: w["message"] for w in result.summary["warnings"]}
+    assert "sample_ratio_mismatch" not in said
+    # what is shown is neither arm's pick, so that visits in which these agree tell nothing
+    assert "paired compares visits" in said["estimator_without_answer"]
+    assert said["estimator_without_answer"].endswith("in interleave")
+    assert ("interleave", "paired") not in entries and ("pooling", "paired") in entries
 
 
 class Halved(Pooling):

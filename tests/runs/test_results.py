@@ -261,3 +261,12 @@ def test_a_missing_number_is_explained_by_its_true_cause(se: float, method: str,
     warn_of_nulls(_result_without_numbers(se, method), warnings)
     assert [w["code"] for w in warnings] == ["no_number"]
     assert f"inference: se_mean null for {said}" in next(iter(warnings))["message"]
+
+
+def test_replications_are_not_asked_for_where_an_arm_has_nobody():
+    result = _result_without_numbers(1.0, "user_cluster")
+    result["estimates"][0]["n_worlds"] = 0  # warn_of_arms has said why
+    result["family"] = [{"design": "pooling", "se_method": "welch", "any_reject_share": None}]
+    warnings = Warnings()
+    warn_of_nulls(result, warnings)
+    assert warnings.items == []

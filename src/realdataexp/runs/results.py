@@ -459,9 +459,13 @@ def _few(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     found = result.get("inference", ())
     of_methods = {(_who(x), x.get("se_method", "")): x.get("se_mean") for x in found}
     told = [who for (who, _), se_mean in of_methods.items() if se_mean is not None]
+    untold = {_who(x) for x in result["estimates"] if not x["n_worlds"]}
+    tested = {x["design"] for x in result["estimates"] if x["n_worlds"]}
     for part in ("inference", "family", "regret", "plan"):
         for entry in result.get(part, ()):
             who, method = _who(entry), entry.get("se_method", "")
+            if who in untold or entry["design"] not in tested:  # warn_of_arms says why
+                continue
             is_silent = of_methods.get((who, method), 0.0) is None and who in told
             for key in _lacking(entry):
                 if key == "sign_error_rate" and entry["gte"] == 0:
