@@ -92,6 +92,17 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise ValueError(f"{newurl} is no http or https address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
+    def http_error_302(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any
+    ) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError:  # of an address that is none
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
 
 class Transfer:
     """The part file, and attempts to fill it over HTTP; proxies are taken from the environment.
