@@ -39,7 +39,9 @@ from realdataexp.cli import main
 small = ["simulation.n_steps=2", "experiment.replications=2", "pretrain.max_rows=200"]
 assert main(["run", "demo", "--quiet", *(x for s in small for x in ("--set", s))]) == 0
 """
-    assert 40 < len(loaded(code, folder=tmp_path)) <= 129
+    modules = loaded(code, "realdataexp", "torch", folder=tmp_path)
+    assert 40 < sum(name.startswith("realdataexp") for name in modules) <= 129
+    assert "torch" in modules and "torch._dynamo" not in modules  # it takes seconds
 
 
 def test_help_loads_nothing_that_computes(tmp_path: Path):

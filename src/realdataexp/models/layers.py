@@ -10,7 +10,9 @@ up rows of all networks, Y rows of all networks' tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
 
@@ -25,6 +27,7 @@ from realdataexp.models.batch import Batch, FeatureSchema, Side, SideSchema
 from realdataexp.options import NestedFaults, Options, Widths, of_value
 
 _MOST_ONE_HOT = 64  # categories; with 4,096 rows and 128 units 400 take four times a look-up's time
+_only_shapes = ContextVar("only_shapes", default=False)
 
 
 class DeepParams(Options):
@@ -300,8 +303,24 @@ def to_rows(x_SBX: Tensor, C: int) -> Tensor:
     return x_SBX.unsqueeze(2).expand(-1, -1, C, -1).flatten(1, 2)
 
 
+@contextmanager
+def only_shapes() -> Iterator[None]:
+    """While this is open, starting parameters have no numbers: they take no memory and no time.
+
+    Drawing on PyTorch's meta device would do, too, but its arithmetic needs packages whose import
+    takes more than a second.
+    """
+    token = _only_shapes.set(True)
+    try:
+        yield
+    finally:
+        _only_shapes.reset(token)
+
+
 def start_uniform(key: Tensor, name: str, shape: tuple[int, ...], fan_in: int) -> Tensor:
     """U(-1, 1) / sqrt(fan-in), as torch.nn.Linear starts; its own draws for each name."""
+    if _only_shapes.get():
+        return torch.empty(shape, device="meta")
     u = draws.uniform(draws.key(0, name, key), torch.Size(shape).numel()).reshape(shape)
     return ((2.0 * u - 1.0) / max(fan_in, 1) ** 0.5).to(torch.float32)
 
@@ -310,7 +329,9 @@ def start_embeddings(key: Tensor, sides: Mapping[str, SideSchema], dim: int) -> 
     """``<side>_embedding`` V, E ~ N(0, 1) of each side with categorical features."""
     params = {}
     for name, side in sides.items():
-        if side.fields:
+        if side.fields and _only_shapes.get():
+            params[f"{name}_embedding"] = torch.empty((side.n_ids, dim), device="meta")
+        elif side.fields:
             u = draws.uniform(draws.key(0, f"{name}_embedding", key), side.n_ids * dim)
             normal = torch.special.ndtri(u.clamp(2.0**-53, 1.0 - 2.0**-53))
             params[f"{name}_embedding"] = normal.reshape(side.n_ids, dim).to(torch.float32)

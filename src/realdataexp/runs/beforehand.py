@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from realdataexp.learner import Head, Learner
 from realdataexp.loop import Block, n_networks
 from realdataexp.models import FeatureSchema, ModuleStack, OutsideModel, SideSchema, build_model
 from realdataexp.models.base import shared_of
+from realdataexp.models.layers import only_shapes
 from realdataexp.registry import ComponentError, Unfit, calling, is_outside
 from realdataexp.runs.labels import Faults, NetworkParts, network_groups
 from realdataexp.runs.machine import memory_limit, size
@@ -93,18 +95,18 @@ def memory_need(config: Config, device: Device, blocks: Sequence[Block]) -> Need
 
 def _network(group: Sequence[LabelConfig], features: FeatureSchema) -> tuple[int, int, int]:
     """Numbers of a network, of what all its copies share, and of a row's activations."""
-    first, where = group[0], "meta"  # without memory
-    if is_outside(first.model):  # makes its own, so for few categories
-        features, where = FeatureSchema(_few(features.user), _few(features.video)), "cpu"
+    first, is_own = group[0], not is_outside(group[0].model)
+    if not is_own:  # makes its parameters, so for few categories
+        features = FeatureSchema(_few(features.user), _few(features.video))
     outputs = [{"binary": 2, "categorical": x.n_classes or 2}.get(x.type, 1) for x in group]
     path = f"labels.{first.name}.model_params"
     model = build_model(first.model, features, outputs, first.model_params, path)
-    if isinstance(model, ModuleStack) and where == "meta":
+    if isinstance(model, ModuleStack) and is_own:
         return sum(p.numel() for p in model.module.parameters()), 0, model.floats_per_row
-    key = draws.key(0, "size", torch.zeros((), dtype=torch.int64, device=where))
-    own, shared = (
-        sum(x.numel() for x in found.values()) for found in (model.init(key), shared_of(model, key))
-    )
+    key = draws.key(0, "size")
+    with only_shapes() if is_own else nullcontext():
+        made = model.init(key), shared_of(model, key)
+    own, shared = (sum(x.numel() for x in found.values()) for found in made)
     return own, shared, model.floats_per_row
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +111,14 @@ def versions() -> dict[str, str | None]:
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        **{name: _installed(name) for name in _PACKAGES},
     }
 
 
+_installed = cache(importlib.metadata.version)
+
+
+@cache  # a program stays what it was loaded from
 def _git_revision() -> str | None:
     """The commit of the checkout that the package lies in, "+" if it was changed; None without."""
 
