@@ -23,7 +23,6 @@ import polars as pl
 import realdataexp as rx
 from realdataexp.report.files import RunResult
 from realdataexp.report.verdicts import biases
-from realdataexp.stats.estimates import mean_over_worlds
 
 WEAK = ("pretrain.max_rows=2000", "pretrain.batch_size=64")
 STRONG = ("pretrain.batch_size=256",)
@@ -223,7 +222,7 @@ def channel_3(name: str) -> Study:
 CHANNEL_3 = (
     "Each arm's model learns from fewer visits than a launched system's. `launched` is shadow with "
     "Adam's steps as long as a launched system's; `thinned` learns from half of its visits; "
-    "`extrapolated` is launched + (1 − s) (launched − thinned), s the effective share "
+    "`extrapolated` is on the line through both, where a launched system is "
     "([why](weights.md#what-no-weight-repairs))."
 )
 STUDIES |= {
@@ -321,23 +320,13 @@ def section(study: Study, settings: list[str], result: dict[str, Any]) -> str:
 
 
 def extrapolated(folder: Path, study: Study) -> list[str]:
-    """The effect where E[W^2] would be 1, on the line through `launched`, and `thinned` with twice.
-
-    The result has 1 / E[W^2] of each model: the share of its visits that it learns from in effect.
-    """
-    shares = rx.Result(folder).summary["weights"]["launched"]
-    share = (shares["effective_share_C"] + shares["effective_share_T"]) / 2
-    rows = rx.Result(folder).estimates.filter(pl.col("se_method") == "welch")
-    wide = rows.pivot("design", index=["label", "world"], values="value").sort("world")
-    truth, launched, thinned = (pl.col(x) for x in ("global", "launched", "thinned"))
-    wide = wide.with_columns(bias=launched + (1 - share) * (launched - thinned) - truth)
+    """The effect at a launched system's amount of data, on the line through both designs."""
     lines = []
-    for label in study.labels:
-        own = wide.filter(pl.col("label") == label)
-        of_worlds = own["bias"].to_numpy(), own["world"].to_numpy(), study.starts
-        found, gte = mean_over_worlds(*of_worlds), float(own["global"].to_numpy().mean())
-        said = f"bias {text(found.value)} ± {text(found.se, 2)}"
-        lines.append(f"extrapolated, {label}: {said}, {100 * (found.value or 0.0) / gte:+.1f} %  ")
+    found = rx.Result(folder).extrapolated("launched", "thinned")
+    for x in found.filter(pl.col("label").is_in(study.labels)).iter_rows(named=True):
+        said = f"bias {text(x['bias'])} ± {text(x['bias_mc_se'], 2)}"
+        share, error = (100 * x[key] / x["gte"] for key in ("bias", "bias_mc_se"))
+        lines.append(f"extrapolated, {x['label']}: {said}, {share:+.1f} ± {abs(error):.1f} %  ")
     return lines
 
 

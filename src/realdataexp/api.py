@@ -27,6 +27,7 @@ from realdataexp.runs.experiment import run_experiment
 from realdataexp.runs.networks import Network, best_networks, read_networks
 from realdataexp.runs.planning import run_plan
 from realdataexp.runs.sweeping import run_sweep
+from realdataexp.stats.thinning import extrapolated
 
 _FILES = ("outcomes", "units", "ledger", "estimates", "detections", "metrics", "monitor")
 _PARTS = (
@@ -175,6 +176,36 @@ class Result:
         error; null for the truth, and where a run has none.
         """
         return self._part("prediction")
+
+    def extrapolated(self, near: str, far: str) -> pl.DataFrame:
+        """What two designs together say of an effect whose models learn from all visits.
+
+        They differ in how much their models learn from, as ``shadow`` with ``steps: launched`` and
+        the same with ``keep: 0.5``: the effect on the line through both, at a launched system's
+        amount of data; see ``stats.thinning.extrapolated``, and docs/weights.md for when to use it.
+
+        Returns:
+            A row per label: estimate, se (of a single pair of tests, each with visitors of its
+            own), gte, bias, bias_mc_se, n_worlds; in the label's unit per visit.
+
+        Raises:
+            InputError: a design that the run does not have or whose effective share it does not
+                report, or far's models learn from no less than near's.
+        """
+        shares = {
+            name: [w[f"effective_share_{arm}"] for arm in "CT"]
+            for name, w in self.summary.get("weights", {}).items()
+            if {"effective_share_C", "effective_share_T"} <= {*w}
+        }
+        if lacking := [x for x in (near, far) if x not in shares]:
+            known = f"; use one of {', '.join(shares)}" if shares else ""
+            raise InputError(
+                f"{self.folder}: no effective share of {lacking[0]!r}: only shadow and splitting "
+                f"with steps: launched, and weighting, report how much they learn from{known}"
+            )
+        kappas = 2 / sum(shares[near]), 2 / sum(shares[far])
+        n_starts = self.summary["config"]["experiment"]["starts"]
+        return extrapolated(self.estimates, near, far, kappas, n_starts)
 
     @property
     def outcomes(self) -> pl.DataFrame:
