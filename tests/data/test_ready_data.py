@@ -24,6 +24,7 @@ import pytest
 from realdataexp import cli, registry
 from realdataexp.data.archives.base import Archive, File, some_users
 from realdataexp.data.download import download, find_archive
+from realdataexp.data.parquet import read_parquet
 from realdataexp.errors import InputError, RunError
 from realdataexp.registry import names
 from realdataexp.report.files import read_run
@@ -264,26 +265,29 @@ def test_other_users_are_kept_of_the_files_that_are_there(
     served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("vk-lsvd", served, monkeypatch)
-    archive, folder = find_archive("vk-lsvd"), tmp_path / "data"
+    archive, folder = find_archive("vk-lsvd"), tmp_path / "data [1]"  # which is no pattern
     for every, n_users in ((2, 12), (5, 5)):
         assert download(archive, folder, every=every)
-        log = pl.read_parquet(folder / "log.parquet")
+        log = read_parquet(folder / "log.parquet")
         assert sorted(log["user_id"].unique()) == [500 * every * i for i in range(n_users)]
         assert log["time"].is_sorted()
-        users = pl.read_parquet(folder / "users.parquet")
+        users = read_parquet(folder / "users.parquet")
         assert users["user_id"].n_unique() == users.height == n_users
         for path in served.rglob("*.parquet"):
             path.unlink()  # nothing is fetched again
     assert not download(archive, folder, every=5)
 
 
-def test_a_mirror_of_several_files_is_the_folder_they_lie_in(
+def test_a_mirror_of_several_files_is_the_folder_they_lie_in_and_no_folder_is_a_pattern(
     served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("yambda", served, monkeypatch)
     archive = find_archive("yambda")
     away = replace(archive, base="http://127.0.0.1:1/nowhere")
-    assert download(away, tmp_path / "data", url=f"{archive.base}/", every=1)
+    assert download(away, tmp_path / "data [1]", url=f"{archive.base}/", every=1)
+    for name in ("movielens", "open-bandit"):
+        publish(name, served, monkeypatch)
+        assert download(find_archive(name), tmp_path / f"{name} [1]")
 
 
 def test_one_wrong_file_of_several_is_one_line_and_the_others_stay(

@@ -327,7 +327,7 @@ def _prepare(archive: Archive, folder: Path, content: _Content, every: int) -> _
     logger.info("[download] preparing %s", folder)
     with _temporary(folder) as temporary:
         with _reading(archive, folder):
-            archive.tables.write(folder, temporary, every)
+            archive.tables.write(folder.absolute(), temporary.absolute(), every)
         tables = _sizes(temporary)
         content.refuse_strangers(set(tables))
         for name in tables:

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from realdataexp.files import write_atomically
 
 
-def _scan(path: Path) -> pl.LazyFrame:
+def scan_parquet(path: Path) -> pl.LazyFrame:
+    """One file, not read yet."""
     return pl.scan_parquet(path.absolute(), glob=False, hive_partitioning=False)
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """All columns of one file, or some, in memory; raises an OSError or a PolarsError."""
-    return (_scan(path) if columns is None else _scan(path).select(columns)).collect()
+    return (scan_parquet(path) if columns is None else scan_parquet(path).select(columns)).collect()
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
@@ -31,7 +32,7 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
 
 def parquet_columns(path: Path) -> tuple[str, ...]:
     """The names of a file's columns; raises an OSError or a PolarsError."""
-    return tuple(_scan(path).collect_schema())
+    return tuple(scan_parquet(path).collect_schema())
 
 
 class StoredTable:

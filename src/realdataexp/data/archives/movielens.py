@@ -14,9 +14,9 @@ from realdataexp.data.archives.base import Archive, File, Tables, some_users
 
 def write(folder: Path, out: Path, every: int) -> None:
     """Write the log, with a second outcome, and the films, with genres as lists and their year."""
-    log = some_users(pl.scan_csv(folder / "ratings.csv"), "userId", every)
+    log = some_users(pl.scan_csv(folder / "ratings.csv", glob=False), "userId", every)
     log.with_columns(liked=pl.col("rating") >= 4).sink_parquet(out / "log.parquet")
-    pl.read_csv(folder / "movies.csv").select(
+    pl.read_csv(folder / "movies.csv", glob=False).select(
         "movieId",
         genres=pl.col("genres").str.split("|"),
         year=pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int32),

@@ -19,7 +19,7 @@ def write(folder: Path, out: Path, every: int) -> None:
     """Write log and users. A user is everybody with the same four features: no row says more."""
     columns = ["user", "item_id", "timestamp", "click", "propensity_score"]
     text = dict.fromkeys(_FEATURES, pl.String)
-    log = pl.scan_csv(folder / "random/all/all.csv", schema_overrides=text)
+    log = pl.scan_csv(folder / "random/all/all.csv", schema_overrides=text, glob=False)
     log = log.with_columns(pl.col(_FEATURES).fill_null(""))
     log = log.with_columns(user=pl.concat_str(_FEATURES, separator="|"))
     log = some_users(log, "user", every)

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from realdataexp.data.archives.base import Archive, File, Tables, some_users
+from realdataexp.data.parquet import scan_parquet
 
 _WEEKS = tuple(f"subsamples/ur0.01/train/week_{i:02}.parquet" for i in range(4))
 _USERS, _ITEMS = (f"metadata/{x}_metadata.parquet" for x in ("users", "items"))
@@ -15,17 +16,17 @@ _USERS, _ITEMS = (f"metadata/{x}_metadata.parquet" for x in ("users", "items"))
 def write(folder: Path, out: Path, every: int) -> None:
     """Write log, users and items. The time is a row's place: by weeks, and by rows in a week."""
     weeks = [
-        pl.scan_parquet(folder / week)
+        scan_parquet(folder / week)
         .with_row_index("row")
         .with_columns(time=pl.col("row").cast(pl.Int64) + i * 10**10)
         .drop("row")
         for i, week in enumerate(_WEEKS)
     ]
     some_users(pl.concat(weeks), "user_id", every).sink_parquet(out / "log.parquet")
-    log = pl.scan_parquet(out / "log.parquet")
+    log = scan_parquet(out / "log.parquet")
     for name, key, file in (("users", "user_id", _USERS), ("items", "item_id", _ITEMS)):
         kept = log.select(pl.col(key).unique()).collect(engine="streaming")[key]
-        table = pl.scan_parquet(folder / file).filter(pl.col(key).is_in(kept.implode()))
+        table = scan_parquet(folder / file).filter(pl.col(key).is_in(kept.implode()))
         table.sink_parquet(out / f"{name}.parquet")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from realdataexp.data.archives.base import Archive, File, Tables, some_users
+from realdataexp.data.parquet import scan_parquet
 
 _REVISION = "dd6f3a19eef5866e346c3270e098baa641a44948"
 _PLAYS, _ARTISTS = "flat/50m/listens.parquet", "artist_item_mapping.parquet"
@@ -20,11 +21,11 @@ def write(folder: Path, out: Path, every: int) -> None:
     """Write the log, with the seconds that were played and whether it was half, and the tracks."""
     ratio = pl.col("played_ratio_pct").clip(upper_bound=100)
     seconds = ratio * pl.col("track_length_seconds") / 100
-    plays = some_users(pl.scan_parquet(folder / _PLAYS), "uid", every)
+    plays = some_users(scan_parquet(folder / _PLAYS), "uid", every)
     plays.with_columns(seconds=seconds, played=ratio >= 50).sink_parquet(out / "log.parquet")
-    items = pl.scan_parquet(out / "log.parquet").group_by("item_id")
+    items = scan_parquet(out / "log.parquet").group_by("item_id")
     length = items.agg(length=pl.col("track_length_seconds").first()).collect()
-    artists = pl.scan_parquet(folder / _ARTISTS)
+    artists = scan_parquet(folder / _ARTISTS)
     artists = artists.filter(pl.col("item_id").is_in(length["item_id"].implode()))
     of_item = artists.group_by("item_id").agg(artists=pl.col("artist_id").sort()).collect()
     length.join(of_item, on="item_id", how="left").sort("item_id").write_parquet(
