@@ -155,11 +155,12 @@ def tables(found: dict[str, list[rx.Result]]) -> Iterator[str]:
         lines += ["", columns, f"|---|---|---|---:|{'---:|' * len(METHODS)}"]
     for name, result in ((name, x) for name, results in found.items() for x in results):
         is_aa = bool(result.summary["config"]["experiment"]["aa"])
+        shares = apart(result)
         for entry in result.comparison.iter_rows(named=True):
             design, label = entry["design"], entry["label"]
             by_method = {x: measures(result, design, label, x) for x in METHODS}
             n_worlds = result.estimates["world"].n_unique()
-            first = f"| {name} | {design} | {label} | {apart(result, design, label)} |"
+            first = f"| {name} | {design} | {label} | {shares[design, label]} |"
             cells: dict[str, list[str]] = {"narrow": [], "wide": []}
             for x in by_method.values():
                 if x is None or x.sd == 0:
@@ -175,14 +176,14 @@ def tables(found: dict[str, list[rx.Result]]) -> Iterator[str]:
     yield from (*narrow, "", *wide)
 
 
-def apart(result: rx.Result, design: str, label: str) -> str:
-    """The share of visits in which the picks differ, and so far."""
+def apart(result: rx.Result) -> dict[tuple[str, str], str]:
+    """Of each design and label, the share of visits in which the picks differ, and so far."""
     assert result.units is not None
-    own = result.units.filter(
-        pl.col("design").cast(pl.String) == design, pl.col("label").cast(pl.String) == label
-    )
-    n, n_differ, n_parted = own.select(pl.col("n", "n_differ", "n_parted").sum()).row(0)
-    return f"{100 * n_differ / n:.0f} %, {100 * n_parted / n:.0f} %"
+    sums = result.units.group_by("design", "label").agg(pl.col("n", "n_differ", "n_parted").sum())
+    return {
+        (design, label): f"{100 * n_differ / n:.0f} %, {100 * n_parted / n:.0f} %"
+        for design, label, n, n_differ, n_parted in sums.iter_rows()
+    }
 
 
 def measures(result: rx.Result, design: str, label: str, method: str) -> Row | None:
