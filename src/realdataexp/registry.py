@@ -171,9 +171,9 @@ _REGISTERED: dict[Kind, dict[str, str]] = {
         "mips": "realdataexp.observe.mips:MIPS",
     },
     "archive": {
-        "kuairand-pure": "realdataexp.data.archives.kuairand:PURE",
-        "kuairand-1k": "realdataexp.data.archives.kuairand:ONE_K",
-        "kuairand-27k": "realdataexp.data.archives.kuairand:TWENTY_SEVEN_K",
+        "pure": "realdataexp.data.archives.kuairand:PURE",
+        "1k": "realdataexp.data.archives.kuairand:ONE_K",
+        "27k": "realdataexp.data.archives.kuairand:TWENTY_SEVEN_K",
         "kuairec": "realdataexp.data.archives.kuairec:ARCHIVE",
         "open-bandit": "realdataexp.data.archives.open_bandit:ARCHIVE",
         "movielens": "realdataexp.data.archives.movielens:SMALL",

@@ -181,7 +181,7 @@ WHOLE = {name.removeprefix("KuaiRand-Pure/"): content for name, content in FILES
 
 
 def test_the_official_archives_are_those_of_the_record():
-    archive = find_archive("kuairand-27k")
+    archive = find_archive("27k")
     assert f"{archive.base}/{archive.files[0].path}" == (
         "https://zenodo.org/records/10439422/files/KuaiRand-27K.tar.gz"
     )
@@ -548,7 +548,7 @@ def test_another_version_gets_another_folder(server: Server, tmp_path: Path):
     with pytest.raises(
         InputError, match=r"holds KuaiRand-Pure; choose another folder for KuaiRand-1K"
     ):
-        download(find_archive("kuairand-1k"), tmp_path, url=server.url)
+        download(find_archive("1k"), tmp_path, url=server.url)
 
 
 def test_a_second_download_into_the_same_folder_waits_for_nobody(server: Server, tmp_path: Path):
@@ -629,7 +629,7 @@ from realdataexp.data.archives import kuairand
 from realdataexp.data.archives.base import File
 files = (File("KuaiRand-Pure.tar.gz", f"md5:{sys.argv[1]}"),)
 kuairand.PURE = replace(kuairand.PURE, files=files, unpacked_bytes=400_000)
-sys.exit(cli.main(["download", "kuairand-pure", sys.argv[2], "--url", sys.argv[3]]))
+sys.exit(cli.main(["download", "pure", sys.argv[2], "--url", sys.argv[3]]))
 """
 
 
@@ -682,7 +682,7 @@ def wait_for(is_so: Callable[[], bool], seconds: float = 30.0) -> None:
 def test_the_command_says_what_it_did(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    args = ["download", "kuairand-pure", str(tmp_path), "--url", server.url]
+    args = ["download", "pure", str(tmp_path), "--url", server.url]
     assert cli.main(args) == 0
     out, err = capsys.readouterr()
     assert out == said("complete", tmp_path)
@@ -694,12 +694,12 @@ def test_the_command_says_what_it_did(
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["kuairand-2k"], 2, "unknown archive; did you mean kuairand-27k"),
+        (["28k"], 2, "unknown archive; did you mean 27k"),
         (["realdataexp.errors:InputError"], 2, "is no realdataexp.data.archives.base.Archive"),
-        (["kuairand-pure", "--url", "nothing"], 2, "--url nothing: is no http or https address"),
-        (["kuairand-pure", "--every", "2"], 2, "--every 2: KuaiRand-Pure is kept as it is"),
+        (["pure", "--url", "nothing"], 2, "--url nothing: is no http or https address"),
+        (["pure", "--every", "2"], 2, "--every 2: KuaiRand-Pure is kept as it is"),
         (["movielens", "--every", "0"], 2, "--every 0: must be at least 1"),
-        (["kuairand-pure"], 1, "answers 404"),
+        (["pure"], 1, "answers 404"),
     ],
 )
 def test_the_commands_faults_are_one_line(
@@ -727,7 +727,7 @@ def test_bytes_are_shown_in_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("realdataexp.terminal._SECONDS_BETWEEN_LINES", 0.0)
-    assert cli.main(["download", "kuairand-pure", str(tmp_path), "--url", server.url]) == 0
+    assert cli.main(["download", "pure", str(tmp_path), "--url", server.url]) == 0
     err = capsys.readouterr().err
     assert "[download] download: 0 of 0 MB" in err
     assert "\r" not in err
@@ -741,7 +741,7 @@ def test_bytes_are_shown_as_a_bar_on_a_terminal(
 ):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: True)
-    assert cli.main(["download", "kuairand-pure", str(tmp_path), "--url", server.url]) == 0
+    assert cli.main(["download", "pure", str(tmp_path), "--url", server.url]) == 0
     assert "unpack" in capsys.readouterr().err
 
 
@@ -822,6 +822,6 @@ def test_what_a_server_says_reaches_the_terminal_as_plain_text(
     capsys: pytest.CaptureFixture[str],
 ):
     server.script = [to(None, 404, "gone\x1b[2J\x07")]
-    assert cli.main(["download", "kuairand-pure", str(tmp_path), "--url", server.url]) == 1
+    assert cli.main(["download", "pure", str(tmp_path), "--url", server.url]) == 1
     err = capsys.readouterr().err
     assert "\x1b" not in err and "\x07" not in err and "404 gone" in err

@@ -239,7 +239,7 @@ def find_files(path: Path, logs: Sequence[str], need_statistic: bool) -> Files:
     if not path.is_dir():
         raise InputError(
             f"{path}: no such folder; set dataset.path (or --data) to an unpacked KuaiRand "
-            "folder, or fetch one: realdataexp download kuairand-pure DIR"
+            "folder, or fetch one: realdataexp download pure DIR"
         )
     folder = path / "data" if _recognised(path / "data") else path
     found = _recognised(folder)
