@@ -8,6 +8,8 @@
 # make dist: a wheel and an sdist into dist/, each tried out in an empty environment. Needs npm, for the
 # part of plotly.js that they bring.
 # make docs: build the documentation into build/site (open index.html there).
+# make docs-version VERSION="0.1.0 latest": commit it to the branch gh-pages as that version and
+# alias, beside the others that are there.
 # All set up .venv by themselves; PYTHON chooses the interpreter, 3.11 or newer.
 
 PYTHON ?= python3
@@ -24,7 +26,7 @@ CPU_TESTS := tests/laws tests/runs tests/test_resume.py
 
 SLURM_HERE := /tmp/slurm_here
 
-.PHONY: demo test test-cpus test-ray test-slurm bench dist docs clean
+.PHONY: demo test test-cpus test-ray test-slurm bench dist docs docs-version clean
 
 demo: $(VENV)/.installed
 	$(BIN)/realdataexp run demo
@@ -64,6 +66,15 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "Wrote build/site/index.html"
+
+# mike calls mkdocs by its name; the site opens at latest once there is one
+docs-version: export PATH := $(CURDIR)/$(BIN):$(PATH)
+docs-version: export NO_MKDOCS_2_WARNING := 1
+docs-version: $(VENV)/.installed-dev
+	@test -n "$(VERSION)" || { echo 'name the version: make docs-version VERSION="0.1.0 latest"' >&2; exit 1; }
+	python tools/reference.py
+	mike --quiet deploy --update-aliases $(VERSION)
+	mike --quiet set-default $$(mike list latest >/dev/null 2>&1 && echo latest || echo $(firstword $(VERSION)))
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
