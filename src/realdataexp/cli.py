@@ -674,7 +674,7 @@ def score(
     quiet: _Quiet = False,
     verbose: _Verbose = False,
 ) -> None:
-    """Put a design and the built-in ones to a fixed panel of worlds; one card, one page."""
+    """Run a design and the built-in ones on a fixed panel of worlds; one card, one page."""
     if (design is None) == (compare is None):
         raise InputError("DESIGN or --compare A B: pass one of them")
     if compare is not None:

@@ -7,37 +7,18 @@ console; so does it an error of a script. A page without either tries and breaks
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import audited, needs_browser, opened
 from page_reader import charts_of, copy_run, read_page
 from test_page import EVIL, evil_run
 
 from realdataexp.report.page import write_comparison, write_report
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-
-
-def opened(path: Path, home: Path, width: int = 1280) -> tuple[str, list[str]]:
-    """The page as it is once its scripts ran, and what its console says."""
-    done = subprocess.run(
-        [
-            str(BROWSER), "--headless", "--disable-gpu", "--no-first-run",
-            *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
-            f"--user-data-dir={home}", "--virtual-time-budget=10000", f"--window-size={width},900",
-            "--enable-logging=stderr", "--v=0", "--dump-dom", f"{path.as_uri()}#selftest",
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+pytestmark = needs_browser
 
 
 def found_by(dom: str) -> dict[str, Any]:
@@ -78,17 +59,19 @@ def test_a_runs_page_draws_its_charts_and_its_controls_work(small_run: Path, tmp
     assert found["theme"] is True
 
 
-def test_a_phone_shows_the_page_without_scrolling_sideways(small_run: Path, tmp_path: Path):
-    """In a frame, as a browser's own window may not be as narrow."""
-    page = write_report(copy_run(small_run, tmp_path / "r"))
-    frame = tmp_path / "phone.html"
-    frame.write_text(
-        f"<iframe src='{page.as_uri()}#selftest' style='width:375px;height:800px'></iframe><script>"
-        "onmessage = (x) => { document.title = x.data; }</script>"
-    )
-    dom, _ = opened(frame, tmp_path / "home")
-    (whole, seen) = json.loads(unescape(dom.split("<title>")[1].split("</title>")[0]))["page"]
-    assert whole <= seen <= 375
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+def test_a_reader_with_a_phone_can_read_and_use_every_page(
+    is_dark: bool, small_run: Path, tmp_path: Path
+):
+    """Of a run, of several: contrast, names of controls and pictures, no requests, no scrolling."""
+    runs = [copy_run(small_run, tmp_path / name) for name in ("a", "b")]
+    pages = {"run": write_report(runs[0]), "several": write_comparison(runs)}
+    for name, found in audited(pages, tmp_path / "home", is_dark=is_dark).items():
+        assert found.pop("n_texts") > 100, name
+        whole, seen = found.pop("width")
+        assert whole <= seen <= 375, name
+        assert (found.pop("language"), found.pop("headings")) == ("en", 1), name
+        assert not any(found.values()), (name, found)
 
 
 def test_several_runs_are_drawn(small_run: Path, tmp_path: Path):

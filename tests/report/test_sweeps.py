@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from browser import needs_browser, opened
 from page_reader import Element, charts_of, read_page
 from scipy import stats
-from test_browser import BROWSER, found_by, opened
+from test_browser import found_by
 from test_page import section
 
 from realdataexp.errors import InputError
@@ -240,7 +241,7 @@ def test_what_is_no_sweep_or_a_damaged_one_is_one_line(tmp_path: Path):
         write_sweep(folder)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@needs_browser
 def test_the_page_draws_its_charts_and_its_controls_work(
     page: Element, folder: Path, tmp_path: Path
 ):

@@ -11,9 +11,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from browser import needs_browser, opened
 from page_reader import Element, charts_of, copy_run, read_page
 from rich.console import Console
-from test_browser import BROWSER, found_by, opened
+from test_browser import found_by
 from test_docs_reference import DOCS, keys_of, rows_of
 from test_page import section
 
@@ -187,7 +188,7 @@ def test_the_plot_shows_the_same_panels(run: Path, tmp_path: Path):
         api.Result(folder).plot.bias()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@needs_browser
 def test_a_browser_draws_the_charts_and_chooses_a_metric(run: Path, tmp_path: Path):
     dom, console = opened(run / "report.html", tmp_path / "home")
     found = found_by(dom)

@@ -3,8 +3,7 @@
 
    Opened with #selftest, the page tries its own controls once and writes what it found, as JSON,
    into <output id="selftest">: charts drawn, what the filters and choices hide, the order after a
-   sort, the theme after a click on its button, and the widths of the page and the window. The
-   tests read it. */
+   sort, and the theme after a click on its button. The tests read it. */
 (() => {
   let charts = [];
   const PAPER = 640;  // pixels
@@ -180,8 +179,7 @@
   const selftest = () => {
     const drawn = () => all(".chart svg.main-svg").length;
     const shown = () => all(".chart").flatMap((x) => x.data || []).filter((t) => t.visible === true).length;
-    const root = document.documentElement;
-    const found = { page: [root.scrollWidth, root.clientWidth], charts: charts.length, drawn: all(".chart").filter((x) => x.querySelector("svg.main-svg")).length };
+    const found = { charts: charts.length, drawn: all(".chart").filter((x) => x.querySelector("svg.main-svg")).length };
     found.svgs = drawn();
     found.shown = shown();
     for (const what of ["design", "label"]) {
@@ -217,7 +215,6 @@
     button.click();
     const out = document.getElementById("selftest");
     out.textContent = JSON.stringify(found);
-    if (parent !== window) parent.postMessage(out.textContent, "*");
   };
 
   // --- the charts and Plotly, which are most of the page, and compressed ------------------------

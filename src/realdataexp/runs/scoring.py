@@ -1,4 +1,4 @@
-"""The score card: a design, and the built-in ones, put to a fixed panel of worlds.
+"""The score card: a design, and the built-in ones, on a fixed panel of worlds.
 
 score.yaml says what was asked; points/<i>/ are run folders: of each world one with the built-in
 designs and one with the design asked for, each with its own truth, which is the same in both, as no
