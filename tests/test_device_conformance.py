@@ -32,6 +32,7 @@ SMALL = [
     "simulation.validate_every=5",
     "experiment.replications=4",
     "experiment.starts=1",
+    "logging.pictures=false",
 ]
 EXPERIMENTS = {
     "demo": [f"dataset.synthetic.{x}" for x in ("users=300", "videos=200", "rows=9000")],

@@ -127,7 +127,8 @@ def shorten(words: list[str]) -> None:
 def few_designs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A score card of two designs and two steps; tests/runs/test_scoring.py has whole ones."""
     real = Panel.read()
-    small = {"designs": real.designs[:2], "quick": {**real.quick, "simulation.n_steps": 2}}
+    few = {"simulation.n_steps": 2, "pretrain.max_rows": 256, "pretrain.epochs": 1}
+    small = {"designs": real.designs[:2], "quick": {**real.quick, **few}}
     monkeypatch.setattr(Panel, "read", classmethod(lambda cls: real.model_copy(update=small)))
 
 

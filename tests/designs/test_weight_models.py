@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load, save
+from sklearn import ensemble
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.svm import SVC
@@ -76,6 +78,16 @@ def make(name: str, replications=(0, 1, 2), **options) -> WeightModel:
     return find("weight model", name, name)(context(replications), own)
 
 
+@pytest.fixture
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ensembles of a fifth of scikit-learn's 100 trees: what a test asks is true of any number."""
+    for name, count in (
+        ("RandomForestClassifier", "n_estimators"), ("HistGradientBoostingClassifier", "max_iter")
+    ):  # fmt: skip
+        monkeypatch.setattr(ensemble, name, partial(getattr(ensemble, name), **{count: 20}))
+
+
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("name", [*STACKED, *REFITTED])
 def test_g_learns_arms_that_can_be_told_apart_in_every_world(name: str):
     g = trained(make(name), 300 if name in STACKED else 10)
@@ -89,6 +101,7 @@ def test_g_learns_arms_that_can_be_told_apart_in_every_world(name: str):
         assert figures["log_loss"] < 0.6 * figures["log_loss_of_constant"]
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("arm", [True, False], ids=["treated", "control"])
 @pytest.mark.parametrize("name", [*STACKED, *REFITTED])
 def test_a_g_that_has_seen_one_arm_only_predicts_p(name: str, arm: bool):
@@ -127,6 +140,7 @@ def begun(name: str, p: float = 0.5, **options) -> Design:
     return started(design, Setting(seed=SEED), range(3), schema=SCHEMA, p=p)
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("name", [*STACKED, *REFITTED])
 def test_g_learns_from_the_features_that_it_sees_and_from_no_others(name: str):
     """x1 and x2 tell the arms apart; a user's degree and a video's tags do not."""
@@ -145,6 +159,7 @@ def test_g_learns_from_the_features_that_it_sees_and_from_no_others(name: str):
     assert losses["x2+x1"] < 0.6
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("name", [*STACKED, *REFITTED])
 def test_all_features_in_any_order_are_as_none_to_the_bit(name: str):
     names = ["tag", "x2", "degree", "x1", "x1 of the user"]
@@ -274,6 +289,7 @@ def lopsided(step: int) -> Outcome:
     return made
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("n_done", [0, 2, 7, 10])
 @pytest.mark.parametrize(
     ("name", "window"),

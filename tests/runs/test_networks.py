@@ -272,7 +272,7 @@ def test_networks_of_several_worlds_are_no_start(
 def test_other_data_are_a_warning(tmp_path: Path):
     small = [
         "mode=pooling", "simulation.n_steps=2", "experiment.replications=2",
-        "experiment.starts=1", "dataset.si2023.pretrain_rows=500",
+        "experiment.starts=1", "dataset.si2023.pretrain_rows=500", "logging.pictures=false",
     ]  # fmt: skip
     first = rx.run("si2023", small, out=tmp_path / "a").folder
     small.append(f"pretrain.start_from={first}")

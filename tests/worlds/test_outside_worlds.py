@@ -58,6 +58,7 @@ def settings(name: str, labels: str = "", **options: Any) -> dict[str, Any]:
         "simulation": {"n_steps": 12, "batch_size": 8, "processes": 1, "n_candidate": 4,
                        "save_every": 5, "validate_every": 5},
         "experiment": {"replications": 3, "designs": ["pooling", "splitting", "oracle"]},
+        "logging": {"pictures": False},
     }  # fmt: skip
 
 
