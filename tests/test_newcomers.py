@@ -414,6 +414,7 @@ def test_a_world_of_one_s_own_has_the_effect_that_follows_from_it(
             "pretrain": {"batch_size": 256, "learning_rate": 0.05},
             "simulation": {"n_steps": 20, "batch_size": 32, "n_candidate": 4, "processes": 1},
             "experiment": {"replications": 4, "designs": ["pooling", "oracle"]},
+            "logging": {"pictures": False},
         },
         out=tmp_path / "run",
     )

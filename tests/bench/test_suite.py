@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,24 @@ FIGURE_KEYS = {
 }  # fmt: skip
 
 
+class SomeFresh:
+    """Processes of the suite: a fresh one where the figure is its memory, else a fork."""
+
+    @staticmethod
+    def run(args: list[str], **more: Any) -> Any:
+        starts = subprocess if "bench.importing:import_data" in args else processes
+        return starts.run(args, **more)
+
+
 @pytest.fixture(scope="module")
 def measured(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two measurements of the small size on a folder of one's own, with their baseline."""
     folder = tmp_path_factory.mktemp("bench")
     args = ["pretraining", "import", "--size", "small", "--data", str(small_data)]
     files = ["--out", str(folder / "out"), "--save-baseline", str(folder / "baseline.json")]
-    assert main([*args, *files]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "subprocess", SomeFresh)
+        assert main([*args, *files]) == 0
     return folder
 
 
@@ -141,7 +153,6 @@ def test_the_list_names_every_measurement(capsys: pytest.CaptureFixture[str]):
 
 
 def test_every_other_measurement_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # fresh ones, which the figures of memory need, are those of the fixture above
     monkeypatch.setattr(process, "subprocess", processes)
     names = ["start", "arm-steps", "pandas", "si2023", "resume", "big"]
     out = tmp_path / "out"
@@ -172,7 +183,8 @@ def test_what_a_fresh_process_holds_is_its_own(small_settings: Callable[..., dic
     assert 0 < found["anonymous_mib"] <= found["peak_mib"]
 
 
-def test_a_fault_in_a_fresh_process_keeps_its_kind():
+def test_a_fault_in_a_process_keeps_its_kind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(process, "subprocess", processes)
     with pytest.raises(InputError, match="labels"):
         process.measure(importing.parse, settings={})
     with pytest.raises(RunError, match="unexpected keyword"):

@@ -40,6 +40,7 @@ SMALL: dict[str, Any] = {
     "model": {"name": "SASRec", "width": 16, "n_layers": 1, "n_heads": 2, "longest": 8},
     "baselines": ["Popularity"],
     "training": {"epochs": 3, "users_per_batch": 40, "learning_rate": 0.003, "warmup_steps": 3},
+    "logging": {"pictures": False},
 }
 MODELS = ["SASRec", "GRU4Rec"]
 TIMED = ("timing", "device", "versions")

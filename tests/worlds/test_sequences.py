@@ -51,6 +51,7 @@ SETTINGS = {
     "experiment": {
         "replications": R, "starts": 2, "designs": ["pooling", "splitting", "shadow", "weighting"],
     },
+    "logging": {"pictures": False},
 }  # fmt: skip
 
 
