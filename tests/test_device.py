@@ -305,7 +305,7 @@ import torch
 import realdataexp as rx
 
 small = ["simulation.n_steps=2", "experiment.replications=2", "dataset.si2023.pretrain_rows=100"]
-result = rx.run("si2023", [*small, "mode=global"], out="r")
+result = rx.run("si2023", [*small, "mode=global", "logging.pictures=false"], out="r")
 print([x["code"] for x in result.summary["warnings"]].count("products_by_place"))
 """
 

@@ -276,6 +276,7 @@ def test_blocks_of_steps_are_units_though_every_visit_is_a_new_user(tmp_path: Pa
         "simulation.n_steps=24", "simulation.batch_size=16", "simulation.n_candidate=5",
         "experiment.replications=3", "experiment.intervals=[user_cluster, randomisation]",
         "experiment.designs=[pooling, {name: switchback, block_steps: 2}]",
+        "logging.pictures=false",
     ]  # fmt: skip
     result = run("si2023", changes, out=tmp_path / "r")
     units = pl.read_parquet(tmp_path / "r" / "units.parquet")
@@ -299,6 +300,7 @@ def test_intervals_that_cannot_be_trusted_are_told(tmp_path: Path):
     changes = [
         "simulation.n_steps=60", "simulation.batch_size=32", "simulation.n_candidate=10",
         "experiment.replications=20", "experiment.intervals=[]", "experiment.designs=[pooling]",
+        "logging.pictures=false",
     ]  # fmt: skip
     summary = run("si2023", changes, out=tmp_path / "r").summary
     bad = [e["label"] for e in summary["inference"] if e["trustworthy"] is False]

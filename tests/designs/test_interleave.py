@@ -82,6 +82,7 @@ SETTINGS = {
         "replications": 10, "starts": 2, "intervals": ["welch", "user_cluster"],
         "designs": ["pooling", "interleave"],
     },
+    "logging": {"pictures": False},
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ LOOP = [
     "--set", "dataset.synthetic={version: pure, users: 200, videos: 100, rows: 6000}",
     "--set", "experiment.replications=2", "--set", "experiment.starts=2",
     "--set", "experiment.designs=[pooling]", "--set", "simulation.n_steps=2",
+    "--set", "logging.pictures=false",
 ]  # fmt: skip
 
 

@@ -142,29 +142,24 @@ def test_a_pipe_or_a_device_in_place_of_a_file_is_not_waited_for(
 
 
 @pytest.mark.parametrize("command", ["report", "two runs", "perf"])
-@pytest.mark.parametrize(
-    ("number", "code", "said"),
-    [(28, 1, "no space left"), (30, 2, "Read-only"), (13, 2, "Permission"), (5, 1, "Input/output")],
-)
 def test_a_page_or_plot_that_cannot_be_written_leaves_the_old_one(
-    number: int,
-    code: int,
-    said: str,
-    command: str,
-    folder: Path,
-    capsys: Say,
-    monkeypatch: pytest.MonkeyPatch,
+    command: str, folder: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(path: Path) -> None:
-        raise OSError(number, os.strerror(number))
-
     assert cli.main(COMMANDS[command](folder)) == 0
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     capsys.readouterr()
-    monkeypatch.setattr(files, "sync", fail)
-    err = refused(capsys, *COMMANDS[command](folder), code=code)
-    assert said in err and str(folder) in err
-    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    for number, code, said in (
+        (28, 1, "no space left"), (30, 2, "Read-only"), (13, 2, "Permission"),
+        (5, 1, "Input/output"),
+    ):  # fmt: skip
+
+        def fail(path: Path, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(files, "sync", fail)
+        err = refused(capsys, *COMMANDS[command](folder), code=code)
+        assert said in err and str(folder) in err
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
 def test_json_is_read_back_as_it_was_written(tmp_path: Path):
