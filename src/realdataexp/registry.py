@@ -296,8 +296,14 @@ def calling(who: str, call: str, kind: type[Exception] = ComponentError) -> Iter
 
 def reason(error: BaseException) -> str:
     """What an error says, in a line: type, first line, and where a user's file raised it."""
+    from pydantic import ValidationError  # a bare command line does without
+
     try:
-        lines = str(error.msg if isinstance(error, SyntaxError) else error).split("\n")
+        text = str(error.msg if isinstance(error, SyntaxError) else error)
+        if isinstance(error, ValidationError):  # whose first line only counts the faults
+            first = error.errors()[0]
+            text = f"{error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        lines = text.split("\n")
     except Exception:  # an error of one's own may fail at that too
         lines = []
     said = next((line for line in lines if line.strip()), "")

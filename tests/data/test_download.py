@@ -697,6 +697,7 @@ def test_the_command_says_what_it_did(
         (["28k"], 2, "unknown archive; did you mean 27k"),
         (["realdataexp.errors:InputError"], 2, "is no realdataexp.data.archives.base.Archive"),
         (["pure", "--url", "nothing"], 2, "--url nothing: is no http or https address"),
+        (["movielens", "--url", "ftp://x"], 2, "--url ftp://x: is no http or https address"),
         (["pure", "--every", "2"], 2, "--every 2: KuaiRand-Pure is kept as it is"),
         (["movielens", "--every", "0"], 2, "--every 0: must be at least 1"),
         (["pure"], 1, "answers 404"),
@@ -718,6 +719,47 @@ def test_the_commands_faults_are_one_line(
     lines = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("[download]")]
     assert len(lines) == 1
     assert said in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            "files=(File('../evil.zip'),)",
+            "must be a path below the folder, such as",
+        ),
+        (
+            "files=(File('/etc/passwd'),)",
+            "must be a path below the folder, such as",
+        ),
+        (
+            "files=(File('a.csv', 'md5:abc'),)",
+            "must be md5: with 32 or sha256: with 64 hexadecimal digits",
+        ),
+        ("files=()", "Archive: files: Tuple should have at least 1 item"),
+        ("base='file:///etc'", "Archive: base: String should match pattern"),
+        ("unpacked_bytes='some'", "Archive: unpacked_bytes: Input should be a valid integer"),
+    ],
+)
+def test_an_archive_from_outside_that_is_none_is_one_line(
+    changes: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (tmp_path / "mine_too.py").write_text(
+        "from realdataexp.data.archives.base import Archive, File\n"
+        "of = dict(name='Mine', home='', licence='', base='https://x.org', files=(File('a.csv'),),"
+        " checked_by='', holds='a.csv', unpacked_bytes=1, run='')\n"
+        f"MINE = Archive(**{{**of, **dict({changes})}})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine_too", raising=False)
+    assert cli.main(["download", "mine_too:MINE", str(tmp_path / "x")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its import raised ValidationError" in line and said in line and "mine_too.py:3" in line
+    assert not (tmp_path / "x").exists()
 
 
 def test_bytes_are_shown_in_lines_where_there_is_no_terminal(

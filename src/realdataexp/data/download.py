@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from realdataexp.data.archives.base import Archive, File
-from realdataexp.data.transfer import PATIENCE, Patience, Progress, Transfer, digest
+from realdataexp.data.transfer import PATIENCE, Patience, Progress, Transfer, digest, is_address
 from realdataexp.data.unpacking import unpack
 from realdataexp.errors import InputError, RunError
 from realdataexp.files import disk_faults, require_space, sync
@@ -78,6 +78,8 @@ def download(
         KeyboardInterrupt: with how to go on.
     """
     every = _every(archive, every)
+    if url is not None and not is_address(url):
+        raise InputError(f"--url {url}: is no http or https address; pass one of the archive")
     if url is not None and len(archive.files) > 1:
         archive = replace(archive, base=url.rstrip("/"))
         url = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from realdataexp.errors import InputError, RunError
+from realdataexp.errors import RunError
 from realdataexp.files import require_space
 
 logger = logging.getLogger("realdataexp")
@@ -72,7 +72,8 @@ class _BrokenError(Exception):
         self.wait_s, self.attempts = wait_s, attempts  # at most so many of this kind
 
 
-def _is_address(url: str) -> bool:
+def is_address(url: str) -> bool:
+    """Whether something can be fetched there, by http or https."""
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -88,7 +89,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        if not _is_address(newurl):
+        if not is_address(newurl):
             raise ValueError(f"{newurl} is no http or https address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -127,8 +128,6 @@ class Transfer:
         progress: Progress,
         patience: Patience,
     ) -> None:
-        if not _is_address(url):
-            raise InputError(f"--url {url}: is no http or https address; pass one of the archive")
         self._url, self._part = url, part
         self._checksum, self._more_bytes = checksum, more_bytes
         self._progress, self._patience = progress, patience

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import polars as pl
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+
+def _below(path: str) -> str:
+    if path != str(PurePosixPath(path)) or path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("must be a path below the folder, such as data/log.csv")
+    return path
+
+
+def _digits(checksum: str) -> str:
+    if ":" in checksum and not re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", checksum):
+        raise ValueError("must be md5: with 32 or sha256: with 64 hexadecimal digits, or a path")
+    return checksum
+
+
+_Below = Annotated[str, AfterValidator(_below), Field(pattern=r"[^.]")]
+_Address = Annotated[str, Field(pattern=r"^https?://[^/]+(/[^/]+)*$")]
+_Checksum = Annotated[str, AfterValidator(_digits)]
 
 
 @dataclass(frozen=True)
@@ -19,8 +39,8 @@ class File:
             md5; empty where none is known.
     """
 
-    path: str
-    checksum: str = ""
+    path: _Below
+    checksum: _Checksum = ""
 
     @property
     def is_packed(self) -> bool:
@@ -39,7 +59,7 @@ class Tables:
     """
 
     write: Callable[[Path, Path, int], None]
-    every: int
+    every: Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -63,11 +83,11 @@ class Archive:
     name: str
     home: str
     licence: str
-    base: str
-    files: tuple[File, ...]
+    base: _Address
+    files: Annotated[tuple[File, ...], Field(min_length=1)]
     checked_by: str
-    holds: str
-    unpacked_bytes: int
+    holds: _Below
+    unpacked_bytes: Annotated[int, Field(ge=0)]
     run: str
     members: tuple[str, ...] = ("*",)
     tables: Tables | None = None
