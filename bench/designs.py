@@ -232,8 +232,9 @@ STUDIES |= {
 
 HEAD = """# What the lab measured
 
-Made by `python bench/designs.py --data data/KuaiRand-Pure` (seed 0). Bias is the mean of the \
-paired differences from the truth of the same replication, ± its Monte-Carlo standard error, \
+Made by `python bench/designs.py --data data/KuaiRand-Pure` (seed 0 unless a study says \
+another). Bias is the mean of the paired differences from the truth of the same replication, ± its \
+Monte-Carlo standard error, \
 clustered by starting model; \
 bias/GTE is negative where the design understates the effect. SD: of a single test, given its \
 starting model. SE: \

@@ -15,6 +15,7 @@ import yaml
 
 from realdataexp import __version__
 from realdataexp.config import load_config
+from tools.project_urls import with_urls
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -110,3 +111,14 @@ def test_workflows_run_what_there_is(path: Path) -> None:
         for asked in job.get("strategy", {}).get("matrix", {}).get("python", []):
             assert asked in pythons
     assert n_run >= 2
+
+
+def test_a_release_states_the_addresses_of_the_repository_that_it_is_made_from() -> None:
+    before = (ROOT / "pyproject.toml").read_text()
+    after = tomllib.loads(with_urls(before, "https://github.com", "Some-Lab/realdataexp"))
+    urls = after["project"].pop("urls")
+    assert after == tomllib.loads(before)
+    assert urls["Source"] == "https://github.com/Some-Lab/realdataexp"
+    assert urls["Documentation"] == "https://some-lab.github.io/realdataexp/"
+    assert urls.keys() == {"Documentation", "Source", "Changelog", "Issues"}
+    assert (ROOT / "CHANGELOG.md").exists()
