@@ -77,7 +77,7 @@ def test_a_reader_with_a_phone_can_read_and_use_the_site(
     is_dark: bool, built: tuple[Path, str], tmp_path: Path
 ) -> None:
     """Contrast, names of links, controls and pictures, no requests, no scrolling sideways."""
-    names = ("index", "gallery", "start", "designs", "notebooks/first_look")
+    names = ("index", "gallery", "start", "designs", "results", "notebooks/own_data")
     pages = {name: built[0] / f"{name}.html" for name in names}
     found = audited(pages, tmp_path / "home", is_dark=is_dark)
     assert found.keys() == pages.keys()

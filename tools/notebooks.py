@@ -78,7 +78,8 @@ def _output(output: dict[str, Any], made_by: str) -> str:
     data = output.get("data", {"text/plain": output.get("text", "")})
     if "image/png" in data:
         content = "".join(data["image/png"]).replace("\n", "")
-        about = escape(f"The figure that {made_by} returns")
+        named = "(" in made_by
+        about = escape(f"The figure that {made_by} returns" if named else "The figure drawn above")
         return f'<p><img alt="{about}" src="data:image/png;base64,{content}"></p>'
     if "text/html" in data:  # its links lead to files of the folder in which it ran
         html = re.sub(r"<a href=\"[^\"]*\">(.*?)</a>", r"\1", "".join(data["text/html"]))
