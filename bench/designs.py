@@ -212,9 +212,10 @@ def channel_3(name: str) -> Study:
         f"experiment.designs={designs}", "seed=11", "validation.validation_batches=1",
         f"simulation.validate_every={study.steps}", f"simulation.save_every={study.steps}",
     )  # fmt: skip
+    own = (x for x in study.settings if not x.startswith("experiment.designs"))
     return replace(
         study, title=f"Smaller training sets: {study.title}", text=CHANNEL_3,
-        settings=(*study.settings, *settings), replications=400, starts=40,
+        settings=(*own, *settings), replications=400, starts=40,
         labels=("play_time", "click"),
     )  # fmt: skip
 
@@ -267,7 +268,7 @@ def main() -> None:
             if not args.table:
                 print(section(study, settings_of(study, args), result))
                 if "thinned" in designs_of(result):
-                    print(*extrapolated(runs / name, study), sep="\n")
+                    print(*extrapolated(runs / name, study), sep="  \n")
             elif not result["config"]["experiment"]["aa"] and {"pooling"} & {*designs_of(result)}:
                 print("\n".join(table_rows(name, study, result)))
 
@@ -327,7 +328,7 @@ def extrapolated(folder: Path, study: Study) -> list[str]:
     for x in found.filter(pl.col("label").is_in(study.labels)).iter_rows(named=True):
         said = f"bias {text(x['bias'])} ± {text(x['bias_mc_se'], 2)}"
         share, error = (100 * x[key] / x["gte"] for key in ("bias", "bias_mc_se"))
-        lines.append(f"extrapolated, {x['label']}: {said}, {share:+.1f} ± {abs(error):.1f} %  ")
+        lines.append(f"extrapolated, {x['label']}: {said}, {share:+.1f} ± {abs(error):.1f} %")
     return lines
 
 
