@@ -116,6 +116,8 @@ def shorten(words: list[str]) -> None:
         words += ["--set", "experiment.replications=4"]
     if words[1] == "train":
         words += ["--set", "training.epochs=1", *DRAWN_LATER]
+        if "--diagnose" not in words:  # checks tell sound trainings of too few users from none
+            words += ["--set", "dataset.synthetic.users=300"]
     if words[1] == "plan":
         words[words.index("--steps") + 1] = "3"
         words[words.index("--p") + 1] = words[words.index("--p") + 1].split(",")[-1]

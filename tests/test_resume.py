@@ -249,7 +249,7 @@ def test_phases_that_go_on_are_part_of_a_clocks_state():
 def test_a_run_whose_data_ran_out_is_looked_at_and_saved_there_once(
     save_every: int, validate_every: int, small_settings: Settings, tmp_path: Path
 ):
-    changes = {"batch_size": 4, "n_steps": 1000, "min_candidates": 150, "n_candidate": 150}
+    changes = {"batch_size": 16, "n_steps": 1000, "min_candidates": 150, "n_candidate": 150}
     loop = changes | {"save_every": save_every, "validate_every": validate_every}
     settings = small_settings(
         mode="pooling", simulation=loop, experiment={"replications": 1}, pretrain={"epochs": 1}

@@ -3,8 +3,8 @@
 The platform is the simulated one, in its built-in config at a small size. Every draw is a function
 of the seed (law 5), and the run is on the CPU with one thread. So the biases are fixed numbers, and
 no test here fails by chance: the bounds leave room for another machine's rounding only. At these
-seeds pooling adds 19 to 26 % to the effect on stay time (30 to 50 Monte-Carlo standard errors), and
-shadow errs by 0.4 to 1.7 % of it.
+seeds pooling adds 19 and 22 % to the effect on stay time (32 and 41 Monte-Carlo standard errors),
+and shadow errs by 0.4 and 1.7 % of it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ SMALL = [
     "experiment.starts=1",
     "experiment.designs=[pooling, shadow]",
     "experiment.intervals=[welch]",
+    "logging.pictures=false",
 ]
 
 
-@pytest.fixture(scope="module", params=[0, 1, 3])
+@pytest.fixture(scope="module", params=[0, 1])
 def stay_time(tmp_path_factory, request):
     """Each design's entry of the comparison for stay time."""
     torch.set_num_threads(1)

@@ -27,6 +27,7 @@ SMALL = [
     f"experiment.replications={N_WORLDS}",
     f"experiment.designs=[{', '.join(DESIGNS)}]",
     "experiment.aa=true",
+    "logging.pictures=false",
 ]
 
 

@@ -125,6 +125,7 @@ EFFECT = [
     "mode=global", "simulation.n_steps=40", "simulation.batch_size=32", "simulation.n_candidate=8",
     "simulation.learning_rate=0.1", "simulation.processes=1", "experiment.replications=16",
     "dataset.si2023.pretrain_rows=1000", "validation.validation_batches=1",
+    "logging.pictures=false",
 ]  # fmt: skip
 
 

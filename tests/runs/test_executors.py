@@ -201,6 +201,7 @@ def test_a_simulated_platform_is_spread_to_the_same_bits(tmp_path: Path):
     settings["simulation"] |= {**LOOP, "scheduler": {"kind": "plateau", "patience": 1}}
     settings["experiment"] |= {"replications": 5, "designs": ["pooling", "switchback"]}
     settings["dataset"]["si2023"]["pretrain_rows"] = 2000
+    settings["logging"]["pictures"] = False
     folders = [run(with_processes(settings, n), out=tmp_path / str(n)).folder for n in (1, 2)]
     assert_same_answer(folders[1], folders[0])
 
