@@ -19,7 +19,7 @@ SETUP := pyproject.toml constraints.txt
 
 # what other CPUs and users have: older instructions for PyTorch's own loops and for MKL (the last
 # two variables work on Intel's CPUs only; MKL_CBWR=COMPATIBLE on all), and another number of threads
-CPUS := default OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=avx2 \
+CPUS := default POLARS_MAX_THREADS=4 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=avx2 \
   ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE MKL_ENABLE_INSTRUCTIONS=AVX2 \
   MKL_ENABLE_INSTRUCTIONS=SSE4_2
 CPU_TESTS := tests/laws tests/runs tests/test_resume.py

@@ -17,8 +17,9 @@ import yaml
 
 # a small run waits longer for the disk than for all else
 processes.trust_memory()
-# the tensors of the tests are far too small to be worth sharing out among threads
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# the tensors and tables of the tests are far too small to be worth sharing out among threads
+for _name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
+    os.environ.setdefault(_name, "1")
 # what nohup, or a shell's &, makes programs ignore, the runs that tests interrupt would too
 for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     if (_number := getattr(signal, _name, None)) and signal.getsignal(_number) is signal.SIG_IGN:

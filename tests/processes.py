@@ -81,7 +81,8 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         # these are handed to the process, and end here
         files = [Connection(os.dup(fd)) for fd in ours]
         words = [os.fspath(x) for x in args[1:]]
-        given = (words, cwd or os.getcwd(), dict(env or os.environ), is_leader, files)
+        place = os.fspath(cwd or os.getcwd())
+        given = (words, place, dict(env or os.environ), is_leader, files)
         self._process = _SERVER.Process(target=_work, args=given)
         try:
             self._process.start()

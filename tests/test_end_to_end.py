@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import processes
 import pytest
 import torch
 import yaml
@@ -328,7 +328,7 @@ def test_a_design_from_outside_the_package_runs_from_the_command_line(
     designs = [{"name": "mine:Half", "share": 0.25}, "pooling"]
     config = small_config(experiment={"designs": designs})
     command = [sys.executable, "-m", "realdataexp", "run", str(config), "--out", "r"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    processes.run(command, cwd=tmp_path, check=True, capture_output=True)
     result = result_of(tmp_path / "r")
     assert {e["design"] for e in result["comparison"]} == {"Half", "pooling"}
     saved = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())

@@ -10,12 +10,14 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn import ensemble
 from support import assert_same_answer
 from threadpoolctl import threadpool_limits
 from torch import nn
@@ -58,9 +60,11 @@ class ManyNumbers(nn.Module):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _no_plot() -> Iterator[None]:
-    """Plots and pages are made from the tables, and take longer than all else."""
+def _small() -> Iterator[None]:
+    """No plots and pages, which are made from the tables; and a fifth of scikit-learn's trees."""
+    few = partial(ensemble.HistGradientBoostingClassifier, max_iter=20)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "HistGradientBoostingClassifier", few)
         for name in ("write_plot", "write_report"):
             patch.setattr(results, name, lambda folder: None)
         yield

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import processes
 import psutil
 import pytest
 import yaml
@@ -233,7 +234,7 @@ def test_a_part_that_another_process_works_on_is_left_alone(
 
         fcntl.flock(file, fcntl.LOCK_EX)
         words = [sys.executable, "-m", "realdataexp.runs.executors", str(shard)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        done = processes.run(words, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"{shard}: another process works there; wait for its end\n"
 
