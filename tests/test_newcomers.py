@@ -427,8 +427,7 @@ def test_a_world_of_one_s_own_has_the_effect_that_follows_from_it(
 # --- an executor -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sharded(small_settings: Settings) -> dict[str, Any]:
+def settings_of_two_shards(small_settings: Settings) -> dict[str, Any]:
     """The settings of a run that two shards share."""
     made = small(small_settings, ["pooling", "weighting"], replications=4)
     made["pretrain"] = {"batch_size": 1024, "epochs": 1}
@@ -437,9 +436,16 @@ def sharded(small_settings: Settings) -> dict[str, Any]:
 
 
 @pytest.fixture
-def in_one(sharded: dict[str, Any], tmp_path: Path) -> Path:
-    alone = {**sharded, "simulation": {**sharded["simulation"], "processes": 1}}
-    return run(alone, out=tmp_path / "one").folder
+def sharded(small_settings: Settings) -> dict[str, Any]:
+    return settings_of_two_shards(small_settings)
+
+
+@pytest.fixture(scope="module")
+def in_one(small_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that run in one piece: do not change it."""
+    alone = settings_of_two_shards(small_settings)
+    alone["simulation"]["processes"] = 1
+    return run(alone, out=tmp_path_factory.mktemp("in_one") / "run").folder
 
 
 def test_an_executor_of_one_s_own_runs_shards_from_their_folders_alone(
