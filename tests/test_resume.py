@@ -174,13 +174,20 @@ MOMENTS: dict[str, tuple[Any, str, int, type[BaseException]]] = {
     "the plot": (results, "write_plot", 1, Killed),
 }
 OF_OTHER_MODES = ("step 6", "a later checkpoint's index")
+OF_ALL_DESIGNS = ("step 2", "step 10", *OF_OTHER_MODES)
 
 
 @pytest.mark.parametrize(
     ("mode", "moment"),
     [
-        *(("compare", moment) for moment in MOMENTS if "later start" not in moment),
+        *(("compare", moment) for moment in OF_ALL_DESIGNS),
         *((mode, moment) for mode in MODES if mode != "compare" for moment in OF_OTHER_MODES),
+        # where the number of designs changes nothing
+        *(
+            ("weighting", moment)
+            for moment in MOMENTS
+            if moment not in OF_ALL_DESIGNS and "later start" not in moment
+        ),
         ("starts", "pretraining of a later start"),
         ("starts", "a later start's first batch"),
     ],
