@@ -43,7 +43,7 @@ LOOP = {
     "retrain_every": 3, "keep_last": 99,
 }  # fmt: skip
 DESIGNS = [
-    "pooling", "snapshot", "splitting", "weighting", "shadow", "codiverted", "data_diverted",
+    "pooling", "weighting", "shadow", "codiverted", "data_diverted",
     {"name": "cluster", "n_clusters": 4}, {"name": "switchback", "block_steps": 2},
     {"name": "shadow", "label": "launched", "steps": "launched", "keep": 0.5},
     {"name": "weighting", "label": "refitted", "model": "svm", "refit_every": 3},
