@@ -15,7 +15,10 @@ are, as long as they do not depend on the arm. They are used times
 
 A what a prediction of size one adds to ``paired``, which is 0 on average: the optimal additive
 control variate (Jeunen and Ustimenko, arXiv 2405.10024, section 3.2). So predictions on another
-scale, or bad ones, cost nothing but the degree of freedom of theta; without any it is ``paired``.
+scale, or bad ones, cost nothing but the noise of theta, which counts where units are few; without
+any it is ``paired``. What theta is fitted to it leaves too little of, the more of it the more a
+unit weighs in it: as in CR2 (``clustered``), each unit's residual is over the root of one minus its
+leverage, and a degree of freedom is lost.
 
 Predictions must not depend on the visit's arm. They are the mean of both arms' models', of the
 slate at the user's first visit in which the picks differ, which both arms saw. A later slate is
@@ -30,6 +33,7 @@ from __future__ import annotations
 import numpy as np
 
 from realdataexp.stats.aggregates import ARMS
+from realdataexp.stats.clustered import LEVERAGE
 from realdataexp.stats.intervals import Intervals, cannot_tell, compares, of_foretold, of_units
 from realdataexp.stats.paired import difference, interval, plain
 from realdataexp.stats.tables import DesignTables
@@ -62,8 +66,12 @@ def aipw(tables: DesignTables) -> Intervals:
     is_constant_Z = square_Z <= (_ROUNDING * size_Z) ** 2  # nothing but rounding
     theta_Z = -units.total(paired.moved_U * added.moved_U) / np.where(is_constant_Z, 1.0, square_Z)
     theta_Z = np.where(is_constant_Z, 0.0, theta_Z)
+    cell = units.cell_U
+    leverage_U = added.moved_U**2 / np.where(is_constant_Z, np.inf, square_Z)[cell]
+    left_U = paired.moved_U + theta_Z[cell] * added.moved_U
     found = paired._replace(
         value_Z=paired.value_Z + theta_Z * added.value_Z,
-        moved_U=paired.moved_U + theta_Z[units.cell_U] * added.moved_U,
+        moved_U=left_U / np.sqrt((1.0 - leverage_U).clip(LEVERAGE)),
+        df_Z=np.where(is_constant_Z, paired.df_Z, np.maximum(paired.df_Z - 1.0, 1.0)),
     )
     return interval(units, found)

@@ -29,7 +29,7 @@ from realdataexp.stats.tables import DesignTables, Units
 MIN_UNITS = 6  # for always_valid
 Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
 _ROUNDING = 1e-10  # equal covariates differ from their mean by less of their size
-_LEVERAGE = 1e-9  # a unit that fits itself but for this leaves no residual to tell its variance
+LEVERAGE = 1e-9  # a unit that fits itself but for this leaves no residual to tell its variance
 
 
 def _means(tables: DesignTables) -> Means:
@@ -169,7 +169,7 @@ def _inverse_root(
     """
     a, b, c = matrix_3U
     determinant = a * c - b * b
-    d = np.sqrt(np.where(determinant > _LEVERAGE, determinant, np.nan))
+    d = np.sqrt(np.where(determinant > LEVERAGE, determinant, np.nan))
     scale = np.sqrt(a + c + 2 * d) / ((a + d) * (c + d) - b * b)
     x, y = vector_2U
     return ((c + d) * x - b * y) * scale, ((a + d) * y - b * x) * scale
