@@ -47,10 +47,10 @@ def test_an_interval_covers_the_mean_of_the_other_tests_of_its_start():
 def test_tables_have_a_line_of_each_and_say_how_many_tests_have_an_interval():
     some = made_up([1.0, 2.0, 3.0, 4.0], [1.0, 1.0, None, 1.0], is_aa=True)
     same = made_up([0.0] * 4, [0.0] * 4)
-    lines = list(intervals.tables({"one": some, "two": same}))
+    lines = list(intervals.tables({"one": [some], "two": [same, same]}))
     ours = [line for line in lines if line.startswith("| one |")]
     assert len(ours) == 2 and all("25 %, 50 %" in line for line in ours)
-    assert sum(line.count("0 exactly") for line in lines) == 2 * len(intervals.METHODS)
+    assert sum(line.count("0 exactly") for line in lines) == 4 * len(intervals.METHODS)
     assert ours[0].count("(3 tests)") == len(intervals.METHODS)
     none = made_up([0.0, 1.0], [None, None])
-    assert list(intervals.tables({"three": none}))[4].count("no answer") == len(intervals.METHODS)
+    assert list(intervals.tables({"three": [none]}))[4].count("no answer") == len(intervals.METHODS)
