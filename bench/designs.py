@@ -1,6 +1,6 @@
 """What the lab itself measured: the tables of docs/measured.md.
 
-    python bench/designs.py --data DIR [--runs FOLDER] [--only STUDY ...] > docs/measured.md
+    python -m bench.designs --data DIR [--runs FOLDER] [--only STUDY ...] > docs/measured.md
 
 Runs every study (DIR: a KuaiRand-Pure folder; without it the studies on real rows are left out) and
 prints a page. ``--runs`` keeps the run folders: a study whose folder holds its result is not run
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import polars as pl
 
 import realdataexp as rx
+from bench.kept import result_of
 from realdataexp.report.files import RunResult
 from realdataexp.report.verdicts import biases
 
@@ -233,7 +233,7 @@ STUDIES |= {
 
 HEAD = """# What the lab measured
 
-Made by `python bench/designs.py --data data/KuaiRand-Pure` (seed 0 unless a study says \
+Made by `python -m bench.designs --data data/KuaiRand-Pure` (seed 0 unless a study says \
 another). Bias is the mean of the paired differences from the truth of the same replication, ± its \
 Monte-Carlo standard error, \
 clustered by starting model; \
@@ -293,14 +293,7 @@ def measure(name: str, study: Study, runs: Path, args: argparse.Namespace) -> di
     """The result of a study: of its folder in ``runs`` if that is there, else of a new run."""
     settings = settings_of(study, args)
     config = rx.load_config(study.config, settings, data=args.data if study.needs_data else None)
-    folder = runs / name
-    if not (folder / "result.json").exists():
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        return dict(rx.run(config, out=folder).summary)
-    result = dict(rx.Result(folder).summary)
-    if result["config"] != config.decisive() or result["status"] != "complete":
-        sys.exit(f"{folder}: holds another experiment; move it away")
-    return result
+    return dict(result_of(config, runs / name, name).summary)
 
 
 def section(study: Study, settings: list[str], result: dict[str, Any]) -> str:

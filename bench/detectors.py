@@ -11,7 +11,6 @@ on real rows is left out. ``--runs`` keeps the run folders, and reuses those tha
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import polars as pl
 from torch import Tensor
 
 import realdataexp as rx
+from bench.kept import result_of
 from realdataexp.designs.base import Outcome
 from realdataexp.designs.data_diverted import DataDiverted
 from realdataexp.designs.rollout import Rollout
@@ -153,13 +153,7 @@ def measured(study: Study, test: str, folder: Path, args: argparse.Namespace) ->
     """A test's result: of its folder if that is there, else of a new run."""
     data = {"data": args.data} if study.config.startswith("kuairand") else {}
     config = rx.load_config(study.config, settings_of(study, test, args), **data)
-    if not (folder / "result.json").exists():
-        print(f"{folder.name}: {test} ...", file=sys.stderr, flush=True)
-        return rx.run(config, out=folder)
-    result = rx.Result(folder)
-    if result.summary["config"] != config.decisive() or result.summary["status"] != "complete":
-        sys.exit(f"{folder}: holds another experiment; move it away")
-    return result
+    return result_of(config, folder, f"{folder.name}: {test}")
 
 
 def errors(result: rx.Result, label: str) -> pl.DataFrame:

@@ -17,7 +17,6 @@ minus the truth of the same replication, says how far from the launch that mean 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ import numpy as np
 import polars as pl
 
 import realdataexp as rx
+from bench.kept import result_of
 from realdataexp.registry import names
 from realdataexp.stats.estimates import mean_over_worlds, sd_within_starts
 from realdataexp.stats.performance import binomial_interval
@@ -122,13 +122,7 @@ def measured(study: Study, designs: str, folder: Path, args: argparse.Namespace)
         settings.append(f"switchback.block_steps={max(1, n_steps // 20)}")
     data = {"data": args.data} if study.config.startswith("kuairand") else {}
     config = rx.load_config(study.config, settings, **data)
-    if not (folder / "result.json").exists():
-        print(f"{folder.name} ...", file=sys.stderr, flush=True)
-        return rx.run(config, out=folder)
-    result = rx.Result(folder)
-    if result.summary["config"] != config.decisive() or result.summary["status"] != "complete":
-        sys.exit(f"{folder}: holds another experiment; move it away")
-    return result
+    return result_of(config, folder, folder.name)
 
 
 @dataclass(frozen=True)

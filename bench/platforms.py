@@ -11,13 +11,13 @@ rate are those of the built-in config. ``--runs`` keeps the run folders, and reu
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import realdataexp as rx
+from bench.kept import result_of
 
 N, SEED = 20, 2310
 LABELS = ("stay_time", "finish")
@@ -70,12 +70,7 @@ def main() -> None:
                 f"simulation.save_every={args.steps}",
             ]
             config, out = rx.load_config("si2023", settings), (args.runs or Path(folder)) / f"{i}"
-            if not (out / "result.json").exists():
-                print(f"platform {i} ...", file=sys.stderr, flush=True)
-                rx.run(config, out=out)
-            summary = rx.Result(out).summary
-            if summary["config"] != config.decisive() or summary["status"] != "complete":
-                sys.exit(f"{out}: holds another experiment; move it away")
+            summary = result_of(config, out, f"platform {i}").summary
             entries = {(e["label"], e["design"]): e for e in summary["comparison"]}
             cells = []
             for label in LABELS:

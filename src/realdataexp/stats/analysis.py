@@ -211,8 +211,11 @@ def analyze(
     )
 
 
-def as_frame(table: Any) -> pl.DataFrame:
-    """A table of any kind as Polars'; refuses what is none, and one without a row."""
+def as_frame(table: Any, **columns: str) -> pl.DataFrame:
+    """A table of any kind as Polars'; refuses what is none, and one without a row.
+
+    Or without the columns that arguments name.
+    """
     try:
         frame = table.collect() if isinstance(table, pl.LazyFrame) else pl.DataFrame(table)
     except Exception as error:  # the library's own, of many kinds
@@ -220,6 +223,12 @@ def as_frame(table: Any) -> pl.DataFrame:
         raise InputError(f"table: no Polars, pandas or Arrow table: {text}") from error
     if frame.height == 0:
         raise InputError("table: has no row")
+    for argument, name in columns.items():
+        if name not in frame.columns:
+            raise InputError(
+                f"{argument} = {name!r}: the table has no such column; it has "
+                f"{', '.join(frame.columns)}"
+            )
     return frame
 
 

@@ -65,13 +65,7 @@ def analyze_looks(
         >>> found.select("look", "time", "share", "value").rows()
         [(1, 1, 0.5, 1.5), (2, 2, 1.0, 1.75)]
     """
-    frame = as_frame(table)
-    for argument, name in (("time", time), ("arm", arm)):
-        if name not in frame.columns:
-            raise InputError(
-                f"{argument} = {name!r}: the table has no such column; it has "
-                f"{', '.join(frame.columns)}"
-            )
+    frame = as_frame(table, time=time, arm=arm)
     for name in ("methods", "share"):
         if name in settings:
             raise InputError(f"{name}: is no argument of looks; leave it out")

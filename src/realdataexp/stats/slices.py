@@ -37,13 +37,7 @@ def analyze_slices(
     Raises:
         InputError: as ``analyze``; the line names the slice where one cannot be analysed.
     """
-    frame = as_frame(table)
-    for argument, name in (("by", by), ("arm", arm)):
-        if name not in frame.columns:
-            raise InputError(
-                f"{argument} = {name!r}: the table has no such column; it has "
-                f"{', '.join(frame.columns)}"
-            )
+    frame = as_frame(table, by=by, arm=arm)
     column = require_known(frame, by, "by")
     is_treated_N = pl.Series(is_treated(frame, arm, treatment))
     treated = frame[arm].filter(is_treated_N)[0]
